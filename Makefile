@@ -1,0 +1,73 @@
+# Every command that people and CI run. Each does the set-up it needs first; a second call takes seconds.
+#
+#   PYTHON=python3.11   the interpreter that .venv is made from
+#   TORCH_INDEX=URL     package index with CPU builds of torch; without it, and without one in pip's own settings
+#                       (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), pip takes the default build, with gigabytes of CUDA
+#   DEMO_ARGS=...  BENCH_ARGS=...  PYTEST_ARGS=...   passed on
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?= --quick
+PYTEST_ARGS ?=
+PIP_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+ROS := . tools/ros_env.sh &&
+SETUP := .venv/.setup-done
+WS := ros2_ws/install/.built
+# Python files of the node need no rebuild: --symlink-install links to them.
+WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
+	-not -path '*/test/*' -not -path '*.egg-info/*')
+
+.PHONY: help setup ws demo test lint format bench constraints clean
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@sed -nE 's/^#   ?/    /p' Makefile
+
+setup: $(SETUP) ## make .venv with exact versions
+ws: $(WS) ## build the ROS 2 workspace
+
+demo: $(WS) ## the ROS graph on real images; ends by itself, writes out/demo/report.html
+	$(ROS) python -m oat_perception.demo $(DEMO_ARGS)
+
+test: $(WS) ## every test: first those without ROS, then the ROS graph
+	$(PY) -m pytest -m "not ros" --cov --cov-report=term $(PYTEST_ARGS)
+	$(ROS) python -m pytest -m ros $(PYTEST_ARGS)
+
+lint: $(SETUP) ## ruff, mypy --strict, import-linter
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	PYTHONPATH=ros2_ws/src/oat_perception .venv/bin/lint-imports
+
+format: $(SETUP) ## rewrite the code as `lint` wants it
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
+	for name in oat_runtime training policy oat_perception; do \
+		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || exit; \
+	done
+
+constraints: ## write what .venv holds as the new exact versions
+	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt
+
+clean: ## remove what was built and installed
+	rm -rf .venv out ros2_ws/build ros2_ws/install ros2_ws/log
+
+$(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros_wheels.py
+	@tools/check_system.sh $(PYTHON)
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a few minutes the first time)"
+	@$(PIP) install -qq $(PIP_TORCH) --constraint constraints.txt \
+		--editable '.[ros,openvino,onnxruntime,training,dev]'
+	@$(PY) tools/prepare_ros_wheels.py
+	@touch $@
+
+$(WS): $(SETUP) $(WS_SOURCES) ros2_ws/colcon_defaults.yaml
+	@echo "Building ros2_ws"
+	@$(ROS) cd ros2_ws && colcon build --symlink-install
+	@touch $@

@@ -1,0 +1,35 @@
+"""Once-for-all adversarially trained networks at run time: λ and width set while the network runs.
+
+Import is lazy: torch is loaded when the runtime or the network is first touched, so the policy can use
+`oat_runtime.operating_point` without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "OATError": "errors",
+    "OperatingPoint": "operating_point",
+    "OperatingTable": "operating_point",
+    "Regime": "operating_point",
+    "OATNet": "model",
+    "ModelConfig": "model",
+    "fold": "fold",
+    "Bundle": "bundle",
+    "OATRuntime": "runtime",
+    "Prediction": "runtime",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'oat_runtime' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"oat_runtime.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,98 @@
+"""From a camera frame of any size to the network's input, as the bundle declares it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from oat_runtime.errors import InputError
+from oat_runtime.operating_point import StrictModel
+
+
+class InputSpec(StrictModel):
+    """What a network expects to see. A frame of exactly this size is never resampled."""
+
+    height: int = Field(default=32, ge=1, le=4096)
+    """Rows, in pixels."""
+    width: int = Field(default=32, ge=1, le=4096)
+    """Columns, in pixels."""
+    color_order: Literal["rgb"] = "rgb"
+    """Order of the channels, of the frame as of the input."""
+    resize: Literal["stretch", "center_crop", "letterbox"] = "center_crop"
+    """How a frame of another shape is fitted: `stretch` keeps all and changes the aspect ratio, `center_crop` keeps
+    the largest centred window of the right aspect ratio, `letterbox` keeps all and pads with black."""
+    interpolation: Literal["area", "linear"] = "area"
+    """`area` averages when shrinking (no aliasing) and is linear when enlarging; `linear` is linear always."""
+
+
+def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Fit a frame to the network's input size and scale it to [0, 1].
+
+    Args:
+        frame_HWC: uint8 RGB frame of any size; any strides (a view or a flipped image will do). It is not changed.
+        spec: the bundle's declaration of its input.
+
+    Returns:
+        x_CHW: float32 RGB in [0, 1], C-contiguous, freshly allocated. A frame of exactly the declared size gives
+        `frame / 255` to the bit.
+
+    Raises:
+        InputError: the frame is not a non-empty uint8 array of shape H×W×3.
+    """
+    _check(frame_HWC)
+    if frame_HWC.shape[:2] != (spec.height, spec.width):
+        frame_HWC = _fit(frame_HWC, spec)
+    x_CHW = np.empty((3, spec.height, spec.width), np.float32)
+    return np.divide(frame_HWC.transpose(2, 0, 1), np.float32(255), out=x_CHW)
+
+
+def _check(frame: object) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise InputError(
+            f"a frame must be a NumPy array of uint8 and shape HxWx3 in RGB order, got {type(frame).__name__}: "
+            "convert it, say with numpy.asarray"
+        )
+    got = f"got {frame.dtype} of shape {'x'.join(map(str, frame.shape)) or '()'}"
+    if frame.dtype != np.uint8:
+        raise InputError(f"a frame must be uint8 in 0..255, {got}: scale it, say (x * 255).round().astype(numpy.uint8)")
+    if frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 1):
+        raise InputError(
+            f"a frame must be RGB of shape HxWx3, {got}: this is a grey image; "
+            "convert it with cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)"
+        )
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise InputError(
+            f"a frame must be one RGB image of shape HxWx3, {got}: drop an alpha channel with frame[..., :3], "
+            "move a leading channel axis to the end, and pass the images of a batch one at a time"
+        )
+    if frame.size == 0:
+        raise InputError(f"a frame must hold at least one pixel, {got}: check the source, or the region cut out of it")
+
+
+def _fit(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:
+    height, width = frame_HWC.shape[:2]
+    if spec.resize == "stretch":
+        return _resize(frame_HWC, spec.height, spec.width, spec)
+    if spec.resize == "center_crop":
+        scale = min(height / spec.height, width / spec.width)
+        rows, columns = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return _resize(frame_HWC[top : top + rows, left : left + columns], spec.height, spec.width, spec)
+    scale = min(spec.height / height, spec.width / width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (spec.height - rows) // 2, (spec.width - columns) // 2
+    padded = np.zeros((spec.height, spec.width, 3), np.uint8)
+    padded[top : top + rows, left : left + columns] = _resize(frame_HWC, rows, columns, spec)
+    return padded
+
+
+def _resize(frame_HWC: npt.NDArray[np.uint8], height: int, width: int, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    shrinks = height <= frame_HWC.shape[0] and width <= frame_HWC.shape[1]
+    method = cv2.INTER_AREA if spec.interpolation == "area" and shrinks else cv2.INTER_LINEAR
+    # OpenCV reads neither negative strides nor a stride between channels; this copies only what is not contiguous.
+    resized = cv2.resize(np.ascontiguousarray(frame_HWC), (width, height), interpolation=method)
+    return np.asarray(resized, np.uint8)

@@ -1,0 +1,39 @@
+"""Chooses λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
+
+Feed `AdaptivePolicy.step` one `Signals` a frame; it returns one `Decision`, and the two make one line of a log that
+`oat-replay` turns back into the same decisions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "AdaptivePolicy": "controller",
+    "BatteryStep": "config",
+    "Decision": "decision",
+    "EstimatorConstants": "estimator",
+    "ImageStatistics": "image",
+    "NetworkSignals": "signals",
+    "Override": "signals",
+    "PolicyConfig": "config",
+    "Reading": "signals",
+    "SignalState": "signals",
+    "Signals": "signals",
+    "header_line": "record",
+    "image_statistics": "image",
+    "step_line": "record",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'policy' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"policy.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

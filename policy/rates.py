@@ -1,0 +1,113 @@
+"""Measures how often a network hesitates, and disagrees with itself at the opposite λ, in each regime.
+
+Shape legend: N images, H height, W width, C channels (RGB), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oat_runtime.operating_point import MEASURED_REGIMES, Regime
+from policy.estimator import NetworkRates
+
+_Images = NDArray[np.uint8]
+_STRONG = 4
+"""Severity at which a corruption is measured; weaker ones look more like clean images."""
+
+
+class Corrupt(Protocol):
+    """Signature of `oat_runtime.stress.corruptions.corrupt`."""
+
+    def __call__(self, image_HWC: _Images, name: str, severity: int, *, rng: np.random.Generator) -> _Images:
+        """Return a corrupted copy of the same shape; severity is 1..5."""
+        ...
+
+
+class Network(Protocol):
+    """What is asked of a network to measure its rates."""
+
+    def probabilities(self, lam: float, images_NHWC: _Images) -> NDArray[np.float32]:
+        """Calibrated class probabilities (N, K) at one λ."""
+        ...
+
+    def attacked(self, lam: float, images_NHWC: _Images, labels_N: NDArray[np.int64]) -> _Images:
+        """The images under a white-box attack on the network at that λ, as a camera would deliver them (uint8)."""
+        ...
+
+
+def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
+    """The λ that is probed beside `lam`: the other end of the trained range."""
+    return lambdas[0] if lam >= 0.5 else lambdas[-1]
+
+
+def measure_rates(
+    network: Network,
+    *,
+    lambdas: tuple[float, ...],
+    images_NHWC: _Images,
+    labels_N: NDArray[np.int64],
+    corrupt: Corrupt,
+    regimes: Mapping[str, Regime],
+    rng: np.random.Generator,
+) -> tuple[tuple[NetworkRates, ...], dict[str, _Images]]:
+    """Rates at every λ, and the attacked images of both ends of λ for `fit_estimator`.
+
+    Args:
+        network: the network in question.
+        lambdas: trained λ, ascending.
+        images_NHWC: uint8 RGB at the network's input size, never test images.
+        labels_N: their classes; the attack needs them.
+        corrupt: makes a corrupted copy.
+        regimes: corruption kinds and their regimes; the images of a regime are dealt out to its kinds in turn.
+        rng: draws the corruptions.
+    """
+    shown = {Regime.CLEAN: images_NHWC}
+    for regime in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY):
+        kinds = [name for name, of in regimes.items() if of is regime]
+        shown[regime] = np.stack(
+            [corrupt(image, kinds[i % len(kinds)], _STRONG, rng=rng) for i, image in enumerate(images_NHWC)]
+        )
+    attacked, rates = {}, []
+    for lam in lambdas:
+        shown[Regime.ADVERSARIAL] = network.attacked(lam, images_NHWC, labels_N)
+        if lam in (lambdas[0], lambdas[-1]):
+            attacked[f"attack-at-{lam:g}"] = shown[Regime.ADVERSARIAL]
+        own = {regime: network.probabilities(lam, images) for regime, images in shown.items()}
+        probed = {
+            regime: network.probabilities(opposite(lam, lambdas), images).argmax(axis=1)
+            for regime, images in shown.items()
+        }
+        rates.append(
+            network_rates(
+                lam,
+                confidence={regime: values.max(axis=1) for regime, values in own.items()},
+                disagrees={regime: values.argmax(axis=1) != probed[regime] for regime, values in own.items()},
+            )
+        )
+    return tuple(rates), attacked
+
+
+def network_rates(
+    lam: float,
+    *,
+    confidence: Mapping[Regime, NDArray[Any]],
+    disagrees: Mapping[Regime, NDArray[Any]],
+    low_confidence_below: float = 0.5,
+) -> NetworkRates:
+    """Rates of one λ, from calibrated confidences (float, N) and disagreements with the probed λ (bool, N).
+
+    Rates are (hits + 1) / (N + 2), so that none is ever 0 or 1 (Laplace's rule of succession).
+    """
+
+    def rate(hits: NDArray[Any]) -> float:
+        return (int(np.count_nonzero(hits)) + 1) / (len(hits) + 2)
+
+    return NetworkRates(
+        lam=lam,
+        low_confidence={regime: rate(confidence[regime] < low_confidence_below) for regime in MEASURED_REGIMES},
+        disagreement={regime: rate(disagrees[regime]) for regime in MEASURED_REGIMES},
+    )

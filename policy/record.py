@@ -1,0 +1,143 @@
+"""The decision log: one JSON line for the policy, then one for each step. Floats survive bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import Enum
+from typing import Any
+
+from pydantic import ValidationError
+
+from oat_runtime.errors import DataError
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.config import PolicyConfig
+from policy.controller import AdaptivePolicy
+from policy.decision import Decision
+from policy.estimator import EstimatorConstants
+from policy.image import ImageStatistics
+from policy.signals import NetworkSignals, Override, Reading, Signals
+
+_SCHEMA = 1
+
+
+def header_line(policy: AdaptivePolicy) -> str:
+    """First line of a log: everything that the policy was built from. Write it before the first step."""
+    return json.dumps(
+        {
+            "kind": "policy",
+            "schema": _SCHEMA,
+            "table": policy.table.model_dump(mode="json"),
+            "config": policy.config.model_dump(mode="json"),
+            "constants": None if policy.constants is None else policy.constants.model_dump(mode="json"),
+        }
+    )
+
+
+def policy_of(line: str) -> AdaptivePolicy:
+    """A fresh policy from a header line.
+
+    Raises:
+        DataError: not a header, or of another schema.
+    """
+    head = _parse(line, "policy")
+    if head.get("schema") != _SCHEMA:
+        raise DataError(f"expected a decision log of schema {_SCHEMA}, got {head.get('schema')}: record it again")
+    try:
+        # As JSON text, since a tuple or an enum that was read back is a list or a string only there.
+        table, config, constants = (json.dumps(head[name]) for name in ("table", "config", "constants"))
+        return AdaptivePolicy(
+            OperatingTable.model_validate_json(table),
+            PolicyConfig.model_validate_json(config),
+            None if head["constants"] is None else EstimatorConstants.model_validate_json(constants),
+        )
+    except (KeyError, ValidationError) as error:
+        raise DataError(f"the header of the decision log cannot be read: {error}") from error
+
+
+def step_line(signals: Signals, decision: Decision) -> str:
+    """One line of a log. NaN and infinities are written as strings, so that the line is standard JSON."""
+    return json.dumps({"kind": "step", "signals": _plain(signals), "decision": _plain(decision)}, allow_nan=False)
+
+
+def signals_of(line: str) -> tuple[Signals, dict[str, Any]]:
+    """Signals and decision (as plain JSON values) of one line.
+
+    Raises:
+        DataError: not a step.
+    """
+    step = _parse(line, "step")
+    try:
+        return _signals(step["signals"]), step["decision"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"a step of the decision log cannot be read ({error!r}): expected {Signals.__slots__}"
+        ) from error
+
+
+def plain_decision(decision: Decision) -> dict[str, Any]:
+    """A decision as it reads back from a line, for comparison."""
+    plain: dict[str, Any] = json.loads(json.dumps(_plain(decision), allow_nan=False))
+    return plain
+
+
+def _parse(line: str, kind: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"expected one JSON object a line, got {line[:40]!r} ({error})") from error
+    if not isinstance(value, dict) or value.get("kind") != kind:
+        raise DataError(f"expected a line of kind '{kind}', got {line[:40]!r}: is this a decision log from its start?")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _reading(plain: dict[str, Any]) -> Reading:
+    return Reading(_number(plain["value"]), float(plain["age_s"]), plain["source"])
+
+
+def _override(plain: dict[str, Any] | None) -> Override | None:
+    return None if plain is None else Override(float(plain["value"]), _number(plain["expires_s"]))
+
+
+def _network(plain: dict[str, Any] | None) -> NetworkSignals | None:
+    if plain is None:
+        return None
+    return NetworkSignals(
+        point=OperatingPoint(plain["point"]["lam"], plain["point"]["width"]),
+        confidence=float(plain["confidence"]),
+        disagrees=plain["disagrees"],
+        latency_ms=_number(plain["latency_ms"]),
+        age_s=float(plain["age_s"]),
+    )
+
+
+def _signals(plain: dict[str, Any]) -> Signals:
+    image = plain["image"]
+    return Signals(
+        now_s=float(plain["now_s"]),
+        image=None if image is None else ImageStatistics(*(float(value) for value in image)),
+        network=_network(plain["network"]),
+        confidence=_reading(plain["confidence"]),
+        battery=_reading(plain["battery"]),
+        override_lam=_override(plain["override_lam"]),
+        override_width=_override(plain["override_width"]),
+        safety_lock=plain["safety_lock"],
+    )

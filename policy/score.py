@@ -1,0 +1,79 @@
+"""What an operating point is worth under a belief over regimes. All are lower 95 % bounds of measured shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
+from policy.config import PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is believed about the environment, ready for scoring.
+
+    Attributes:
+        trust: how far the regimes are believed, in [0, 1]; 1 − trust is the mass of "unknown".
+        shares: belief over the measurable regimes, given that the regime is known.
+        credible: regimes with enough mass to hedge against, fixed before external confidence is applied.
+        posterior: all five masses, for the record.
+        doubt: why the trust is not full, for people; empty where only the estimator itself doubts.
+    """
+
+    trust: float
+    shares: dict[Regime, float]
+    credible: tuple[Regime, ...]
+    posterior: dict[Regime, float]
+    doubt: str = ""
+
+    @classmethod
+    def of(cls, masses: dict[Regime, float], *, confidence: float, credible_mass: float, doubt: str = "") -> Self:
+        """Belief from the estimator's masses, trusted as far as the external confidence goes."""
+        known = sum(masses[regime] for regime in MEASURED_REGIMES)
+        trust = confidence * known
+        shares = {regime: masses[regime] / known for regime in MEASURED_REGIMES}
+        credible = tuple(regime for regime in MEASURED_REGIMES if shares[regime] >= credible_mass)
+        posterior = {regime: trust * share for regime, share in shares.items()}
+        return cls(trust, shares, credible, {**posterior, Regime.UNKNOWN: max(0.0, 1.0 - trust)}, doubt)
+
+    @classmethod
+    def unknown(cls, doubt: str) -> Self:
+        """Nothing is known: the score is minimax accuracy."""
+        shares = {regime: 1 / len(MEASURED_REGIMES) for regime in MEASURED_REGIMES}
+        return cls(0.0, shares, (), {**dict.fromkeys(MEASURED_REGIMES, 0.0), Regime.UNKNOWN: 1.0}, doubt)
+
+
+class Scores:
+    """Lower-bound accuracies of each point, read from the table once."""
+
+    def __init__(self, table: OperatingTable, config: PolicyConfig) -> None:
+        """Read the bounds."""
+        self._hedge = config.hedge
+        self._switch_cost = config.switch_cost
+        self._bounds = {
+            row.point: {regime: row.accuracy(regime).interval()[0] for regime in MEASURED_REGIMES} for row in table.rows
+        }
+        self._minimax = {point: min(bounds.values()) for point, bounds in self._bounds.items()}
+
+    def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
+        """Key of the one fixed total order: minimax accuracy, then λ, then width."""
+        return self._minimax[point], point.lam, point.width
+
+    def blended(self, point: OperatingPoint, belief: Belief) -> float:
+        """Blend: trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
+        bounds = self._bounds[point]
+        expected = sum(belief.shares[regime] * bounds[regime] for regime in MEASURED_REGIMES)
+        worst = min((bounds[regime] for regime in belief.credible), default=expected)
+        informed = (1 - self._hedge) * expected + self._hedge * worst
+        return belief.trust * informed + (1 - belief.trust) * self._minimax[point]
+
+    def net(self, point: OperatingPoint, belief: Belief, *, present: OperatingPoint) -> float:
+        """Blend less the cost of switching from `present`.
+
+        The cost counts as far as the regimes are trusted. So lower trust never lowers the minimax accuracy of the
+        maximiser: net is trust · a(point) + (1 − trust) · minimax(point), and moving weight to the second term cannot
+        favour a point that has less of it.
+        """
+        cost = 0.0 if point == present else self._switch_cost
+        return self.blended(point, belief) - belief.trust * cost

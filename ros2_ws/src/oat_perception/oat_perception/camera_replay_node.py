@@ -1,0 +1,289 @@
+"""A camera for a robot that has none: replays images over ROS, corrupts or attacks them, and acts out a scripted day."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import rclpy
+from oat_msgs.msg import EnvironmentConfidence
+from oat_msgs.msg import OperatingPoint as OperatingPointMsg
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import BatteryState, Image
+
+from oat_perception.scenario import Moment, Scenario, load_scenario
+from oat_perception.sources import Bytes, SourceFrame, open_source
+from oat_perception.treatment import disturb, fit_square
+from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.stress.corruptions import CORRUPTIONS
+
+if TYPE_CHECKING:  # loads torch; only an attack needs it
+    from oat_perception.attacker import Attacker
+
+_SIGNALS_PERIOD_S = 0.2
+_SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
+_ATTACKS = ("none", "pgd-10")
+
+
+class CameraReplay(Node):
+    """Publishes `image`, `battery_state` and `environment_confidence`. True labels go to a file, never on the wire."""
+
+    def __init__(self) -> None:
+        """Declare parameters, open the source and start the timers.
+
+        Raises:
+            OATError: a parameter, the source or the bundle cannot be used.
+        """
+        super().__init__("camera_replay")
+        self._declare_parameters()
+        name = self._text("scenario")
+        self._scenario: Scenario | None = load_scenario(name) if name else None
+        if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:
+            self._scenario = self._scenario.with_seconds_per_phase(seconds)
+        self._frames = self._open()
+        self._sequence = 0
+        self._started_s: float | None = None
+        self._last_frame_s = -math.inf
+        self._attacked: OperatingPoint | None = None
+        self._attacker: Attacker | None = None
+        if self._text("bundle"):
+            self._attacker = self._load_attacker()
+        elif self._text("attack") != "none" or (
+            self._scenario is not None and any(phase.attack != "none" for phase in self._scenario.phases)
+        ):
+            raise ConfigError("an attack needs the network's weights: set the parameter 'bundle' to the node's bundle")
+        self._frames_dir = Path(self._text("frames_dir")) if self._text("frames_dir") else None
+        if self._frames_dir is not None:
+            self._frames_dir.mkdir(parents=True, exist_ok=True)
+        self._truth = Path(self._text("truth_file")).open("w") if self._text("truth_file") else None
+        self.done = False
+
+        # Reliable, since a reliable publisher also serves subscribers that ask for best effort.
+        self._image = self.create_publisher(Image, "image", 5)
+        self._battery = self.create_publisher(BatteryState, "battery_state", 5)
+        self._confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(
+            OperatingPointMsg, f"{self._text('perception_node')}/operating_point", self._on_operating_point, latched
+        )
+        self.add_on_set_parameters_callback(self._validate)
+        self.create_timer(1.0 / self._number("rate_hz"), self._publish_frame)
+        self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals)
+
+    def close(self) -> None:
+        """Close the truth file."""
+        if self._truth is not None:
+            self._truth.close()
+
+    def _declare_parameters(self) -> None:
+        def declare(name: str, default: Any, description: str, *, low: float | None = None, high: float | None = None,
+                    read_only: bool = True) -> None:  # fmt: skip
+            descriptor = ParameterDescriptor(description=description, read_only=read_only)
+            if low is not None and high is not None and isinstance(default, float):
+                descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+            elif low is not None and high is not None:
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+            self.declare_parameter(name, default, descriptor)
+
+        declare("source", "cifar10", "cifar10, foolbox, a webcam's number, or a path: folder, video, rosbag2 or .mcap")
+        declare("data_root", "", "folder that holds CIFAR-10; empty: $OAT_DATA, ../shared/data, else a download")
+        declare("bag_topic", "", "image topic of a bag; empty: its only one")
+        declare("frame_side_px", 0, "crop the centre and scale to a square of this side; 0: as it is", low=0, high=4096)
+        declare("frame_id", "camera", "frame_id of the images")
+        declare("loop", True, "start over at the end of the source; otherwise the node ends there")
+        declare("rate_hz", 10.0, "images a second", low=0.1, high=1000.0)
+        declare("seed", 0, "order of labelled images, noise, and starts of attacks", low=0, high=2**31 - 1)
+        declare("bundle", "", "bundle of the attacked node; needed for attacks only")
+        declare("perception_node", "oat_perception", "node whose ~/operating_point is attacked")
+        declare("scenario", "", "'day' or a JSON file; it then sets everything below. Empty: parameters decide")
+        declare("seconds_per_phase", 0.0, "length of each phase of the scenario, s; 0: as written", low=0.0, high=3600.0)
+        declare("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none")
+        declare("frames_dir", "", "folder for a PNG of each published image; empty: none")
+        live: dict[str, Any] = {"read_only": False}
+        declare("playing", True, "false pauses everything, the scenario's clock included", **live)
+        declare("corruption", "none", f"none, or one of {', '.join(CORRUPTIONS)}", **live)
+        declare("severity", 3, "severity of the corruption", low=1, high=5, **live)
+        declare("attack", "none", "none, or pgd-10: white-box at the operating point in force, epsilon 8/255", **live)
+        declare("confidence", 1.0, "environment confidence to publish; -1: silence", low=-1.0, high=1.0, **live)
+        declare("battery", 1.0, "battery's state of charge to publish; -1: silence", low=-1.0, high=1.0, **live)
+        for parameter in (self.get_parameter("corruption"), self.get_parameter("attack")):
+            if reason := self._objection(parameter):
+                raise ConfigError(reason)
+
+    def _text(self, name: str) -> str:
+        return str(self.get_parameter(name).value)
+
+    def _number(self, name: str) -> float:
+        return float(self.get_parameter(name).value)
+
+    def _open(self) -> Iterator[SourceFrame]:
+        seed = int(self._number("seed"))
+        return open_source(
+            self._text("source"), data_root=self._text("data_root"), topic=self._text("bag_topic"), seed=seed
+        )
+
+    def _load_attacker(self) -> Attacker:
+        import torch
+
+        from oat_perception.attacker import Attacker
+
+        torch.set_num_threads(1)  # the node under attack needs the other cores
+        return Attacker(Path(self._text("bundle")))
+
+    def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            reason = self._objection(parameter)
+            if self._scenario is not None and parameter.name in _SCRIPTED:
+                reason = f"{parameter.name} is set by the scenario: start the node with scenario:=''"
+            if parameter.name == "attack" and parameter.value != "none" and self._attacker is None:
+                reason = "an attack needs the network's weights: start the node with bundle:=<path>"
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    @staticmethod
+    def _objection(parameter: Parameter) -> str:
+        known = {"corruption": ("none", *CORRUPTIONS), "attack": _ATTACKS}.get(parameter.name)
+        if known is not None and parameter.value not in known:
+            return f"{parameter.name} must be one of {', '.join(known)}, got {parameter.value!r}"
+        return ""
+
+    def _on_operating_point(self, message: OperatingPointMsg) -> None:
+        self._attacked = OperatingPoint(message.lambda_value, message.width)
+
+    def _moment(self) -> Moment | None:
+        """Where the script stands; starts its clock at the first call while playing."""
+        assert self._scenario is not None
+        now_s = time.monotonic()
+        if self._started_s is None:
+            self._started_s = now_s
+        return self._scenario.at(now_s - self._started_s)
+
+    def _publish_signals(self) -> None:
+        if not self.get_parameter("playing").value:
+            return
+        confidence, battery = self._number("confidence"), self._number("battery")
+        if self._scenario is not None:
+            moment = self._moment()
+            if moment is None:
+                return
+            confidence, battery = moment.confidence, moment.battery
+        stamp = self.get_clock().now().to_msg()
+        if confidence >= 0:
+            message = EnvironmentConfidence(confidence=confidence, source="script")
+            message.header.stamp = stamp
+            self._confidence.publish(message)
+        if battery >= 0:
+            state = BatteryState(percentage=battery, present=True)
+            state.header.stamp = stamp
+            state.power_supply_status = BatteryState.POWER_SUPPLY_STATUS_DISCHARGING
+            state.voltage = state.current = state.charge = state.capacity = state.design_capacity = math.nan
+            state.temperature = math.nan
+            self._battery.publish(state)
+
+    def _publish_frame(self) -> None:
+        if not self.get_parameter("playing").value or self.done:
+            return
+        phase, corruption, severity = "", self._text("corruption"), int(self._number("severity"))
+        attack, now_s = self._text("attack"), time.monotonic()
+        if self._scenario is not None:
+            moment = self._moment()
+            if moment is None:
+                self.done = True
+                return
+            scripted = moment.phase
+            phase, corruption, severity = scripted.name, scripted.corruption, scripted.severity
+            attack = scripted.attack
+            # Half a timer period of slack, so that a slower rate is met on average and not undercut.
+            slack_s = 0.5 / self._number("rate_hz")
+            if scripted.max_rate_hz and now_s - self._last_frame_s < 1 / scripted.max_rate_hz - slack_s:
+                return
+        self._last_frame_s = now_s
+        frame = self._next()
+        if frame is None:
+            self.done = True
+            return
+        treatment = {"phase": phase, "corruption": corruption, "severity": severity if corruption != "none" else 0}
+        self._send(frame, treatment, attack=attack)
+
+    def _next(self) -> SourceFrame | None:
+        frame = next(self._frames, None)
+        if frame is None and self.get_parameter("loop").value:
+            self._frames = self._open()
+            frame = next(self._frames, None)
+        return frame
+
+    def _send(self, frame: SourceFrame, treatment: dict[str, Any], *, attack: str) -> None:
+        image_HWC = disturb(
+            fit_square(frame.image_HWC, int(self._number("frame_side_px"))),
+            treatment["corruption"], treatment["severity"], seed=int(self._number("seed")), sequence=self._sequence,
+        )  # fmt: skip
+        target = self._attacked if attack != "none" else None
+        if target is not None and self._attacker is not None:
+            seed = int(self._number("seed")) + self._sequence
+            image_HWC = self._attacker.attack(image_HWC, frame.label, point=target, seed=seed)
+        message = to_image(image_HWC, frame_id=self._text("frame_id"))
+        # The stamp is the time at which the finished image leaves the "lens": crafting an attack is not its age.
+        message.header.stamp = self.get_clock().now().to_msg()
+        record = {
+            "sequence": self._sequence,
+            "stamp_ns": message.header.stamp.sec * 10**9 + message.header.stamp.nanosec,
+            "label": frame.label,
+            "index": frame.index,
+            **treatment,
+            "attack": attack if target is not None else "none",
+            "attacked_lambda": None if target is None else target.lam,
+            "attacked_width": None if target is None else target.width,
+        }
+        if self._frames_dir is not None:
+            record["file"] = f"{self._sequence:05d}.png"
+            cv2.imwrite(str(self._frames_dir / record["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+        if self._truth is not None:
+            self._truth.write(json.dumps(record) + "\n")
+            self._truth.flush()
+        self._image.publish(message)
+        self._sequence += 1
+
+
+def to_image(image_HWC: Bytes, *, frame_id: str) -> Image:
+    """A sensor_msgs/Image, without a stamp."""
+    height, width = image_HWC.shape[:2]
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    message.header.frame_id = frame_id
+    message.data = image_HWC.tobytes()  # bytes: assigning an array is a thousand times slower
+    return message
+
+
+def main() -> None:
+    """Run the node until Ctrl-C, the end of the scenario, or the end of a source that does not loop."""
+    rclpy.init()
+    node = None
+    try:
+        node = CameraReplay()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok() and not node.done:
+            executor.spin_once(timeout_sec=0.5)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except OATError as error:
+        raise SystemExit(f"camera_replay: {error}") from error
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

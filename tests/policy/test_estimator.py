@@ -1,0 +1,189 @@
+"""Belief over regimes: adds up, survives anything, and does not jump at one frame."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from oat_runtime.errors import InputError
+from oat_runtime.operating_point import OperatingPoint, Regime
+from policy.config import PolicyConfig
+from policy.estimator import EstimatorConstants, RegimeFilter
+from policy.fit import fit_estimator
+from policy.image import ImageStatistics, image_statistics
+from policy.rates import measure_rates, network_rates
+from policy.signals import NetworkSignals
+
+FRAME_S = 1 / 30
+Typical = dict[Regime, ImageStatistics]
+
+
+def _top(belief: RegimeFilter) -> Regime:
+    return max(belief.posterior().items(), key=lambda item: item[1])[0]
+
+
+@pytest.mark.parametrize("regime", [Regime.CLEAN, Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY])
+def test_repeated_frames_settle_on_their_regime(
+    constants: EstimatorConstants, typical: Typical, regime: Regime
+) -> None:
+    belief = RegimeFilter(constants, PolicyConfig())
+    for _ in range(30):
+        belief.update(typical[regime], None, elapsed_s=FRAME_S)
+    assert _top(belief) is regime
+    assert belief.posterior()[regime] > 0.9
+
+
+def test_one_odd_frame_does_not_flip_a_settled_belief(constants: EstimatorConstants, typical: Typical) -> None:
+    belief = RegimeFilter(constants, PolicyConfig())
+    for _ in range(100):
+        belief.update(typical[Regime.CLEAN], None, elapsed_s=FRAME_S)
+    belief.update(typical[Regime.HIGH_FREQUENCY], None, elapsed_s=FRAME_S)
+    assert belief.posterior()[Regime.HIGH_FREQUENCY] < PolicyConfig().credible_mass
+    for _ in range(10):
+        belief.update(typical[Regime.HIGH_FREQUENCY], None, elapsed_s=FRAME_S)
+    assert _top(belief) is Regime.HIGH_FREQUENCY
+
+
+@settings(max_examples=60, deadline=None)
+@given(frames=st.lists(st.lists(st.floats(-50, 50), min_size=12, max_size=12), min_size=1, max_size=8))
+def test_belief_is_a_distribution_and_one_frame_moves_odds_by_the_cap(
+    constants: EstimatorConstants, frames: list[list[float]]
+) -> None:
+    config = PolicyConfig()
+    belief = RegimeFilter(constants, config)
+    for frame in frames:
+        before = belief.posterior()
+        belief.update(ImageStatistics(*frame), None, elapsed_s=0.0)
+        after = belief.posterior()
+        assert sum(after.values()) == pytest.approx(1.0)
+        assert all(mass > 0 for mass in after.values())
+        odds = math.log(after[Regime.CLEAN] / after[Regime.HIGH_FREQUENCY])
+        odds_before = math.log(before[Regime.CLEAN] / before[Regime.HIGH_FREQUENCY])
+        assert abs(odds - odds_before) <= config.evidence_cap_nats + 0.2  # forgetting adds a little
+
+
+def test_what_looks_like_nothing_fitted_becomes_unknown(constants: EstimatorConstants) -> None:
+    belief = RegimeFilter(constants, PolicyConfig())
+    for _ in range(30):
+        belief.update(ImageStatistics(*[40.0] * 12), None, elapsed_s=FRAME_S)
+    assert _top(belief) is Regime.UNKNOWN
+
+
+def test_a_long_silence_forgets(constants: EstimatorConstants, typical: Typical) -> None:
+    belief = RegimeFilter(constants, PolicyConfig())
+    prior = belief.posterior()
+    for _ in range(30):
+        belief.update(typical[Regime.LOW_FREQUENCY], None, elapsed_s=FRAME_S)
+    belief.update(None, None, elapsed_s=1000.0)
+    assert belief.posterior() == pytest.approx(prior)
+
+
+def test_disagreeing_probes_and_nothing_else_point_to_an_attack(
+    constants: EstimatorConstants, typical: Typical
+) -> None:
+    beliefs = {}
+    for disagrees in (True, False):
+        belief = RegimeFilter(constants, PolicyConfig())
+        probe = NetworkSignals(OperatingPoint(0.0, 1.0), confidence=0.99, disagrees=disagrees)
+        for _ in range(12):
+            belief.update(typical[Regime.CLEAN], probe, elapsed_s=FRAME_S)
+        beliefs[disagrees] = _top(belief)
+    assert beliefs == {True: Regime.ADVERSARIAL, False: Regime.CLEAN}
+
+
+def test_without_fitted_rates_the_network_is_no_evidence(constants: EstimatorConstants) -> None:
+    silent = RegimeFilter(constants.model_copy(update={"network": ()}), PolicyConfig())
+    before = silent.posterior()
+    silent.update(None, NetworkSignals(OperatingPoint(0.0, 1.0), confidence=0.1, disagrees=True), elapsed_s=0.0)
+    assert silent.posterior() == pytest.approx(before)
+
+
+def test_constants_survive_json_and_refuse_another_version(constants: EstimatorConstants) -> None:
+    assert EstimatorConstants.model_validate_json(constants.model_dump_json()) == constants
+    plain = constants.model_dump(mode="json")
+    with pytest.raises(ValidationError, match="constants of another version"):
+        EstimatorConstants.model_validate({**plain, "statistics": ["sharpness"]})
+    with pytest.raises(ValidationError, match="no kind of image for"):
+        EstimatorConstants.model_validate({**plain, "kinds": [plain["kinds"][0]]})
+
+
+def _scenes(count: int, *, seed: int) -> np.ndarray:
+    """Random smooth scenes with texture, uint8 NHWC."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        smooth = cv2.resize(rng.random((6, 6, 3)), (32, 32), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.resize(rng.normal(0, 0.05, (24, 24)), (32, 32), interpolation=cv2.INTER_LINEAR)[..., None]
+        images.append(np.clip((smooth * rng.uniform(0.5, 1.0) + grain) * 255, 0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
+def _corrupt(image_HWC: np.ndarray, name: str, severity: int, *, rng: np.random.Generator) -> np.ndarray:
+    if name == "noise":
+        changed = image_HWC + rng.normal(0, 6.0 * severity, image_HWC.shape)
+    else:
+        changed = image_HWC * (1 - 0.12 * severity) + 200 * 0.12 * severity
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def test_fitted_constants_tell_noise_from_haze_on_new_scenes() -> None:
+    regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
+    fitted = fit_estimator(
+        _scenes(120, seed=0), corrupt=_corrupt, regimes=regimes, rng=np.random.default_rng(0), fitted_on="scenes"
+    )
+    rng = np.random.default_rng(7)
+    for name, regime in {**regimes, "": Regime.CLEAN}.items():
+        belief = RegimeFilter(fitted, PolicyConfig())
+        for image in _scenes(15, seed=99):
+            shown = _corrupt(image, name, 4, rng=rng) if name else image
+            x_CHW = np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+            belief.update(image_statistics(x_CHW), None, elapsed_s=FRAME_S)
+        assert _top(belief) is regime, name
+
+
+def test_fit_refuses_too_few_images() -> None:
+    with pytest.raises(InputError, match="N >= 100"):
+        fit_estimator(_scenes(5, seed=0), corrupt=_corrupt, regimes={}, rng=np.random.default_rng(0))
+
+
+def test_rates_are_never_certain() -> None:
+    none = {regime: np.zeros(8, bool) for regime in Regime}
+    sure = {regime: np.ones(8) for regime in Regime}
+    rates = network_rates(0.4, confidence=sure, disagrees=none)
+    assert set(rates.disagreement.values()) == {0.1}
+    assert set(rates.low_confidence.values()) == {0.1}
+
+
+class _BrightnessNetwork:
+    """Two classes by brightness; λ moves the threshold, and an attack moves the image just across it."""
+
+    def probabilities(self, lam: float, images_NHWC: np.ndarray) -> np.ndarray:
+        bright_N = images_NHWC.mean(axis=(1, 2, 3)) > 100 + 20 * lam
+        return np.where(np.stack([~bright_N, bright_N], axis=1), 0.9, 0.1).astype(np.float32)
+
+    def attacked(self, lam: float, images_NHWC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+        return np.full_like(images_NHWC, int(101 + 20 * lam))
+
+
+def test_measured_rates_count_disagreement_with_the_opposite_lambda() -> None:
+    images = _scenes(40, seed=0)
+    rates, attacked = measure_rates(
+        _BrightnessNetwork(),
+        lambdas=(0.0, 0.4, 1.0),
+        images_NHWC=images,
+        labels_N=np.zeros(40, np.int64),
+        corrupt=_corrupt,
+        regimes={"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY},
+        rng=np.random.default_rng(0),
+    )
+    assert [rate.lam for rate in rates] == [0.0, 0.4, 1.0]
+    means = images.mean(axis=(1, 2, 3))
+    between = int(((means > 100) & (means <= 120)).sum())
+    assert rates[0].disagreement[Regime.CLEAN] == rates[2].disagreement[Regime.CLEAN] == (between + 1) / 42
+    assert rates[0].disagreement[Regime.ADVERSARIAL] == 41 / 42
+    assert rates[2].low_confidence[Regime.CLEAN] == 1 / 42
+    assert sorted(attacked) == ["attack-at-0", "attack-at-1"]

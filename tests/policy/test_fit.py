@@ -1,0 +1,76 @@
+"""`python -m policy.fit` puts usable constants into a bundle and leaves the network alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oat_runtime.bundle import Bundle, Provenance, Temperature, save_bundle
+from oat_runtime.image import InputSpec
+from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
+from policy.config import PolicyConfig
+from policy.controller import AdaptivePolicy
+from policy.estimator import EstimatorConstants
+from policy.fit import fit_network, main
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    coarse = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear", align_corners=True)
+    return (smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def test_fitting_a_network_covers_every_lambda_and_leaves_it_as_it_was(images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    model = OATNet(ModelConfig(depth=10, widen_factor=1, lambdas=(0.0, 1.0), widths=(1.0,))).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    constants = fit_network(
+        model,
+        width=1.0,
+        temperature=lambda lam: 1.5,
+        attack=AttackSpec(name="pgd-1", epsilon=8 / 255, step_size=8 / 255, num_steps=1),
+        images_NHWC=images,
+        labels_N=np.arange(100, dtype=np.int64) % 10,
+        seed=0,
+    )
+    assert [rates.lam for rates in constants.network] == [0.0, 1.0]
+    assert {"clean", "attack-without-trace", "attack-at-0", "attack-at-1"} <= {kind.name for kind in constants.kinds}
+    assert {kind.regime for kind in constants.kinds} == set(Regime) - {Regime.UNKNOWN}
+    assert EstimatorConstants.model_validate(json.loads(constants.model_dump_json())) == constants
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_command_adds_constants_that_the_policy_takes(
+    images: np.ndarray, table: OperatingTable, report_table: OperatingTable, tmp_path: Path
+) -> None:
+    config = ModelConfig(depth=10, widen_factor=1, lambdas=table.lambdas, widths=table.widths)
+    bundle = save_bundle(
+        tmp_path / "tiny",
+        OATNet(config),
+        name="tiny",
+        class_names=tuple("abcdefghij"),
+        input_spec=InputSpec(height=32, width=32),
+        provenance=Provenance(
+            dataset="none", dataset_sha256="", recipe={}, seed=0, commit="", hardware="", train_minutes=0
+        ),
+        temperatures=tuple(Temperature(lam=row.lam, width=row.width, temperature=1.0) for row in table.rows),
+        select=table,
+        report=report_table,
+        outcomes={},
+    )
+    assert bundle.estimator is None
+    np.savez(tmp_path / "validation.npz", images=images, labels=np.arange(100) % 10)
+    assert main([str(bundle.path), "--images", str(tmp_path / "validation.npz"), "--num-steps", "1"]) == 0
+    fitted = Bundle.load(bundle.path)
+    policy = AdaptivePolicy(fitted.select, PolicyConfig(), EstimatorConstants.model_validate(fitted.estimator))
+    assert [rates.lam for rates in policy.constants.network] == list(table.lambdas)
+
+
+def test_a_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none"), "--images", str(tmp_path / "none.npz")]) == 2
+    assert "no bundle at" in capsys.readouterr().err

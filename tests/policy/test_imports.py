@@ -1,0 +1,31 @@
+"""The policy runs on a robot's control computer without the network."""
+
+import subprocess
+import sys
+
+
+def test_policy_loads_no_torch_and_no_ros() -> None:
+    code = (
+        "import sys, policy\n"
+        "for name in policy.__all__: getattr(policy, name)\n"
+        "import policy.replay\n"
+        "print(sorted({'torch', 'rclpy', 'openvino'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_bare_import_is_light() -> None:
+    code = "import sys, policy; print('numpy' in sys.modules, 'cv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_no_exported_name_is_hidden_by_a_module_of_that_name() -> None:
+    code = (
+        "import policy, policy.replay, policy.rates\n"
+        "from types import ModuleType\n"
+        "print([name for name in policy.__all__ if isinstance(getattr(policy, name), ModuleType)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

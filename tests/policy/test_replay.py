@@ -1,0 +1,122 @@
+"""A decision log replays to the same decisions, bit for bit."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oat_runtime.errors import DataError
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.config import BatteryStep, PolicyConfig
+from policy.controller import AdaptivePolicy
+from policy.estimator import EstimatorConstants
+from policy.image import UNUSABLE, ImageStatistics
+from policy.record import header_line, signals_of, step_line
+from policy.replay import main, replay
+from policy.signals import NetworkSignals, Override, Reading, Signals
+
+LADDER = (BatteryStep(min_charge=0.3, max_width=1.0), BatteryStep(min_charge=0.0, max_width=0.5))
+
+
+def _write_log(path: Path, table: OperatingTable, constants: EstimatorConstants | None) -> list[Signals]:
+    rng = np.random.default_rng(3)
+    policy = AdaptivePolicy(table, PolicyConfig(battery_ladder=LADDER, dwell_s=0.5, deadline_ms=7.3), constants)
+    now_s, lines, sent = 0.1, [header_line(policy)], []
+    for step in range(300):
+        now_s += float(rng.uniform(0.01, 0.1)) * (-1 if step == 150 else 1)
+        image = ImageStatistics(*rng.normal(2 * (step // 50 % 2), 1, 12).tolist())
+        signals = Signals(
+            now_s if step != 77 else math.nan,
+            UNUSABLE if step % 37 == 0 else image,
+            NetworkSignals(OperatingPoint(0.4, 1.0), float(rng.random()), bool(rng.random() < 0.5), math.nan, 0.03),
+            Reading(float(rng.random()) if step % 11 else math.inf, 0.05, "confidence"),
+            Reading(1 - step / 300 if step % 13 else 87.0, 0.4, "battery"),
+            Override(0.8, now_s + 1.0) if 200 <= step < 220 else None,
+            Override(0.75) if 210 <= step < 230 else None,
+            safety_lock=240 <= step < 245,
+        )
+        lines.append(step_line(signals, policy.step(signals)))
+        sent.append(signals)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return sent
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_replay_is_equal_in_every_bit(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, fitted: bool
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    sent = _write_log(log, profiled_table, constants if fitted else None)
+    steps = replay(log)
+    assert [repr(step.signals) for step in steps] == [repr(signals) for signals in sent]
+    assert all(step.equal for step in steps)
+    assert len({step.decision.point for step in steps}) > 2
+
+
+def test_every_line_is_standard_json(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for line in log.read_text(encoding="utf-8").splitlines():
+        assert isinstance(json.loads(line, parse_constant=refuse), dict)
+
+
+def test_a_changed_decision_is_found(
+    tmp_path: Path,
+    profiled_table: OperatingTable,
+    constants: EstimatorConstants,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    assert main([str(log)]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_equal"] == 300
+
+    lines = log.read_text(encoding="utf-8").splitlines()
+    step = json.loads(lines[100])
+    step["decision"]["expected_accuracy"] = math.nextafter(step["decision"]["expected_accuracy"], 1.0)
+    lines[100] = json.dumps(step)
+    log.write_text("\n".join(lines), encoding="utf-8")
+    assert main([str(log), "--all"]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_equal"] == 299
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("not json", "expected one JSON object a line"),
+        ('{"kind": "step"}', "of kind 'policy'"),
+        ('{"kind": "policy", "schema": 9}', "of schema 1, got 9"),
+        ('{"kind": "policy", "schema": 1}', "header of the decision log cannot be read"),
+    ],
+)
+def test_what_is_no_log_is_refused(tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "decisions.jsonl"
+    log.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        replay(log)
+    assert main([str(log)]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(DataError, match="cannot read"):
+        replay(tmp_path / "none.jsonl")
+
+
+def test_a_damaged_step_is_refused_with_its_line(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    lines = log.read_text(encoding="utf-8").splitlines()[:5]
+    log.write_text("\n".join([*lines, lines[4][:100]]), encoding="utf-8")
+    with pytest.raises(DataError, match="line 6"):
+        replay(log)
+    with pytest.raises(DataError, match="cannot be read"):
+        signals_of('{"kind": "step", "signals": {}}')

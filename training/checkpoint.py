@@ -1,0 +1,74 @@
+"""Training checkpoints: written atomically, read without unpickling anything but tensors and plain values."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from oat_runtime.errors import CheckpointError
+from training.config import TrainConfig
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """State of a run after `step` optimizer steps. Randomness needs no state: every step draws from (seed, step)."""
+
+    config: TrainConfig
+    step: int
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    seconds: float
+    """Time spent training so far."""
+    finished: bool = False
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write to a temporary file beside `path`, flush it to disk, then rename: a kill leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        payload = {
+            "format": _FORMAT,
+            "config": checkpoint.config.model_dump_json(),
+            "step": checkpoint.step,
+            "model": checkpoint.model,
+            "optimizer": checkpoint.optimizer,
+            "seconds": checkpoint.seconds,
+            "finished": checkpoint.finished,
+        }
+        torch.save(payload, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: give the path of a checkpoint.pt that oat-train wrote")
+    try:
+        payload = torch.load(path, map_location=device, weights_only=True)
+        if payload["format"] != _FORMAT:
+            raise CheckpointError(f"{path}: expected checkpoint format {_FORMAT}, got {payload['format']}")
+        return Checkpoint(
+            config=TrainConfig.model_validate_json(payload["config"]),
+            step=payload["step"],
+            model=payload["model"],
+            optimizer=payload["optimizer"],
+            seconds=payload["seconds"],
+            finished=payload["finished"],
+        )
+    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, ValidationError) as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({error}): use an older one") from error

@@ -1,0 +1,259 @@
+"""Evaluation: integer counts and per-image outcomes, clean, corrupted and attacked; and `oat-evaluate` for a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from oat_runtime.bundle import Bundle, Temperature, outcome_key
+from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.fold import fold
+from oat_runtime.model import OATNet
+from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
+from oat_runtime.stress.attacks import LogitsFn, pgd_linf
+from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
+from training.data import ImageSet, load_cifar10, to_unit
+
+ATTACKS = {
+    "pgd-20": AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20),
+    "pgd-7": AttackSpec(name="pgd-7", epsilon=8 / 255, step_size=2 / 255, num_steps=7),
+    "fgsm": AttackSpec(name="fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1),
+}
+"""Attacks of evaluation. PGD starts at random in the ball; an image counts as broken if any iterate is misclassified,
+which is at least as strong as looking at the last one only. FGSM starts at the image."""
+
+
+Outcomes = dict[str, npt.NDArray[np.bool_]]
+"""Per-image outcomes by `oat_runtime.bundle.outcome_key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalCounts:
+    """What one evaluation counted; `correct_N` is one bool an image, in the order of the set."""
+
+    correct_N: npt.NDArray[np.bool_]
+
+    @property
+    def proportion(self) -> Proportion:
+        """The count."""
+        return Proportion(int(self.correct_N.sum()), len(self.correct_N))
+
+
+def evaluate(
+    logits_fn: LogitsFn,
+    data: ImageSet,
+    *,
+    attack: AttackSpec | None,
+    batch_size: int = 250,
+    device: str | torch.device = "cpu",
+) -> EvalCounts:
+    """Count images classified right, under `attack` where one is given.
+
+    Args:
+        logits_fn: images (N, 3, H, W) float32 in [0, 1] to logits, in evaluation mode; attacked as it is.
+        data: the images.
+        attack: what to run; its seed and `batch_size` decide the random starts.
+        batch_size: images at a time.
+        device: where `logits_fn` wants its images.
+    """
+    generator = None
+    if attack is not None and attack.name != "fgsm":
+        generator = torch.Generator(device).manual_seed(attack.seed)
+    correct = []
+    for start in range(0, len(data), batch_size):
+        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[start : start + batch_size]).to(device))
+        y_N = torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
+        if attack is not None:
+            x_NCHW = pgd_linf(
+                logits_fn,
+                x_NCHW,
+                y_N,
+                epsilon=attack.epsilon,
+                step_size=attack.step_size,
+                num_steps=attack.num_steps,
+                generator=generator,
+                early_stop=True,
+            )
+        with torch.no_grad():
+            correct.append((logits_fn(x_NCHW).argmax(dim=1) == y_N).cpu().numpy())
+    return EvalCounts(np.concatenate(correct))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to count at every operating point."""
+
+    clean: ImageSet
+    attacked: ImageSet
+    attack: AttackSpec
+    corrupted: ImageSet
+    kinds: tuple[str, ...]
+    severities: tuple[int, ...]
+
+
+def measure_point(model: OATNet, point: OperatingPoint, plan: Plan) -> tuple[OperatingRow, Outcomes]:
+    """One table row and its per-image outcomes, on the folded float32 network that is deployed."""
+    device = model.code_KD.device
+    plain = fold(model, lam=point.lam, width=point.width)
+    counted = [
+        ("clean", Regime.CLEAN, evaluate(plain, plan.clean, attack=None, device=device)),
+        (plan.attack.name, Regime.ADVERSARIAL, evaluate(plain, plan.attacked, attack=plan.attack, device=device)),
+    ]
+    for condition, regime, images in corrupted_sets(plan.corrupted, plan.kinds, plan.severities):
+        counted.append((condition, regime, evaluate(plain, images, attack=None, device=device)))
+    measurements = tuple(
+        Measurement(
+            condition=condition,
+            regime=regime,
+            num_correct=counts.proportion.num_correct,
+            num_total=counts.proportion.num_total,
+        )
+        for condition, regime, counts in counted
+    )
+    outcomes = {outcome_key(condition, point): counts.correct_N for condition, _, counts in counted}
+    return OperatingRow(lam=point.lam, width=point.width, measurements=measurements), outcomes
+
+
+def corrupted_sets(
+    data: ImageSet, kinds: Sequence[str], severities: Sequence[int]
+) -> Iterator[tuple[str, Regime, ImageSet]]:
+    """`data` under every kind and severity, as (condition, regime, images); the same pixels every time."""
+    for kind in kinds:
+        for severity in severities:
+            condition = f"{kind}-{severity}"
+            rng = np.random.default_rng(zlib.crc32(condition.encode()))
+            images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
+            yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
+
+
+def measure_table(model: OATNet, plan: Plan, *, title: str) -> tuple[tuple[OperatingRow, ...], Outcomes]:
+    """Rows for every trained λ and width, with progress; and all per-image outcomes."""
+    points = [OperatingPoint(lam, width) for lam in model.config.lambdas for width in model.config.widths]
+    rows: list[OperatingRow] = []
+    outcomes: Outcomes = {}
+    for point in track(points, description=title, console=Console(stderr=True)):
+        row, of_point = measure_point(model, point, plan)
+        rows.append(row)
+        outcomes |= of_point
+    return tuple(rows), outcomes
+
+
+def fit_temperature(model: OATNet, point: OperatingPoint, data: ImageSet) -> Temperature:
+    """The softmax temperature with the least cross-entropy on `data` (Guo et al. 2017), searched on a log grid."""
+    device = model.code_KD.device
+    plain = fold(model, lam=point.lam, width=point.width).to(device)
+    with torch.no_grad():
+        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC).to(device))
+        logits = torch.cat([plain(part) for part in torch.split(x_NCHW, 250)])
+        y_N = torch.from_numpy(data.labels_N).to(device)
+        grid = np.logspace(-1.0, 1.0, 201)
+        losses = [torch.nn.functional.cross_entropy(logits / t, y_N).item() for t in grid]
+    return Temperature(lam=point.lam, width=point.width, temperature=float(grid[np.argmin(losses)]))
+
+
+def first(data: ImageSet, count: int) -> ImageSet:
+    """The first `count` images."""
+    return data.subset(np.arange(min(count, len(data))), f"{data.name}[:{count}]")
+
+
+def check_bundle(
+    bundle: Bundle,
+    test_set: ImageSet,
+    *,
+    attack: str | None,
+    count: int,
+    points: Sequence[OperatingPoint],
+    progress: Callable[[Sequence[OperatingPoint]], Iterator[OperatingPoint]],
+) -> list[dict[str, float | int | str | None]]:
+    """Evaluate a bundle's points again; one record each, with the agreement image by image where outcomes are kept."""
+    model, kept = bundle.model(), bundle.outcomes()
+    spec = None if attack is None else ATTACKS[attack]
+    condition = "clean" if spec is None else spec.name
+    records: list[dict[str, float | int | str | None]] = []
+    for point in progress(points):
+        plain = fold(model, lam=point.lam, width=point.width)
+        counts = evaluate(plain, first(test_set, count), attack=spec)
+        before = kept.get(outcome_key(condition, point))
+        shared = 0 if before is None else min(len(before), count)
+        agreement = None
+        if before is not None:
+            agreement = float((before[:shared] == counts.correct_N[:shared]).mean())
+        low, high = counts.proportion.interval()
+        records.append(
+            {
+                "lambda": point.lam,
+                "width": point.width,
+                "condition": condition,
+                "num_correct": counts.proportion.num_correct,
+                "num_total": counts.proportion.num_total,
+                "accuracy": counts.proportion.rate,
+                "low_95": low,
+                "high_95": high,
+                "num_compared": shared,
+                "agreement": agreement,
+            }
+        )
+    return records
+
+
+def main() -> int:
+    """Command line of `oat-evaluate`."""
+    parser = argparse.ArgumentParser(prog="oat-evaluate", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--attack", choices=sorted(ATTACKS), help="clean images if left out")
+    parser.add_argument("--count", type=int, default=1000, help="test images, from the first on")
+    parser.add_argument("--lambda", dest="lambdas", type=float, nargs="+", help="only these (default: all trained)")
+    parser.add_argument("--width", dest="widths", type=float, nargs="+", help="only these (default: all)")
+    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    try:
+        if args.count < 1:
+            raise ConfigError(f"--count must be at least 1, got {args.count}")
+        bundle = Bundle.load(args.bundle)
+        config = bundle.manifest.model
+        points = [
+            OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas
+        ]
+        records = check_bundle(
+            bundle,
+            load_cifar10("test", download=args.download),
+            attack=args.attack,
+            count=args.count,
+            points=points,
+            progress=lambda items: iter(track(items, description="evaluating", console=console)),
+        )
+    except OATError as error:
+        print(f"oat-evaluate: {error}", file=sys.stderr)
+        return 2
+    table = Table("λ", "width", "condition", "right", "of", "accuracy", "95 % interval", "agrees with manifest")
+    for r in records:
+        agreement = "–" if r["agreement"] is None else f"{100 * float(r['agreement']):.2f} % of {r['num_compared']}"
+        table.add_row(
+            f"{r['lambda']:g}", f"{r['width']:g}", str(r["condition"]), str(r["num_correct"]), str(r["num_total"]),
+            f"{100 * float(r['accuracy'] or 0):.2f} %",
+            f"{100 * float(r['low_95'] or 0):.1f} – {100 * float(r['high_95'] or 0):.1f}", agreement,
+        )  # fmt: skip
+    Console().print(table)
+    agreements = [float(r["agreement"]) for r in records if r["agreement"] is not None]
+    worst = min(agreements) if agreements else None
+    check = {"name": "agreement", "value": worst, "limit": 0.99, "unit": "share of images", "ok": (worst or 0) >= 0.99}
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
+    print(json.dumps({"name": "oat-evaluate", "machine": machine, "rows": records, "checks": [check]}))
+    return 0 if check["ok"] or not agreements else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

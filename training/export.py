@@ -1,0 +1,145 @@
+"""`oat-export`: measure a finished checkpoint and write it as a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from oat_runtime.bundle import Bundle, Provenance, save_bundle
+from oat_runtime.errors import CheckpointError, OATError
+from oat_runtime.image import InputSpec
+from oat_runtime.model import OATNet
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.data import ImageSet, fingerprint, load_cifar10, split_validation
+from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
+
+_LOG = logging.getLogger(__name__)
+_ATTACK = ATTACKS["pgd-20"]
+
+
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    training_set: ImageSet,
+    test_set: ImageSet,
+    num_attacked: int,
+    num_corrupted: int,
+    device: str,
+) -> Bundle:
+    """Measure both tables and write the bundle.
+
+    `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
+    `test_set` and every kind. Nothing of `report` decides anything.
+    """
+    config = checkpoint.config
+    model = OATNet(config.model)
+    model.load_state_dict(checkpoint.model)
+    model.eval().requires_grad_(False)
+    model = model.with_film_tables().to(device)
+    _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
+    select_plan = Plan(
+        clean=validation,
+        attacked=first(validation, num_attacked),
+        attack=_ATTACK,
+        corrupted=first(validation, num_corrupted),
+        kinds=FITTING_KINDS,
+        severities=(2, 4),
+    )
+    report_plan = Plan(
+        clean=test_set,
+        attacked=first(test_set, num_attacked),
+        attack=_ATTACK,
+        corrupted=first(test_set, num_corrupted),
+        kinds=tuple(CORRUPTIONS),
+        severities=(3,),
+    )
+    select_rows, _ = measure_table(model, select_plan, title="select table")
+    report_rows, outcomes = measure_table(model, report_plan, title="report table")
+    points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
+    return save_bundle(
+        path,
+        model,
+        name=path.name,
+        class_names=training_set.class_names,
+        input_spec=InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2]),
+        provenance=Provenance(
+            dataset=config.dataset,
+            dataset_sha256=fingerprint(training_set),
+            recipe=config.model_dump(mode="json"),
+            seed=config.seed,
+            commit=_commit(),
+            hardware=f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            train_minutes=round(checkpoint.seconds / 60.0, 1),
+        ),
+        temperatures=tuple(fit_temperature(model, point, validation) for point in points),
+        select=OperatingTable(
+            name="select", dataset=config.dataset, split="validation", attack=_ATTACK, rows=select_rows
+        ),
+        report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
+        outcomes=outcomes,
+    )
+
+
+def _commit() -> str:
+    """The commit of the code at hand, or `unknown` outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    """Name of the processor, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> int:
+    """Command line of `oat-export`."""
+    parser = argparse.ArgumentParser(prog="oat-export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint.pt of a finished run")
+    parser.add_argument("bundle", type=Path, help="the folder to make, as in bundles/my-net")
+    parser.add_argument("--attacked", type=int, default=1000, help="images under PGD-20 in each table")
+    parser.add_argument("--corrupted", type=int, default=500, help="images under each corruption in each table")
+    parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        checkpoint = load_checkpoint(args.checkpoint)
+        if not checkpoint.finished and not args.unfinished:
+            raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
+        bundle = export(
+            checkpoint,
+            args.bundle,
+            training_set=load_cifar10("train", download=args.download),
+            test_set=load_cifar10("test", download=args.download),
+            num_attacked=args.attacked,
+            num_corrupted=args.corrupted,
+            device=args.device,
+        )
+    except OATError as error:
+        print(f"oat-export: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {bundle.path} ({bundle.sha256[:12]})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
