@@ -93,6 +93,5 @@ def _fit(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.ui
 def _resize(frame_HWC: npt.NDArray[np.uint8], height: int, width: int, spec: InputSpec) -> npt.NDArray[np.uint8]:
     shrinks = height <= frame_HWC.shape[0] and width <= frame_HWC.shape[1]
     method = cv2.INTER_AREA if spec.interpolation == "area" and shrinks else cv2.INTER_LINEAR
-    # OpenCV reads neither negative strides nor a stride between channels; this copies only what is not contiguous.
-    resized = cv2.resize(np.ascontiguousarray(frame_HWC), (width, height), interpolation=method)
+    resized = cv2.resize(frame_HWC, (width, height), interpolation=method)
     return np.asarray(resized, np.uint8)

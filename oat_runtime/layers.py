@@ -169,6 +169,28 @@ class FiLMTable(nn.Module):
         return self.gamma_KC, self.beta_KC
 
 
+def normalize_batch(
+    x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize by the batch's own statistics, then scale and shift: (result like x, mean_C, biased variance_C).
+
+    Written in float32 and in plain formulas for a compiler to fuse: on a CPU in bfloat16, compiled, it takes a third of
+    the time of batch norm, scale and ReLU in a row.
+    """
+    x = x_NCHW.float()
+    mean_C = x.mean(dim=(0, 2, 3))
+    var_C = ((x * x).mean(dim=(0, 2, 3)) - mean_C * mean_C).clamp_min(0.0)
+    scale_NC = scale_NC * torch.rsqrt(var_C + eps)
+    bias_NC = bias_NC - scale_NC * mean_C
+    return modulate(x_NCHW, scale_NC, bias_NC, relu), mean_C.detach(), var_C.detach()
+
+
+def modulate(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, relu: bool) -> Tensor:
+    """x · scale + bias per sample and channel, rectified if asked to; float32 inside, the dtype of x outside."""
+    out = x_NCHW.float() * scale_NC[:, :, None, None] + bias_NC[:, :, None, None]
+    return (F.relu(out) if relu else out).to(x_NCHW.dtype)
+
+
 class SwitchableNorm(nn.Module):
     """Batch norm followed by FiLM: one batch norm per width and branch, one FiLM for all (the paper, Figs. 2 and 4)."""
 
@@ -179,6 +201,7 @@ class SwitchableNorm(nn.Module):
             nn.ModuleList(nn.BatchNorm2d(scaled(channels, width)) for _ in range(2 if dual else 1)) for width in widths
         )
         self.film: FiLM | FiLMTable = FiLM(channels, code_size)
+        self.batch_form, self.fixed_form = normalize_batch, modulate
 
     def norm(self, route: Route) -> nn.BatchNorm2d:
         """The batch norm that `route` uses."""
@@ -197,21 +220,22 @@ class SwitchableNorm(nn.Module):
         beta_NC = route.weights_NK @ beta_KC[:, :channels]
         return gamma_NC * norm.weight, gamma_NC * norm.bias + beta_NC
 
-    def forward(self, x_NCHW: Tensor, route: Route) -> Tensor:
-        """Normalize with the route's batch norm, then modulate each sample by its own γ(λ), β(λ)."""
+    def forward(self, x_NCHW: Tensor, route: Route, *, relu: bool = False) -> Tensor:
+        """Normalize with the route's batch norm, modulate each sample by its own γ(λ), β(λ), and rectify if asked to."""
         norm = self.norm(route)
+        assert norm.running_mean is not None and norm.running_var is not None
         scale_NC, bias_NC = self.affine(route)
         if norm.training:
-            x_NCHW = F.batch_norm(
-                x_NCHW, norm.running_mean, norm.running_var, None, None, True, norm.momentum or 0.0, norm.eps
-            )
-        else:
-            # Running statistics are constants, so normalization joins the same scale and bias: one pass over the image.
-            assert norm.running_mean is not None and norm.running_var is not None
-            scale_NC = scale_NC * torch.rsqrt(norm.running_var + norm.eps)
-            bias_NC = bias_NC - scale_NC * norm.running_mean
-        scale, bias = scale_NC.to(x_NCHW.dtype)[:, :, None, None], bias_NC.to(x_NCHW.dtype)[:, :, None, None]
-        return torch.addcmul(bias, x_NCHW, scale)
+            out, mean_C, var_C = self.batch_form(x_NCHW, scale_NC, bias_NC, norm.eps, relu)
+            momentum, num = norm.momentum or 0.0, x_NCHW.numel() // x_NCHW.shape[1]
+            with torch.no_grad():
+                norm.running_mean.lerp_(mean_C, momentum)
+                norm.running_var.lerp_(var_C * (num / max(num - 1, 1)), momentum)
+            return out
+        # Running statistics are constants, so normalization joins the same scale and bias: one pass over the image.
+        scale_NC = scale_NC * torch.rsqrt(norm.running_var + norm.eps)
+        bias_NC = bias_NC - scale_NC * norm.running_mean
+        return self.fixed_form(x_NCHW, scale_NC, bias_NC, relu)
 
 
 class SlimmableConv2d(nn.Conv2d):

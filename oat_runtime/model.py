@@ -22,6 +22,8 @@ from oat_runtime.layers import (
     SlimmableLinear,
     SwitchableNorm,
     encode_knots,
+    modulate,
+    normalize_batch,
 )
 from oat_runtime.operating_point import StrictModel
 
@@ -91,15 +93,15 @@ class Block(nn.Module):
     def forward(self, x_NCHW: Tensor, route: Route) -> Tensor:
         """Run the block on one branch of the batch."""
         if self.pre_activation:
-            active = F.relu(self.norm1(x_NCHW, route), inplace=True)
+            active = self.norm1(x_NCHW, route, relu=True)
             skip = self.shortcut(active, route.width) if self.shortcut is not None else x_NCHW
-            hidden = F.relu(self.norm2(self.conv1(active, route.width), route), inplace=True)
+            hidden = self.norm2(self.conv1(active, route.width), route, relu=True)
             out: Tensor = self.conv2(hidden, route.width) + skip
             return out
         skip = x_NCHW
         if self.shortcut is not None and self.shortcut_norm is not None:
             skip = self.shortcut_norm(self.shortcut(x_NCHW, route.width), route)
-        hidden = F.relu(self.norm1(self.conv1(x_NCHW, route.width), route), inplace=True)
+        hidden = self.norm1(self.conv1(x_NCHW, route.width), route, relu=True)
         return F.relu(self.norm2(self.conv2(hidden, route.width), route) + skip)
 
 
@@ -191,17 +193,25 @@ class OATNet(nn.Module):
         x_NCHW = ((x_NCHW - self.mean) / self.std).to(self.compute_dtype, memory_format=torch.channels_last)
         x_NCHW = self.stem(x_NCHW, route.width)
         if self.stem_norm is not None:
-            x_NCHW = F.relu(self.stem_norm(x_NCHW, route), inplace=True)
+            x_NCHW = self.stem_norm(x_NCHW, route, relu=True)
         for block in self.blocks:
             x_NCHW = block(x_NCHW, route)
         if self.final_norm is not None:
-            x_NCHW = F.relu(self.final_norm(x_NCHW, route), inplace=True)
+            x_NCHW = self.final_norm(x_NCHW, route, relu=True)
         logits: Tensor = self.classifier(x_NCHW.mean(dim=(2, 3)))
         return logits
 
     def norms(self) -> list[SwitchableNorm]:
         """Every normalization site, in the order of the forward pass's construction."""
         return [module for module in self.modules() if isinstance(module, SwitchableNorm)]
+
+    def compile_norms(self) -> None:
+        """Compile normalization, FiLM and ReLU into fused kernels, one for each shape; wants batches of one shape."""
+        torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)
+        batch_form = torch.compile(normalize_batch, dynamic=False)
+        fixed_form = torch.compile(modulate, dynamic=False)
+        for site in self.norms():
+            site.batch_form, site.fixed_form = batch_form, fixed_form
 
     @torch.no_grad()
     def with_film_tables(self) -> OATNet:

@@ -35,6 +35,8 @@ class TrainConfig(StrictModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions; images, perturbations, losses and weights stay in float32."""
+    compile_norms: bool = False
+    """Fuse normalization, FiLM and ReLU with torch.compile, for which every batch must have the same shapes."""
     num_recalibration: int = Field(default=50, ge=0)
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1)
@@ -42,7 +44,12 @@ class TrainConfig(StrictModel):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _widths_exist(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.compile_norms and (self.lambda_sampling != "stratified" or self.batch_size % len(self.model.lambdas)):
+            raise ValueError(
+                "compile_norms needs stratified lambda_sampling and a batch_size that is a multiple of the "
+                f"{len(self.model.lambdas)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
+            )
         if self.num_random_widths is not None and self.num_random_widths > len(self.model.widths) - 1:
             raise ValueError(
                 f"num_random_widths must be at most {len(self.model.widths) - 1} (the narrower widths of the model), "

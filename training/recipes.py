@@ -17,6 +17,7 @@ def cifar10_cpu() -> TrainConfig:
         batch_size=126,
         epochs=12,
         precision="bfloat16",
+        compile_norms=True,
     )
 
 

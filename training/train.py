@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _NUM_LOOK = 256
 
 
+@torch.compiler.set_stance("force_eager")  # other batch sizes than in training: not worth compiling for
 def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
     """A quick look at a few validation images: is λ used, do weak and strong attacks agree, do the statistics hold?
 

@@ -172,6 +172,8 @@ class Trainer:
         self.device = torch.device(device)
         self.model = OATNet(config.model).to(self.device)
         self.model.compute_dtype = getattr(torch, config.precision)
+        if config.compile_norms:
+            self.model.compile_norms()
         self.optimizer = make_optimizer(self.model, config)
         self.images_NHWC = torch.from_numpy(data.images_NHWC).to(self.device)
         self.labels_N = torch.from_numpy(data.labels_N).to(self.device)

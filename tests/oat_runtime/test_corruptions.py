@@ -1,5 +1,6 @@
-"""Laws of the fifteen corruptions: chance comes from the generator alone, severity hurts more, regimes mean something."""
+"""Laws of the fifteen corruptions: chance comes from the generator, severity hurts, regimes mean something."""
 
+import itertools
 import subprocess
 import sys
 
@@ -24,11 +25,11 @@ LOW = {name for name in KINDS if CORRUPTIONS[name].regime is Regime.LOW_FREQUENC
 
 
 def _scenes(count: int, *, side: int = 32) -> np.ndarray:
-    """Coloured 1/f fields with a box in front, uint8 NHWC: about the spectrum of photographs, with real edges."""
+    """Coloured 1/f^1.3 fields with a box in front, uint8 NHWC: about the spectrum of photographs, with real edges."""
     rng = np.random.default_rng(7)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * side
     field = np.fft.irfft2(
-        np.fft.rfft2(rng.normal(size=(count, 4, side, side))) / np.maximum(frequency, 1), (side, side)
+        np.fft.rfft2(rng.normal(size=(count, 4, side, side))) / np.maximum(frequency, 1) ** 1.3, (side, side)
     )
     field /= field.std(axis=(2, 3), keepdims=True)
     scenes = (0.45 + 0.12 * field[:, 3:] + 0.07 * field[:, :3]).transpose(0, 2, 3, 1)
@@ -82,8 +83,8 @@ def test_shape_and_type_are_kept_and_the_input_is_not_touched(name: str, shape: 
 def test_a_higher_severity_changes_more(name: str) -> None:
     # Motion blur 3 and 4 differ by a kernel's tail alone, so a step may also stand still within half a percent.
     changes = [_mean_change(name, severity) for severity in range(1, 6)]
-    assert all(harder > 0.995 * easier for easier, harder in zip(changes, changes[1:], strict=False)), changes
-    assert changes[-1] > 1.3 * changes[0]
+    assert all(harder > 0.995 * easier for easier, harder in itertools.pairwise(changes)), changes
+    assert changes[-1] > 1.2 * changes[0]
 
 
 def test_glass_changes_more_with_each_further_round() -> None:
@@ -93,7 +94,7 @@ def test_glass_changes_more_with_each_further_round() -> None:
 
 
 def test_frost_hides_more_of_the_image() -> None:
-    # As published, severity 4 is darker than 3, so compare ice with image instead: the slope and the rest of a line fit.
+    # As published, severity 4 is darker than 3, so compare ice with image: the rest and the slope of a line fit.
     hidden = []
     for severity in range(1, 6):
         slope, rest, *_ = np.polyfit(SCENES.ravel() / 255.0, _apply("frost", severity).ravel() / 255.0, 1, full=True)
@@ -111,10 +112,10 @@ def test_elastic_bends_lines_more() -> None:
     plane = np.stack([rows, columns, np.ones_like(rows)], axis=1)
     bending = []
     for severity in range(1, 6):
-        rests = [
-            np.linalg.lstsq(plane, corrupt(ramp, "elastic_transform", severity, rng=rng)[inner, inner, 0].ravel())[1][0]
-            for rng in np.random.default_rng(1).spawn(16)
-        ]
+        rests = []
+        for rng in np.random.default_rng(1).spawn(16):
+            bent = corrupt(ramp, "elastic_transform", severity, rng=rng)[inner, inner, 0].ravel()
+            rests.append(np.linalg.lstsq(plane, bent, rcond=None)[1][0])
         bending.append(float(np.mean(rests)))
     assert bending == sorted(bending)
     assert bending[-1] > 4 * bending[1]
@@ -126,7 +127,7 @@ def test_the_regime_tells_where_the_change_lies(name: str) -> None:
     power = (np.abs(np.fft.fft2(change)) ** 2).sum(axis=0)
     frequency = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32)[None]) * 32
     share = power[frequency <= 4].sum() / power.sum()
-    assert share > 0.65 if name in LOW else share < 0.6, share
+    assert share > 0.65 if name in LOW else share < 0.5, share
 
 
 @pytest.mark.parametrize(
@@ -151,21 +152,26 @@ def test_what_only_moves_or_mixes_pixels_leaves_a_flat_image_flat(name: str) -> 
         assert np.array_equal(corrupt(flat, name, severity, rng=np.random.default_rng(0)), flat)
 
 
-def test_the_strengths_are_the_published_ones() -> None:
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_the_strengths_are_the_published_ones(severity: int) -> None:
     rng = np.random.default_rng(0)
     grey = np.full((200, 200, 3), 128, np.uint8)
-
-    def severity_5(name: str) -> np.ndarray:
-        return corrupt(grey, name, 5, rng=rng).astype(np.float64) / 255
-
-    assert severity_5("gaussian_noise").std() == pytest.approx(0.10, rel=0.02)
-    assert severity_5("shot_noise").std() == pytest.approx((128 / 255 / 50) ** 0.5, rel=0.02)
-    impulses = severity_5("impulse_noise")
-    assert np.mean(impulses == 0) == pytest.approx(0.035, rel=0.06)
-    assert np.mean(impulses == 1) == pytest.approx(0.035, rel=0.06)
-    assert severity_5("brightness").mean() == pytest.approx(128 / 255 + 0.3, abs=1 / 255)
     ramp = np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 8, 3))
-    assert np.ptp(corrupt(ramp, "contrast", 5, rng=rng)) == pytest.approx(0.15 * 255, abs=1)
+
+    def corrupted(name: str, image: np.ndarray = grey) -> np.ndarray:
+        return corrupt(image, name, severity, rng=rng) / 255
+
+    sigma = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
+    photons = (500, 250, 100, 75, 50)[severity - 1]
+    impulses = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
+    shift = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
+    slope = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
+    assert corrupted("gaussian_noise").std() == pytest.approx(sigma, rel=0.02)
+    assert corrupted("shot_noise").std() == pytest.approx((128 / 255 / photons) ** 0.5, rel=0.02)
+    assert np.mean(corrupted("impulse_noise") == 0) == pytest.approx(impulses / 2, rel=0.1)
+    assert np.mean(corrupted("impulse_noise") == 1) == pytest.approx(impulses / 2, rel=0.1)
+    assert corrupted("brightness").mean() == pytest.approx(128 / 255 + shift, abs=1 / 255)
+    assert np.ptp(corrupted("contrast", ramp)) == pytest.approx(slope, abs=1 / 255)
 
 
 def test_a_batch_is_its_images_in_order() -> None:

@@ -1,4 +1,4 @@
-"""A camera for a robot that has none: replays images over ROS, corrupts or attacks them, and acts out a scripted day."""
+"""A camera for a robot without one: replays images over ROS, corrupts or attacks them, and acts out a scripted day."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sensor_msgs.msg import BatteryState, Image
 from oat_perception.scenario import Moment, Scenario, load_scenario
 from oat_perception.sources import Bytes, SourceFrame, open_source
 from oat_perception.treatment import disturb, fit_square
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.errors import ConfigError, DataError, OATError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -65,7 +65,10 @@ class CameraReplay(Node):
         self._frames_dir = Path(self._text("frames_dir")) if self._text("frames_dir") else None
         if self._frames_dir is not None:
             self._frames_dir.mkdir(parents=True, exist_ok=True)
-        self._truth = Path(self._text("truth_file")).open("w") if self._text("truth_file") else None
+        self._truth_file = Path(self._text("truth_file")) if self._text("truth_file") else None
+        if self._truth_file is not None:
+            self._truth_file.parent.mkdir(parents=True, exist_ok=True)
+            self._truth_file.write_text("")
         self.done = False
 
         # Reliable, since a reliable publisher also serves subscribers that ask for best effort.
@@ -79,11 +82,6 @@ class CameraReplay(Node):
         self.add_on_set_parameters_callback(self._validate)
         self.create_timer(1.0 / self._number("rate_hz"), self._publish_frame)
         self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals)
-
-    def close(self) -> None:
-        """Close the truth file."""
-        if self._truth is not None:
-            self._truth.close()
 
     def _declare_parameters(self) -> None:
         def declare(name: str, default: Any, description: str, *, low: float | None = None, high: float | None = None,
@@ -106,7 +104,7 @@ class CameraReplay(Node):
         declare("bundle", "", "bundle of the attacked node; needed for attacks only")
         declare("perception_node", "oat_perception", "node whose ~/operating_point is attacked")
         declare("scenario", "", "'day' or a JSON file; it then sets everything below. Empty: parameters decide")
-        declare("seconds_per_phase", 0.0, "length of each phase of the scenario, s; 0: as written", low=0.0, high=3600.0)
+        declare("seconds_per_phase", 0.0, "length of each phase, s; 0: as the scenario says", low=0.0, high=3600.0)
         declare("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none")
         declare("frames_dir", "", "folder for a PNG of each published image; empty: none")
         live: dict[str, Any] = {"read_only": False}
@@ -218,9 +216,11 @@ class CameraReplay(Node):
 
     def _next(self) -> SourceFrame | None:
         frame = next(self._frames, None)
-        if frame is None and self.get_parameter("loop").value:
+        if frame is None and self._sequence and self.get_parameter("loop").value:
             self._frames = self._open()
             frame = next(self._frames, None)
+        if frame is None and not self._sequence:
+            raise DataError(f"the source {self._text('source')!r} gave no image: is the file damaged or empty?")
         return frame
 
     def _send(self, frame: SourceFrame, treatment: dict[str, Any], *, attack: str) -> None:
@@ -248,9 +248,9 @@ class CameraReplay(Node):
         if self._frames_dir is not None:
             record["file"] = f"{self._sequence:05d}.png"
             cv2.imwrite(str(self._frames_dir / record["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
-        if self._truth is not None:
-            self._truth.write(json.dumps(record) + "\n")
-            self._truth.flush()
+        if self._truth_file is not None:
+            with self._truth_file.open("a") as lines:
+                lines.write(json.dumps(record) + "\n")
         self._image.publish(message)
         self._sequence += 1
 
@@ -280,7 +280,6 @@ def main() -> None:
         raise SystemExit(f"camera_replay: {error}") from error
     finally:
         if node is not None:
-            node.close()
             node.destroy_node()
         rclpy.try_shutdown()
 

@@ -1,0 +1,213 @@
+"""What the node says of its own health once a second, in the manner of REP 107. The tally is kept here too."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from oat_perception.core import FrameResult
+from policy.signals import SignalState
+
+_WINDOW = 300
+"""Frames that percentiles are taken over."""
+_RECENT_S = 5.0
+"""Time that the rate is taken over, and for which a refused image is a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tally at one moment; times on the steady clock."""
+
+    num_received: int
+    num_processed: int
+    num_errors: int
+    num_probes: int
+    refused: Mapping[str, int]
+    recent_refusal: str
+    last_received_s: float | None
+    rate_hz: float
+    inference_ms: tuple[float, float]
+    total_ms: tuple[float, float]
+    last: FrameResult | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one activation. Written by the receiving and by the inference thread."""
+
+    num_received: int = 0
+    num_processed: int = 0
+    num_errors: int = 0
+    num_probes: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    last_received_s: float | None = None
+    _last_refusal: tuple[float, str] | None = None
+    _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _last: FrameResult | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def received(self, now_s: float) -> None:
+        """An image message came, good or bad."""
+        with self._lock:
+            self.num_received += 1
+            self.last_received_s = now_s
+
+    def refuse(self, reason: str, now_s: float) -> None:
+        """An image was dropped; counted by what stands before the colon."""
+        with self._lock:
+            self.refused[reason.split(":")[0]] += 1
+            self._last_refusal = now_s, reason
+
+    def failed(self) -> None:
+        """An image could not be processed for a reason that is not its own fault."""
+        with self._lock:
+            self.num_errors += 1
+
+    def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
+        """A result was published."""
+        with self._lock:
+            self.num_processed += 1
+            self.num_probes += result.probe is not None
+            self._done_s.append(now_s)
+            self._inference_ms.append(result.prediction.latency_ms)
+            self._total_ms.append(total_ms)
+            self._last = result
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """All of it at one moment."""
+        with self._lock:
+            recent = [done_s for done_s in self._done_s if now_s - done_s <= _RECENT_S]
+            refused_s, refusal = self._last_refusal or (now_s, "")
+            span_s = now_s - recent[0] if recent else 0.0
+            return Snapshot(
+                num_received=self.num_received,
+                num_processed=self.num_processed,
+                num_errors=self.num_errors,
+                num_probes=self.num_probes,
+                refused=dict(self.refused),
+                recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
+                last_received_s=self.last_received_s,
+                rate_hz=len(recent) / span_s if span_s > 0 else 0.0,
+                inference_ms=_percentiles(self._inference_ms),
+                total_ms=_percentiles(self._total_ms),
+                last=self._last,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the statuses are made from.
+
+    Attributes:
+        node: the node's full name.
+        state: lifecycle state.
+        idle: whether nobody subscribes to a result, so that nothing is classified.
+        bundle: name, hash and engine of what is loaded; empty while unconfigured.
+        tally: the counts; None unless active.
+        num_dropped: images replaced by newer ones before they were processed.
+        age_s: ages of the last confidence and battery readings, by signal; None where there is none.
+        states: their states.
+        camera_timeout_s: silence of the camera that counts as such.
+        now_s: steady time.
+    """
+
+    node: str
+    state: str
+    idle: bool
+    bundle: Mapping[str, str]
+    tally: Snapshot | None
+    num_dropped: int
+    age_s: Mapping[str, float | None]
+    states: Mapping[str, SignalState]
+    camera_timeout_s: float
+    now_s: float
+
+
+def statuses(health: Health) -> list[DiagnosticStatus]:
+    """One status each for node, camera, network, operating point and outside signals; only the node's unless active."""
+    found = [_status(health, "node", DiagnosticStatus.OK, health.state, health.bundle)]
+    if health.tally is not None:
+        found += [_camera(health, health.tally), _network(health, health.tally), _point(health, health.tally)]
+        found += [_signal(health, name) for name in health.states]
+    return found
+
+
+def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    silent_s = None if tally.last_received_s is None else health.now_s - tally.last_received_s
+    level, message = DiagnosticStatus.OK, "images arrive"
+    if silent_s is None or silent_s > health.camera_timeout_s:
+        level = DiagnosticStatus.STALE
+        message = "no image yet" if silent_s is None else f"no image for {silent_s:.1f} s"
+    elif tally.recent_refusal:
+        level, message = DiagnosticStatus.WARN, f"image refused: {tally.recent_refusal}"
+    values = {
+        "images received": str(tally.num_received),
+        "images replaced by newer ones": str(health.num_dropped),
+        **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
+    }
+    return _status(health, "camera", level, message, values)
+
+
+def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, f"{tally.rate_hz:.1f} Hz"
+    if tally.num_errors:
+        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: see the log"
+    elif health.idle:
+        message = "idle: nobody subscribes to a result"
+    values = {
+        "rate (Hz)": f"{tally.rate_hz:.2f}",
+        "images processed": str(tally.num_processed),
+        "probes": str(tally.num_probes),
+        "inference p50 (ms)": f"{tally.inference_ms[0]:.2f}",
+        "inference p99 (ms)": f"{tally.inference_ms[1]:.2f}",
+        "receipt to publication p50 (ms)": f"{tally.total_ms[0]:.2f}",
+        "receipt to publication p99 (ms)": f"{tally.total_ms[1]:.2f}",
+    }
+    return _status(health, "network", level, message, values)
+
+
+def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    if tally.last is None:
+        return _status(health, "operating point", DiagnosticStatus.OK, "no image yet", {})
+    decision, point = tally.last.decision, tally.last.prediction.point
+    values = {
+        "lambda": f"{point.lam:g}",
+        "width": f"{point.width:g}",
+        "lambda source": decision.lam_source.value,
+        "width source": decision.width_source.value,
+        "reason": decision.reason,
+    }
+    level = DiagnosticStatus.WARN if tally.last.note else DiagnosticStatus.OK
+    return _status(health, "operating point", level, tally.last.note or str(point), values)
+
+
+def _signal(health: Health, name: str) -> DiagnosticStatus:
+    state, age_s = health.states[name], health.age_s[name]
+    level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
+        state, DiagnosticStatus.WARN
+    )
+    return _status(health, name, level, state.value, {"age (s)": "" if age_s is None else f"{age_s:.2f}"})
+
+
+def _status(health: Health, part: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        name=f"{health.node.strip('/')}: {part}",
+        hardware_id=health.bundle.get("bundle", ""),
+        level=level,
+        message=message,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+
+
+def _percentiles(values: deque[float]) -> tuple[float, float]:
+    if not values:
+        return float("nan"), float("nan")
+    p50, p99 = np.percentile(np.array(values), (50, 99))
+    return float(p50), float(p99)

@@ -1,0 +1,129 @@
+"""From results to messages. Every result carries the header of the image that it belongs to."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
+from oat_perception.core import FrameResult
+from oat_runtime.bundle import Bundle
+from oat_runtime.operating_point import Regime
+from policy.decision import Decision, Rule, Source
+from policy.record import step_line
+from policy.signals import Reading
+from std_msgs.msg import Header
+
+try:
+    from vision_msgs.msg import Classification, ObjectHypothesis
+except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-jazzy-vision-msgs
+    Classification = None
+
+SOURCE = {source: getattr(OperatingPoint, f"SOURCE_{source.name}") for source in Source}
+RULE = {rule: getattr(OperatingPoint, f"RULE_{rule.name}") for rule in Rule}
+_REGIMES = sorted(Regime, key=lambda regime: getattr(Perception, f"REGIME_{regime.name}"))
+
+
+def perception(
+    result: FrameResult, header: Header, *, image_age_ms: float, total_ms: float, num_dropped: int
+) -> Perception:
+    """The result for one image."""
+    prediction, decision, signals = result.prediction, result.decision, result.signals
+    return Perception(
+        header=header,
+        label=prediction.label,
+        class_name=prediction.class_name,
+        confidence=prediction.confidence,
+        probabilities=array("f", prediction.probabilities_K.tobytes()),
+        lambda_value=prediction.point.lam,
+        width=prediction.point.width,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        regime_posterior=_posterior(decision),
+        environment_confidence=_value(signals.confidence),
+        environment_confidence_age_ms=_age_ms(signals.confidence),
+        battery_fraction=_value(signals.battery),
+        battery_age_ms=_age_ms(signals.battery),
+        image_age_ms=image_age_ms,
+        preprocess_ms=result.preprocess_ms,
+        inference_ms=prediction.latency_ms,
+        total_ms=total_ms,
+        max_rate_hz=_or_nan(decision.max_rate_hz),
+        num_dropped=num_dropped,
+    )
+
+
+def operating_point(result: FrameResult, header: Header) -> OperatingPoint:
+    """The point that classified this image, and why."""
+    decision, point = result.decision, result.prediction.point
+    return OperatingPoint(
+        header=header,
+        lambda_value=point.lam,
+        width=point.width,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        lambda_rule=RULE[decision.rule],
+        width_rule=RULE[decision.width_rule],
+        reason="; ".join(filter(None, [result.note, decision.reason])),
+    )
+
+
+def decision_record(result: FrameResult, header: Header, *, sequence: int) -> DecisionRecord:
+    """The whole decision, as `oat-replay` reads it."""
+    decision = result.decision
+    return DecisionRecord(
+        header=header,
+        sequence=sequence,
+        lambda_value=decision.point.lam,
+        width=decision.point.width,
+        changed=decision.changed,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        lambda_rule=RULE[decision.rule],
+        width_rule=RULE[decision.width_rule],
+        reason=decision.reason,
+        regime_posterior=_posterior(decision),
+        runner_up_lambda=math.nan if decision.runner_up is None else decision.runner_up.lam,
+        runner_up_width=math.nan if decision.runner_up is None else decision.runner_up.width,
+        expected_accuracy=decision.expected_accuracy,
+        max_rate_hz=_or_nan(decision.max_rate_hz),
+        record_json=step_line(result.signals, decision),
+    )
+
+
+def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
+    """Class names of a bundle; `stamp` is a builtin_interfaces/Time."""
+    return LabelInfo(
+        header=Header(stamp=stamp),
+        bundle_name=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        class_names=list(bundle.class_names),
+    )
+
+
+def classification(result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
+    """The result as vision_msgs/Classification, the most probable class first."""
+    assert Classification is not None, "asked only where vision_msgs is installed"
+    probabilities_K = result.prediction.probabilities_K
+    order = probabilities_K.argsort()[::-1]
+    return Classification(
+        header=header,
+        results=[ObjectHypothesis(class_id=class_names[k], score=float(probabilities_K[k])) for k in order],
+    )
+
+
+def _posterior(decision: Decision) -> list[float]:
+    return [decision.posterior[regime] for regime in _REGIMES]
+
+
+def _value(reading: Reading) -> float:
+    return _or_nan(reading.value)
+
+
+def _age_ms(reading: Reading) -> float:
+    return math.nan if reading.value is None else 1e3 * reading.age_s
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

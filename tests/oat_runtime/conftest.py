@@ -1,0 +1,42 @@
+"""What the tests of the network share: quick threads, and networks in which every part matters."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from oat_runtime.model import ModelConfig, OATNet
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def shaken_net(config: ModelConfig, *, seed: int = 0) -> OATNet:
+    """A network whose batch norms, their statistics and FiLM are all away from their fresh values."""
+    torch.manual_seed(seed)
+    net = OATNet(config)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + torch.rand_like(tensor))
+            elif "norms" in name and tensor.is_floating_point():
+                tensor.add_(0.3 * torch.randn_like(tensor))
+            elif "film" in name:
+                tensor.add_(0.1 * torch.randn_like(tensor))
+    return net
+
+
+@pytest.fixture(scope="session")
+def make_net() -> Callable[..., OATNet]:
+    return shaken_net
+
+
+@pytest.fixture
+def small() -> ModelConfig:
+    """The smallest network with all the parts."""
+    return ModelConfig(depth=10, widen_factor=1)

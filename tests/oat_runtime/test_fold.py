@@ -1,0 +1,82 @@
+"""Folded equals unfolded: at every trained point and at unseen λ, for both families, and nothing else is touched."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from oat_runtime.errors import OperatingPointError
+from oat_runtime.fold import ChannelAffine, PlainBlock, PlainNet, fold
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.model import ModelConfig, OATNet
+
+CONFIGS = {
+    "wide_resnet": ModelConfig(depth=10, widen_factor=1),
+    "resnet": ModelConfig(family="resnet", depth=10),
+    "no-encoding": ModelConfig(depth=10, widen_factor=1, encoding="none", dual_bn=False, num_classes=3),
+}
+UNSEEN = (0.05, 0.15, 0.25, 0.5, 0.7, 0.9)
+MakeNet = Callable[..., OATNet]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def net(request: pytest.FixtureRequest, make_net: MakeNet) -> OATNet:
+    return make_net(CONFIGS[request.param])
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_folded_equals_unfolded_everywhere(net: OATNet) -> None:
+    x_NCHW = images()
+    for form in (net, net.with_film_tables()):
+        for lam in (*net.config.lambdas, *UNSEEN):
+            for width in net.config.widths:
+                expected = form.eval()(x_NCHW, LambdaBatch.constant(lam, 3, net.config.lambdas), width=width)
+                got = fold(form.train(), lam=lam, width=width)(x_NCHW)
+                assert (got - expected).abs().max() < 2e-5 * expected.abs().max(), (lam, width)
+
+
+def test_neighbouring_points_fold_to_different_networks(net: OATNet) -> None:
+    x_NCHW = images()
+    points = [(lam, width) for lam in net.config.lambdas for width in net.config.widths]
+    logits = torch.stack([fold(net, lam=lam, width=width)(x_NCHW).flatten() for lam, width in points])
+    assert torch.pdist(logits).min() > 1e-3 * logits.abs().max()
+
+
+def test_folding_touches_nothing(net: OATNet) -> None:
+    net.train().requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    plain = fold(net, lam=0.3, width=0.75)
+    with torch.no_grad():
+        for tensor in plain.state_dict().values():
+            tensor.fill_(0.5)  # whatever is done to the folded network
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_what_is_left_is_plain_and_frozen(net: OATNet) -> None:
+    plain = fold(net.train(), lam=0.3, width=0.5)
+    allowed = (PlainNet, PlainBlock, ChannelAffine, nn.Conv2d, nn.Linear, nn.ModuleList)
+    assert all(type(module) in allowed for module in plain.modules())
+    assert not any(module.training for module in plain.modules())
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+    full = fold(net, lam=0.3, width=1.0)
+    assert sum(p.numel() for p in plain.parameters()) < 0.3 * sum(p.numel() for p in full.parameters())
+
+
+def test_a_folded_network_passes_gradients_to_its_images(net: OATNet) -> None:
+    x_NCHW = images().requires_grad_(True)
+    fold(net, lam=0.0, width=1.0)(x_NCHW).square().sum().backward()
+    assert x_NCHW.grad is not None
+    assert x_NCHW.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("lam", "width"), [(1.2, 1.0), (float("nan"), 1.0), (0.5, 0.6), (0.5, float("nan"))])
+def test_a_point_that_is_not_offered_is_refused(net: OATNet, lam: float, width: float) -> None:
+    with pytest.raises(OperatingPointError, match="got"):
+        fold(net, lam=lam, width=width)
