@@ -16,7 +16,6 @@ _HOME = {
     "Regime": "operating_point",
     "OATNet": "model",
     "ModelConfig": "model",
-    "fold": "fold",
     "Bundle": "bundle",
     "OATRuntime": "runtime",
     "Prediction": "runtime",

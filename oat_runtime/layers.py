@@ -186,7 +186,7 @@ def normalize_batch(
 
 
 def modulate(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, relu: bool) -> Tensor:
-    """x · scale + bias per sample and channel, rectified if asked to; float32 inside, the dtype of x outside."""
+    """Scale and shift per sample and channel, rectify if asked to; float32 inside, the dtype of x outside."""
     out = x_NCHW.float() * scale_NC[:, :, None, None] + bias_NC[:, :, None, None]
     return (F.relu(out) if relu else out).to(x_NCHW.dtype)
 
@@ -221,7 +221,7 @@ class SwitchableNorm(nn.Module):
         return gamma_NC * norm.weight, gamma_NC * norm.bias + beta_NC
 
     def forward(self, x_NCHW: Tensor, route: Route, *, relu: bool = False) -> Tensor:
-        """Normalize with the route's batch norm, modulate each sample by its own γ(λ), β(λ), and rectify if asked to."""
+        """Normalize with the route's batch norm, modulate each sample by its γ(λ), β(λ), and rectify if asked to."""
         norm = self.norm(route)
         assert norm.running_mean is not None and norm.running_var is not None
         scale_NC, bias_NC = self.affine(route)

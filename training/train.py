@@ -28,7 +28,6 @@ _LOG = logging.getLogger(__name__)
 _NUM_LOOK = 256
 
 
-@torch.compiler.set_stance("force_eager")  # other batch sizes than in training: not worth compiling for
 def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
     """A quick look at a few validation images: is λ used, do weak and strong attacks agree, do the statistics hold?
 
@@ -112,7 +111,8 @@ def train(config: TrainConfig, run: Path, *, device: str, max_minutes: float | N
                 _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, summary)
             if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
                 entry = {"step": trainer.step, "seconds": round(trainer.seconds, 1), "loss": metrics.loss}
-                entry |= look(trainer.model, validation_set, config)
+                with torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling for
+                    entry |= look(trainer.model, validation_set, config)
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
                 _LOG.info("validation %s", {k: round(v, 3) for k, v in entry.items()})
@@ -121,7 +121,8 @@ def train(config: TrainConfig, run: Path, *, device: str, max_minutes: float | N
                 saved = time.monotonic()
         trainer.save(checkpoint)
         if trainer.finished:
-            figures = look(trainer.model, validation_set, config)
+            with torch.compiler.set_stance("force_eager"):
+                figures = look(trainer.model, validation_set, config)
             log.write(json.dumps({"step": trainer.step, "recalibrated": True} | figures) + "\n")
             _LOG.info("finished: %s", {k: round(v, 3) for k, v in figures.items()})
     return trainer.finished

@@ -51,6 +51,7 @@ class CameraReplay(Node):
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:
             self._scenario = self._scenario.with_seconds_per_phase(seconds)
         self._frames = self._open()
+        self._waiting = bool(self.get_parameter("wait_for_subscriber").value)
         self._sequence = 0
         self._started_s: float | None = None
         self._last_frame_s = -math.inf
@@ -98,6 +99,7 @@ class CameraReplay(Node):
         declare("bag_topic", "", "image topic of a bag; empty: its only one")
         declare("frame_side_px", 0, "crop the centre and scale to a square of this side; 0: as it is", low=0, high=4096)
         declare("frame_id", "camera", "frame_id of the images")
+        declare("wait_for_subscriber", True, "publish nothing, and let no scenario begin, before somebody wants images")
         declare("loop", True, "start over at the end of the source; otherwise the node ends there")
         declare("rate_hz", 10.0, "images a second", low=0.1, high=1000.0)
         declare("seed", 0, "order of labelled images, noise, and starts of attacks", low=0, high=2**31 - 1)
@@ -167,8 +169,13 @@ class CameraReplay(Node):
             self._started_s = now_s
         return self._scenario.at(now_s - self._started_s)
 
+    def _is_playing(self) -> bool:
+        if self._waiting and self._image.get_subscription_count():
+            self._waiting = False
+        return bool(self.get_parameter("playing").value) and not (self._waiting or self.done)
+
     def _publish_signals(self) -> None:
-        if not self.get_parameter("playing").value:
+        if not self._is_playing():
             return
         confidence, battery = self._number("confidence"), self._number("battery")
         if self._scenario is not None:
@@ -190,7 +197,7 @@ class CameraReplay(Node):
             self._battery.publish(state)
 
     def _publish_frame(self) -> None:
-        if not self.get_parameter("playing").value or self.done:
+        if not self._is_playing():
             return
         phase, corruption, severity = "", self._text("corruption"), int(self._number("severity"))
         attack, now_s = self._text("attack"), time.monotonic()

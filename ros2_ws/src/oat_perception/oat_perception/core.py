@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -249,17 +249,6 @@ class Mailbox(Generic[_Item]):
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-
-
-@dataclass(slots=True)
-class Pace:
-    """Start times of frames under a rate limit: evenly spaced, with no debt after a pause."""
-
-    next_s: float = field(default=0.0)
-
-    def started(self, now_s: float, max_rate_hz: float | None) -> None:
-        """A frame was started at `now_s`, and the policy grants this rate (None: any)."""
-        self.next_s = 0.0 if max_rate_hz is None else max(self.next_s + 1 / max_rate_hz, now_s)
 
 
 class DecisionLog:

@@ -62,6 +62,17 @@ class Switch:
     source: str
     reason: str
 
+    def as_json(self) -> Record:
+        """For the summary."""
+        points = {"before": self.before, "after": self.after}
+        return {
+            "t_s": self.t_s,
+            "phase": self.phase,
+            **{name: {"lambda": point.lam, "width": point.width} for name, point in points.items()},
+            "source": self.source,
+            "reason": self.reason,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseCounts:
@@ -86,6 +97,20 @@ class PhaseCounts:
     latency_ms: tuple[float, float, float]
     lambdas: dict[float, float]
     widths: dict[float, float]
+
+    def as_json(self) -> Record:
+        """For the summary."""
+        mean_ms, p50_ms, p99_ms = self.latency_ms
+        return {
+            "title": self.title,
+            "num_published": self.num_published,
+            "num_answered": self.num_answered,
+            "adaptive": _share_as_json(self.adaptive),
+            "fixed": {f"{lam:g}": _share_as_json(share) for lam, share in self.fixed.items()},
+            "latency_ms": {"mean": mean_ms, "p50": p50_ms, "p99": p99_ms},
+            "lambda_shares": {f"{value:g}": share for value, share in self.lambdas.items()},
+            "width_shares": {f"{value:g}": share for value, share in self.widths.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +155,11 @@ def count(title: str, frames: Sequence[Frame]) -> PhaseCounts:
         lambdas=_shares(result["lambda"] for result in results),
         widths=_shares(result["width"] for result in results),
     )
+
+
+def _share_as_json(share: Proportion) -> Record:
+    low, high = share.interval()
+    return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
 
 
 def _right(frames: Sequence[Frame], label_of: Callable[[Frame], int]) -> Proportion:

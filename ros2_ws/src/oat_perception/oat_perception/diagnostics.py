@@ -108,6 +108,7 @@ class Health:
     Attributes:
         node: the node's full name.
         state: lifecycle state.
+        problem: why the last transition failed; empty where it did not.
         idle: whether nobody subscribes to a result, so that nothing is classified.
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
@@ -120,6 +121,7 @@ class Health:
 
     node: str
     state: str
+    problem: str
     idle: bool
     bundle: Mapping[str, str]
     tally: Snapshot | None
@@ -132,7 +134,8 @@ class Health:
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
     """One status each for node, camera, network, operating point and outside signals; only the node's unless active."""
-    found = [_status(health, "node", DiagnosticStatus.OK, health.state, health.bundle)]
+    level = DiagnosticStatus.ERROR if health.problem else DiagnosticStatus.OK
+    found = [_status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle)]
     if health.tally is not None:
         found += [_camera(health, health.tally), _network(health, health.tally), _point(health, health.tally)]
         found += [_signal(health, name) for name in health.states]

@@ -24,7 +24,7 @@ _NO_LIMIT = ("deadline_ms", "power_budget_w", "max_rate_hz")
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
-"""Raises ValueError where the bundle does not offer an operator's λ or width; None: the policy chooses it."""
+"""Raises ValueError where the bundle does not offer an operator's λ or width; None: not asked for."""
 
 
 class Change(Enum):
@@ -200,17 +200,11 @@ def objection(
     if changes.get("battery_percentage_full", 1.0) not in (1.0, 100.0):
         return f"battery_percentage_full must be 1 or 100, got {changes['battery_percentage_full']}"
     if offered and changes.keys() & set(OVERRIDES):
-        return override_objection({name: changes.get(name, current[name]) for name in OVERRIDES}, offered)
-    return ""
-
-
-def override_objection(values: Mapping[str, Any], offered: Offered) -> str:
-    """Why the bundle does not offer these overrides; empty where it does."""
-    lam, width = (None if values[name] == ADAPTIVE else float(values[name]) for name in OVERRIDES)
-    try:
-        offered(lam, width)
-    except ValueError as error:
-        return str(error)
+        wanted = (changes.get(name, ADAPTIVE) for name in OVERRIDES)
+        try:
+            offered(*(None if value == ADAPTIVE else float(value) for value in wanted))
+        except ValueError as error:
+            return str(error)
     return ""
 
 

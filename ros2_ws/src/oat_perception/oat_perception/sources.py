@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 import oat_runtime
-from oat_runtime.errors import DataError
+from oat_perception.conversions import check_compressed, check_image, rgb_compressed, rgb_image
+from oat_runtime.errors import DataError, InputError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -105,6 +106,7 @@ def load_cifar10_test(data_root: str = "", *, num_images: int = 2500) -> Labelle
     """
     root = find_cifar10(data_root)
     if root is None:
+        _log.warning("no CIFAR-10 found: using the 20 test images that foolbox carries")
         return load_foolbox_cifar10()
     if (root / "cifar10" / "labels.npz").is_file():
         return _read_pack(root / "cifar10", num_images)
@@ -220,38 +222,22 @@ def _bag(path: Path, topic: str) -> Iterator[SourceFrame]:
             for index, (connection, _, raw) in enumerate(reader.messages(connections)):
                 message = reader.deserialize(raw, connection.msgtype)
                 compressed = connection.msgtype.endswith("CompressedImage")
-                yield SourceFrame(_decode(message) if compressed else _unpack(message), None, index)
+                yield SourceFrame(_bag_image(message, compressed=compressed), None, index)
         finally:
             reader.close()
 
     return frames()
 
 
-def _decode(message: Any) -> Bytes:
-    """RGB of a sensor_msgs/CompressedImage."""
-    bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DataError(f"a compressed image of format {message.format!r} cannot be decoded: expected JPEG or PNG")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-_TO_RGB = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-}
-
-
-def _unpack(message: Any) -> Bytes:
-    """RGB of a sensor_msgs/Image."""
-    if message.encoding not in _TO_RGB:
-        raise DataError(f"cannot replay images of encoding {message.encoding!r}: expected one of {list(_TO_RGB)}")
-    channels, conversion = _TO_RGB[message.encoding]
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-    pixels = rows[:, : message.width * channels].reshape(message.height, message.width, channels)
-    return np.ascontiguousarray(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion))
+def _bag_image(message: Any, *, compressed: bool) -> Bytes:
+    try:
+        if compressed:
+            check_compressed(message)
+            return rgb_compressed(message)
+        check_image(message)
+        return np.array(rgb_image(message))
+    except InputError as error:
+        raise DataError(f"an image of the bag cannot be replayed: {error}") from error
 
 
 def _holds_cifar10(root: Path) -> bool:

@@ -1,0 +1,45 @@
+"""Replayed images instead of a camera: `ros2 launch oat_perception camera_replay.launch.py source:=/path/to/bag`."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+_DEFAULTS = str(Path(get_package_share_directory("oat_perception")) / "config" / "camera_replay.yaml")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """One node; arguments override the parameter file."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("params_file", default_value=_DEFAULTS, description="parameter file of the node"),
+            DeclareLaunchArgument(
+                "source", default_value="cifar10", description="cifar10, foolbox, a webcam's number, or a path"
+            ),
+            DeclareLaunchArgument("rate_hz", default_value="10.0", description="images a second"),
+            DeclareLaunchArgument("bundle", default_value="", description="bundle to attack; empty: no attacks"),
+            DeclareLaunchArgument("scenario", default_value="", description="'day', a JSON file, or empty: none"),
+            DeclareLaunchArgument("image_topic", default_value="image", description="where images are published"),
+            Node(
+                package="oat_perception",
+                executable="camera_replay_node",
+                name="camera_replay",
+                output="screen",
+                parameters=[
+                    LaunchConfiguration("params_file"),
+                    {
+                        # A webcam's number must stay a string.
+                        "source": ParameterValue(LaunchConfiguration("source"), value_type=str),
+                        "rate_hz": ParameterValue(LaunchConfiguration("rate_hz"), value_type=float),
+                        "bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str),
+                        "scenario": ParameterValue(LaunchConfiguration("scenario"), value_type=str),
+                    },
+                ],
+                remappings=[("image", LaunchConfiguration("image_topic"))],
+            ),
+        ]
+    )

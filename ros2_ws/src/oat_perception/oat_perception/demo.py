@@ -1,0 +1,297 @@
+"""`make demo`: the real ROS graph through a scripted day, a live table, a report. Ends by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.progress import Progress
+
+import oat_runtime
+from oat_perception.checks import Check, check_day
+from oat_perception.day_record import (
+    DECISIONS,
+    FIXED,
+    RESULTS,
+    SUMMARY,
+    TRUTH,
+    Day,
+    Frame,
+    Record,
+    load_day,
+    plain,
+    write_lines,
+)  # fmt: skip
+from oat_perception.live_view import LiveView
+from oat_perception.monitor import CAMERA, PERCEPTION, Monitor
+from oat_perception.processes import Nodes, started
+from oat_perception.report import write_report
+from oat_perception.scenario import DAY, Scenario
+from oat_perception.sources import LabelledImages, find_cifar10, load_cifar10_test, load_foolbox_cifar10
+from oat_runtime.errors import ConfigError, OATError
+
+_START_TIMEOUT_S = 120.0
+_SILENCE_TIMEOUT_S = 15.0
+_REFRESH_S = 0.25
+_LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
+_HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for."""
+
+    bundle: Path
+    output: Path
+    scenario: Scenario
+    seconds_per_phase: float
+    rate_hz: float
+    seed: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo.
+
+    Returns:
+        0 where the day went as it should; 1 where not, with the reason on stderr; 130 after Ctrl-C.
+    """
+    console = Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        options = _parse(argv)
+        checks = run(options, console)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 130
+    except OATError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    failed = [check for check in checks if not check.ok]
+    for check in failed:
+        print(f"demo: not as it should be: {check.name}: {check.detail}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(options: Options, console: Console) -> tuple[Check, ...]:
+    """Act the day out, compare, write everything to the output folder, and check it.
+
+    Raises:
+        OATError: a node died, nothing was answered, or something needed is missing.
+    """
+    folder = _fresh_folder(options.output)
+    console.print(f"Bundle [bold]{options.bundle.name}[/], output in {folder}")
+    # In this process, before the camera needs it: a download should be seen, and happen once.
+    data_root = find_cifar10()
+    images = load_cifar10_test(str(data_root)) if data_root else load_foolbox_cifar10()
+    _act(options, folder, images, data_root, console)
+    truth = load_day(folder, options.scenario).frames
+    _compare(options, folder, images, [frame.truth for frame in truth], console)
+    day = load_day(folder, options.scenario)
+    checks = check_day(day, folder / DECISIONS, bundle=options.bundle)
+    _write_summary(options, folder, day, images, checks)
+    report = write_report(folder)
+    for check in checks:
+        console.print(f"[{'green' if check.ok else 'red'}]{'✓' if check.ok else '✗'}[/] {check.name}: {check.detail}")
+    console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
+    return checks
+
+
+def _parse(argv: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="trained network; default: the only folder under bundles/")
+    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for report and logs")
+    parser.add_argument("--seconds-per-phase", type=float, default=0.0, help="length of each phase; 0: as scripted")
+    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second")
+    parser.add_argument("--seed", type=int, default=0, help="order of images, noise, and starts of attacks")
+    arguments = parser.parse_args(argv)
+    seconds = arguments.seconds_per_phase
+    if seconds and not seconds >= _LEAST_SECONDS_PER_PHASE:
+        raise ConfigError(f"--seconds-per-phase must be at least {_LEAST_SECONDS_PER_PHASE:g}, got {seconds:g}")
+    if not 1.0 <= arguments.rate <= 100.0:
+        raise ConfigError(f"--rate must be in [1, 100] Hz, got {arguments.rate:g}")
+    return Options(
+        bundle=(arguments.bundle or _only_bundle()).resolve(),
+        output=arguments.output.resolve(),
+        scenario=DAY.with_seconds_per_phase(seconds) if seconds else DAY,
+        seconds_per_phase=seconds,
+        rate_hz=arguments.rate,
+        seed=arguments.seed,
+    )
+
+
+def _only_bundle() -> Path:
+    root = Path(oat_runtime.__file__).resolve().parents[1] / "bundles"
+    found = sorted(path.parent for path in root.glob("*/manifest.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(f"expected one bundle under {root}, found {names}: choose one with --bundle")
+    return found[0]
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """Remove what an earlier run left, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "frames", ignore_errors=True)
+    return folder
+
+
+def _act(options: Options, folder: Path, images: LabelledImages, data_root: Path | None, console: Console) -> None:
+    """Run both nodes through the scenario; leaves truth, frames, decisions and results in `folder`."""
+    # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
+    os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_STATIC_PEERS"] = ""
+    # Logs of the nodes go to files here; rcl would write them to the home folder too.
+    rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
+    monitor = Monitor()
+    try:
+        with started(_parameters(options, folder, images, data_root), folder) as nodes:
+            with console.status("Starting the nodes"):
+                monitor.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
+            with LiveView(options.scenario, console) as view:
+                _follow(options.scenario, folder, monitor, nodes, view)
+    finally:
+        write_lines(folder / RESULTS, monitor.results_with_reasons())
+        monitor.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _parameters(
+    options: Options, folder: Path, images: LabelledImages, data_root: Path | None
+) -> dict[str, dict[str, Any]]:
+    return {
+        "perception_node": {
+            "bundle": str(options.bundle),
+            "auto_activate": True,
+            "always_process": True,
+            "use_battery": True,
+            "decision_log": str(folder / DECISIONS),
+        },
+        "camera_replay_node": {
+            "source": "foolbox" if images.origin == "foolbox" else "cifar10",
+            "data_root": str(data_root or ""),
+            "bundle": str(options.bundle),
+            "perception_node": PERCEPTION,
+            "scenario": "day",
+            "seconds_per_phase": options.seconds_per_phase,
+            "rate_hz": options.rate_hz,
+            "seed": options.seed,
+            "truth_file": str(folder / TRUTH),
+            "frames_dir": str(folder / "frames"),
+            "playing": False,
+        },
+    }
+
+
+def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, view: LiveView) -> None:
+    """Let the day run, act as the operator where the script says so, and show what happens."""
+    monitor.set_parameters(CAMERA, {"playing": True})
+    started_s = time.monotonic()
+    phase = scenario.phases[0]
+    while not nodes.ended("camera_replay_node"):
+        nodes.check()
+        monitor.spin(_REFRESH_S)
+        frames = _so_far(folder, monitor.results)
+        elapsed_s = time.monotonic() - started_s
+        if not monitor.results and elapsed_s > _SILENCE_TIMEOUT_S:
+            raise OATError(
+                f"no result within {_SILENCE_TIMEOUT_S:.0f} s, {len(frames)} images sent: see the *.log files"
+            )
+        if elapsed_s > scenario.duration_s + _SILENCE_TIMEOUT_S:
+            raise OATError(f"the day should have ended after {scenario.duration_s:.0f} s: see camera_replay_node.log")
+        present = scenario.phase(frames[-1].truth["phase"]) if frames else phase
+        if present.manual is not None and phase.manual is None:
+            monitor.set_parameters(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
+        elif present.manual is None and phase.manual is not None:
+            monitor.set_parameters(PERCEPTION, {"lambda": -1.0, "width": -1.0})
+        phase = present
+        view.show(frames, reason=monitor.latest_reason, elapsed_s=elapsed_s)
+    monitor.spin(1.0)  # the last answers
+    frames = _so_far(folder, monitor.results)
+    view.show(frames, reason=monitor.latest_reason, elapsed_s=scenario.duration_s)
+    view.finish(frames)
+
+
+def _so_far(folder: Path, results: Sequence[Record]) -> list[Frame]:
+    """Published images with the answers that have come; a line that is being written is left for later."""
+    path = folder / TRUTH
+    text = path.read_text() if path.is_file() else ""
+    truth = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    answers = {result["stamp_ns"]: result for result in results}
+    first_ns = truth[0]["stamp_ns"] if truth else 0
+    return [Frame((line["stamp_ns"] - first_ns) / 1e9, line, answers.get(line["stamp_ns"]), {}) for line in truth]
+
+
+def _compare(options: Options, folder: Path, images: LabelledImages, truth: Sequence[Record], console: Console) -> None:
+    """Write what the least and the most robust fixed setting would have answered."""
+    from oat_perception.attacker import Attacker
+    from oat_perception.comparison import fixed_answers
+    from oat_runtime.operating_point import OperatingPoint
+    from oat_runtime.runtime import OATRuntime
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("The same images at fixed λ", total=len(truth))
+        runtime = OATRuntime.load(options.bundle)
+        try:
+            lambdas, width = runtime.table.lambdas, runtime.table.widths[-1]
+            answers = fixed_answers(
+                truth,
+                frames_dir=folder / "frames",
+                images=images,
+                runtime=runtime,
+                attacker=Attacker(options.bundle),
+                points=[OperatingPoint(lambdas[0], width), OperatingPoint(lambdas[-1], width)],
+                seed=options.seed,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+        finally:
+            runtime.close()
+    write_lines(folder / FIXED, answers)
+
+
+def _write_summary(options: Options, folder: Path, day: Day, images: LabelledImages, checks: Sequence[Check]) -> None:
+    """Write the numbers of the run as one JSON object."""
+    from oat_perception.attacker import PGD10
+    from oat_runtime.bundle import Bundle
+
+    rows = [day.counts(phase) for phase in (*options.scenario.phases, None)]
+    summary = {
+        "name": "demo",
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": "make demo",
+        "bundle": options.bundle.name,
+        "bundle_sha256": Bundle.load(options.bundle).sha256,
+        "images": {"pack": "lossless pack", "binary": "official binary file", "foolbox": "20 images from foolbox"}[
+            images.origin
+        ],
+        "seed": options.seed,
+        "rate_hz": options.rate_hz,
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",
+        "attack": PGD10.model_dump(),
+        "scenario": options.scenario.model_dump(mode="json"),
+        "phases": [counts.as_json() for counts in rows],
+        "switches": [switch.as_json() for switch in day.switches],
+        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+    }
+    (folder / SUMMARY).write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,357 @@
+"""Laws of the runtime: λ and width are set as one, at once or in the background, and every answer names its point."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from oat_runtime import backends
+from oat_runtime.backends import get_backend
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import BackendError, BundleError, InputError, OperatingPointError
+from oat_runtime.image import network_input
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
+
+P = OperatingPoint
+needs_openvino = pytest.mark.skipif("openvino" not in backends.available(), reason="openvino is not installed")
+SOME_POINTS = (P(0.0, 1.0), P(0.35, 0.75), P(1.0, 0.5))
+
+
+@pytest.fixture
+def runtime(tiny_bundle: Path) -> Iterator[OATRuntime]:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+    yield runtime
+    runtime.close()
+
+
+def frame(height: int = 32, width: int = 32) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def inputs(num: int = 2) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(4).random((num, 3, 32, 32), dtype=np.float32)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline, "waited 10 s in vain"
+        time.sleep(0.002)
+
+
+class Gate:
+    """Stands in for a slow or failing compiler: waits until opened, then compiles or raises."""
+
+    def __init__(self, runtime: OATRuntime, *, error: Exception | None = None) -> None:
+        self._compile, self._error = runtime._compile, error
+        self.entered, self.opened = threading.Event(), threading.Event()
+        runtime._compile = self
+
+    def __call__(self, *args: Any, **options: Any) -> backends.Plan:
+        self.entered.set()
+        assert self.opened.wait(10.0)
+        if self._error is not None:
+            raise self._error
+        return self._compile(*args, **options)
+
+
+def test_starts_at_the_safest_row_of_the_widest_width(runtime: OATRuntime) -> None:
+    widest = [row for row in runtime.bundle.select.rows if row.width == 1.0]
+    assert runtime.active.width == 1.0
+    assert runtime.bundle.select.row(runtime.active).minimax() == max(row.minimax() for row in widest)
+    assert runtime.pending is None
+
+
+def test_each_knob_keeps_the_other(runtime: OATRuntime) -> None:
+    runtime.set_point(lam=0.4, width=0.75)
+    assert runtime.set_lambda(0.1) == runtime.active == P(0.1, 0.75)
+    assert runtime.set_width(0.5) == runtime.active == P(0.1, 0.5)
+    assert runtime.set_point(lam=0.0, width=1.0) == runtime.active == P(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(0.0, 0.0), (1e-9, 0.1), (0.05, 0.1), (0.35, 0.35), (1.0, 1.0)])
+def test_the_point_that_really_runs_is_returned(runtime: OATRuntime, asked: float, effective: float) -> None:
+    assert runtime.set_lambda(asked) == runtime.active == P(effective, 1.0)
+    assert runtime.effective(lam=asked, width=0.5) == P(effective, 0.5)
+    assert runtime.predict(frame()).point == P(effective, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lam", "width", "message"),
+    [
+        (1.01, 1.0, r"lambda must be in \[0, 1\].*got 1.01"),
+        (-0.1, 1.0, "got -0.1"),
+        (float("nan"), 1.0, "got nan"),
+        (0.5, 0.6, r"width must be one of \[0.5, 0.75, 1.0\], got 0.6"),
+        (0.5, 0.0, "got 0.0"),
+        (0.5, float("nan"), "got nan"),
+    ],
+)
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_point_that_is_not_offered_changes_nothing(
+    runtime: OATRuntime, lam: float, width: float, message: str, wait: bool
+) -> None:
+    before = runtime.set_point(lam=0.2, width=0.75)
+    with pytest.raises(OperatingPointError, match=message):
+        runtime.set_point(lam=lam, width=width, wait=wait)
+    assert (runtime.active, runtime.pending) == (before, None)
+    assert runtime.predict(frame()).point == before
+
+
+@torch.no_grad()
+def test_every_point_runs_the_network_of_that_point(runtime: OATRuntime) -> None:
+    net, x_NCHW = runtime.bundle.model(), inputs()
+    for lam in (*net.config.lambdas, 0.25, 0.7):
+        for width in net.config.widths:
+            runtime.set_point(lam=lam, width=width)
+            batch = LambdaBatch.constant(lam, len(x_NCHW), net.config.lambdas)
+            expected = net(torch.from_numpy(x_NCHW), batch, width=width).numpy()
+            np.testing.assert_allclose(runtime.infer(x_NCHW), expected, atol=1e-4)
+
+
+def test_a_background_switch_keeps_the_old_point_until_it_is_ready(runtime: OATRuntime) -> None:
+    old = runtime.set_point(lam=0.0, width=1.0)
+    gate = Gate(runtime)
+    new = runtime.set_point(lam=1.0, width=0.5, wait=False)
+    assert gate.entered.wait(10.0)
+    assert (runtime.active, runtime.pending, runtime.is_prepared(new)) == (old, new, False)
+    assert runtime.predict(frame()).point == old
+    gate.opened.set()
+    wait_until(lambda: runtime.pending is None)
+    assert (runtime.active, runtime.is_prepared(new)) == (new, True)
+    assert runtime.predict(frame()).point == new
+
+
+def test_a_knob_set_during_a_switch_keeps_what_was_asked_for(runtime: OATRuntime) -> None:
+    runtime.set_point(lam=0.0, width=1.0)
+    gate = Gate(runtime)
+    runtime.set_point(lam=1.0, width=0.5, wait=False)
+    gate.opened.set()
+    assert runtime.set_width(0.75) == P(1.0, 0.75)
+
+
+def test_the_last_request_wins(runtime: OATRuntime) -> None:
+    old = runtime.set_point(lam=0.0, width=1.0)
+    runtime.set_point(lam=0.2, width=1.0)
+    gate = Gate(runtime)
+    slow = runtime.set_point(lam=1.0, width=0.5, wait=False)
+    assert runtime.set_point(lam=old.lam, width=old.width, wait=False) == runtime.active == old
+    assert runtime.pending is None
+    gate.opened.set()
+    wait_until(lambda: runtime.is_prepared(slow))
+    runtime.close()
+    assert (runtime.active, runtime.pending) == (old, None)
+
+
+def test_a_failing_switch_keeps_the_old_point(runtime: OATRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    old = runtime.active
+    gate = Gate(runtime, error=BackendError("refused"))
+    gate.opened.set()
+    with pytest.raises(BackendError, match="refused"):
+        runtime.set_point(lam=0.0, width=0.5)
+    assert (runtime.active, runtime.pending) == (old, None)
+    with caplog.at_level(logging.ERROR):
+        runtime.set_point(lam=0.0, width=0.5, wait=False)
+        wait_until(lambda: runtime.pending is None and bool(caplog.records))
+    assert "the old one stays active" in caplog.text
+    assert runtime.predict(frame()).point == runtime.active == old
+
+
+def test_a_prepared_point_switches_at_once_without_compiling(runtime: OATRuntime) -> None:
+    runtime.prepare()
+    runtime._compile = Gate(runtime, error=BackendError("compiled again"))
+    for row in runtime.table.rows:
+        assert runtime.is_prepared(row.point)
+        runtime.set_point(lam=row.lam, width=row.width, wait=False)
+        assert (runtime.active, runtime.pending) == (row.point, None)
+
+
+def test_a_prediction_never_mixes_two_points(runtime: OATRuntime) -> None:
+    points = [P(lam, width) for lam in (0.0, 0.3, 1.0) for width in (0.5, 1.0)]
+    runtime.prepare(points)
+    image = frame()
+    expected = {point: runtime.predict_at(image, point) for point in points}
+    assert torch.pdist(torch.tensor(np.stack([e.logits_K for e in expected.values()]))).min() > 1e-3
+    stop = threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            for point in points:
+                runtime.set_point(lam=point.lam, width=point.width, wait=False)
+
+    interval = sys.getswitchinterval()
+    threads = [threading.Thread(target=hammer) for _ in range(2)]
+    try:
+        sys.setswitchinterval(1e-5)
+        for thread in threads:
+            thread.start()
+        seen = [runtime.predict(image) for _ in range(300)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert len({prediction.point for prediction in seen}) > 1
+    for prediction in seen:
+        np.testing.assert_allclose(prediction.logits_K, expected[prediction.point].logits_K, atol=1e-5)
+        np.testing.assert_allclose(prediction.probabilities_K, expected[prediction.point].probabilities_K, atol=1e-5)
+
+
+def test_two_threads_may_predict_at_once(runtime: OATRuntime) -> None:
+    images = [frame(), frame()[::-1]]
+    alone = [runtime.predict(image).logits_K for image in images]
+    results: list[list[npt.NDArray[np.float32]]] = [[], []]
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            results[index].append(runtime.predict(images[index]).logits_K)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(2):
+        assert len(results[index]) == 50
+        for logits_K in results[index]:
+            np.testing.assert_allclose(logits_K, alone[index], atol=1e-5)
+
+
+@pytest.mark.parametrize("point", SOME_POINTS)
+def test_probabilities_are_calibrated_and_sum_to_one(runtime: OATRuntime, point: OperatingPoint) -> None:
+    runtime.prepare([point])
+    got = runtime.predict_at(frame(48, 64), point)
+    temperature = runtime.bundle.temperature(point)
+    expected_K = torch.softmax(torch.from_numpy(got.logits_K).double() / temperature, dim=0).numpy()
+    np.testing.assert_allclose(got.probabilities_K, expected_K, atol=1e-6)
+    assert got.probabilities_K.dtype == got.logits_K.dtype == np.float32
+    assert got.probabilities_K.sum() == pytest.approx(1.0, abs=1e-6)
+    assert got.label == got.logits_K.argmax()
+    assert got.class_name == runtime.bundle.class_names[got.label]
+    assert got.confidence == pytest.approx(expected_K.max(), abs=1e-6)
+    assert got.latency_ms > 0
+    assert got.preprocess_ms > 0
+
+
+def test_predict_is_infer_on_the_network_input(runtime: OATRuntime) -> None:
+    image = frame(40, 50)
+    x_1CHW = network_input(image, runtime.bundle.input)[None]
+    np.testing.assert_allclose(runtime.predict(image).logits_K, runtime.infer(x_1CHW)[0], atol=1e-6)
+
+
+def test_a_probe_at_another_point_does_not_switch(runtime: OATRuntime) -> None:
+    active, probe = runtime.active, P(0.0, 0.5)
+    with pytest.raises(OperatingPointError, match="not prepared"):
+        runtime.predict_at(frame(), probe)
+    runtime.prepare([probe])
+    assert runtime.predict_at(frame(), probe).point == probe
+    assert runtime.active == runtime.predict(frame()).point == active
+
+
+@pytest.mark.parametrize(
+    "x_NCHW",
+    [
+        inputs().astype(np.float64),
+        (255 * inputs()).astype(np.uint8),
+        inputs()[0],
+        inputs().transpose(0, 2, 3, 1),
+        inputs()[:, :1],
+        inputs()[:, :, :16],
+        inputs()[:0],
+    ],
+    ids=["float64", "uint8", "no batch", "channels last", "grey", "small", "empty"],
+)
+def test_infer_refuses_what_the_network_does_not_take(runtime: OATRuntime, x_NCHW: npt.NDArray[Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        runtime.infer(x_NCHW)
+
+
+def test_a_bad_frame_is_refused_and_the_next_one_runs(runtime: OATRuntime) -> None:
+    before = runtime.predict(frame()).logits_K
+    for bad in (frame().astype(np.float32), frame()[..., 0], frame()[:0]):
+        with pytest.raises(InputError):
+            runtime.predict(bad)
+    np.testing.assert_array_equal(runtime.predict(frame()).logits_K, before)
+
+
+def test_inputs_are_left_alone_and_outputs_are_fresh(runtime: OATRuntime) -> None:
+    x_NCHW = inputs()
+    first = runtime.infer(x_NCHW)
+    kept = first.copy()
+    runtime.infer(inputs()[::-1])
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(x_NCHW, inputs())
+    np.testing.assert_allclose(runtime.infer(x_NCHW[::-1]), first[::-1], atol=1e-5)  # any strides
+
+
+def test_the_probe_passes_on_the_runtime_and_fails_on_another_network(runtime: OATRuntime) -> None:
+    def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
+        runtime.set_point(lam=point.lam, width=point.width)
+        return runtime.infer(x_NCHW)
+
+    assert runtime.bundle.replay_probe(logits_at) < 1e-4
+    with torch.no_grad():
+        runtime._model.classifier.bias[3] += 0.01
+    runtime._prepared.clear()
+    with pytest.raises(BundleError, match="probe"):
+        runtime.bundle.replay_probe(logits_at)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of openvino's own conversion
+@needs_openvino
+def test_openvino_agrees_with_torch(tiny_bundle: Path, runtime: OATRuntime) -> None:
+    other = OATRuntime.load(tiny_bundle, backend="openvino", precision="float32", num_threads=1)
+    for point in SOME_POINTS:
+        for num in (1, 3):
+            runtime.set_point(lam=point.lam, width=point.width)
+            other.set_point(lam=point.lam, width=point.width)
+            first = other.infer(inputs(num))
+            np.testing.assert_allclose(first, runtime.infer(inputs(num)), atol=1e-3)
+            kept = first.copy()
+            other.infer(1 - inputs(num))
+            np.testing.assert_array_equal(first, kept)  # the engine's buffers are its own
+    other.close()
+
+
+@needs_openvino
+def test_openvino_reports_nothing_to_anyone() -> None:
+    code = (
+        "import sys\nfrom oat_runtime.backends import get_backend\n"
+        "print(get_backend('openvino')[0], sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino", "None"]
+
+
+def test_auto_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    monkeypatch.setattr(backends, "available", lambda: ("torch",))
+    runtime = OATRuntime.load(tiny_bundle, num_threads=1)
+    assert (runtime.backend, runtime.precision) == ("torch", "float32")
+    with pytest.raises(BackendError, match=r"pip install 'oat-robot\[openvino\]'"):
+        get_backend("openvino")
+
+
+def test_what_is_not_there_is_refused_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="must be one of .*got 'tensorrt'"):
+        OATRuntime.load(tiny_bundle, backend="tensorrt")
+    with pytest.raises(BackendError, match="got 'bfloat16': use openvino"):
+        OATRuntime.load(tiny_bundle, backend="torch", precision="bfloat16")
+    with pytest.raises(InputError, match="device must be 'cpu', got 'cuda'"):
+        OATRuntime.load(tiny_bundle, device="cuda")
+    with pytest.raises(BundleError, match="no bundle at"):
+        OATRuntime.load(tmp_path / "nowhere")
+
+
+def test_loading_verifies_the_bundle(tiny_bundle: Path) -> None:
+    assert OATRuntime.load(tiny_bundle, backend="torch").table == Bundle.load(tiny_bundle).select
