@@ -22,6 +22,9 @@ WS := ros2_ws/install/.built
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
 	-not -path '*/test/*' -not -path '*.egg-info/*')
 
+BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
+	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+
 .PHONY: help setup ws demo test lint format bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,7 +51,7 @@ format: $(SETUP) ## rewrite the code as `lint` wants it
 	$(PY) -m ruff format .
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
-	for name in oat_runtime training policy oat_perception; do \
+	for name in $(BENCHES); do \
 		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || exit; \
 	done
 

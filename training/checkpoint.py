@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from oat_runtime.errors import CheckpointError
 from training.config import TrainConfig
@@ -59,7 +60,12 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: give the path of a checkpoint.pt that oat-train wrote")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them
+            if (spoiled := archive.testzip()) is not None:
+                raise ValueError(f"{spoiled} fails its checksum")
         payload = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(payload, dict):
+            raise TypeError(f"expected a dict, got {type(payload).__name__}")
         if payload["format"] != _FORMAT:
             raise CheckpointError(f"{path}: expected checkpoint format {_FORMAT}, got {payload['format']}")
         return Checkpoint(
@@ -70,5 +76,8 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
             seconds=payload["seconds"],
             finished=payload["finished"],
         )
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, ValidationError) as error:
+    except (
+        OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError,
+        pickle.UnpicklingError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({error}): use an older one") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,14 +97,19 @@ def _read_pack(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.N
     """Read lossless WebP mosaics of 50 tiles a row, and their labels."""
     from PIL import Image  # an extra: only packs need it
 
-    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
-        labels = archive[f"y_{split}"].astype(np.int64)
+    try:
+        with (folder / "labels.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            labels = archive[f"y_{split}"].astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{folder / 'labels.npz'} cannot be read ({error}): copy the pack again") from error
     tiles = []
     for path in sorted(folder.glob(f"{split}_*.webp")):
         try:
             mosaic = np.asarray(Image.open(path).convert("RGB"))
         except OSError as error:
             raise DataError(f"{path} cannot be decoded ({error}): copy the pack again") from error
+        if mosaic.shape[0] % _TILE or mosaic.shape[1] != _COLUMNS * _TILE:
+            raise DataError(f"{path}: expected {_COLUMNS} tiles of {_TILE}x{_TILE} a row, got shape {mosaic.shape}")
         grid = mosaic.reshape(mosaic.shape[0] // _TILE, _TILE, _COLUMNS, _TILE, 3).transpose(0, 2, 1, 3, 4)
         tiles.append(grid.reshape(-1, _TILE, _TILE, 3))
     found = sum(len(tile) for tile in tiles)

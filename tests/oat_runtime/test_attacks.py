@@ -148,9 +148,7 @@ def test_a_network_in_training_keeps_mode_and_statistics(make_net: Callable[...,
 def test_the_same_seed_gives_the_same_images_and_draws_nothing_else() -> None:
     def attack(seed: int) -> Tensor:
         x_NCHW, y_N = batch()
-        return pgd_linf(
-            curved(), x_NCHW, y_N, epsilon=EPSILON, step_size=1 / 255, num_steps=3, generator=seeded(seed)
-        )
+        return pgd_linf(curved(), x_NCHW, y_N, epsilon=EPSILON, step_size=1 / 255, num_steps=3, generator=seeded(seed))
 
     first = attack(1)
     state = torch.get_rng_state()

@@ -13,13 +13,16 @@ import cv2
 import rclpy
 from oat_msgs.msg import EnvironmentConfidence
 from oat_msgs.msg import OperatingPoint as OperatingPointMsg
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.context import Context
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 
+from oat_perception.parameters import Change, Spec
 from oat_perception.scenario import Moment, Scenario, load_scenario
 from oat_perception.sources import Bytes, SourceFrame, open_source
 from oat_perception.treatment import disturb, fit_square
@@ -32,19 +35,55 @@ if TYPE_CHECKING:  # loads torch; only an attack needs it
 
 _SIGNALS_PERIOD_S = 0.2
 _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
-_ATTACKS = ("none", "pgd-10")
+
+_SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec("source", "cifar10", "cifar10, foolbox, a webcam's number, or a path: folder, video, rosbag2, .mcap.",
+             change=Change.AT_START),
+        Spec("data_root", "", "Folder that holds CIFAR-10; empty: $OAT_DATA, else ../shared/data, else a download.",
+             change=Change.AT_START),
+        Spec("bag_topic", "", "Image topic of a bag; empty: its only one.", change=Change.AT_START),
+        Spec("frame_side_px", 0, "Crop the centre and scale to a square of this side in pixels; 0: as it is.",
+             0, 4096, change=Change.AT_START),
+        Spec("frame_id", "camera", "frame_id of the images.", change=Change.AT_START),
+        Spec("wait_for_subscriber", True, "Publish nothing, and let no scenario begin, before somebody wants images.",
+             change=Change.AT_START),
+        Spec("loop", True, "Start over at the end of the source; otherwise the node ends there.",
+             change=Change.AT_START),
+        Spec("rate_hz", 10.0, "Images a second.", 0.1, 1000.0, change=Change.AT_START),
+        Spec("seed", 0, "Order of labelled images, noise, and random starts of attacks.", 0, 2**31 - 1,
+             change=Change.AT_START),
+        Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START),
+        Spec("perception_node", "oat_perception", "Node whose ~/operating_point is attacked.", change=Change.AT_START),
+        Spec("scenario", "", "day, or a JSON file; it then sets what can be set live. Empty: none.",
+             change=Change.AT_START),
+        Spec("seconds_per_phase", 0.0, "Length of each phase in seconds; 0: as the scenario says.", 0.0, 3600.0,
+             change=Change.AT_START),
+        Spec("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none.",
+             change=Change.AT_START),
+        Spec("frames_dir", "", "Folder for a PNG of each published image; empty: none.", change=Change.AT_START),
+        Spec("playing", True, "False pauses everything, the scenario's clock included.", change=Change.ANY_TIME),
+        Spec("corruption", "none", "Kind of corruption.", choices=("none", *CORRUPTIONS), change=Change.ANY_TIME),
+        Spec("severity", 3, "Severity of the corruption.", 1, 5, change=Change.ANY_TIME),
+        Spec("attack", "none", "White-box at the operating point in force, L-infinity, epsilon 8/255.",
+             choices=("none", "pgd-10"), change=Change.ANY_TIME),
+        Spec("confidence", 1.0, "Environment confidence to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
+        Spec("battery", 1.0, "Battery's state of charge to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
+    )
+}  # fmt: skip
 
 
 class CameraReplay(Node):
     """Publishes `image`, `battery_state` and `environment_confidence`. True labels go to a file, never on the wire."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, context: Context | None = None, parameter_overrides: list[Parameter] | None = None) -> None:
         """Declare parameters, open the source and start the timers.
 
         Raises:
             OATError: a parameter, the source or the bundle cannot be used.
         """
-        super().__init__("camera_replay")
+        super().__init__("camera_replay", context=context, parameter_overrides=parameter_overrides)
         self._declare_parameters()
         name = self._text("scenario")
         self._scenario: Scenario | None = load_scenario(name) if name else None
@@ -53,7 +92,8 @@ class CameraReplay(Node):
         self._frames = self._open()
         self._waiting = bool(self.get_parameter("wait_for_subscriber").value)
         self._sequence = 0
-        self._started_s: float | None = None
+        self._elapsed_s = 0.0
+        self._ticked_s: float | None = None
         self._last_frame_s = -math.inf
         self._attacked: OperatingPoint | None = None
         self._attacker: Attacker | None = None
@@ -85,39 +125,12 @@ class CameraReplay(Node):
         self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals)
 
     def _declare_parameters(self) -> None:
-        def declare(name: str, default: Any, description: str, *, low: float | None = None, high: float | None = None,
-                    read_only: bool = True) -> None:  # fmt: skip
-            descriptor = ParameterDescriptor(description=description, read_only=read_only)
-            if low is not None and high is not None and isinstance(default, float):
-                descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-            elif low is not None and high is not None:
-                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
-            self.declare_parameter(name, default, descriptor)
-
-        declare("source", "cifar10", "cifar10, foolbox, a webcam's number, or a path: folder, video, rosbag2 or .mcap")
-        declare("data_root", "", "folder that holds CIFAR-10; empty: $OAT_DATA, ../shared/data, else a download")
-        declare("bag_topic", "", "image topic of a bag; empty: its only one")
-        declare("frame_side_px", 0, "crop the centre and scale to a square of this side; 0: as it is", low=0, high=4096)
-        declare("frame_id", "camera", "frame_id of the images")
-        declare("wait_for_subscriber", True, "publish nothing, and let no scenario begin, before somebody wants images")
-        declare("loop", True, "start over at the end of the source; otherwise the node ends there")
-        declare("rate_hz", 10.0, "images a second", low=0.1, high=1000.0)
-        declare("seed", 0, "order of labelled images, noise, and starts of attacks", low=0, high=2**31 - 1)
-        declare("bundle", "", "bundle of the attacked node; needed for attacks only")
-        declare("perception_node", "oat_perception", "node whose ~/operating_point is attacked")
-        declare("scenario", "", "'day' or a JSON file; it then sets everything below. Empty: parameters decide")
-        declare("seconds_per_phase", 0.0, "length of each phase, s; 0: as the scenario says", low=0.0, high=3600.0)
-        declare("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none")
-        declare("frames_dir", "", "folder for a PNG of each published image; empty: none")
-        live: dict[str, Any] = {"read_only": False}
-        declare("playing", True, "false pauses everything, the scenario's clock included", **live)
-        declare("corruption", "none", f"none, or one of {', '.join(CORRUPTIONS)}", **live)
-        declare("severity", 3, "severity of the corruption", low=1, high=5, **live)
-        declare("attack", "none", "none, or pgd-10: white-box at the operating point in force, epsilon 8/255", **live)
-        declare("confidence", 1.0, "environment confidence to publish; -1: silence", low=-1.0, high=1.0, **live)
-        declare("battery", 1.0, "battery's state of charge to publish; -1: silence", low=-1.0, high=1.0, **live)
-        for parameter in (self.get_parameter("corruption"), self.get_parameter("attack")):
-            if reason := self._objection(parameter):
+        for spec in _SPECS.values():
+            descriptor = spec.descriptor()
+            is_source = spec.name == "source"  # a webcam's number may be typed as one
+            descriptor.dynamic_typing |= is_source
+            value = self.declare_parameter(spec.name, spec.default, descriptor).value
+            if reason := spec.objection(str(value) if is_source else value):
                 raise ConfigError(reason)
 
     def _text(self, name: str) -> str:
@@ -142,7 +155,7 @@ class CameraReplay(Node):
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
-            reason = self._objection(parameter)
+            reason = _SPECS[parameter.name].objection(parameter.value) if parameter.name in _SPECS else ""
             if self._scenario is not None and parameter.name in _SCRIPTED:
                 reason = f"{parameter.name} is set by the scenario: start the node with scenario:=''"
             if parameter.name == "attack" and parameter.value != "none" and self._attacker is None:
@@ -151,35 +164,31 @@ class CameraReplay(Node):
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
-    @staticmethod
-    def _objection(parameter: Parameter) -> str:
-        known = {"corruption": ("none", *CORRUPTIONS), "attack": _ATTACKS}.get(parameter.name)
-        if known is not None and parameter.value not in known:
-            return f"{parameter.name} must be one of {', '.join(known)}, got {parameter.value!r}"
-        return ""
-
     def _on_operating_point(self, message: OperatingPointMsg) -> None:
         self._attacked = OperatingPoint(message.lambda_value, message.width)
 
-    def _moment(self) -> Moment | None:
-        """Where the script stands; starts its clock at the first call while playing."""
-        assert self._scenario is not None
+    def _moment(self, scenario: Scenario) -> Moment | None:
+        """Where the script stands; its clock runs from the first call on, while playing."""
         now_s = time.monotonic()
-        if self._started_s is None:
-            self._started_s = now_s
-        return self._scenario.at(now_s - self._started_s)
+        if self._ticked_s is not None:
+            self._elapsed_s += now_s - self._ticked_s
+        self._ticked_s = now_s
+        return scenario.at(self._elapsed_s)
 
     def _is_playing(self) -> bool:
         if self._waiting and self._image.get_subscription_count():
             self._waiting = False
-        return bool(self.get_parameter("playing").value) and not (self._waiting or self.done)
+        playing = bool(self.get_parameter("playing").value) and not (self._waiting or self.done)
+        if not playing:
+            self._ticked_s = None
+        return playing
 
     def _publish_signals(self) -> None:
         if not self._is_playing():
             return
         confidence, battery = self._number("confidence"), self._number("battery")
         if self._scenario is not None:
-            moment = self._moment()
+            moment = self._moment(self._scenario)
             if moment is None:
                 return
             confidence, battery = moment.confidence, moment.battery
@@ -199,10 +208,12 @@ class CameraReplay(Node):
     def _publish_frame(self) -> None:
         if not self._is_playing():
             return
+        if self._sequence == 0:
+            self._publish_signals()  # or the first images would be seen with battery and surroundings unknown
         phase, corruption, severity = "", self._text("corruption"), int(self._number("severity"))
         attack, now_s = self._text("attack"), time.monotonic()
         if self._scenario is not None:
-            moment = self._moment()
+            moment = self._moment(self._scenario)
             if moment is None:
                 self.done = True
                 return
@@ -283,7 +294,7 @@ def main() -> None:
             executor.spin_once(timeout_sec=0.5)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except OATError as error:
+    except (OATError, InvalidParameterTypeException) as error:
         raise SystemExit(f"camera_replay: {error}") from error
     finally:
         if node is not None:

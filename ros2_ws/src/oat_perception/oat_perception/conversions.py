@@ -62,7 +62,7 @@ def check_image(message: ImageMessage) -> None:
     channels = _CHANNELS.get(message.encoding)
     if channels is None:
         raise InputError(
-            f"unknown encoding: expected one of {', '.join(_CHANNELS)}, got {message.encoding!r}; convert it at the camera"
+            f"unknown encoding: expected one of {', '.join(_CHANNELS)}, got {message.encoding!r}: convert it first"
         )
     height, width, step = message.height, message.width, message.step
     if not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
@@ -105,7 +105,9 @@ def check_compressed(message: CompressedImageMessage) -> None:
     if not head:
         raise InputError("empty: a compressed image without data")
     if not head.startswith((_JPEG, _PNG)):
-        raise InputError(f"unknown format: expected JPEG or PNG data, got {message.format!r} with bytes {head.hex(' ')}")
+        raise InputError(
+            f"unknown format: expected JPEG or PNG data, got {message.format!r} with bytes {head.hex(' ')}"
+        )
 
 
 def rgb_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uint8]:

@@ -82,12 +82,15 @@ class Received:
         return Reading(self.value, 0.0 if self.value is None else now_s - self.received_s, self.source)
 
 
+_NEVER = Reading()
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalSignals:
     """What comes from outside the camera: battery and environment confidence with ages, and the operator's wishes."""
 
-    confidence: Reading = Reading()
-    battery: Reading = Reading()
+    confidence: Reading = _NEVER
+    battery: Reading = _NEVER
     override_lam: Override | None = None
     override_width: Override | None = None
     safety_lock: bool = False

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -48,6 +49,7 @@ from oat_runtime.errors import ConfigError, OATError
 _START_TIMEOUT_S = 120.0
 _SILENCE_TIMEOUT_S = 15.0
 _REFRESH_S = 0.25
+_WIDTH_DWELL_S = 3.0  # 10 on a robot; here a battery empties in seconds
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 _HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
 
@@ -62,6 +64,7 @@ class Options:
     seconds_per_phase: float
     rate_hz: float
     seed: int
+    arguments: tuple[str, ...]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 where the day went as it should; 1 where not, with the reason on stderr; 130 after Ctrl-C.
     """
-    console = Console()
+    console = Console(highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         options = _parse(argv)
@@ -106,7 +109,10 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
     _write_summary(options, folder, day, images, checks)
     report = write_report(folder)
     for check in checks:
-        console.print(f"[{'green' if check.ok else 'red'}]{'✓' if check.ok else '✗'}[/] {check.name}: {check.detail}")
+        console.print(
+            f"[{'green' if check.ok else 'red'}]{'✓' if check.ok else '✗'}[/] {check.name}: {check.detail}",
+            soft_wrap=True,
+        )
     console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
     return checks
 
@@ -131,6 +137,7 @@ def _parse(argv: list[str] | None) -> Options:
         seconds_per_phase=seconds,
         rate_hz=arguments.rate,
         seed=arguments.seed,
+        arguments=tuple(sys.argv[1:] if argv is None else argv),
     )
 
 
@@ -178,10 +185,8 @@ def _parameters(
 ) -> dict[str, dict[str, Any]]:
     return {
         "perception_node": {
+            **_node_settings(),
             "bundle": str(options.bundle),
-            "auto_activate": True,
-            "always_process": True,
-            "use_battery": True,
             "decision_log": str(folder / DECISIONS),
         },
         "camera_replay_node": {
@@ -197,6 +202,18 @@ def _parameters(
             "frames_dir": str(folder / "frames"),
             "playing": False,
         },
+    }
+
+
+def _node_settings() -> dict[str, Any]:
+    """Where the node departs from its defaults."""
+    return {
+        "auto_activate": True,
+        "always_process": True,
+        "use_battery": True,
+        "width_dwell_s": _WIDTH_DWELL_S,
+        # One core is left to camera and attacker, which on a robot would not be there.
+        "num_threads": max(1, len(os.sched_getaffinity(0)) - 1),
     }
 
 
@@ -241,6 +258,8 @@ def _so_far(folder: Path, results: Sequence[Record]) -> list[Frame]:
 
 def _compare(options: Options, folder: Path, images: LabelledImages, truth: Sequence[Record], console: Console) -> None:
     """Write what the least and the most robust fixed setting would have answered."""
+    import torch
+
     from oat_perception.attacker import Attacker
     from oat_perception.comparison import fixed_answers
     from oat_runtime.operating_point import OperatingPoint
@@ -248,7 +267,8 @@ def _compare(options: Options, folder: Path, images: LabelledImages, truth: Sequ
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("The same images at fixed λ", total=len(truth))
-        runtime = OATRuntime.load(options.bundle)
+        torch.set_num_threads(1)  # one small image at a time: more threads only wait for one another
+        runtime = OATRuntime.load(options.bundle, num_threads=1)
         try:
             lambdas, width = runtime.table.lambdas, runtime.table.widths[-1]
             answers = fixed_answers(
@@ -275,7 +295,8 @@ def _write_summary(options: Options, folder: Path, day: Day, images: LabelledIma
     summary = {
         "name": "demo",
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": "make demo",
+        "command": shlex.join(["python", "-m", "oat_perception.demo", *options.arguments]),
+        "settings": _node_settings(),
         "bundle": options.bundle.name,
         "bundle_sha256": Bundle.load(options.bundle).sha256,
         "images": {"pack": "lossless pack", "binary": "official binary file", "foolbox": "20 images from foolbox"}[

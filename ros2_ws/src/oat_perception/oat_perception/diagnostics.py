@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from oat_perception.core import FrameResult
-from policy.signals import SignalState
+
+from oat_perception.core import ExternalSignals, FrameResult
+from policy.config import PolicyConfig
+from policy.signals import Reading, SignalState
 
 _WINDOW = 300
 """Frames that percentiles are taken over."""
@@ -113,8 +114,7 @@ class Health:
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
         num_dropped: images replaced by newer ones before they were processed.
-        age_s: ages of the last confidence and battery readings, by signal; None where there is none.
-        states: their states.
+        signals: state and age (None: never received) of each outside signal.
         camera_timeout_s: silence of the camera that counts as such.
         now_s: steady time.
     """
@@ -126,10 +126,22 @@ class Health:
     bundle: Mapping[str, str]
     tally: Snapshot | None
     num_dropped: int
-    age_s: Mapping[str, float | None]
-    states: Mapping[str, SignalState]
+    signals: Mapping[str, tuple[SignalState, float | None]]
     camera_timeout_s: float
     now_s: float
+
+
+def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, tuple[SignalState, float | None]]:
+    """State and age of the outside signals that this robot is meant to have."""
+    found: dict[str, tuple[Reading, float]] = {}
+    if external.confidence.value is not None or config.confidence_topic == "required":
+        found["environment confidence"] = external.confidence, config.confidence_max_age_s
+    if config.battery_ladder:
+        found["battery"] = external.battery, config.battery_max_age_s
+    return {
+        name: (reading.state(low=0.0, high=1.0, max_age_s=limit_s), None if reading.value is None else reading.age_s)
+        for name, (reading, limit_s) in found.items()
+    }
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
@@ -138,7 +150,7 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
     found = [_status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle)]
     if health.tally is not None:
         found += [_camera(health, health.tally), _network(health, health.tally), _point(health, health.tally)]
-        found += [_signal(health, name) for name in health.states]
+        found += [_signal(health, name) for name in health.signals]
     return found
 
 
@@ -192,7 +204,7 @@ def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
 
 
 def _signal(health: Health, name: str) -> DiagnosticStatus:
-    state, age_s = health.states[name], health.age_s[name]
+    state, age_s = health.signals[name]
     level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
         state, DiagnosticStatus.WARN
     )

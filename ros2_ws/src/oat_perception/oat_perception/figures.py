@@ -129,9 +129,9 @@ def _regimes(axes: Axes, t_s: np.ndarray, answered: Sequence[Frame]) -> None:
         labels=[_REGIME_TITLES[r] for r in Regime],
     )  # fmt: skip
     axes.set_ylim(0, 1)
-    axes.set_yticks((0, 0.5, 1))
+    axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
     axes.set_ylabel("belief in\neach regime")
-    _legend(axes)
+    _legend(axes, reverse=True)  # in the order of the stack
 
 
 def _told(axes: Axes, t_s: np.ndarray, answered: Sequence[Frame]) -> None:
@@ -142,7 +142,7 @@ def _told(axes: Axes, t_s: np.ndarray, answered: Sequence[Frame]) -> None:
         values = np.array([frame.answer[key] for frame in answered], float)
         axes.plot(t_s, values, color=color, linewidth=1.8, label=name)
     axes.set_ylim(-0.03, 1.08)
-    axes.set_yticks((0, 0.5, 1))
+    axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
     axes.set_ylabel("what the node\nis told")
     _legend(axes)
 
@@ -159,7 +159,7 @@ def _knob(axes: Axes, t_s: np.ndarray, answered: Sequence[Frame], *, key: str, l
     changed = np.flatnonzero(np.diff(values)) + 1
     axes.plot(t_s[changed], values[changed], "o", color=INK, markersize=3.5)
     axes.set_ylim((-0.06, 1.12) if key == "lambda" else (0, 1.12))
-    axes.set_yticks((0, 0.5, 1))
+    axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
     axes.set_ylabel(label)
     if key == "lambda":
         _legend(axes)
@@ -223,10 +223,10 @@ def _interval(axes: Axes, x: float, share: Proportion, color: str, marker: str, 
 
 
 def _percent(axes: Axes, label: str) -> None:
-    axes.set_ylim(-0.02, 1.03)
+    axes.set_ylim(-0.04, 1.04)
     axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0 %", "25 %", "50 %", "75 %", "100 %"))
     axes.set_ylabel(label)
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), borderaxespad=0)
+def _legend(axes: Axes, *, reverse: bool = False) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), borderaxespad=0, reverse=reverse)

@@ -66,7 +66,7 @@ class LiveView:
     def finish(self, frames: Sequence[Frame]) -> None:
         """Say what is left to say about the last phase, where there is no terminal."""
         if self._live is None and self._last_phase:
-            self._console.print(_phase_line(self._scenario, frames, self._last_phase))
+            self._console.print(_phase_line(self._scenario, frames, self._last_phase), soft_wrap=True)
 
     def _note_switch(self, frame: Frame, reason: str) -> None:
         point = (frame.point.lam, frame.point.width)
@@ -82,15 +82,15 @@ class LiveView:
         phase = frames[-1].truth["phase"] if frames else ""
         if phase != self._last_phase:
             if self._last_phase:
-                self._console.print(_phase_line(self._scenario, frames, self._last_phase))
+                self._console.print(_phase_line(self._scenario, frames, self._last_phase), soft_wrap=True)
             self._console.print(f"--- {self._scenario.phase(phase).title}")
             self._last_phase = phase
 
     def _table(self, frames: Sequence[Frame], reason: str, elapsed_s: float) -> Group:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")  # 80 columns
         table.add_column("Phase", min_width=11)
-        for name in ("frames", "regime", "conf.", "battery", "λ", "width", "by", "ms", "right answers"):
-            left = name in ("regime", "by", "right answers")
+        for name in ("regime", "conf", "batt", "λ", "width", "by", "ms", "right"):
+            left = name in ("regime", "by", "right")
             table.add_column(name, justify="left" if left else "right", no_wrap=True)
         current = frames[-1].truth["phase"] if frames else ""
         for phase in self._scenario.phases:
@@ -108,10 +108,9 @@ def _cells(frames: Sequence[Frame]) -> list[str]:
     """A phase's row: the state at its newest answer, and its counts."""
     answered = [frame for frame in frames if frame.result is not None]
     if not answered:
-        return [str(len(frames) or "")] + [""] * 8
+        return [""] * 8
     counts, last = count("", frames), answered[-1].answer
     return [
-        str(len(frames)),
         _regime(last["posterior"]),
         _number(last["environment_confidence"]),
         _number(last["battery"]),
@@ -125,7 +124,7 @@ def _cells(frames: Sequence[Frame]) -> list[str]:
 
 def _phase_line(scenario: Scenario, frames: Sequence[Frame], name: str) -> str:
     own = [frame for frame in frames if frame.truth["phase"] == name]
-    names = ("frames", "regime", "confidence", "battery", "λ", "width", "by", "median ms", "right")
+    names = ("regime", "confidence", "battery", "λ", "width", "by", "median ms", "right")
     cells = ", ".join(f"{key} {cell}" for key, cell in zip(names, _cells(own), strict=True) if cell)
     return f"    {scenario.phase(name).title} ends: {cells}"
 

@@ -7,13 +7,14 @@ from array import array
 from typing import Any
 
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
+from std_msgs.msg import Header
+
 from oat_perception.core import FrameResult
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import Regime
 from policy.decision import Decision, Rule, Source
 from policy.record import step_line
 from policy.signals import Reading
-from std_msgs.msg import Header
 
 try:
     from vision_msgs.msg import Classification, ObjectHypothesis

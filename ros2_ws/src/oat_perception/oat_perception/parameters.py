@@ -1,4 +1,4 @@
-"""Every parameter of the node: meaning, unit, range, when it may change; their check, and the policy's configuration."""
+"""Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration."""
 
 from __future__ import annotations
 
@@ -179,9 +179,7 @@ SPECS: tuple[Spec, ...] = (
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 
-def objection(
-    changes: Mapping[str, Any], *, current: Mapping[str, Any], offered: Offered | None
-) -> str:
+def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered: Offered | None) -> str:
     """Why these changes, taken together, are refused; empty where they are not. Changes nothing.
 
     Args:

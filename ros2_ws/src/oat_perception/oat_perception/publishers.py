@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Header
 
-from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
 from oat_perception import messages
 from oat_perception.core import FrameResult
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingPoint as Point
-from std_msgs.msg import Header
 
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _RESULT_DEPTH = 5
@@ -45,6 +45,11 @@ class ResultPublishers:
         return [publisher for publisher in every if publisher is not None]
 
     @property
+    def last_point(self) -> OperatingPoint | None:
+        """The operating point as last published; None before the first activation."""
+        return self._last_point
+
+    @property
     def wanted(self) -> bool:
         """Whether anybody subscribes to results."""
         results = (self._perception, self._decision, self._classification)
@@ -63,13 +68,18 @@ class ResultPublishers:
             self._repeat = True
 
     def publish(
-        self, result: FrameResult, header: Header, *, image_age_ms: float, total_ms: float, num_dropped: int, sequence: int
+        self,
+        result: FrameResult,
+        header: Header,
+        *,
+        image_age_ms: float,
+        total_ms: float,
+        num_dropped: int,
+        sequence: int,
     ) -> None:
         """Publish one image's results, the prediction first."""
         self._perception.publish(
-            messages.perception(
-                result, header, image_age_ms=image_age_ms, total_ms=total_ms, num_dropped=num_dropped
-            )
+            messages.perception(result, header, image_age_ms=image_age_ms, total_ms=total_ms, num_dropped=num_dropped)
         )
         if self._classification is not None and self._classification.get_subscription_count():
             self._classification.publish(messages.classification(result, header, self._class_names))

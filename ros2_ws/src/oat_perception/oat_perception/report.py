@@ -124,8 +124,8 @@ def _phases_note(day: Day, summary: dict[str, Any]) -> str:
     return (
         "<p class=note>Accuracy: share of right answers, count, Wilson 95&nbsp;% interval. Fixed λ runs at full width "
         "on the very pixels the node got, except under attack: there each column is attacked at its own operating "
-        f"point, from the same clean image and random start ({escape(attack['name'])}, L∞, ε&nbsp;=&nbsp;{epsilon}, step "
-        f"{step}, white-box, float32 gradients). The camera attacked the point that the node had last announced: "
+        f"point, from the same clean image and random start ({escape(attack['name'])}, L∞, ε&nbsp;=&nbsp;{epsilon}, "
+        f"step {step}, white-box, float32 gradients). The camera attacked the point that the node had last announced: "
         f"{in_step} of {len(attacked)} "
         "attacked images were answered at just that point.</p>"
     )
@@ -153,8 +153,8 @@ def _samples(day: Day, frames_dir: Path) -> str:
     rows = []
     for phase in day.scenario.phases:
         frames = [frame for frame in day.of(phase) if frame.result is not None]
-        picked = [frames[len(frames) * (2 * i + 1) // (2 * _SAMPLES_PER_PHASE)] for i in range(_SAMPLES_PER_PHASE)]
-        figures = "".join(_sample(frame, frames_dir) for frame in (picked if frames else []))
+        places = [len(frames) * (2 * i + 1) // (2 * _SAMPLES_PER_PHASE) for i in range(_SAMPLES_PER_PHASE)]
+        figures = "".join(_sample(frames[place], frames_dir) for place in places if frames)
         rows.append(f"<section class=strip><h3>{phase.title}</h3><div>{figures}</div></section>")
     return "".join(rows)
 
@@ -169,7 +169,7 @@ def _sample(frame: Frame, frames_dir: Path) -> str:
     return (
         f'<figure><img alt="{truth}" src="data:image/png;base64,{image}"><figcaption>{verdict} '
         f"<small>{100 * frame.answer['confidence']:.0f}&nbsp;%</small><br>"
-        f"<small>{'is ' + truth + '; ' if not right else ''}λ&nbsp;{frame.point.lam:g}, "
+        f"<small>{f'is {truth}<br>' if not right else ''}λ&nbsp;{frame.point.lam:g}, "
         f"width&nbsp;{frame.point.width:g}</small></figcaption></figure>"
     )
 
@@ -208,10 +208,12 @@ def _check_list(checks: Sequence[dict[str, Any]]) -> str:
 
 
 def _colophon(summary: dict[str, Any]) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items())
     return (
         f"<p>{escape(summary['finished'])} · {escape(summary['command'])} · bundle {escape(summary['bundle'])} "
         f"<code>{summary['bundle_sha256'][:12]}</code> · CIFAR-10 test images ({escape(summary['images'])}), seed "
-        f"{summary['seed']}, {summary['rate_hz']:g} Hz · {escape(summary['machine'])} · every frame is in "
+        f"{summary['seed']}, {summary['rate_hz']:g} Hz · {escape(summary['machine'])} · node at its default parameters "
+        f"but for {escape(settings)} · every frame is in "
         "<code>truth.jsonl</code>, <code>results.jsonl</code> and <code>fixed.jsonl</code>, every decision in "
         "<code>decisions.jsonl</code>.</p>"
     )
@@ -264,16 +266,16 @@ small { color: var(--soft); font-size: 12.5px; font-weight: 400; }
 code { font-size: 0.9em; }
 .figure svg { display: block; width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
+th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; white-space: nowrap; }
 th, td { padding: 7px 14px 7px 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
 .numbers td { line-height: 1.3; }
 .numbers tbody tr:last-child td { border-bottom: 0; border-top: 2px solid var(--ink); }
 .switches td { white-space: nowrap; } .switches .reason { white-space: normal; font-size: 13.5px; }
 .time { text-align: right; } .same { color: #9aa3aa; }
-.strip { display: grid; grid-template-columns: 110px 1fr; align-items: start; padding: 12px 0;
+.strip { display: grid; grid-template-columns: 124px 1fr; align-items: start; padding: 12px 0;
   border-bottom: 1px solid var(--rule); }
-.strip div { display: flex; flex-wrap: wrap; gap: 16px 24px; }
-figure { margin: 0; width: 196px; display: flex; gap: 10px; font-size: 14px; line-height: 1.3; }
+.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
+figure { margin: 0; display: flex; gap: 10px; font-size: 14px; line-height: 1.3; }
 figure img { width: 80px; height: 80px; flex: none; image-rendering: pixelated; border-radius: 3px; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .checks { list-style: none; padding: 0; } .checks span { color: var(--ink); }

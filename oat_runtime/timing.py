@@ -1,0 +1,72 @@
+"""Fair timing of several calls in one process: they take turns in random order, so drift and noise hit all alike."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Key = TypeVar("Key", bound=Hashable)
+Millis = npt.NDArray[np.float64]
+
+
+def interleave(
+    calls: Mapping[Key, Callable[[], object]],
+    *,
+    seconds: float,
+    enter: Callable[[Key], object] | None = None,
+    burst: int = 3,
+    min_rounds: int = 7,
+    seed: int = 0,
+) -> dict[Key, Millis]:
+    """Time calls against each other.
+
+    Every round gives each call one turn, in an order drawn anew. A turn is `enter`, one untimed call that fills the
+    caches (and lets the threads of the call before come to rest), then `burst` timed ones.
+
+    Args:
+        calls: what to time, by name.
+        seconds: how long to go on.
+        enter: called with the name before its turn, untimed: set the state that the call needs.
+        burst: timed calls in a turn.
+        min_rounds: rounds at least, however long they take.
+        seed: of the order of turns.
+
+    Returns:
+        Milliseconds of each call, (rounds, burst): one row a round, so that rows of two calls belong together.
+    """
+    order = random.Random(seed)
+    turns = list(calls)
+    taken: dict[Key, list[list[float]]] = {key: [] for key in turns}
+    end_s = time.perf_counter() + seconds
+    num_rounds = 0
+    while num_rounds < min_rounds or time.perf_counter() < end_s:
+        order.shuffle(turns)
+        for key in turns:
+            if enter is not None:
+                enter(key)
+            call = calls[key]
+            call()
+            times_ms = []
+            for _ in range(burst):
+                started_s = time.perf_counter()
+                call()
+                times_ms.append(1e3 * (time.perf_counter() - started_s))
+            taken[key].append(times_ms)
+        num_rounds += 1
+    return {key: np.array(rounds) for key, rounds in taken.items()}
+
+
+def median_ratio(times: Millis, baseline: Millis) -> float:
+    """How many times as long as `baseline` a call takes: the median over rounds of the ratio of their medians."""
+    return float(np.median(np.median(times, axis=1) / np.median(baseline, axis=1)))
+
+
+def p50_p99(times: Millis) -> tuple[float, float]:
+    """Median and 99th percentile of all timed calls, in milliseconds."""
+    p50, p99 = np.percentile(times, (50.0, 99.0))
+    return float(p50), float(p99)

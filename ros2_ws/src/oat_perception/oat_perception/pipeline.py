@@ -1,0 +1,143 @@
+"""The way of an image through the node, from activate to deactivate: check, newest-wins mailbox, inference, results."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.time import Time
+
+from oat_perception import conversions
+from oat_perception.core import DecisionLog, ExternalSignals, Frame, FrameResult, Mailbox, PerceptionCore
+from oat_perception.diagnostics import Tally
+from oat_perception.publishers import ResultPublishers
+from oat_runtime.errors import InputError
+
+_THROTTLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Mail:
+    """An image message that passed the structural check."""
+
+    message: Any
+    received_s: float
+
+
+class Pipeline:
+    """Two threads meet here: the executor's calls `accept`, the inference thread does the rest."""
+
+    def __init__(
+        self,
+        node: Node,
+        core: PerceptionCore,
+        publishers: ResultPublishers,
+        *,
+        compressed: bool,
+        external: Callable[[float], ExternalSignals],
+        log: DecisionLog | None,
+    ) -> None:
+        """Start the inference thread.
+
+        Args:
+            node: whose clock, logger and context are used.
+            core: what runs an image.
+            publishers: where results go.
+            compressed: whether images come as sensor_msgs/CompressedImage.
+            external: the outside signals at a steady time; called in the inference thread.
+            log: where decisions are kept.
+        """
+        self.tally = Tally()
+        self._node, self._core, self._publishers = node, core, publishers
+        self._external, self._log = external, log
+        self._check: Callable[[Any], None]
+        self._check = conversions.check_compressed if compressed else conversions.check_image
+        self._to_rgb: Callable[[Any], Any] = conversions.rgb_compressed if compressed else conversions.rgb_image
+        self._mailbox: Mailbox[_Mail] = Mailbox()
+        self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_dropped(self) -> int:
+        """Images that were replaced by a newer one before they were processed."""
+        return self._mailbox.num_dropped
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody wants results, so that nothing is classified."""
+        always = self._log is not None or self._node.get_parameter("always_process").value
+        return not (always or self._publishers.wanted)
+
+    def accept(self, message: Any) -> None:
+        """Take in an image message. The check comes before the mailbox, so a bad one never replaces a good one."""
+        now_s = time.monotonic()
+        self.tally.received(now_s)
+        try:
+            self._check(message)
+        except InputError as error:
+            self._refuse(error)
+            return
+        if not self.idle:
+            self._mailbox.put(_Mail(message, now_s))
+
+    def close(self) -> None:
+        """Take no more images, and wait for the one in work."""
+        self._mailbox.close()
+        self._thread.join()
+
+    def _refuse(self, error: InputError) -> None:
+        self.tally.refuse(str(error), time.monotonic())
+        self._node.get_logger().warning(f"image dropped: {error}", throttle_duration_sec=_THROTTLE_S)
+
+    def _run(self) -> None:
+        """Run images until the mailbox closes, no faster than the policy grants. One bad image never ends it."""
+        not_before_s, sequence = 0.0, 0
+        while (mail := self._mailbox.take(not_before_s=not_before_s)) is not None:
+            try:
+                result = self._process(mail)
+                rate_hz = result.decision.max_rate_hz
+                not_before_s = result.signals.now_s + 1 / rate_hz if rate_hz else 0.0
+                self._publish(mail, result, sequence)
+                sequence += 1
+            except InputError as error:
+                self._refuse(error)
+            except Exception:
+                if not self._node.context.ok():
+                    return
+                self.tally.failed()
+                self._node.get_logger().error(
+                    f"an image failed unexpectedly\n{traceback.format_exc()}", throttle_duration_sec=_THROTTLE_S
+                )
+
+    def _process(self, mail: _Mail) -> FrameResult:
+        frame = Frame(self._to_rgb(mail.message), mail.received_s)
+        now_s = time.monotonic()
+        return self._core.process(frame, external=self._external(now_s), now_s=now_s)
+
+    def _publish(self, mail: _Mail, result: FrameResult, sequence: int) -> None:
+        if self._log is not None:
+            self._log.write(result)
+        header = mail.message.header
+        total_ms = 1e3 * (time.monotonic() - mail.received_s)
+        self._publishers.publish(
+            result,
+            header,
+            image_age_ms=self._image_age_ms(header.stamp),
+            total_ms=total_ms,
+            num_dropped=self.num_dropped,
+            sequence=sequence,
+        )
+        self.tally.processed(result, now_s=time.monotonic(), total_ms=total_ms)
+
+    def _image_age_ms(self, stamp: Any) -> float:
+        """NaN for an unset stamp, and where the camera's clock is ahead of ours."""
+        if not (stamp.sec or stamp.nanosec):
+            return math.nan
+        age_ns = (self._node.get_clock().now() - Time.from_msg(stamp)).nanoseconds
+        return age_ns / 1e6 if age_ns >= 0 else math.nan

@@ -1,0 +1,155 @@
+"""One frame through policy and network, without ROS: what is decided, what ran, and what the next frame is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oat_perception.core import DecisionLog, ExternalSignals, Frame, FrameResult, Mailbox, PerceptionCore, Received
+from oat_perception.overrides import Overrides
+
+from oat_runtime.errors import InputError
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
+from policy.replay import replay
+from policy.signals import Override, SignalState
+
+FRAME = Frame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_bundle: Path) -> OATRuntime:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+    runtime.prepare()
+    return runtime
+
+
+@pytest.fixture
+def core(runtime: OATRuntime) -> PerceptionCore:
+    return PerceptionCore(runtime, PolicyConfig())
+
+
+def _run(core: PerceptionCore, now_s: float, **external: object) -> FrameResult:
+    return core.process(FRAME, external=ExternalSignals(**external), now_s=now_s)  # type: ignore[arg-type]
+
+
+def test_the_answer_is_the_runtimes_own_at_the_decided_point(core: PerceptionCore, runtime: OATRuntime) -> None:
+    for step, point in enumerate([OperatingPoint(0.0, 0.5), OperatingPoint(1.0, 1.0), OperatingPoint(0.3, 0.75)]):
+        result = _run(core, float(step), override_lam=Override(point.lam), override_width=Override(point.width))
+        assert result.prediction.point == result.decision.point == point
+        assert result.note == ""
+        direct = runtime.predict_at(FRAME.image_HWC, point)
+        np.testing.assert_array_equal(result.prediction.logits_K, direct.logits_K)
+
+
+def test_the_policy_sees_the_previous_frames_network_at_its_age(core: PerceptionCore) -> None:
+    first = _run(core, 10.0)
+    assert first.signals.network is None
+    second = _run(core, 10.25)
+    assert second.signals.network is not None
+    assert second.signals.network.age_s == 0.25
+    assert second.signals.network.point == first.prediction.point
+    assert second.signals.network.confidence == first.prediction.confidence
+    assert second.decision.states["network"] is SignalState.OK
+
+
+def test_a_probe_runs_on_the_same_frame_and_is_reported_once(core: PerceptionCore, monkeypatch) -> None:
+    probed = OperatingPoint(0.0, 1.0)
+    step = core.policy.step
+    asked = iter([probed, None, None])
+    monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
+    first, second, third = (_run(core, now_s) for now_s in (0.0, 0.1, 0.2))
+    assert first.probe is not None
+    assert first.probe.point == probed
+    assert first.probe_ms > 0
+    assert first.prediction.point != probed
+    assert (second.probe, second.probe_ms) == (None, 0.0)
+    assert second.signals.network is not None
+    assert second.signals.network.disagrees == (first.probe.label != first.prediction.label)
+    assert third.signals.network is not None
+    assert third.signals.network.disagrees is None
+
+
+def test_a_point_that_is_not_ready_is_not_claimed(core: PerceptionCore, runtime: OATRuntime, monkeypatch) -> None:
+    before = _run(core, 0.0).prediction.point
+    ready = threading.Event()
+    prepare = runtime._prepare
+    monkeypatch.setattr(runtime, "_prepare", lambda point: (ready.wait(10), prepare(point))[1])
+    waiting = _run(core, 0.1, override_lam=Override(0.55))
+    assert waiting.decision.point.lam == 0.55
+    assert waiting.prediction.point == before
+    assert "is being prepared" in waiting.note
+    ready.set()
+    until_s = time.monotonic() + 10
+    while runtime.pending is not None and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert _run(core, 0.2, override_lam=Override(0.55)).prediction.point.lam == 0.55
+
+
+def test_a_lambda_below_the_smallest_trained_one_says_what_it_runs_as(
+    core: PerceptionCore, runtime: OATRuntime
+) -> None:
+    result = _run(core, 0.0, override_lam=Override(0.05))
+    assert result.prediction.point.lam == 0.1
+    assert "runs as λ=0.1" in result.note
+
+
+def test_a_bad_frame_decides_nothing(core: PerceptionCore) -> None:
+    _run(core, 0.0)
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(InputError):
+            core.process(Frame(bad, 1.0), external=ExternalSignals(), now_s=1.0)
+    network = _run(core, 2.0).signals.network
+    assert network is not None
+    assert network.age_s == 2.0
+
+
+def test_age_counts_from_receipt() -> None:
+    assert Received().reading(5.0).state(low=0, high=1, max_age_s=1) is SignalState.MISSING
+    received = Received(0.5, received_s=5.0, source="tower")
+    assert received.reading(5.5).age_s == 0.5
+    assert received.reading(7.0).state(low=0, high=1, max_age_s=1) is SignalState.STALE
+
+
+def test_the_log_replays_and_keeps_the_one_before(core: PerceptionCore, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "log.jsonl"
+    for num_frames in (3, 5):
+        fresh = PerceptionCore(core._runtime, PolicyConfig())
+        log = DecisionLog(path, fresh.policy)
+        for step in range(num_frames):
+            log.write(_run(fresh, step / 10, override_lam=Override(0.3) if step == 1 else None))
+        log.close()
+    assert [len(replay(path)), len(replay(path.with_name("log.jsonl.old")))] == [5, 3]
+    assert all(step.equal for step in replay(path))
+
+
+def test_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
+    box: Mailbox[int] = Mailbox()
+    for item in range(5):
+        box.put(item)
+    assert (box.take(), box.num_dropped) == (4, 4)
+    box.put(5)
+    started_s = time.monotonic()
+    threading.Timer(0.02, box.put, [6]).start()
+    assert box.take(not_before_s=started_s + 0.1) == 6, "the newest at the time it may be taken"
+    assert time.monotonic() - started_s >= 0.1
+    threading.Timer(0.02, box.close).start()
+    assert box.take() is None
+
+
+def test_overrides_are_swapped_whole_and_name_what_ended() -> None:
+    overrides = Overrides()
+    assert overrides.put({"lambda": Override(0.2), "width": Override(0.5, expires_s=10.0)}) == []
+    seen = overrides.held
+    assert overrides.put({"lambda": None}) == ["lambda"]
+    assert set(seen) == {"lambda", "width"}, "a reader's view never changes under it"
+    assert overrides.expire(9.9) == []
+    assert overrides.expire(10.0) == ["width"]
+    assert overrides.put({"lambda": None}) == [], "nothing ends twice"
+    overrides.put({"lambda": Override(0.2), "width": Override(0.5, expires_s=10.0)})
+    assert overrides.end_timed() == ["width"]

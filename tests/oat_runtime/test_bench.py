@@ -1,0 +1,81 @@
+"""Laws of the benchmark: its yardstick is the same network, its timing is fair, and what is not measured is not ok."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oat_runtime import bench
+from oat_runtime.fold import fold
+from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.static_net import StaticNet
+from oat_runtime.timing import interleave, median_ratio
+
+
+@pytest.mark.parametrize("family", ["wide_resnet", "resnet"])
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_the_static_network_has_exactly_the_shapes_of_the_folded_one(family: str, width: float) -> None:
+    model = OATNet(ModelConfig(family=family, depth=10, widen_factor=1)).eval()  # type: ignore[arg-type]
+    static, folded = StaticNet(model, width), fold(model, lam=1.0, width=width)
+
+    def convolutions(net: torch.nn.Module) -> list[tuple[object, ...]]:
+        return sorted(
+            (*m.weight.shape, *m.stride, m.bias is not None) for m in net.modules() if isinstance(m, torch.nn.Conv2d)
+        )
+
+    assert convolutions(static) == convolutions(folded)
+    x_NCHW = torch.rand(2, 3, 32, 32)
+    assert static(x_NCHW).shape == folded(x_NCHW).shape
+
+
+def test_interleaving_gives_each_call_one_turn_a_round_and_enters_its_state_first() -> None:
+    seen: list[str] = []
+    state = {"now": ""}
+
+    def enter(name: str) -> None:
+        state["now"] = name
+
+    calls = {name: (lambda: seen.append(state["now"])) for name in "abc"}
+    times = interleave(calls, seconds=0.0, enter=enter, burst=2, min_rounds=4)
+    assert all(times[name].shape == (4, 2) and (times[name] >= 0).all() for name in "abc")
+    turns = ["".join(seen[start : start + 3]) for start in range(0, len(seen), 3)]  # 1 untimed and 2 timed calls
+    assert all(sorted(turns[start : start + 3]) == ["aaa", "bbb", "ccc"] for start in range(0, 12, 3))
+
+
+def test_a_drift_that_hits_both_sides_does_not_move_the_ratio() -> None:
+    drift = np.geomspace(1.0, 50.0, 9)[:, None]
+    baseline = drift * np.array([[1.0, 1.1, 0.9]])
+    assert median_ratio(1.25 * baseline, baseline) == pytest.approx(1.25)
+
+
+def test_a_figure_that_was_not_measured_is_null_and_not_ok() -> None:
+    row = {"comparison": "folded_over_static", "value": 1.01}
+    found = {check["name"]: check for check in bench.checks([row, row | {"value": 1.02}], "float32")}
+    assert found["folded_over_static"] | {"unit": ""} == {
+        "name": "folded_over_static", "value": 1.02, "limit": 1.03, "unit": "", "ok": True,
+    }  # fmt: skip
+    others = [check for name, check in found.items() if name != "folded_over_static"]
+    assert len(others) == 5
+    assert all(check["value"] is None and check["ok"] is False for check in others)
+
+
+def test_the_worst_row_decides() -> None:
+    slow = {"comparison": "speedup_over_reference_batch_1", "value": 1.4}
+    found = {check["name"]: check for check in bench.checks([slow | {"value": 9.0}, slow], "float32")}
+    assert found["speedup_over_reference_batch_1"]["value"] == 1.4
+    assert not found["speedup_over_reference_batch_1"]["ok"]
+
+
+def test_the_command_ends_with_one_json_line_of_every_check(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "BATCHES", (1,))
+    monkeypatch.setattr(bench, "QUICK_SECONDS", 0.01)
+    assert bench.main([str(tiny_bundle), "--quick", "--backend", "torch", "--threads", "1"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(document) == {"name", "machine", "rows", "checks"}
+    measured = {check["name"] for check in document["checks"] if check["value"] is not None}
+    assert measured == {*bench.LIMITS, "speedup_over_reference_batch_1"}
+    assert len([row for row in document["rows"] if row["comparison"] == "lambda_over_lambda_0"]) == 9

@@ -1,0 +1,124 @@
+"""Laws of device profiles: what does not belong to this machine is refused by name, what does fills every row."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import ConfigError
+from oat_runtime.operating_point import OperatingTable
+from oat_runtime.profile import DeviceProfile, ProfileRow, main, measure, processor_name
+from oat_runtime.runtime import OATRuntime
+
+IN_USE: dict[str, Any] = {"backend": "torch", "precision": "float32", "num_threads": 1}
+
+
+@pytest.fixture
+def table(tiny_bundle: Path) -> OperatingTable:
+    return Bundle.load(tiny_bundle).select
+
+
+@pytest.fixture
+def profile(table: OperatingTable) -> DeviceProfile:
+    rows = tuple(
+        ProfileRow(
+            width=width,
+            latency_ms_p50=10.0 * width,
+            latency_ms_p99=12.0 * width,
+            num_calls=100,
+            lambdas=(0.0, 1.0),
+            lambda_ratio=1.0,
+        )
+        for width in table.widths
+    )
+    return DeviceProfile(bundle_sha256=table.bundle_sha256, device=processor_name(), rows=rows, **IN_USE)
+
+
+def test_apply_fills_every_row_by_its_width_and_touches_nothing_else(
+    table: OperatingTable, profile: DeviceProfile
+) -> None:
+    filled = profile.apply(table, **IN_USE)
+    assert [row.latency_ms_p50 for row in filled.rows] == [10.0 * row.width for row in table.rows]
+    assert [row.latency_ms_p99 for row in filled.rows] == [12.0 * row.width for row in table.rows]
+    assert all(word in filled.device for word in (processor_name(), "torch", "float32", "1 thread"))
+    assert [row.measurements for row in filled.rows] == [row.measurements for row in table.rows]
+    assert filled.bundle_sha256 == table.bundle_sha256
+    assert all(row.latency_ms_p50 is None for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda p, t, u: (p.model_copy(update={"bundle_sha256": "0" * 64}), t, u), "bundle_sha256"),
+        (lambda p, t, u: (p, t.model_copy(update={"bundle_sha256": ""}), u), "bundle_sha256"),
+        (lambda p, t, u: (p.model_copy(update={"device": "abacus"}), t, u), "device"),
+        (lambda p, t, u: (p, t, u | {"backend": "openvino"}), "backend"),
+        (lambda p, t, u: (p, t, u | {"precision": "bfloat16"}), "precision"),
+        (lambda p, t, u: (p, t, u | {"num_threads": 4}), "num_threads"),
+        (lambda p, t, u: (p.model_copy(update={"rows": p.rows[1:]}), t, u), "widths"),
+    ],
+)
+def test_a_mismatch_is_refused_and_only_it_is_named(
+    table: OperatingTable, profile: DeviceProfile, change: Callable[..., Any], named: str
+) -> None:
+    profile, table, in_use = change(profile, table, IN_USE)
+    with pytest.raises(ConfigError, match="oat-profile") as caught:
+        profile.apply(table, **in_use)
+    everything = ("bundle_sha256:", "device:", "backend:", "precision:", "num_threads:", "widths:")
+    assert [word for word in everything if word in str(caught.value)] == [f"{named}:"]
+
+
+def test_a_profile_survives_its_file(tmp_path: Path, profile: DeviceProfile) -> None:
+    path = tmp_path / "deep" / "profile.json"
+    profile.save(path)
+    assert DeviceProfile.load(path) == profile
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "nan", "unknown key", "twice the same width"])
+def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damage: str) -> None:
+    path = tmp_path / "profile.json"
+    document = profile.model_dump(mode="json")
+    if damage == "nan":
+        document["rows"][0]["latency_ms_p50"] = float("nan")
+    elif damage == "unknown key":
+        document["watts"] = 3
+    elif damage == "twice the same width":
+        document["rows"].append(document["rows"][0])
+    path.write_text(damage if damage in ("", "{", "[]") else json.dumps(document))
+    with pytest.raises(ConfigError, match="not a device profile"):
+        DeviceProfile.load(path)
+    with pytest.raises(ConfigError, match="cannot read"):
+        DeviceProfile.load(tmp_path / "missing.json")
+
+
+def test_measuring_covers_every_width_and_leaves_the_active_point_alone(tiny_bundle: Path) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+    before = runtime.set_point(lam=0.3, width=0.75)
+    measured = measure(runtime, seconds_per_point=0.01)
+    runtime.close()
+    assert runtime.active == before
+    assert [row.width for row in measured.rows] == list(runtime.table.widths)
+    assert all(row.latency_ms_p50 <= row.latency_ms_p99 and row.lambdas == (0.0, 1.0) for row in measured.rows)
+    filled = measured.apply(
+        runtime.table, backend=runtime.backend, precision=runtime.precision, num_threads=runtime.num_threads
+    )
+    assert all(row.latency_ms_p99 for row in filled.rows)
+
+
+def test_the_command_ends_with_the_profile_it_wrote(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "profile.json"
+    arguments = [str(tiny_bundle), "--backend", "torch", "--threads", "1", "--seconds-per-point", "0.01"]
+    assert main([*arguments, "--output", str(path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert DeviceProfile.model_validate_json(last) == DeviceProfile.load(path)
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "no bundle at" in capsys.readouterr().err

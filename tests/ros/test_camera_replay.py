@@ -1,0 +1,151 @@
+"""The camera's images arrive bit for bit, its labels stay at home, and live parameters act on the next image."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from oat_msgs.msg import EnvironmentConfidence
+from oat_perception.camera_replay_node import CameraReplay
+from oat_perception.scenario import Phase, Scenario
+from oat_perception.sources import load_foolbox_cifar10
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import BatteryState, Image
+
+from oat_runtime.errors import ConfigError
+
+TIMEOUT_S = 20.0
+_DOMAINS = itertools.count(60)
+
+
+class Scene:
+    """The camera on a thread of its own, and a listener."""
+
+    def __init__(self, **parameters) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=next(_DOMAINS))
+        given = {"source": "foolbox", "rate_hz": 50.0, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        try:
+            self.camera = CameraReplay(context=self.context, parameter_overrides=overrides)
+        except ConfigError:
+            rclpy.shutdown(context=self.context)
+            raise
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.camera)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+        self._node = rclpy.create_node("listener", context=self.context)
+        self._listener = SingleThreadedExecutor(context=self.context)
+        self._listener.add_node(self._node)
+        self.images: list[Image] = []
+        self.batteries: list[BatteryState] = []
+        self.confidences: list[EnvironmentConfidence] = []
+
+    def listen(self) -> None:
+        self._node.create_subscription(Image, "image", self.images.append, 100)
+        self._node.create_subscription(BatteryState, "battery_state", self.batteries.append, 100)
+        self._node.create_subscription(EnvironmentConfidence, "environment_confidence", self.confidences.append, 100)
+
+    def until(self, condition, what: str) -> None:
+        until_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < until_s, f"not within {TIMEOUT_S} s: {what}"
+            self._listener.spin_once(timeout_sec=0.02)
+
+    def set(self, **values):
+        return self.camera.set_parameters([Parameter(name, value=value) for name, value in values.items()])
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.camera.destroy_node()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def start():
+    scenes = []
+
+    def begin(**parameters) -> Scene:
+        scenes.append(Scene(**parameters))
+        return scenes[-1]
+
+    yield begin
+    for scene in scenes:
+        scene.close()
+
+
+def pixels(message: Image) -> np.ndarray:
+    assert (message.encoding, message.step) == ("rgb8", 3 * message.width)
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+
+
+def test_pixels_stamps_and_truth_agree_and_labels_are_not_published(start, tmp_path):
+    scene = start(truth_file=str(tmp_path / "truth.jsonl"), frames_dir=str(tmp_path / "frames"), frame_id="eye")
+    assert not (tmp_path / "truth.jsonl").read_text()  # nobody listens yet
+    scene.listen()
+    scene.until(lambda: len(scene.images) >= 10 and scene.batteries and scene.confidences, "images and signals")
+    truth = {
+        line["stamp_ns"]: line for line in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines()[:-1])
+    }
+    labelled = load_foolbox_cifar10()
+    for message in scene.images[:8]:
+        line = truth[message.header.stamp.sec * 10**9 + message.header.stamp.nanosec]
+        assert np.array_equal(pixels(message), labelled.images_NHWC[line["index"]])
+        assert line["label"] == labelled.labels_N[line["index"]]
+        kept = cv2.imread(str(tmp_path / "frames" / line["file"]))
+        assert np.array_equal(cv2.cvtColor(kept, cv2.COLOR_BGR2RGB), pixels(message))
+        assert message.header.frame_id == "eye"
+    assert (scene.batteries[0].percentage, scene.batteries[0].present) == (1.0, True)
+    assert math.isnan(scene.batteries[0].voltage)  # not measured, so not claimed
+    assert scene.confidences[0].confidence == 1.0
+
+
+def test_live_parameters_act_and_bad_ones_are_refused(start, tmp_path):
+    scene = start(truth_file=str(tmp_path / "truth.jsonl"))
+    scene.listen()
+    scene.until(lambda: len(scene.images) >= 3, "images")
+    assert all(result.successful for result in scene.set(corruption="fog", severity=5, battery=0.25, confidence=-1))
+    clean = {image.tobytes() for image in load_foolbox_cifar10().images_NHWC}
+    scene.until(lambda: pixels(scene.images[-1]).tobytes() not in clean, "a corrupted image")
+    scene.until(lambda: scene.batteries and scene.batteries[-1].percentage == 0.25, "the battery's new charge")
+    num_confidences = len(scene.confidences)
+    scene.until(lambda: len(scene.images) >= 60, "a second's images")
+    assert len(scene.confidences) <= num_confidences + 1  # silent, but for one on its way
+    for name, value, reason in (
+        ("corruption", "rain", "must be one of"), ("severity", 6, ""), ("attack", "pgd-10", "bundle:="),
+        ("confidence", 1.5, "out of range"), ("rate_hz", 5.0, "read-only"),
+    ):  # fmt: skip
+        (result,) = scene.set(**{name: value})
+        assert not result.successful and reason in result.reason, (name, result.reason)
+
+
+def test_a_paused_day_does_not_go_on(start, tmp_path):
+    phases = tuple(Phase(name=name, title=name, seconds=0.6) for name in ("first", "second"))
+    (tmp_path / "day.json").write_text(Scenario(phases=phases).model_dump_json())
+    scene = start(scenario=str(tmp_path / "day.json"), truth_file=str(tmp_path / "truth.jsonl"), playing=False)
+    scene.listen()
+    scene.until(lambda: scene.camera.count_subscribers("image"), "discovery")
+    time.sleep(1.5)  # longer than the whole day
+    assert not scene.images
+    assert scene.set(playing=True)[0].successful
+    scene.until(lambda: scene.camera.done, "the end of the day")
+    shown = [json.loads(line)["phase"] for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    assert [name for name, _ in itertools.groupby(shown)] == ["first", "second"]
+    assert not scene.set(corruption="fog")[0].successful  # the script's business
+
+
+def test_a_script_that_attacks_needs_a_bundle(start):
+    with pytest.raises(ConfigError, match="set the parameter 'bundle'"):
+        start(scenario="day")

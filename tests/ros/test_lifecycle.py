@@ -1,0 +1,182 @@
+"""Transitions, possible and impossible; parameters from a file and back; the decision log; the process itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from lifecycle_msgs.msg import Transition
+from oat_msgs.msg import Perception
+from oat_perception.parameters import SPECS
+from oat_perception.perception_node import PerceptionNode, main
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import Parameter, parameter_value_to_python
+from sensor_msgs.msg import Image
+
+from oat_runtime.operating_point import OperatingTable
+from policy.replay import replay
+
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+SHUTDOWN = Transition.TRANSITION_ACTIVE_SHUTDOWN
+
+
+def test_impossible_transitions_are_answered_and_survived(start_graph) -> None:
+    graph = start_graph(auto_activate=False)
+    peer = graph.peer
+    assert [peer.change_state(t) for t in (ACTIVATE, DEACTIVATE, CLEANUP, 99)] == [False] * 4
+    assert not peer.table().success
+    assert "activate it first" in peer.set_point(lambda_value=0.1).message
+    assert peer.change_state(CONFIGURE)
+    assert [peer.change_state(t) for t in (CONFIGURE, DEACTIVATE)] == [False] * 2
+    assert peer.change_state(ACTIVATE)
+    assert peer.ask().class_name
+    assert not peer.change_state(CLEANUP)
+    assert peer.change_state(DEACTIVATE)
+    assert peer.change_state(CLEANUP)
+    assert graph.node.state == "unconfigured"
+    assert peer.change_state(CONFIGURE)
+    assert peer.change_state(ACTIVATE)
+    assert peer.ask().class_name
+    assert peer.change_state(SHUTDOWN)
+    assert graph.node.state == "finalized"
+
+
+def test_a_wrong_bundle_is_explained_and_can_be_put_right(start_graph, bundle: Path, tmp_path: Path) -> None:
+    graph = start_graph(auto_activate=False, bundle=str(tmp_path / "nowhere"))
+    peer = graph.peer
+    assert not peer.change_state(CONFIGURE)
+    assert graph.node.state == "unconfigured"
+    peer.until(lambda: "no bundle at" in peer.diagnoses["node"].message, "diagnostics say why")
+    assert peer.set(bundle=str(bundle), width=0.6)[1].successful
+    assert not peer.change_state(CONFIGURE)
+    peer.until(lambda: "0.6" in peer.diagnoses["node"].message, "a width that the bundle lacks is found on configure")
+    assert peer.set(width=-1.0)[0].successful
+    assert peer.change_state(CONFIGURE)
+    table = peer.table()
+    assert table.success
+    assert OperatingTable.model_validate_json(table.table_json).bundle_sha256 == table.bundle_sha256
+
+
+def test_contradicting_parameters_and_hard_limits(start_graph) -> None:
+    graph = start_graph(auto_activate=False, lambda_min=0.5, lambda_max=0.4)
+    peer = graph.peer
+    assert not peer.change_state(CONFIGURE)
+    assert "lam_min must not exceed lam_max" in graph.node.problem
+    assert all(result.successful for result in peer.set(lambda_min=0.2, lambda_max=1.0))
+    assert peer.change_state(CONFIGURE)
+    result = peer.set(lambda_=0.1)[0]
+    assert not result.successful
+    assert "hard limits [0.2, 1]" in result.reason
+
+
+def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) -> None:
+    graph = start_graph(auto_activate=False)
+    monkeypatch.setattr("oat_perception.core.PerceptionCore.warm", lambda self: 1 / 0)
+    assert not graph.peer.change_state(CONFIGURE)
+    assert graph.node.state == "unconfigured"
+    assert "ZeroDivisionError" in graph.node.problem
+    monkeypatch.undo()
+    assert graph.peer.change_state(CONFIGURE)
+
+
+def test_an_image_that_fails_is_counted_and_the_next_one_answered(start_graph, monkeypatch) -> None:
+    peer = start_graph().peer
+    peer.ask()
+    monkeypatch.setattr("oat_perception.messages.perception", lambda *_, **__: 1 / 0)
+    peer.image.publish(peer.make_image())
+    peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
+    monkeypatch.undo()
+    assert peer.ask().class_name
+
+
+def test_the_decision_log_replays(start_graph, tmp_path: Path) -> None:
+    log = tmp_path / "sub" / "decisions.jsonl"
+    graph = start_graph(decision_log=str(log), use_battery=True, dwell_s=0.05)
+    peer = graph.peer
+    for index in range(12):
+        peer.say(confidence=1.0 if index % 4 else math.nan, charge=1 - index / 12)
+        peer.spin(0.03)
+        peer.ask()
+        if index == 5:
+            peer.set(lambda_=0.3)
+    assert peer.change_state(DEACTIVATE)
+    assert peer.change_state(CLEANUP)
+    steps = replay(log)
+    assert len(steps) == 12
+    assert all(step.equal for step in steps)
+    assert steps[-1].decision.point.lam == 0.3
+    assert peer.change_state(CONFIGURE)
+    assert len(replay(log.with_name("decisions.jsonl.old"))) == 12
+
+
+def _values(peer) -> dict:
+    names = [spec.name for spec in SPECS]
+    answer = peer.call(GetParameters, "get_parameters", GetParameters.Request(names=names))
+    plain = [parameter_value_to_python(value) for value in answer.values]
+    return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, plain, strict=True)}
+
+
+def test_a_dumped_parameter_file_loads_back_to_the_same_state(start_graph, tmp_path: Path) -> None:
+    graph = start_graph(use_battery=True, battery_percentage_full=100)
+    peer = graph.peer
+    assert all(result.successful for result in peer.set(lambda_=1, width=0.5, safety_lock=False))
+    assert peer.set_point(width=0.75, expiry_s=60.0).success
+    before = peer.ask()
+    assert (before.lambda_value, before.width) == (1.0, 0.75)
+    dumped = _values(peer)
+    assert (dumped["lambda"], dumped["width"]) == (1.0, -1.0), "what expires is not in the file"
+    file = tmp_path / "dump.yaml"
+    file.write_text(json.dumps({"/second/oat_perception": {"ros__parameters": dumped}}))  # JSON is YAML
+    second = PerceptionNode(
+        context=graph.context, namespace="second", cli_args=["--ros-args", "--params-file", str(file)]
+    )
+    loaded = {name: second.get_parameter(name).value for name in dumped}
+    second.destroy_node()
+    assert {name: list(v) if isinstance(dumped[name], list) else v for name, v in loaded.items()} == dumped
+
+
+def test_a_refused_value_in_the_file_ends_the_process_with_a_reason(tmp_path: Path, capfd) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(json.dumps({"/**": {"ros__parameters": {"lambda": 1.3}}}))
+    assert main(["--ros-args", "--params-file", str(file)]) == 2
+    assert "lambda must be in [0, 1]" in capfd.readouterr().err
+
+
+def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
+    graph = start_graph(auto_activate=False)
+    peer = graph.peer
+    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
+    settings = {"bundle": bundle, "backend": "torch", "auto_activate": "true", "always_process": "true"}
+    for name, value in settings.items():
+        command += ["-p", f"{name}:={value}"]
+    domain = {"ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, env={**os.environ, **domain}, stderr=stream)
+    try:
+        camera = peer.create_publisher(Image, "/second/image", 5)
+        results = []
+        peer.create_subscription(Perception, "/second/oat_perception/perception", results.append, 5)
+        peer.until(lambda: (camera.publish(peer.make_image()), results)[1], "a result of the process", timeout_s=120.0)
+        camera.publish(peer.make_image())
+    finally:
+        process.send_signal(signal.SIGINT)
+        status = process.wait(timeout=30)
+    assert status == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_parameters_describe_themselves(start_graph) -> None:
+    node = start_graph(auto_activate=False).node
+    for spec in SPECS:
+        descriptor = node.describe_parameter(spec.name)
+        assert descriptor.description.endswith(".")
+        assert descriptor.additional_constraints
+        assert spec.objection(spec.default) == ""
+        assert node.set_parameters([Parameter(spec.name, value=spec.default)])[0].successful or descriptor.read_only

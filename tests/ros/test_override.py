@@ -1,0 +1,118 @@
+"""λ and width by hand: at once, with reasons, never half, and given back with a word."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from oat_msgs.msg import OperatingPoint
+from oat_msgs.srv import SetOperatingPoint
+
+ADAPTIVE, OPERATOR = OperatingPoint.SOURCE_ADAPTIVE, OperatingPoint.SOURCE_OPERATOR
+RELEASE = SetOperatingPoint.Request.RELEASE
+
+
+def test_parameter_takes_effect_on_the_next_image_and_release_gives_it_back(peer) -> None:
+    before = peer.ask()
+    assert before.lambda_source == ADAPTIVE
+    for lam in (0.2, 0.0, 0.4, 1.0, 0.1):
+        assert peer.set(lambda_=lam)[0].successful
+        after = peer.ask()
+        assert (after.lambda_value, after.lambda_source, after.width_source) == (lam, OPERATOR, ADAPTIVE)
+    assert peer.set(width=0.5)[0].successful
+    both = peer.ask()
+    assert (both.lambda_value, both.width, both.width_source) == (0.1, 0.5, OPERATOR)
+    assert all(result.successful for result in peer.set(lambda_=-1, width=-1))
+    released = peer.ask()
+    assert (released.lambda_value, released.width) == (before.lambda_value, before.width)
+    assert (released.lambda_source, released.width_source) == (ADAPTIVE, ADAPTIVE)
+
+
+def test_an_integer_is_a_number(peer) -> None:
+    assert peer.set(lambda_=1)[0].successful
+    assert peer.ask().lambda_value == 1.0
+    assert peer.set(lambda_=0)[0].successful
+    assert peer.ask().lambda_value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "reason"),
+    [
+        ("lambda_", 1.3, "lambda must be in [0, 1], or -1 to leave it to the policy, got 1.3"),
+        ("lambda_", -0.5, "got -0.5"),
+        ("lambda_", math.nan, "got nan"),
+        ("lambda_", "high", "lambda must be a number, got 'high'"),
+        ("lambda_", True, "lambda must be a number, got True"),
+        ("width", 0.6, "0.6"),
+        ("width", 0.0, "width must be in (0, 1]"),
+        ("bundle", "elsewhere", "cannot change while the node is configured"),
+        ("auto_activate", False, "read-only"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_a_reason_and_changes_nothing(peer, knob, value, reason) -> None:
+    before = peer.ask()
+    result = peer.set(**{knob: value})[0]
+    assert not result.successful
+    assert reason in result.reason
+    after = peer.ask()
+    assert (after.lambda_value, after.width, after.lambda_source) == (before.lambda_value, before.width, ADAPTIVE)
+
+
+def test_one_wrong_value_of_a_pair_changes_neither(peer) -> None:
+    assert not peer.set_together(lambda_=0.2, width=0.6).successful
+    assert peer.ask().lambda_source == ADAPTIVE
+    assert not peer.set_point(lambda_value=0.2, width=0.6).success
+    assert peer.ask().lambda_source == ADAPTIVE
+    assert peer.set_together(lambda_=0.2, width=0.75).successful
+    result = peer.ask()
+    assert (result.lambda_value, result.width) == (0.2, 0.75)
+
+
+def test_the_service_sets_both_at_once_and_keeps_what_is_left_out(peer) -> None:
+    peer.ask()
+    response = peer.set_point(lambda_value=0.3, width=0.5)
+    assert response.success, response.message
+    assert (response.operating_point.lambda_value, response.operating_point.width) == (0.3, 0.5)
+    result = peer.ask()
+    assert (result.lambda_value, result.width) == (0.3, 0.5)
+    assert peer.set_point(width=1.0).success
+    result = peer.ask()
+    assert (result.lambda_value, result.width) == (0.3, 1.0)
+    assert peer.set_point(lambda_value=RELEASE, width=math.nan).success
+    result = peer.ask()
+    assert (result.lambda_source, result.width_source) == (ADAPTIVE, OPERATOR)
+
+
+def test_an_override_expires_and_says_so(peer) -> None:
+    peer.ask()
+    assert not peer.set_point(lambda_value=0.2, expiry_s=-1.0).success
+    assert peer.set_point(lambda_value=0.2, expiry_s=0.5).success
+    assert peer.ask().lambda_value == 0.2
+    peer.until(lambda: "expired" in peer.points[-1].reason, "the end is published without an image")
+    assert peer.ask().lambda_source == ADAPTIVE
+    peer.until(lambda: peer.points[-1].lambda_source == ADAPTIVE, "the policy's own point is published")
+
+
+def test_release_and_deactivation_are_published(start_graph) -> None:
+    graph = start_graph()
+    peer = graph.peer
+    peer.set(lambda_=0.2)
+    peer.ask()
+    peer.set(lambda_=-1)
+    peer.until(lambda: "released" in peer.points[-1].reason, "release is published")
+    peer.set(lambda_=0.2)
+    peer.set_point(width=0.5, expiry_s=60.0)
+    peer.ask()
+    assert peer.change_state(4)
+    peer.until(lambda: "deactivated" in peer.points[-1].reason, "deactivation is published")
+    assert peer.change_state(3)
+    again = peer.ask()
+    assert (again.lambda_source, again.width_source) == (OPERATOR, ADAPTIVE)
+
+
+def test_a_point_never_prepared_is_named_only_when_it_runs(peer) -> None:
+    before = peer.ask()
+    assert peer.set(lambda_=0.37)[0].successful
+    first = peer.ask()
+    assert first.lambda_value in (before.lambda_value, 0.37)
+    peer.ask_until(lambda result: result.lambda_value == 0.37, "the new point runs")

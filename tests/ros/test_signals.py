@@ -1,0 +1,75 @@
+"""Battery and confidence that fall silent, or are nonsense, lead to the documented fallback and back again."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import BatteryState
+
+QUICK = {"dwell_s": 0.05, "width_dwell_s": 0.05, "probe_period_s": 0.0, "regime_persistence_s": 600.0}
+
+
+def test_confidence_silence_leads_to_the_safest_lambda_and_back(start_graph) -> None:
+    peer = start_graph(**QUICK, confidence_max_age_s=0.4).peer
+    trusted = peer.ask_until(lambda r: r.lambda_value == 0.0, "clear and trusted: the most accurate", confidence=1.0)
+    assert trusted.environment_confidence == 1.0
+    silent = peer.ask_until(lambda r: r.lambda_value == 1.0, "silence: the safest")
+    assert silent.environment_confidence_age_ms > 400
+    peer.until(lambda: "stale" in peer.points[-1].reason, "the reason is given")
+    peer.until(lambda: peer.diagnoses["environment confidence"].level == DiagnosticStatus.STALE, "diagnosed")
+    peer.ask_until(lambda r: r.lambda_value == 0.0, "recovered by itself", confidence=1.0)
+    for nonsense in (math.nan, 1.7, -0.1):
+        peer.ask_until(lambda r: r.lambda_value == 1.0, f"{nonsense} is not trust", confidence=nonsense)
+        peer.ask_until(lambda r: r.lambda_value == 0.0, "recovered by itself", confidence=1.0)
+
+
+def test_battery_moves_width_only_and_its_silence_is_held_then_limited(start_graph) -> None:
+    peer = start_graph(
+        **QUICK, use_battery=True, battery_max_age_s=0.3, battery_hold_s=0.6, battery_unknown_width=0.75
+    ).peer
+    full = peer.ask_until(lambda r: r.width == 1.0, "a full battery allows all", charge=1.0)
+    low = peer.ask_until(lambda r: r.width == 0.5, "a low one the narrowest", charge=0.05)
+    assert low.lambda_value == full.lambda_value
+    assert low.battery_fraction == pytest.approx(0.05)
+    peer.ask_until(lambda r: r.width == 1.0, "recovered", charge=1.0)
+    held = peer.ask_until(lambda r: r.battery_age_ms > 310, "no longer fresh")
+    assert held.width == 1.0
+    peer.ask_until(lambda r: r.width == 0.75, "after the hold: what is set for an unknown battery")
+    peer.until(lambda: peer.diagnoses["battery"].level == DiagnosticStatus.STALE, "diagnosed")
+    peer.ask_until(lambda r: r.width == 1.0, "recovered by itself", charge=1.0)
+    for nonsense in (87.0, math.nan, -0.01):
+        peer.ask_until(lambda r: r.width == 0.75, f"{nonsense} is unknown, not full", charge=nonsense)
+        peer.ask_until(lambda r: r.width == 1.0, "recovered by itself", charge=1.0)
+    for _ in range(25):
+        peer.battery.publish(BatteryState(percentage=1.0, present=False))
+        peer.spin(0.05)
+        absent = peer.ask()
+    assert absent.width == 0.75
+    assert math.isnan(absent.battery_fraction)
+
+
+def test_a_battery_of_0_to_100_is_read_on_that_scale(start_graph) -> None:
+    peer = start_graph(**QUICK, use_battery=True, battery_percentage_full=100).peer
+    result = peer.ask_until(lambda r: r.width == 1.0, "a full battery allows all", charge=87.0)
+    assert result.battery_fraction == pytest.approx(0.87)
+
+
+def test_camera_silence_is_diagnosed(start_graph) -> None:
+    peer = start_graph(camera_timeout_s=0.5).peer
+    peer.ask()
+    peer.until(lambda: "no image for" in peer.diagnoses["camera"].message, "silence is noticed")
+    assert peer.diagnoses["camera"].level == DiagnosticStatus.STALE
+
+
+def test_the_granted_rate_is_kept(start_graph) -> None:
+    peer = start_graph(max_rate_hz=5.0).peer
+    assert peer.ask().max_rate_hz == 5.0
+    before, started_s = len(peer.results), time.monotonic()
+    for _ in range(60):
+        peer.image.publish(peer.make_image())
+        peer.spin(1 / 60)
+    granted = 5.0 * (time.monotonic() - started_s)
+    assert 0.5 * granted - 1 <= len(peer.results) - before <= granted + 1

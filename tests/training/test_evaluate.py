@@ -1,0 +1,156 @@
+"""Laws of evaluation: integer counts as by hand, in the order of the set, and temperatures that calibrate."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oat_runtime.fold import fold
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
+from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
+from training.data import ImageSet, to_unit
+from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point
+
+Patches = Callable[..., ImageSet]
+SMALL = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 0.3, 1.0))
+
+
+def by_brightness(x_NCHW: Tensor) -> Tensor:
+    """Class 9 for the brightest, 0 for the darkest images."""
+    level_N = (x_NCHW.mean(dim=(1, 2, 3)) * 10).clamp(0, 9).long()
+    return nn.functional.one_hot(level_N, 10).float()
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
+def test_clean_counts_are_those_by_hand_at_any_batch_size(patches: Patches, batch_size: int) -> None:
+    data = patches(20)
+    data = ImageSet(data.images_NHWC, np.full(20, 4), data.class_names, "all of class 4")
+    by_hand = [
+        min(9, int(image.astype(np.float64).mean() / 25.5)) == label
+        for image, label in zip(data.images_NHWC, data.labels_N, strict=True)
+    ]
+    counts = evaluate(by_brightness, data, attack=None, batch_size=batch_size)
+    assert counts.correct_N.tolist() == by_hand
+    assert (counts.proportion.num_correct, counts.proportion.num_total) == (sum(by_hand), 20)
+    assert 0 < sum(by_hand) < 20
+
+
+def two_classes(num: int = 60) -> tuple[nn.Module, ImageSet]:
+    """A hyperplane, and images on its right side, some of them within reach of the attack."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    images = np.random.default_rng(0).integers(40, 216, (num, 4, 4, 3), dtype=np.uint8)
+    with torch.no_grad():
+        logits = net(to_unit(torch.from_numpy(images)))
+        net[1].bias[0] += (logits[:, 1] - logits[:, 0]).median()  # half of the images on each side
+        labels = net(to_unit(torch.from_numpy(images))).argmax(dim=1).numpy()
+    return net, ImageSet(images, labels, ("a", "b"), "two classes")
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd-20"])
+def test_attacked_counts_are_those_of_the_known_optimum(attack: str) -> None:
+    net, data = two_classes()
+    weight_C = (net[1].weight[1] - net[1].weight[0]).detach()
+    with torch.no_grad():
+        logits = net(to_unit(torch.from_numpy(data.images_NHWC)))
+    margin_N = (logits[:, 1] - logits[:, 0]).abs()
+    survives_N = margin_N > 8 / 255 * weight_C.abs().sum()  # no pixel is near 0 or 1, so the whole ball counts
+    counts = evaluate(net, data, attack=ATTACKS[attack])
+    assert 5 < counts.proportion.num_correct < 55
+    assert counts.correct_N.tolist() == survives_N.tolist()
+    assert evaluate(net, data, attack=None).proportion.rate == 1.0
+
+
+def test_the_same_attack_gives_the_same_outcomes(patches: Patches) -> None:
+    net, data = linear(), patches(40)
+    attack = AttackSpec(name="pgd-2", epsilon=8 / 255, step_size=1 / 255, num_steps=2, seed=3)
+    outcomes = [evaluate(net, data, attack=attack, batch_size=16).correct_N.tolist() for _ in range(2)]
+    assert outcomes[0] == outcomes[1]
+
+
+def test_fgsm_starts_at_the_image() -> None:
+    starts: list[Tensor] = []
+
+    def note(x_NCHW: Tensor) -> Tensor:
+        starts.append(x_NCHW.detach().clone())
+        return net(x_NCHW)
+
+    net, data = two_classes(8)
+    evaluate(note, data, attack=ATTACKS["fgsm"])
+    assert torch.equal(starts[0], to_unit(torch.from_numpy(data.images_NHWC)))
+    starts.clear()
+    evaluate(note, data, attack=ATTACKS["pgd-7"])
+    assert not torch.equal(starts[0], to_unit(torch.from_numpy(data.images_NHWC)))
+
+
+@pytest.fixture
+def net() -> OATNet:
+    torch.manual_seed(0)
+    return OATNet(SMALL).eval().requires_grad_(False)
+
+
+def test_a_row_counts_what_the_network_says_at_that_point(net: OATNet, patches: Patches) -> None:
+    data, point = patches(24, size=16), OperatingPoint(0.3, 0.5)
+    plan = Plan(
+        clean=data,
+        attacked=first(data, 6),
+        attack=ATTACKS["pgd-7"],
+        corrupted=first(data, 5),
+        kinds=FITTING_KINDS[:2],
+        severities=(1, 5),
+    )
+    row, outcomes = measure_point(net, point, plan)
+    kinds = [f"{kind}-{severity}" for kind in FITTING_KINDS[:2] for severity in (1, 5)]
+    assert [m.condition for m in row.measurements] == ["clean", "pgd-7", *kinds]
+    assert [m.num_total for m in row.measurements] == [24, 6, 5, 5, 5, 5]
+    assert [m.regime for m in row.measurements[:2]] == [Regime.CLEAN, Regime.ADVERSARIAL]
+    assert [m.regime for m in row.measurements[2:]] == [CORRUPTIONS[k].regime for k in FITTING_KINDS[:2] for _ in "12"]
+    assert row.point == point
+    assert [int(hits.sum()) for hits in outcomes.values()] == [m.num_correct for m in row.measurements]
+    assert list(outcomes) == [f"{condition}/0.3/0.5" for condition in ("clean", "pgd-7", *kinds)]
+    with torch.no_grad():
+        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC))
+        logits = net(x_NCHW, LambdaBatch.constant(0.3, 24, SMALL.lambdas), width=0.5)
+    assert outcomes["clean/0.3/0.5"].tolist() == (logits.argmax(dim=1).numpy() == data.labels_N).tolist()
+
+
+def test_corrupted_pixels_are_the_same_every_time_and_labels_stay(patches: Patches) -> None:
+    data = patches(4, size=16)
+    kinds = tuple(CORRUPTIONS)[:4]
+    once, again = (list(corrupted_sets(data, kinds, (2,))) for _ in range(2))
+    alone = list(corrupted_sets(data, kinds[2:3], (2,)))
+    assert [condition for condition, _, _ in once] == [f"{kind}-2" for kind in kinds]
+    for (_, _, first_set), (_, _, second_set) in zip(once, again, strict=True):
+        np.testing.assert_array_equal(first_set.images_NHWC, second_set.images_NHWC)
+        np.testing.assert_array_equal(first_set.labels_N, data.labels_N)
+        assert not np.array_equal(first_set.images_NHWC, data.images_NHWC)
+    np.testing.assert_array_equal(alone[0][2].images_NHWC, once[2][2].images_NHWC)
+
+
+def test_first_takes_what_there_is(patches: Patches) -> None:
+    data = patches(5)
+    assert len(first(data, 9)) == 5
+    np.testing.assert_array_equal(first(data, 3).images_NHWC, data.images_NHWC[:3])
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(net: OATNet, patches: Patches, true_temperature: float) -> None:
+    with torch.no_grad():
+        net.classifier.weight.mul_(12.0)
+    data, point = patches(600), OperatingPoint(1.0, 1.0)
+    with torch.no_grad():
+        logits = fold(net, lam=1.0, width=1.0)(to_unit(torch.from_numpy(data.images_NHWC)))
+    probabilities = torch.softmax(logits / true_temperature, dim=1)
+    drawn = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(0))[:, 0].numpy()
+    fitted = fit_temperature(net, point, ImageSet(data.images_NHWC, drawn, data.class_names, "drawn"))
+    assert fitted.temperature == pytest.approx(true_temperature, rel=0.2)
+    assert (fitted.lam, fitted.width) == (1.0, 1.0)

@@ -1,0 +1,195 @@
+"""From a checkpoint to a bundle and back: what was measured is what a second evaluation finds."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
+from training import evaluate as evaluate_module
+from training import export as export_module
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.config import TrainConfig
+from training.data import ImageSet, fingerprint, split_validation
+from training.trainer import Trainer
+
+Sets = dict[str, ImageSet]
+
+
+@pytest.fixture(scope="module")
+def sets(patches: Callable[..., ImageSet]) -> Sets:
+    return {"train": patches(60, size=16, seed=1), "test": patches(20, size=16, seed=2)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, finished."""
+    model = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 1.0))
+    config = tiny_run.model_copy(update={"model": model, "epochs": 1, "num_validation": 10})
+    training, _ = split_validation(sets["train"], config.num_validation, seed=config.seed)
+    trainer = Trainer(config, training)
+    for _ in trainer.run():
+        pass
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    trainer.save(path)
+    return path
+
+
+@pytest.fixture
+def loader(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (evaluate_module, export_module):
+        monkeypatch.setattr(module, "load_cifar10", lambda split, download: sets[split])
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_module.export(
+        load_checkpoint(checkpoint),
+        tmp_path_factory.mktemp("bundles") / "exported",
+        training_set=sets["train"],
+        test_set=sets["test"],
+        num_attacked=6,
+        num_corrupted=3,
+        device="cpu",
+    )
+
+
+def command(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    return main()
+
+
+@torch.no_grad()
+def test_a_bundle_computes_what_the_checkpoint_computes(bundle: Bundle, checkpoint: Path) -> None:
+    saved = load_checkpoint(checkpoint)
+    net = OATNet(saved.config.model).eval()
+    net.load_state_dict(saved.model)
+    x_NCHW = torch.rand(3, 3, 16, 16)
+    for lam in (0.0, 0.4, 1.0):
+        for width in (0.5, 1.0):
+            batch = LambdaBatch.constant(lam, 3, saved.config.model.lambdas)
+            assert torch.equal(bundle.model()(x_NCHW, batch, width=width), net(x_NCHW, batch, width=width))
+
+
+def test_each_table_is_counted_on_its_own_images(bundle: Bundle) -> None:
+    points = {(lam, width) for lam in (0.0, 1.0) for width in (0.5, 1.0)}
+    expected = {
+        "select": (10, {f"{kind}-{severity}" for kind in FITTING_KINDS for severity in (2, 4)}),
+        "report": (20, {f"{kind}-3" for kind in CORRUPTIONS}),
+    }
+    for table in (bundle.select, bundle.report):
+        num_clean, conditions = expected[table.name]
+        assert {(row.lam, row.width) for row in table.rows} == points
+        for row in table.rows:
+            totals = {m.condition: m.num_total for m in row.measurements}
+            assert totals == {"clean": num_clean, "pgd-20": 6} | dict.fromkeys(conditions, 3)
+    assert (bundle.select.split, bundle.report.split) == ("validation", "test")
+
+
+def test_the_outcomes_are_those_of_the_report(bundle: Bundle) -> None:
+    outcomes = bundle.outcomes()
+    for row in bundle.report.rows:
+        for m in row.measurements:
+            assert outcomes.pop(f"{m.condition}/{row.lam:g}/{row.width:g}").sum() == m.num_correct
+    assert outcomes == {}
+
+
+def test_the_policys_table_does_not_depend_on_the_test_set(
+    bundle: Bundle, checkpoint: Path, sets: Sets, tmp_path: Path
+) -> None:
+    images, labels = np.roll(sets["test"].images_NHWC, 1, axis=0), sets["test"].labels_N
+    other = export_module.export(
+        load_checkpoint(checkpoint),
+        tmp_path / "exported",
+        training_set=sets["train"],
+        test_set=ImageSet(images, labels, sets["test"].class_names, "another test set"),
+        num_attacked=6,
+        num_corrupted=3,
+        device="cpu",
+    )
+    assert other.manifest.select == bundle.manifest.select
+    assert other.manifest.temperatures == bundle.manifest.temperatures
+    assert other.manifest.report != bundle.manifest.report
+
+
+def test_a_bundle_says_where_it_comes_from(bundle: Bundle, checkpoint: Path, sets: Sets) -> None:
+    saved, provenance = load_checkpoint(checkpoint), bundle.manifest.provenance
+    assert provenance.dataset_sha256 == fingerprint(sets["train"])
+    assert TrainConfig.model_validate_json(json.dumps(provenance.recipe)) == saved.config
+    assert (provenance.seed, bundle.manifest.name) == (saved.config.seed, "exported")
+    assert (bundle.input.height, bundle.input.width) == (16, 16)
+
+
+@pytest.mark.parametrize(("attack", "count", "num_compared"), [(None, 20, 20), ("pgd-20", 6, 6), ("pgd-7", 6, 0)])
+@pytest.mark.usefixtures("loader")
+def test_evaluating_again_agrees_image_by_image(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    attack: str | None,
+    count: int,
+    num_compared: int,
+) -> None:
+    arguments = [str(bundle.path), "--count", str(count), *(("--attack", attack) if attack else ())]
+    assert command(monkeypatch, evaluate_module.main, *arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["machine"]["bundle_sha256"] == bundle.sha256
+    assert {(r["lambda"], r["width"]) for r in result["rows"]} == {(0, 0.5), (0, 1), (1, 0.5), (1, 1)}
+    (check,) = result["checks"]
+    for r in result["rows"]:
+        assert (r["num_total"], r["num_compared"]) == (count, num_compared)
+        assert r["agreement"] == (1.0 if num_compared else None)
+    assert (check["value"], check["ok"]) == ((1.0, True) if num_compared else (None, False))
+
+
+@pytest.mark.usefixtures("loader")
+def test_another_network_does_not_agree(
+    bundle: Bundle, sets: Sets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_set = sets["test"]
+    flipped = ImageSet(test_set.images_NHWC, (test_set.labels_N + 1) % 10, test_set.class_names, "wrong")
+    monkeypatch.setitem(sets, "test", flipped)
+    assert command(monkeypatch, evaluate_module.main, str(bundle.path), "--count", "20") == 1
+    assert not json.loads(capsys.readouterr().out.splitlines()[-1])["checks"][0]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lambda", "1.5"], "lambda must be in [0, 1], got 1.5"),
+        (["--width", "0.6"], "width must be one of [0.5, 1.0], got 0.6"),
+        (["--count", "0"], "--count must be at least 1, got 0"),
+    ],
+)
+@pytest.mark.usefixtures("loader")
+def test_a_wrong_argument_is_named(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert command(monkeypatch, evaluate_module.main, str(bundle.path), *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loader")
+def test_the_command_exports_a_finished_run_only(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = load_checkpoint(checkpoint)
+    partial = tmp_path / "partial.pt"
+    save_checkpoint(Checkpoint(saved.config, 1, saved.model, saved.optimizer, 1.0), partial)
+    arguments = [str(tmp_path / "out"), "--attacked", "2", "--corrupted", "1", "--device", "cpu"]
+    assert command(monkeypatch, export_module.main, str(partial), *arguments) == 2
+    assert "has not ended: run oat-train again" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command(monkeypatch, export_module.main, str(partial), *arguments, "--unfinished") == 0
+    assert Bundle.load(tmp_path / "out").sha256[:12] in capsys.readouterr().out

@@ -1,0 +1,268 @@
+"""`python -m training.plots BUNDLE OUTPUT_DIR`: a bundle's λ–width surface and accuracy–robustness frontier."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import DataError, OATError
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+
+if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT = "#1f2328", "#6e7781"
+_COLOURS = ("#0b4f8a", "#c2410c", "#0f8a6c", "#7a3e9d", "#8a6d00")
+"""One a width, the widest first: blue, vermilion, green, purple, ochre; apart in hue and lightness for every eye."""
+_MARKERS = ("o", "s", "^", "D", "v")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11.0,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Accuracy under one condition at one width, over λ; percent, with 95 % Wilson intervals."""
+
+    condition: str
+    width: float
+    lambdas: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    num_images: int
+
+
+def curves(table: OperatingTable, condition: str) -> list[Curve]:
+    """The curves that are drawn, the widest first.
+
+    Args:
+        table: a bundle's `report` (or `select`) table.
+        condition: `clean` or the name of an attack or corruption that was measured at every point.
+
+    Raises:
+        DataError: the condition was not measured somewhere.
+    """
+    found = []
+    for width in reversed(table.widths):
+        counts = [table.row(OperatingPoint(lam, width)).condition(condition) for lam in table.lambdas]
+        if not all(count.num_total for count in counts):
+            raise DataError(f"{condition!r} was not measured at every λ of width {width:g}: export the bundle again")
+        intervals = [count.interval() for count in counts]
+        found.append(
+            Curve(
+                condition=condition,
+                width=width,
+                lambdas=table.lambdas,
+                accuracy=tuple(100.0 * count.rate for count in counts),
+                low=tuple(100.0 * low for low, _ in intervals),
+                high=tuple(100.0 * high for _, high in intervals),
+                num_images=counts[0].num_total,
+            )
+        )
+    return found
+
+
+def surface_figure(table: OperatingTable) -> Figure:
+    """Clean and attacked accuracy over λ side by side, a line a width."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
+    with matplotlib.rc_context(_STYLE):
+        layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89), w_pad=0.12)  # leaves room for the caption
+        figure = Figure(figsize=(10.0, 4.9), dpi=180, facecolor="white", layout=layout)
+        left, right = figure.subplots(1, 2)
+        for axes, panel, what in ((left, clean, "Clean accuracy"), (right, attacked, "Robust accuracy")):
+            _draw_over_lambda(axes, panel)
+            statement, figures = _trend(what, panel[0])
+            axes.set_title(statement, loc="left", fontsize=13.0, fontweight="bold", pad=25)
+            axes.text(0.0, 1.03, figures, transform=axes.transAxes, color=_FAINT, va="bottom")
+        left.set_ylabel("Clean accuracy, %")
+        right.set_ylabel(f"{_attacked(table)}, %")
+        figure.text(0.012, 0.02, _caption(table, clean, attacked), fontsize=9.0, color=_FAINT, va="bottom")
+    return figure
+
+
+def frontier_figure(table: OperatingTable) -> Figure:
+    """Attacked against clean accuracy, a line a width: what λ buys and what width costs, in one picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
+
+    clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
+    with matplotlib.rc_context(_STYLE):
+        layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89))
+        figure = Figure(figsize=(7.5, 5.4), dpi=180, facecolor="white", layout=layout)
+        axes = figure.subplots()
+        for index, (x, y) in enumerate(zip(clean, attacked, strict=True)):
+            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+            _line(axes, y, x.accuracy, colour)
+            axes.errorbar(
+                x.accuracy,
+                y.accuracy,
+                xerr=_bars(x),
+                yerr=_bars(y),
+                color=colour,
+                fmt=marker,
+                markersize=6,
+                elinewidth=0.8,
+                ecolor=(colour, 0.35),
+                label=f"width {x.width:g}",
+            )
+        widest_x, widest_y = clean[0], attacked[0]
+        for lam, sa, ra in zip(widest_x.lambdas, widest_x.accuracy, widest_y.accuracy, strict=True):
+            axes.annotate(
+                f"λ={lam:g}", (sa, ra), (7, 7), textcoords="offset points", fontsize=10, color=_COLOURS[0], zorder=5
+            )
+        axes.legend(loc="lower left", frameon=False)
+        axes.set_xlabel("Clean accuracy, %")
+        axes.set_ylabel(f"{_attacked(table)}, %")
+        axes.margins(x=0.08, y=0.1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        trades = all(curve.accuracy[0] > curve.accuracy[-1] for curve in clean) and all(
+            curve.accuracy[0] < curve.accuracy[-1] for curve in attacked
+        )
+        title = "λ trades clean for robust accuracy at every width" if trades else "Accuracy of every λ and width"
+        axes.set_title(title, loc="left", fontsize=13.0, fontweight="bold", pad=12)
+        figure.text(0.015, 0.02, _caption(table, clean, attacked), fontsize=8.5, color=_FAINT, va="bottom")
+    return figure
+
+
+def draw(bundle: Bundle, folder: Path) -> list[Path]:
+    """Write both figures of a bundle's `report` table into `folder`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in (
+        ("surface.png", surface_figure(bundle.report)),
+        ("frontier.png", frontier_figure(bundle.report)),
+    ):
+        figure.savefig(folder / name)
+        paths.append(folder / name)
+    return paths
+
+
+def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for index, curve in enumerate(panel):
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        apart = _line(axes, curve, curve.lambdas, colour)
+        axes.plot(
+            curve.lambdas, curve.accuracy, marker, color=colour, markersize=6, markeredgecolor="white",
+            label=f"width {curve.width:g}", zorder=3,
+        )  # fmt: skip
+        axes.fill_between(curve.lambdas[apart:], curve.low[apart:], curve.high[apart:], color=colour, alpha=0.13, lw=0)
+        if apart:
+            axes.vlines(0.0, curve.low[0], curve.high[0], color=colour, alpha=0.35, linewidth=4)
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlim(-0.03, 1.03)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("λ   (0: most accurate, 1: most robust)")
+    _label_ends(axes, panel)
+
+
+def _line(axes: Axes, curve: Curve, x: tuple[float, ...], colour: str) -> int:
+    """Join the points of a curve; returns the index of the first trained λ>0.
+
+    λ=0 has batch norms of its own, so nothing lies between it and the smallest trained λ>0: that part is dotted.
+    """
+    apart = 1 if curve.lambdas[0] == 0.0 and len(curve.lambdas) > 1 else 0
+    axes.plot(x[: apart + 1], curve.accuracy[: apart + 1], ":", color=colour, linewidth=1.4)
+    axes.plot(x[apart:], curve.accuracy[apart:], color=colour, linewidth=2.0)
+    return apart
+
+
+def _label_ends(axes: Axes, panel: list[Curve]) -> None:
+    """Name each curve at its right end; labels that would touch are moved apart."""
+    low, high = axes.get_ylim()
+    gap = 0.062 * (high - low)
+    order = sorted(range(len(panel)), key=lambda index: panel[index].accuracy[-1])
+    heights: list[float] = []
+    for index in order:
+        heights.append(max(panel[index].accuracy[-1], heights[-1] + gap if heights else low))
+    shift = (heights[-1] - panel[order[-1]].accuracy[-1]) / 2.0
+    for index, height in zip(order, heights, strict=True):
+        axes.annotate(
+            f"width {panel[index].width:g}", (1.0, panel[index].accuracy[-1]), (1.045, height - shift),
+            textcoords="data", color=_COLOURS[index % len(_COLOURS)], fontweight="bold", va="center",
+            annotation_clip=False,
+        )  # fmt: skip
+
+
+def _bars(curve: Curve) -> list[list[float]]:
+    """Lengths of the error bars, downwards and upwards."""
+    below = [at - low for at, low in zip(curve.accuracy, curve.low, strict=True)]
+    above = [high - at for at, high in zip(curve.accuracy, curve.high, strict=True)]
+    return [below, above]
+
+
+def _attacked(table: OperatingTable) -> str:
+    return f"Accuracy under {table.attack.name.upper()}"
+
+
+def _trend(what: str, curve: Curve) -> tuple[str, str]:
+    """The panel's statement, and the figures it rests on: the widest curve's two ends."""
+    first, last = curve.accuracy[0], curve.accuracy[-1]
+    statement = (
+        f"{what} does not change with λ" if first == last else f"{what} {'rises' if last > first else 'falls'} with λ"
+    )
+    ends = f"{first:.1f} % at λ={curve.lambdas[0]:g}, {last:.1f} % at λ={curve.lambdas[-1]:g}"
+    return statement, f"{ends} (width {curve.width:g})"
+
+
+def _caption(table: OperatingTable, clean: list[Curve], attacked: list[Curve]) -> str:
+    attack = table.attack
+    return (
+        f"{table.dataset} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
+        f"{attack.name.upper()} (L∞, ε = {_of_255(attack.epsilon)}, step {_of_255(attack.step_size)}). "
+        "Bands and bars: 95 % intervals.\n"
+        "One network; λ and width are set while it runs. λ = 0 has batch norms of its own."
+    )
+
+
+def _of_255(value: float) -> str:
+    return f"{255.0 * value:g}/255"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.plots", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("output_dir", type=Path, help="folder for surface.png and frontier.png")
+    args = parser.parse_args(argv)
+    try:
+        paths = draw(Bundle.load(args.bundle), args.output_dir)
+    except (OATError, OSError) as error:
+        print(f"training.plots: {error}", file=sys.stderr)
+        return 2
+    for path in paths:
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
