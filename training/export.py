@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.image import InputSpec
 from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.profile import processor_name
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import ImageSet, fingerprint, load_cifar10, split_validation
@@ -77,7 +77,7 @@ def export(
             recipe=config.model_dump(mode="json"),
             seed=config.seed,
             commit=_commit(),
-            hardware=f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            hardware=f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             train_minutes=round(checkpoint.seconds / 60.0, 1),
         ),
         temperatures=tuple(fit_temperature(model, point, validation) for point in points),
@@ -98,15 +98,6 @@ def _commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _processor() -> str:
-    """Name of the processor, as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main() -> int:

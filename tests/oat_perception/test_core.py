@@ -14,7 +14,7 @@ from oat_perception.overrides import Overrides
 
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.runtime import OATRuntime
+from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
 from policy.replay import replay
 from policy.signals import Override, SignalState
@@ -58,8 +58,17 @@ def test_the_policy_sees_the_previous_frames_network_at_its_age(core: Perception
     assert second.decision.states["network"] is SignalState.OK
 
 
-def test_a_probe_runs_on_the_same_frame_and_is_reported_once(core: PerceptionCore, monkeypatch) -> None:
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
+    core: PerceptionCore, runtime: OATRuntime, monkeypatch, shift: int
+) -> None:
     probed = OperatingPoint(0.0, 1.0)
+
+    def predict_at(frame_HWC: np.ndarray, point: OperatingPoint) -> Prediction:
+        mine = runtime.predict(frame_HWC)
+        return replace(mine, point=point, label=(mine.label + shift) % 10)
+
+    monkeypatch.setattr(runtime, "predict_at", predict_at)
     step = core.policy.step
     asked = iter([probed, None, None])
     monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
@@ -70,7 +79,7 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(core: PerceptionCor
     assert first.prediction.point != probed
     assert (second.probe, second.probe_ms) == (None, 0.0)
     assert second.signals.network is not None
-    assert second.signals.network.disagrees == (first.probe.label != first.prediction.label)
+    assert second.signals.network.disagrees == bool(shift)
     assert third.signals.network is not None
     assert third.signals.network.disagrees is None
 

@@ -343,7 +343,7 @@ def test_auto_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch, tiny_bund
 
 
 def test_what_is_not_there_is_refused_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="must be one of .*got 'tensorrt'"):
+    with pytest.raises(BackendError, match=r"must be one of .*got 'tensorrt'"):
         OATRuntime.load(tiny_bundle, backend="tensorrt")
     with pytest.raises(BackendError, match="got 'bfloat16': use openvino"):
         OATRuntime.load(tiny_bundle, backend="torch", precision="bfloat16")

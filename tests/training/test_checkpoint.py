@@ -73,7 +73,7 @@ def test_a_truncated_checkpoint_is_refused(path: Path) -> None:
 
 
 def test_a_flipped_bit_is_refused_or_harmless(path: Path, state: Checkpoint) -> None:
-    """Regression: a bit flipped within a tensor once loaded in silence, and one within a name raised UnicodeDecodeError."""
+    """Regression: a bit flipped in a tensor once loaded in silence, and one in a name raised UnicodeDecodeError."""
     raw, num_refused = path.read_bytes(), 0
     positions = random.Random(0).sample(range(len(raw)), 30) + random.Random(1).sample(range(9000), 30)
     for position in positions:

@@ -1,4 +1,4 @@
-"""Laws of the data: readers give back what was written or refuse, the split is a partition, crops come from the image."""
+"""Laws of the data: readers give back what was written or refuse, the split is a partition, crops are windows."""
 
 from collections.abc import Callable
 from pathlib import Path

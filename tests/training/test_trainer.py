@@ -1,4 +1,4 @@
-"""Laws of training: the paper's loss, what shares a norm in one forward, determinism, resuming, and stopping in time."""
+"""Laws of training: the paper's loss, what shares a norm in one forward, determinism, resuming, stopping in time."""
 
 import copy
 import itertools

@@ -4,19 +4,25 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-_DEFAULTS = str(Path(get_package_share_directory("oat_perception")) / "config" / "camera_replay.yaml")
+_CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
 
 
 def generate_launch_description() -> LaunchDescription:
     """One node; arguments override the parameter file."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("params_file", default_value=_DEFAULTS, description="parameter file of the node"),
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=str(_CONFIG / "camera_replay.yaml"),
+                description="parameter file of the node",
+            ),
+            DeclareLaunchArgument("namespace", default_value="", description="namespace of the node, the perception's"),
             DeclareLaunchArgument(
                 "source", default_value="cifar10", description="cifar10, foolbox, a webcam's number, or a path"
             ),
@@ -24,10 +30,21 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("bundle", default_value="", description="bundle to attack; empty: no attacks"),
             DeclareLaunchArgument("scenario", default_value="", description="'day', a JSON file, or empty: none"),
             DeclareLaunchArgument("image_topic", default_value="image", description="where images are published"),
+            DeclareLaunchArgument(
+                "fastdds_profile",
+                default_value=str(_CONFIG / "fastdds.xml"),
+                description="Fast DDS profile, the perception node's; empty: the default one",
+            ),
+            SetEnvironmentVariable(
+                "FASTRTPS_DEFAULT_PROFILES_FILE",
+                LaunchConfiguration("fastdds_profile"),
+                condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("fastdds_profile"), "")),
+            ),
             Node(
                 package="oat_perception",
                 executable="camera_replay_node",
                 name="camera_replay",
+                namespace=LaunchConfiguration("namespace"),
                 output="screen",
                 parameters=[
                     LaunchConfiguration("params_file"),

@@ -46,7 +46,7 @@ from oat_perception.scenario import DAY, Scenario
 from oat_perception.sources import LabelledImages, find_cifar10, load_cifar10_test, load_foolbox_cifar10
 from oat_runtime.errors import ConfigError, OATError
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
 _REFRESH_S = 0.25
 _WIDTH_DWELL_S = 3.0  # 10 on a robot; here a battery empties in seconds

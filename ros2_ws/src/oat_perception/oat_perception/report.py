@@ -238,7 +238,7 @@ _PAGE = """<!doctype html>
 <h2>Every switch, and why</h2>
 {switches}
 <h2>What the camera saw</h2>
-<p class=note>Four images from each phase, evenly spaced in time, not picked. Below each: the node's answer with its
+<p class=note>Four images from each phase, evenly spaced in time, not picked. Beside each: the node's answer with its
 calibrated confidence, and the operating point that gave it.</p>
 {samples}
 <h2>What this does not show</h2>
