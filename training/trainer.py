@@ -240,30 +240,27 @@ class Trainer:
             self.recalibrate(self.config.num_recalibration)
             self.finished = True
 
-    @torch.no_grad()
     def recalibrate(self, num_batches: int) -> None:
         """Average every batch norm's statistics anew over the training mixture, weights fixed.
 
-        The running ones forget all but the last few batches, and the λ=0 share of each is small.
+        The running ones forget all but the last few batches, and the λ=0 share of each is small. Gradients stay on
+        though none is used, so that kernels compiled for training serve here too.
         """
         norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         self.model.train()
-        joints: list[tuple[float, _JointBatch]] = []
         for index in range(num_batches):
             generator = self._generator(2, index)
             batch = self.batch(index % self.steps_per_epoch, generator)
             lam_N = self._sampler(generator).lambdas(len(batch.y_N))
-            joints.clear()
-            for width in self.config.model.widths:
-                with torch.enable_grad():
-                    joint = _joint_batch(
-                        self.model, batch, lam_N, width, attack=self.config.attack, generator=generator
-                    )
-                joints.append((width, joint))
+            # All attacks come before the first statistic changes, so the order of widths does not matter.
+            joints = [
+                _joint_batch(self.model, batch, lam_N, width, attack=self.config.attack, generator=generator)
+                for width in self.config.model.widths
+            ]
             for norm in norms:
                 norm.momentum = 1.0 / (index + 1)
-            for width, joint in joints:
+            for width, joint in zip(self.config.model.widths, joints, strict=True):
                 self.model(joint.x_NCHW, joint.lam, width=width)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
