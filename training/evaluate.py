@@ -56,7 +56,7 @@ def evaluate(
     data: ImageSet,
     *,
     attack: AttackSpec | None,
-    batch_size: int = 250,
+    batch_size: int = 100,
     device: str | torch.device = "cpu",
 ) -> EvalCounts:
     """Count images classified right, under `attack` where one is given.

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,24 +209,32 @@ def test_a_prediction_never_mixes_two_points(runtime: OATRuntime) -> None:
         np.testing.assert_allclose(prediction.probabilities_K, expected[prediction.point].probabilities_K, atol=1e-5)
 
 
-def test_two_threads_may_predict_at_once(runtime: OATRuntime) -> None:
+def test_a_plan_serves_one_thread_at_a_time(runtime: OATRuntime) -> None:
+    compile_plan, busy, num_calls = runtime._compile, threading.Lock(), 0
+
+    def compile_touchy(*args: Any, **options: Any) -> backends.Plan:
+        plan = compile_plan(*args, **options)
+
+        def touchy(x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            nonlocal num_calls
+            assert busy.acquire(blocking=False), "called from two threads at once"
+            num_calls += 1
+            time.sleep(0.001)
+            logits = plan(x_NCHW)
+            busy.release()
+            return logits
+
+        return touchy
+
+    runtime._compile = compile_touchy
+    runtime.set_point(lam=0.2, width=0.5)
     images = [frame(), frame()[::-1]]
-    alone = [runtime.predict(image).logits_K for image in images]
-    results: list[list[npt.NDArray[np.float32]]] = [[], []]
-
-    def work(index: int) -> None:
-        for _ in range(50):
-            results[index].append(runtime.predict(images[index]).logits_K)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index in range(2):
-        assert len(results[index]) == 50
-        for logits_K in results[index]:
-            np.testing.assert_allclose(logits_K, alone[index], atol=1e-5)
+    expected = [runtime.predict(image).logits_K for image in images]
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(lambda n: runtime.predict(images[n % 2]).logits_K, range(20)))
+    assert num_calls == 22
+    for n, logits_K in enumerate(got):
+        np.testing.assert_allclose(logits_K, expected[n % 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("point", SOME_POINTS)

@@ -204,6 +204,7 @@ def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirr
     tops, lefts, flips = (set(values) for values in zip(*(keys[0] for keys in found), strict=True))
     assert tops == lefts == set(range(2 * padding + 1))
     assert flips == {False, True}
+    assert any(keys[0][0] != keys[0][1] for keys in found)  # rows and columns are drawn apart
 
 
 def test_augmentation_follows_the_seed() -> None:

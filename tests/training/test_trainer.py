@@ -51,19 +51,23 @@ def take(trainer: Trainer, num: int) -> list[object]:
 
 
 class Linear(nn.Module):
-    """Two classes by one hyperplane, whose bias depends on λ and width: the worst image is known in closed form."""
+    """Two classes by a hyperplane of its own for each λ and width: the worst image is known in closed form."""
 
     def __init__(self, lambdas: tuple[float, ...]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.config = ModelConfig(lambdas=lambdas, num_classes=2)
-        self.weight = nn.Parameter(0.5 * torch.randn(2, 12))
-        self.bias_KC = nn.Parameter(torch.randn(len(lambdas), 2))
+        self.weight = nn.Parameter(0.5 * torch.randn(len(lambdas), 2 * 12))
         self.modes: list[bool] = []
+
+    def planes(self, lam: LambdaBatch, width: float) -> Tensor:
+        """Weights (N, 2, 12) of each sample."""
+        sign_C = torch.ones(12) if width == 1.0 else torch.tensor([1.0, -1.0]).repeat(6)
+        return (lam.weights_NK @ self.weight).view(-1, 2, 12) * sign_C
 
     def forward(self, x_NCHW: Tensor, lam: LambdaBatch, *, width: float) -> Tensor:
         self.modes.append(self.training)
-        return width * (x_NCHW.flatten(1) @ self.weight.T) + lam.weights_NK @ self.bias_KC
+        return torch.einsum("nkc,nc->nk", self.planes(lam, width), x_NCHW.flatten(1))
 
 
 @dataclass
@@ -85,15 +89,16 @@ class Fixed:
 @pytest.mark.parametrize("lam_N", [[0.0, 0.0, 0.25, 0.5, 1.0, 1.0], [0.0] * 6, [1.0] * 6, [0.25] * 6])
 @pytest.mark.parametrize("widths", [(1.0,), (1.0, 0.5)])
 def test_a_step_descends_the_papers_loss(lam_N: list[float], widths: tuple[float, ...]) -> None:
-    """(1 − λ) CE(clean) + λ CE(adversarial), the mean over samples and widths, each attacked at its own width."""
+    """(1 − λ) CE(clean) + λ CE(adversarial), a mean over samples and widths, each image attacked at its λ and width."""
     net = Linear((0.0, 0.25, 0.5, 1.0)).train()
     x_NCHW, y_N = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 1, 0, 1, 0])
-    direction = (net.weight[1 - y_N] - net.weight[y_N]).sign().view_as(x_NCHW)
-    worst = (x_NCHW + EPSILON * direction).clamp(0, 1).detach()
     twin, lam = copy.deepcopy(net), torch.tensor(lam_N)
     by_width = []
     for width in widths:
         batch = LambdaBatch.from_values(lam_N, net.config.lambdas)
+        planes, index_N = net.planes(batch, width).detach(), torch.arange(6)
+        direction = (planes[index_N, 1 - y_N] - planes[index_N, y_N]).sign().view_as(x_NCHW)
+        worst = (x_NCHW + EPSILON * direction).clamp(0, 1)
         clean, robust = (F.cross_entropy(twin(x, batch, width=width), y_N, reduction="none") for x in (x_NCHW, worst))
         by_width.append(((1 - lam) * clean + lam * robust).mean())
     torch.stack(by_width).mean().backward()
@@ -108,9 +113,7 @@ def test_a_step_descends_the_papers_loss(lam_N: list[float], widths: tuple[float
         optimizer=torch.optim.SGD(net.parameters(), lr=1.0),
     )
     assert metrics.loss == pytest.approx(by_width[0].item(), abs=1e-5)
-    for name in ("weight", "bias_KC"):
-        before, grad = getattr(twin, name), getattr(twin, name).grad
-        torch.testing.assert_close(getattr(net, name), before - grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.weight, twin.weight - twin.weight.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_clean_and_adversarial_images_share_one_forward_and_attacks_run_in_evaluation_mode() -> None:
