@@ -6,6 +6,7 @@ import bisect
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 
 SCHEMA_VERSION = 1
+_NAME = r"[a-z0-9][a-z0-9._-]*"
 _MANIFEST, _WEIGHTS, _PROBE, _OUTCOMES = (
     "manifest.json",
     "weights.safetensors",
@@ -70,7 +72,7 @@ class Manifest(StrictModel):
     """`manifest.json`: all that is known of a bundle but its numbers."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=f"^{_NAME}$")
     model: ModelConfig
     class_names: tuple[str, ...]
     input: InputSpec
@@ -271,7 +273,11 @@ def save_bundle(
         select: the policy's table.
         report: the people's table.
         outcomes: per-image outcomes of `report`, by `outcome_key`.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle; nothing was written.
     """
+    check_target(path)
     shipped = model.with_film_tables().cpu().eval()
     shipped.compute_dtype = torch.float32
     files = {
@@ -299,16 +305,41 @@ def save_bundle(
         (partial / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         partial.chmod(0o755)
         Bundle.load(partial).model()
+        older = path.with_name(f".{path.name}-older")
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+            os.replace(path, older)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if older.exists():
+                os.replace(older, path)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Bundle.load(path)
 
 
+def check_target(path: Path) -> None:
+    """Refuse to replace what is not a bundle, or to make one whose name would not do.
+
+    Raises:
+        BundleError: with what to do instead.
+    """
+    if path.exists() and not (path / _MANIFEST).is_file():
+        raise BundleError(f"{path} exists and is not a bundle: name a new folder, as in bundles/my-net")
+    if re.fullmatch(_NAME, path.name) is None:
+        raise BundleError(f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {path.name!r}")
+
+
 def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
-    """Put one more file (say, the policy's constants) into a bundle and list it in the manifest."""
+    """Put one more file (say, the policy's constants) into a bundle and list it in the manifest.
+
+    Raises:
+        BundleError: the name is not a plain file name, or one of the bundle's own.
+    """
+    if Path(name).name != name or name in (_MANIFEST, _WEIGHTS, _PROBE, _OUTCOMES, "", ".", ".."):
+        raise BundleError(f"an attached file needs a plain name of its own, got {name!r}")
     files = dict(bundle.manifest.files) | {name: _entry(content)}
     manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})
     for file, data in ((name, content), (_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())):

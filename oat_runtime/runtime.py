@@ -91,6 +91,7 @@ class OATRuntime:
         self._input_hw = (bundle.input.height, bundle.input.width)
         self._prepared: dict[OperatingPoint, _Prepared] = {}
         self._lock = threading.Lock()
+        self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="oat-prepare")
         self._pending: OperatingPoint | None = None
         widest = [row for row in self.table.rows if row.width == self.table.widths[-1]]
@@ -155,11 +156,13 @@ class OATRuntime:
 
     def set_lambda(self, lam: float) -> OperatingPoint:
         """Set λ, keep the width, wait until it is active; returns the point that really runs."""
-        return self.set_point(lam=lam, width=(self._pending or self.active).width)
+        with self._knobs:
+            return self.set_point(lam=lam, width=(self._pending or self.active).width)
 
     def set_width(self, width: float) -> OperatingPoint:
         """Set the width, keep λ, wait until it is active; returns the point that really runs."""
-        return self.set_point(lam=(self._pending or self.active).lam, width=width)
+        with self._knobs:
+            return self.set_point(lam=(self._pending or self.active).lam, width=width)
 
     def set_point(self, *, lam: float, width: float, wait: bool = True) -> OperatingPoint:
         """Set both at once.

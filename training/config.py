@@ -15,7 +15,7 @@ class TrainConfig(StrictModel):
 
     model: ModelConfig = ModelConfig()
     dataset: Literal["cifar10"] = "cifar10"
-    num_validation: int = Field(default=2000, ge=0)
+    num_validation: int = Field(default=2000, ge=1)
     """Training images held out for selection and for the policy's table; never trained on."""
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
     """Attack made during training, from a uniform random start, at the λ and width it trains."""
@@ -41,7 +41,7 @@ class TrainConfig(StrictModel):
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1)
     """Epochs between two looks at the validation images."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**29)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

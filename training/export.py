@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from oat_runtime.bundle import Bundle, Provenance, save_bundle
+from oat_runtime.bundle import Bundle, Provenance, check_target, save_bundle
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.image import InputSpec
 from oat_runtime.model import OATNet
@@ -116,6 +116,7 @@ def main() -> int:
         checkpoint = load_checkpoint(args.checkpoint)
         if not checkpoint.finished and not args.unfinished:
             raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
+        check_target(args.bundle)  # before an hour of measuring, not after it
         bundle = export(
             checkpoint,
             args.bundle,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oat_runtime.errors import CheckpointError, OATError
+from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from oat_runtime.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
 from oat_runtime.model import OATNet, frozen
 from oat_runtime.operating_point import AttackSpec
@@ -181,7 +181,7 @@ class Trainer:
         self.seconds = 0.0
         self.finished = False
         if len(data) < config.batch_size:
-            raise CheckpointError(f"batch_size {config.batch_size} is larger than the {len(data)} training images")
+            raise ConfigError(f"batch_size {config.batch_size} is larger than the {len(data)} training images")
 
     @property
     def steps_per_epoch(self) -> int:
