@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,7 @@ class Trainer:
         """
         norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
+        num_seen: Counter[tuple[float, int]] = Counter()
         self.model.train()
         for index in range(num_batches):
             generator = self._generator(2, index)
@@ -258,9 +260,12 @@ class Trainer:
                 _joint_batch(self.model, batch, lam_N, width, attack=self.config.attack, generator=generator)
                 for width in self.config.model.widths
             ]
-            for norm in norms:
-                norm.momentum = 1.0 / (index + 1)
             for width, joint in zip(self.config.model.widths, joints, strict=True):
+                for branch, _, weights_NK in joint.lam.branches():  # a batch may hold no λ=0, and then counts not
+                    num_seen[width, branch] += 1
+                    route = self.model.route(branch, weights_NK, width)
+                    for site in self.model.norms():
+                        site.norm(route).momentum = 1.0 / num_seen[width, branch]
                 self.model(joint.x_NCHW, joint.lam, width=width)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
