@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from oat_runtime.bundle import Bundle, LogitsAt, attach_file, outcome_key, save_bundle
+from oat_runtime.bundle import Bundle, LogitsAt, attach_file, check_target, outcome_key, save_bundle
 from oat_runtime.errors import BundleError
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import OATNet
@@ -220,6 +221,21 @@ def test_a_failing_save_leaves_the_old_bundle_whole(
     assert contents(folder.parent) == before
 
 
+def test_a_failing_rename_brings_the_old_bundle_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, before, rename = Bundle.load(folder), contents(folder.parent), os.replace
+
+    def fail_on_the_new_one(source: Path, target: Path) -> None:
+        if Path(target) == folder and (Path(source) / "manifest.json").is_file() and "older" not in Path(source).name:
+            raise OSError("no rename")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail_on_the_new_one)
+        with pytest.raises(OSError, match="no rename"):
+            save_again(bundle, folder, name="other")
+    assert contents(folder.parent) == before
+
+
 def test_a_save_that_would_not_load_leaves_the_old_bundle_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, before = Bundle.load(folder), contents(folder.parent)
 
@@ -273,12 +289,22 @@ def test_attaching_again_replaces(folder: Path) -> None:
     assert attach_file(first, "estimator.json", b'{"a": 1}').estimator == {"a": 1}
 
 
-@pytest.mark.parametrize("name", ["../outside.json", "manifest.json", "a/b", ""])
+@pytest.mark.parametrize("name", ["../outside.json", "manifest.json", "weights.safetensors", "a/b", ""])
 def test_attaching_under_a_bad_name_changes_nothing(folder: Path, name: str) -> None:
     before = contents(folder.parent)
-    with pytest.raises(ValueError, match="plain names"):
+    with pytest.raises(BundleError, match="a plain name of its own"):
         attach_file(Bundle.load(folder), name, b"x")
     assert contents(folder.parent) == before
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "bundles" / "notes.txt"
+    precious.parent.mkdir()
+    precious.write_text("keep me")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        check_target(precious.parent)
+    check_target(folder)
+    assert precious.read_text() == "keep me"
 
 
 def counted(table: OperatingTable, num_total: int, outcomes: dict[str, npt.NDArray[np.bool_]]) -> OperatingTable:
