@@ -41,6 +41,11 @@ LogitsAt = Callable[[npt.NDArray[np.float32], OperatingPoint], npt.NDArray[np.fl
 """Images (N, 3, H, W) float32 in [0, 1] and an operating point, to logits (N, K)."""
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a file of this name lies in the bundle's own folder, beside the manifest."""
+    return Path(name).name == name and name not in (_MANIFEST, "", ".", "..")
+
+
 class FileEntry(StrictModel):
     """One file of the bundle."""
 
@@ -100,7 +105,7 @@ class Manifest(StrictModel):
         ):
             if {(row.lam, row.width) for row in rows} != points or len(rows) != len(points):
                 raise ValueError(f"{name} must hold each trained lambda at each width once")
-        if any(Path(name).name != name or name in (_MANIFEST, "", ".", "..") for name in self.files):
+        if not all(_is_plain(name) for name in self.files):
             raise ValueError("file names must be plain names within the bundle")
         return self
 
@@ -338,7 +343,7 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     Raises:
         BundleError: the name is not a plain file name, or one of the bundle's own.
     """
-    if Path(name).name != name or name in (_MANIFEST, _WEIGHTS, _PROBE, _OUTCOMES, "", ".", ".."):
+    if not _is_plain(name) or name in (_WEIGHTS, _PROBE, _OUTCOMES):
         raise BundleError(f"an attached file needs a plain name of its own, got {name!r}")
     files = dict(bundle.manifest.files) | {name: _entry(content)}
     manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})

@@ -1,6 +1,6 @@
 """What the tests of training share: a small set of images that can be learned, and a run that takes seconds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,12 +12,11 @@ from training.config import TrainConfig
 from training.data import CIFAR10_CLASSES, ImageSet
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    # For each module, so that fixtures of its scope run so too: with two threads, oneDNN 3.12 corrupts the
+    # heap in the float32 gradient of some small convolutions on AVX-512.
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def colour_patches(num: int, *, size: int = 8, seed: int = 0) -> ImageSet:
