@@ -24,8 +24,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from oat_runtime.errors import BundleError
 from oat_runtime.image import InputSpec
-from oat_runtime.layers import FiLMTable, LambdaBatch
+from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.norm import FiLMTable
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 
 SCHEMA_VERSION = 1

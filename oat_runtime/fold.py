@@ -1,13 +1,20 @@
-"""Fold an OATNet at one (λ, width) into a plain CNN: the same logits, no λ, no batch norm, no FiLM, no slicing."""
+"""Fold an OATNet at one (λ, width) into a plain CNN: the same logits, no batch norm, no FiLM, no slicing.
+
+Two forms from one assembly: `fold` multiplies every norm into the convolution before it, for one λ; `share` leaves it a
+scale and a bias per channel, so that one network serves all λ of its width.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.layers import LambdaBatch, Route, SlimmableConv2d, SwitchableNorm, scaled
+from oat_runtime.layers import LambdaBatch, Route, SlimmableConv2d, scaled
 from oat_runtime.model import Block, OATNet
+from oat_runtime.norm import SwitchableNorm
 
 
 class ChannelAffine(nn.Module):
@@ -24,14 +31,14 @@ class ChannelAffine(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Scale and shift every channel."""
-        return x_NCHW * self.scale + self.bias
+        return torch.addcmul(self.bias, x_NCHW, self.scale)
 
 
 class PlainBlock(nn.Module):
     """Two convolutions and a shortcut. With `pre`, the pre-activation order; without, the post-activation one."""
 
     def __init__(
-        self, pre: ChannelAffine | None, conv1: nn.Conv2d, conv2: nn.Conv2d, shortcut: nn.Conv2d | None
+        self, pre: ChannelAffine | None, conv1: nn.Module, conv2: nn.Module, shortcut: nn.Module | None
     ) -> None:
         """Take the folded parts."""
         super().__init__()
@@ -51,13 +58,15 @@ class PlainNet(nn.Module):
     def __init__(
         self,
         normalize: ChannelAffine,
-        stem: nn.Conv2d,
+        stem: nn.Module,
         blocks: list[PlainBlock],
         final: ChannelAffine | None,
         classifier: nn.Linear,
+        pool: bool = False,
     ) -> None:
-        """Take the folded parts; `final` is the last norm of a pre-activation network."""
+        """Take the folded parts; `final` is the last norm of a pre-activation network, `pool` halves after the stem."""
         super().__init__()
+        self.pool = pool
         self.normalize, self.stem, self.final, self.classifier = normalize, stem, final, classifier
         self.blocks = nn.ModuleList(blocks)
 
@@ -66,6 +75,8 @@ class PlainNet(nn.Module):
         x_NCHW = self.stem(self.normalize(x_NCHW))
         if self.final is None:
             x_NCHW = F.relu(x_NCHW)
+        if self.pool:
+            x_NCHW = F.max_pool2d(x_NCHW, kernel_size=3, stride=2, padding=1)
         for block in self.blocks:
             x_NCHW = block(x_NCHW)
         if self.final is not None:
@@ -74,7 +85,10 @@ class PlainNet(nn.Module):
         return logits
 
 
-@torch.no_grad()
+_Convolve = Callable[[SlimmableConv2d, int, Route, SwitchableNorm | None], nn.Module]
+"""Makes a convolution with so many inputs, and the norm that follows it where there is one."""
+
+
 def fold(model: OATNet, *, lam: float, width: float) -> PlainNet:
     """The plain network that computes what `model` computes at one operating point, in evaluation mode.
 
@@ -89,61 +103,114 @@ def fold(model: OATNet, *, lam: float, width: float) -> PlainNet:
     Raises:
         OperatingPointError: λ or width is not offered.
     """
-    batch = LambdaBatch.constant(lam, 1, model.config.lambdas, device=model.code_KD.device)
-    ((branch, _, weights_1K),) = batch.branches()
-    route = model.route(branch, weights_1K, width)
-    std_C, mean_C = model.std.flatten(), model.mean.flatten()
-    blocks = [_fold_block(block, route) for block in model.blocks if isinstance(block, Block)]
-    classifier = nn.Linear(blocks[-1].conv2.out_channels, model.config.num_classes, device=std_C.device)
-    classifier.weight.copy_(model.classifier.slice_weight(classifier.in_features))
-    classifier.bias.copy_(model.classifier.bias)
-    plain = PlainNet(
-        normalize=ChannelAffine(1.0 / std_C, -mean_C / std_C),
-        stem=_fold_conv(model.stem, 3, route, model.stem_norm),
-        blocks=blocks,
-        final=None if model.final_norm is None else ChannelAffine(*_constants(model.final_norm, route)),
-        classifier=classifier,
-    )
+    plain = _assemble(model, lam, width, _fused)
     plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return plain.eval().requires_grad_(False)
-
-
-def _constants(site: SwitchableNorm, route: Route) -> tuple[Tensor, Tensor]:
-    """Scale and bias of batch norm (running statistics) and FiLM together, (C,) float64."""
-    norm = site.norm(route)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale_1C, bias_1C = site.affine(route)
-    scale_C = scale_1C[0].double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale_C, bias_1C[0].double() - scale_C * norm.running_mean.double()
-
-
-def _fold_conv(conv: SlimmableConv2d, num_in: int, route: Route, site: SwitchableNorm | None) -> nn.Conv2d:
-    """The convolution at the route's width, with the norm that follows it where there is one."""
-    weight = conv.slice_weight(num_in, route.width).double()
-    bias_C = None
-    if site is not None:
-        scale_C, bias_C = _constants(site, route)
-        weight = weight * scale_C.view(-1, 1, 1, 1)
-    num_out, _, size, _ = weight.shape
-    has_bias = bias_C is not None
-    plain = nn.Conv2d(num_in, num_out, size, conv.stride[0], size // 2, bias=has_bias, device=weight.device)
-    plain.weight.copy_(weight)
-    if bias_C is not None and plain.bias is not None:
-        plain.bias.copy_(bias_C)
     return plain
 
 
-def _fold_block(block: Block, route: Route) -> PlainBlock:
+def share(model: OATNet, *, width: float, lam: float | None = None) -> PlainNet:
+    """The same network with each norm left as a `ChannelAffine` behind its convolution.
+
+    Only the affines depend on λ, so one compiled network serves every λ of a width: see `constants`. Convolutions hold
+    views of the model's weights, not copies; do not write to them.
+
+    Args:
+        model: any OATNet, in any mode.
+        width: one of the model's widths.
+        lam: the λ whose constants its affines hold; the largest knot by default.
+
+    Raises:
+        OperatingPointError: λ or width is not offered.
+    """
+    return _assemble(model, model.config.lambdas[-1] if lam is None else lam, width, _scaled)
+
+
+def affines(net: nn.Module) -> dict[str, ChannelAffine]:
+    """The affines that depend on λ, by name, in the order in which `constants` lists them."""
+    found = {name: module for name, module in net.named_modules() if isinstance(module, ChannelAffine)}
+    found.pop("normalize", None)
+    return found
+
+
+def constants(model: OATNet, *, lam: float, width: float) -> Tensor:
+    """All that λ changes at one width: scale and bias of every affine of `share`, one after another, (V,) float32.
+
+    Raises:
+        OperatingPointError: λ or width is not offered.
+    """
+    sites = affines(share(model, width=width, lam=lam)).values()
+    return torch.cat([vector.flatten() for site in sites for vector in (site.scale, site.bias)])
+
+
+@torch.no_grad()
+def _assemble(model: OATNet, lam: float, width: float, convolve: _Convolve) -> PlainNet:
+    """The plain network at one operating point; `convolve` decides what becomes of a norm after a convolution."""
+    batch = LambdaBatch.constant(lam, 1, model.config.lambdas, device=model.code_KD.device)
+    route = model.route(batch, width)
+    std_C, mean_C = model.std.flatten(), model.mean.flatten()
+    blocks = [_block(block, route, convolve) for block in model.blocks if isinstance(block, Block)]
+    num_features = scaled(model.classifier.in_features, width)
+    classifier = nn.Linear(num_features, model.config.num_classes, device="meta")
+    classifier.weight = nn.Parameter(model.classifier.slice_weight(num_features).clone())
+    classifier.bias = nn.Parameter(model.classifier.bias.clone())
+    plain = PlainNet(
+        normalize=ChannelAffine(1.0 / std_C, -mean_C / std_C),
+        stem=convolve(model.stem, 3, route, model.stem_norm),
+        blocks=blocks,
+        final=None if model.final_norm is None else ChannelAffine(*_norm_constants(model.final_norm, route)),
+        classifier=classifier,
+        pool=model.pool,
+    )
+    return plain.eval().requires_grad_(False)
+
+
+def _block(block: Block, route: Route, convolve: _Convolve) -> PlainBlock:
     """One block; the first norm of a pre-activation block follows an addition, so it stays an affine of its own."""
     num_in = scaled(block.conv1.in_channels, route.width)
     num_hidden = scaled(block.conv1.out_channels, route.width)
     after1, after2 = (block.norm2, None) if block.pre_activation else (block.norm1, block.norm2)
     shortcut = None
     if block.shortcut is not None:
-        shortcut = _fold_conv(block.shortcut, num_in, route, block.shortcut_norm)
+        shortcut = convolve(block.shortcut, num_in, route, block.shortcut_norm)
     return PlainBlock(
-        pre=ChannelAffine(*_constants(block.norm1, route)) if block.pre_activation else None,
-        conv1=_fold_conv(block.conv1, num_in, route, after1),
-        conv2=_fold_conv(block.conv2, num_hidden, route, after2),
+        pre=ChannelAffine(*_norm_constants(block.norm1, route)) if block.pre_activation else None,
+        conv1=convolve(block.conv1, num_in, route, after1),
+        conv2=convolve(block.conv2, num_hidden, route, after2),
         shortcut=shortcut,
     )
+
+
+def _norm_constants(site: SwitchableNorm, route: Route) -> tuple[Tensor, Tensor]:
+    """Scale and bias of batch norm (running statistics) and FiLM together, (C,) float64."""
+    ((norm, _),) = site.parts(route)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale_1C, bias_1C = site.affine(route)
+    scale_C = scale_1C[0].double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale_C, bias_1C[0].double() - scale_C * norm.running_mean.double()
+
+
+def _fused(conv: SlimmableConv2d, num_in: int, route: Route, site: SwitchableNorm | None) -> nn.Module:
+    """Norm multiplied into the convolution."""
+    weight = conv.slice_weight(num_in, route.width)
+    if site is None:
+        return _convolution(conv, weight.clone())
+    scale_C, bias_C = _norm_constants(site, route)
+    return _convolution(conv, (weight.double() * scale_C.view(-1, 1, 1, 1)).float(), bias_C.float())
+
+
+def _scaled(conv: SlimmableConv2d, num_in: int, route: Route, site: SwitchableNorm | None) -> nn.Module:
+    """Norm as an affine behind the convolution, whose weight is the model's own."""
+    plain = _convolution(conv, conv.slice_weight(num_in, route.width))
+    return plain if site is None else nn.Sequential(plain, ChannelAffine(*_norm_constants(site, route)))
+
+
+def _convolution(like: SlimmableConv2d, weight: Tensor, bias_C: Tensor | None = None) -> nn.Conv2d:
+    """A convolution of the geometry of `like` around the given tensors, which are not copied."""
+    num_out, num_in = weight.shape[:2]
+    plain = nn.Conv2d(
+        num_in, num_out, like.kernel_size, like.stride, like.padding, bias=bias_C is not None, device="meta"
+    )  # type: ignore[arg-type]
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if bias_C is not None:
+        plain.bias = nn.Parameter(bias_C, requires_grad=False)
+    return plain

@@ -1,4 +1,4 @@
-"""Slimmable layers, dual switchable batch norm, FiLM, and how λ reaches them.
+"""How λ and width reach a network: λ codes and batches, and slimmable layers.
 
 Shapes: N batch, C channels, H and W image size, K knots (the λ that the network is trained on), D encoding size.
 Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020, sections 3.1 and 3.3 ("the paper").
@@ -92,21 +92,23 @@ class LambdaBatch:
         weights_K = torch.tensor(knot_weights(lam, knots), device=device)
         return cls(weights_K.expand(num, -1), num if lam == 0.0 else 0)
 
-    def branches(self) -> list[tuple[int, slice, Tensor]]:
-        """The non-empty parts of the batch: (batch-norm branch, slice of the batch, its weights)."""
+    def parts(self) -> list[tuple[int, slice]]:
+        """The non-empty parts of the batch: (batch-norm branch, slice of the batch)."""
         parts = [(CLEAN, slice(0, self.num_clean)), (ADVERSARIAL, slice(self.num_clean, len(self.weights_NK)))]
-        return [(branch, part, self.weights_NK[part]) for branch, part in parts if part.stop > part.start]
+        return [(branch, part) for branch, part in parts if part.stop > part.start]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How one part of a batch runs through the network: which batch norm, which width, which λ."""
+    """How a batch runs through the network: each sample's λ, the width, and what γ and β are made from."""
 
-    branch: int
-    width_index: int
+    lam: LambdaBatch
     width: float
-    weights_NK: Tensor
+    width_index: int
     code_KD: Tensor
+    constants: dict[int, tuple[Tensor, Tensor]] | None = None
+    """Where each site keeps its scale and bias, for many passes in evaluation mode over weights that stay as they are;
+    None computes them in every pass."""
 
 
 def encode_knots(knots: Sequence[float], *, encoding: Encoding, size: int, generator: torch.Generator) -> Tensor:
@@ -125,117 +127,6 @@ def encode_knots(knots: Sequence[float], *, encoding: Encoding, size: int, gener
         code_KD[0] /= math.sqrt(2.0)
         return code_KD
     return nn.init.orthogonal_(torch.empty(len(knots), size), generator=generator)
-
-
-class FiLM(nn.Module):
-    """γ and β at every knot, each from its own two-layer, C-wide MLP; both start near the identity.
-
-    The last layers start from N(0, 0.02²): from exactly zero, the middle λ collapse into one network
-    (measured on a WRN-16-2: SA within 0.2 points for λ = 0.1 … 0.4).
-    """
-
-    def __init__(self, channels: int, code_size: int) -> None:
-        """Make both MLPs for `channels` channels at full width and codes of `code_size`."""
-        super().__init__()
-        self.gamma = self._mlp(channels, code_size)
-        self.beta = self._mlp(channels, code_size)
-
-    @staticmethod
-    def _mlp(channels: int, code_size: int) -> nn.Sequential:
-        last = nn.Linear(channels, channels)
-        nn.init.normal_(last.weight, std=0.02)
-        nn.init.zeros_(last.bias)
-        return nn.Sequential(nn.Linear(code_size, channels), nn.LeakyReLU(0.1), last)
-
-    def forward(self, code_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """(γ_KC, β_KC) at every knot."""
-        return 1.0 + self.gamma(code_KD), self.beta(code_KD)
-
-
-class FiLMTable(nn.Module):
-    """γ and β at the knots as plain numbers: what a bundle stores in place of the MLPs."""
-
-    gamma_KC: Tensor
-    beta_KC: Tensor
-
-    def __init__(self, channels: int, num_knots: int) -> None:
-        """An identity table for `channels` channels at `num_knots` knots."""
-        super().__init__()
-        self.register_buffer("gamma_KC", torch.ones(num_knots, channels))
-        self.register_buffer("beta_KC", torch.zeros(num_knots, channels))
-
-    def forward(self, code_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """(γ_KC, β_KC) as stored; the code is not needed any more."""
-        return self.gamma_KC, self.beta_KC
-
-
-def normalize_batch(
-    x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, eps: float, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize by the batch's own statistics, then scale and shift: (result like x, mean_C, biased variance_C).
-
-    Written in float32 and in plain formulas for a compiler to fuse: on a CPU in bfloat16, compiled, it takes a third of
-    the time of batch norm, scale and ReLU in a row.
-    """
-    x = x_NCHW.float()
-    mean_C = x.mean(dim=(0, 2, 3))
-    var_C = ((x * x).mean(dim=(0, 2, 3)) - mean_C * mean_C).clamp_min(0.0)
-    scale_NC = scale_NC * torch.rsqrt(var_C + eps)
-    bias_NC = bias_NC - scale_NC * mean_C
-    return modulate(x_NCHW, scale_NC, bias_NC, relu), mean_C.detach(), var_C.detach()
-
-
-def modulate(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, relu: bool) -> Tensor:
-    """Scale and shift per sample and channel, rectify if asked to; float32 inside, the dtype of x outside."""
-    out = x_NCHW.float() * scale_NC[:, :, None, None] + bias_NC[:, :, None, None]
-    return (F.relu(out) if relu else out).to(x_NCHW.dtype)
-
-
-class SwitchableNorm(nn.Module):
-    """Batch norm followed by FiLM: one batch norm per width and branch, one FiLM for all (the paper, Figs. 2 and 4)."""
-
-    def __init__(self, channels: int, widths: Sequence[float], *, code_size: int, dual: bool) -> None:
-        """Make the norms for `channels` channels at full width; `dual=False` gives both branches the same one."""
-        super().__init__()
-        self.norms = nn.ModuleList(
-            nn.ModuleList(nn.BatchNorm2d(scaled(channels, width)) for _ in range(2 if dual else 1)) for width in widths
-        )
-        self.film: FiLM | FiLMTable = FiLM(channels, code_size)
-        self.batch_form, self.fixed_form = normalize_batch, modulate
-
-    def norm(self, route: Route) -> nn.BatchNorm2d:
-        """The batch norm that `route` uses."""
-        of_width = self.norms[route.width_index]
-        assert isinstance(of_width, nn.ModuleList)
-        norm = of_width[min(route.branch, len(of_width) - 1)]
-        assert isinstance(norm, nn.BatchNorm2d)
-        return norm
-
-    def affine(self, route: Route) -> tuple[Tensor, Tensor]:
-        """Scale and bias after normalization, batch norm's own and FiLM's in one: (scale_NC, bias_NC) float32."""
-        norm = self.norm(route)
-        gamma_KC, beta_KC = self.film(route.code_KD)
-        channels = norm.num_features
-        gamma_NC = route.weights_NK @ gamma_KC[:, :channels]
-        beta_NC = route.weights_NK @ beta_KC[:, :channels]
-        return gamma_NC * norm.weight, gamma_NC * norm.bias + beta_NC
-
-    def forward(self, x_NCHW: Tensor, route: Route, *, relu: bool = False) -> Tensor:
-        """Normalize with the route's batch norm, modulate each sample by its γ(λ), β(λ), and rectify if asked to."""
-        norm = self.norm(route)
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale_NC, bias_NC = self.affine(route)
-        if norm.training:
-            out, mean_C, var_C = self.batch_form(x_NCHW, scale_NC, bias_NC, norm.eps, relu)
-            momentum, num = norm.momentum or 0.0, x_NCHW.numel() // x_NCHW.shape[1]
-            with torch.no_grad():
-                norm.running_mean.lerp_(mean_C, momentum)
-                norm.running_var.lerp_(var_C * (num / max(num - 1, 1)), momentum)
-            return out
-        # Running statistics are constants, so normalization joins the same scale and bias: one pass over the image.
-        scale_NC = scale_NC * torch.rsqrt(norm.running_var + norm.eps)
-        bias_NC = bias_NC - scale_NC * norm.running_mean
-        return self.fixed_form(x_NCHW, scale_NC, bias_NC, relu)
 
 
 class SlimmableConv2d(nn.Conv2d):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -15,18 +17,18 @@ from torch import Tensor, nn
 from oat_runtime.errors import OperatingPointError
 from oat_runtime.layers import (
     Encoding,
-    FiLMTable,
     LambdaBatch,
     Route,
     SlimmableConv2d,
     SlimmableLinear,
-    SwitchableNorm,
     encode_knots,
-    modulate,
-    normalize_batch,
 )
+from oat_runtime.norm import FiLMTable, SwitchableNorm, modulate, normalize_batch
 from oat_runtime.operating_point import StrictModel
 
+Stem = Literal["3x3", "3x3-stride2", "7x7-stride2-pool"]
+_STEMS: dict[Stem, tuple[int, int]] = {"3x3": (3, 1), "3x3-stride2": (3, 2), "7x7-stride2-pool": (7, 2)}
+"""(kernel size, stride) of the first convolution."""
 _RESNET_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -38,11 +40,15 @@ class ModelConfig(StrictModel):
     """ResNet: 10, 18 or 34. WideResNet: 6 n + 4."""
     widen_factor: int = Field(default=2, ge=1)
     """WideResNet only: multiple of 16, 32, 64 channels."""
+    stem: Stem = "3x3"
+    """First layers: `3x3` for images around 32x32, `3x3-stride2` for 64x64 and 96x96, `7x7-stride2-pool` (a max pool of
+    stride 2 follows) for 224x224. The network takes any size; the last feature map is averaged."""
     num_classes: int = Field(default=10, ge=2)
     widths: tuple[float, ...] = (0.5, 0.75, 1.0)
     """Width factors with batch norms of their own, ascending."""
     lambdas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-    """The knots: λ that the network is trained on, ascending. S1 of the paper by default."""
+    """The knots: λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
+    nothing to condition on, so there is no FiLM: the plain baseline of adversarial training at a fixed λ."""
     encoding: Encoding = "orthogonal"
     encoding_size: int = Field(default=128, ge=1)
     encoding_seed: int = 0
@@ -91,7 +97,7 @@ class Block(nn.Module):
             self.shortcut_norm = None if pre_activation else _norm(outputs, config)
 
     def forward(self, x_NCHW: Tensor, route: Route) -> Tensor:
-        """Run the block on one branch of the batch."""
+        """Run the block."""
         if self.pre_activation:
             active = self.norm1(x_NCHW, route, relu=True)
             skip = self.shortcut(active, route.width) if self.shortcut is not None else x_NCHW
@@ -102,12 +108,18 @@ class Block(nn.Module):
         if self.shortcut is not None and self.shortcut_norm is not None:
             skip = self.shortcut_norm(self.shortcut(x_NCHW, route.width), route)
         hidden = self.norm1(self.conv1(x_NCHW, route.width), route, relu=True)
-        return F.relu(self.norm2(self.conv2(hidden, route.width), route) + skip)
+        return self.norm2(self.conv2(hidden, route.width), route, relu=True, skip_NCHW=skip)  # type: ignore[no-any-return]
 
 
 def _norm(channels: int, config: ModelConfig) -> SwitchableNorm:
-    code_size = 1 if config.encoding == "none" else config.encoding_size
-    return SwitchableNorm(channels, config.widths, code_size=code_size, dual=config.dual_bn)
+    many = len(config.lambdas) > 1
+    return SwitchableNorm(
+        channels,
+        config.widths,
+        code_size=1 if config.encoding == "none" else config.encoding_size,
+        dual=config.dual_bn and many and config.lambdas[0] == 0.0,
+        film=many,
+    )
 
 
 def _stages(config: ModelConfig) -> tuple[int, list[tuple[int, int, int]]]:
@@ -138,7 +150,9 @@ class OATNet(nn.Module):
         self.compute_dtype = torch.float32
         stem, stages = _stages(config)
         pre_activation = config.family == "wide_resnet"
-        self.stem = SlimmableConv2d(3, stem, 3, 1, 1, bias=False)
+        size, stride = _STEMS[config.stem]
+        self.stem = SlimmableConv2d(3, stem, size, stride, size // 2, bias=False)
+        self.pool = config.stem.endswith("-pool")
         self.stem_norm = None if pre_activation else _norm(stem, config)
         blocks: list[Block] = []
         channels = stem
@@ -169,31 +183,40 @@ class OATNet(nn.Module):
             raise OperatingPointError(f"width must be one of {list(self.config.widths)}, got {width}")
         return self.config.widths.index(width)
 
-    def route(self, branch: int, weights_NK: Tensor, width: float) -> Route:
-        """The route of one branch of a batch through this network."""
-        return Route(branch, self.width_index(width), width, weights_NK, self.code_KD)
+    def route(self, lam: LambdaBatch, width: float) -> Route:
+        """How a batch of these λ runs at `width`.
+
+        Raises:
+            OperatingPointError: the network was not built for this width.
+        """
+        return Route(lam, width, self.width_index(width), self.code_KD)
 
     def forward(self, x_NCHW: Tensor, lam: LambdaBatch, *, width: float) -> Tensor:
         """Logits (N, num_classes) float32 of images (N, 3, H, W) float32 in [0, 1].
 
-        The λ=0 samples at the front of the batch and the rest share no batch norm, so each part runs by itself.
+        Convolutions see the whole batch; each batch norm sees its own part of it, λ=0 or the rest.
 
         Raises:
             OperatingPointError: unknown width, or not one λ per image.
         """
         if len(lam.weights_NK) != len(x_NCHW):
             raise OperatingPointError(f"expected one lambda per image: {len(x_NCHW)}, got {len(lam.weights_NK)}")
-        logits = [
-            self._features(x_NCHW[part], self.route(branch, weights_NK, width))
-            for branch, part, weights_NK in lam.branches()
-        ]
-        return logits[0] if len(logits) == 1 else torch.cat(logits)
+        return self._logits(x_NCHW, self.route(lam, width))
 
-    def _features(self, x_NCHW: Tensor, route: Route) -> Tensor:
+    def logits_fn(self, lam: LambdaBatch, *, width: float) -> Callable[[Tensor], Tensor]:
+        """The network at these λ and width as a function of images alone: for an attack, within `frozen`.
+
+        Scale and bias of every norm are computed in the first call and kept, so weights must not change between calls.
+        """
+        return partial(self._logits, route=dataclasses.replace(self.route(lam, width), constants={}))
+
+    def _logits(self, x_NCHW: Tensor, route: Route) -> Tensor:
         x_NCHW = ((x_NCHW - self.mean) / self.std).to(self.compute_dtype, memory_format=torch.channels_last)
         x_NCHW = self.stem(x_NCHW, route.width)
         if self.stem_norm is not None:
             x_NCHW = self.stem_norm(x_NCHW, route, relu=True)
+        if self.pool:
+            x_NCHW = F.max_pool2d(x_NCHW, kernel_size=3, stride=2, padding=1)
         for block in self.blocks:
             x_NCHW = block(x_NCHW, route)
         if self.final_norm is not None:
@@ -241,3 +264,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in grads:
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def untracked(model: nn.Module) -> Iterator[None]:
+    """Within the block: batch norms in training mode use the batch's statistics and leave the running ones alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

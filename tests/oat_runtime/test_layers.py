@@ -1,10 +1,9 @@
-"""Laws of λ interpolation and encoding, of FiLM, of the switchable norm and of the slimmable layers."""
+"""Laws of λ interpolation and encoding, and of the slimmable layers."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
@@ -13,12 +12,9 @@ from oat_runtime.errors import OperatingPointError
 from oat_runtime.layers import (
     ADVERSARIAL,
     CLEAN,
-    FiLM,
     LambdaBatch,
-    Route,
     SlimmableConv2d,
     SlimmableLinear,
-    SwitchableNorm,
     effective_lambda,
     encode_knots,
     knot_weights,
@@ -26,7 +22,6 @@ from oat_runtime.layers import (
 )
 
 KNOTS = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-WIDTHS = (0.5, 1.0)
 
 
 @pytest.mark.parametrize("index", range(len(KNOTS)))
@@ -83,11 +78,12 @@ def test_an_unsorted_batch_is_refused(lam_N: list[float]) -> None:
         ([], []),
     ],
 )
-def test_branches_cover_the_batch_once(lam_N: list[float], expected: list[tuple[int, int, int]]) -> None:
+def test_parts_cover_the_batch_once(lam_N: list[float], expected: list[tuple[int, int, int]]) -> None:
     batch = LambdaBatch.from_values(lam_N, KNOTS)
-    assert [(branch, part.start, part.stop) for branch, part, _ in batch.branches()] == expected
-    rows = torch.cat([weights for _, _, weights in batch.branches()]) if lam_N else torch.empty(0, len(KNOTS))
-    torch.testing.assert_close(rows, torch.tensor([knot_weights(lam, KNOTS) for lam in lam_N]).view(-1, len(KNOTS)))
+    assert [(branch, part.start, part.stop) for branch, part in batch.parts()] == expected
+    torch.testing.assert_close(
+        batch.weights_NK, torch.tensor([knot_weights(lam, KNOTS) for lam in lam_N]).view(-1, len(KNOTS))
+    )
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.05, 0.1, 0.7])
@@ -124,72 +120,6 @@ def test_no_encoding_is_lambda_itself() -> None:
 def test_too_small_an_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(OperatingPointError, match=r"at least the number of knots \(6\), got 5"):
         encode_knots(KNOTS, encoding=encoding, size=5, generator=torch.Generator())
-
-
-@pytest.mark.parametrize("channels", [16, 64])
-def test_film_starts_near_but_not_at_the_identity(channels: int) -> None:
-    torch.manual_seed(0)
-    code_KD = encode_knots(KNOTS, encoding="orthogonal", size=128, generator=torch.Generator().manual_seed(0))
-    gamma_KC, beta_KC = FiLM(channels, 128)(code_KD)
-    for deviation_KC in (gamma_KC - 1.0, beta_KC):
-        assert deviation_KC.abs().max() < 0.1
-        # From exactly zero the middle λ collapse into one network: every two knots must differ from the start.
-        assert torch.pdist(deviation_KC).min() > 1e-4
-
-
-@pytest.fixture
-def site() -> SwitchableNorm:
-    torch.manual_seed(0)
-    site = SwitchableNorm(8, WIDTHS, code_size=1, dual=True)
-    with torch.no_grad():
-        for name, tensor in site.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.add_(0.4 * torch.rand_like(tensor)) if "var" in name else tensor.add_(
-                    0.3 * torch.randn_like(tensor)
-                )
-    return site
-
-
-def route(branch: int, width_index: int, lam_N: list[float]) -> Route:
-    weights_NK = torch.tensor([knot_weights(lam, KNOTS) for lam in lam_N])
-    return Route(branch, width_index, WIDTHS[width_index], weights_NK, torch.tensor(KNOTS).view(-1, 1))
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("width_index", [0, 1])
-def test_a_site_is_batch_norm_then_film_per_sample(site: SwitchableNorm, training: bool, width_index: int) -> None:
-    site.train(training)
-    at = route(ADVERSARIAL, width_index, [0.1, 0.35, 1.0])
-    norm = site.norms[width_index][ADVERSARIAL]
-    x_NCHW = torch.randn(3, norm.num_features, 4, 4)
-    gamma_KC, beta_KC = site.film(at.code_KD)
-    gamma_NC = (at.weights_NK @ gamma_KC)[:, : norm.num_features, None, None]
-    beta_NC = (at.weights_NK @ beta_KC)[:, : norm.num_features, None, None]
-    mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    plain = F.batch_norm(x_NCHW, mean, var, norm.weight, norm.bias, training, norm.momentum, norm.eps)
-    torch.testing.assert_close(site(x_NCHW, at), gamma_NC * plain + beta_NC, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(norm.running_mean, mean)
-    torch.testing.assert_close(norm.running_var, var)
-
-
-@pytest.mark.parametrize("branch", [CLEAN, ADVERSARIAL])
-@pytest.mark.parametrize("width_index", [0, 1])
-def test_only_the_routed_norm_learns_statistics(site: SwitchableNorm, branch: int, width_index: int) -> None:
-    before = [[norm.running_mean.clone() for norm in pair] for pair in site.norms]
-    lam = 0.0 if branch == CLEAN else 0.3
-    site.train()(torch.randn(2, scaled(8, WIDTHS[width_index]), 4, 4), route(branch, width_index, [lam, lam]))
-    changed = {
-        (w, b)
-        for w, pair in enumerate(site.norms)
-        for b, norm in enumerate(pair)
-        if not torch.equal(norm.running_mean, before[w][b])
-    }
-    assert changed == {(width_index, branch)}
-
-
-def test_without_dual_norms_both_branches_share_one() -> None:
-    site = SwitchableNorm(8, WIDTHS, code_size=1, dual=False)
-    assert site.norm(route(CLEAN, 1, [0.0])) is site.norm(route(ADVERSARIAL, 1, [1.0]))
 
 
 def test_scaled_rounds_and_keeps_at_least_one() -> None:

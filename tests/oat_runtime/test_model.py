@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from oat_runtime.errors import OperatingPointError
+from oat_runtime.fold import fold
 from oat_runtime.layers import ADVERSARIAL, CLEAN, LambdaBatch, SlimmableConv2d, scaled
-from oat_runtime.model import ModelConfig, OATNet, frozen
+from oat_runtime.model import ModelConfig, OATNet, frozen, untracked
+from oat_runtime.norm import FiLMTable
 
 WIDE = ModelConfig(depth=10, widen_factor=1)
 RESNET = ModelConfig(family="resnet", depth=10)
@@ -167,6 +169,73 @@ def test_one_norm_for_all_lambdas_is_an_option(make_net: MakeNet) -> None:
     assert all(len(pair) == 1 for site in net.norms() for pair in site.norms)
 
 
+@pytest.mark.parametrize(
+    ("lambdas", "num_norms", "film"),
+    [((0.0, 1.0), 2, True), ((0.1, 1.0), 1, True), ((0.0,), 1, False), ((0.2,), 1, False)],
+)
+def test_only_what_the_lambdas_need_is_built(
+    make_net: MakeNet, lambdas: tuple[float, ...], num_norms: int, film: bool
+) -> None:
+    net = make_net(ModelConfig(depth=10, widen_factor=1, lambdas=lambdas)).eval()
+    assert {len(pair) for site in net.norms() for pair in site.norms} == {num_norms}
+    assert {isinstance(site.film, FiLMTable) for site in net.norms()} == {not film}
+    tables = net.with_film_tables()
+    for lam in lambdas:
+        torch.testing.assert_close(run(tables, images(), lam), run(net, images(), lam))
+
+
+@pytest.mark.parametrize("config", [WIDE, RESNET], ids=["wide_resnet", "resnet"])
+@pytest.mark.parametrize(
+    ("stem", "size", "side"), [("3x3", 16, 16), ("3x3-stride2", 16, 8), ("7x7-stride2-pool", 32, 8), ("3x3", 15, 15)]
+)
+def test_a_stem_shrinks_the_image_and_any_size_runs(
+    make_net: MakeNet, config: ModelConfig, stem: str, size: int, side: int
+) -> None:
+    net = make_net(config.model_copy(update={"stem": stem})).eval()
+    seen: list[torch.Tensor] = []
+    net.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert run(net, images(2, size), 0.3, 0.5).shape == (2, 10)
+    assert seen[0].shape[1:] == (scaled(net.stem.out_channels, 0.5), side, side)
+    plain = fold(net, lam=0.3, width=0.5)
+    torch.testing.assert_close(plain(images(2, size)), run(net, images(2, size), 0.3, 0.5), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "num_blocks", "features", "millions"),
+    [
+        (ModelConfig(family="resnet", depth=18, lambdas=(0.0,), widths=(1.0,)), 8, 512, 11.17),
+        (ModelConfig(family="resnet", depth=34, lambdas=(0.0,), widths=(1.0,)), 16, 512, 21.28),
+        (ModelConfig(depth=16, widen_factor=8, lambdas=(0.0,), widths=(1.0,)), 6, 512, 10.96),
+        (ModelConfig(depth=40, widen_factor=2, lambdas=(0.0,), widths=(1.0,)), 18, 128, 2.24),
+    ],
+    ids=lambda value: value.name if isinstance(value, ModelConfig) else "",
+)
+def test_the_papers_networks_have_their_published_sizes(
+    config: ModelConfig, num_blocks: int, features: int, millions: float
+) -> None:
+    net = OATNet(config)
+    assert (len(net.blocks), net.classifier.in_features) == (num_blocks, features)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
+
+
+def test_a_function_for_attacks_computes_what_the_network_computes(net: OATNet) -> None:
+    lam = LambdaBatch.from_values([0.0, 0.1, 0.35, 1.0], net.config.lambdas)
+    with frozen(net):
+        logits_fn = net.logits_fn(lam, width=0.75)
+        for shift in (0.0, 0.1):
+            torch.testing.assert_close(logits_fn(images() + shift), net(images() + shift, lam, width=0.75))
+
+
+def test_untracked_uses_the_batchs_statistics_and_leaves_no_trace(net: OATNet) -> None:
+    net = copy.deepcopy(net).train()
+    tracked, before = copy.deepcopy(net), snapshot(net)
+    with untracked(net):
+        out = run(net, images(), 0.3)
+    assert_same(net, before)
+    assert torch.equal(out, run(tracked, images(), 0.3))
+    assert {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_frozen_leaves_everything_as_it_was(make_net: MakeNet, raises: bool) -> None:
     net = make_net(WIDE).train()
@@ -207,6 +276,7 @@ def test_frozen_leaves_everything_as_it_was(make_net: MakeNet, raises: bool) -> 
         {"lambdas": (0.0, 1.1)},
         {"lambdas": (0.0, float("nan"))},
         {"num_classes": 1},
+        {"stem": "5x5"},
         {"surprise": 1},
     ],
 )
