@@ -1,14 +1,137 @@
-"""Gradient attacks on the [0, 1] pixel scale. An attack sees only a function from images to logits."""
+"""Gradient attacks on the [0, 1] pixel scale, by name. An attack sees only functions from images to logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oat_runtime.errors import ConfigError
+from oat_runtime.operating_point import AttackSpec
+from oat_runtime.stress.attack_loop import (
+    AdaptiveStep,
+    Ball,
+    Keep,
+    MomentumStep,
+    Norm,
+    Objective,
+    PlainStep,
+    Stepper,
+    ascend,
+)
+
 LogitsFn = Callable[[Tensor], Tensor]
+
+N_FGSM_NOISE = 2.0
+"""Half-width of N-FGSM's noise, in ε (de Jorge et al. 2022, section 4)."""
+NUM_TARGETS = 9
+"""Wrong classes that APGD-T aims at, the likeliest first, as in AutoAttack."""
+
+Method = Literal["fgsm", "fgsm-rs", "n-fgsm", "mi-fgsm", "pgd", "apgd-ce", "apgd-t"]
+_NAME = re.compile(r"(?P<method>fgsm|fgsm-rs|n-fgsm|mi-fgsm|apgd-ce|apgd-t|pgd(?:-(?P<steps>\d+))?)(?P<l2>-l2)?")
+_FROM_THE_IMAGE = ("fgsm", "mi-fgsm")
+_ONE_STEP = ("fgsm", "fgsm-rs", "n-fgsm")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the name of an attack says."""
+
+    method: Method
+    norm: Norm
+
+    @property
+    def random_start(self) -> bool:
+        """Whether the attack starts at a random image in the ball."""
+        return self.method not in _FROM_THE_IMAGE
+
+
+def kind_of(spec: AttackSpec) -> Kind:
+    """The method and norm that the name of `spec` stands for: `METHOD`, then `-l2` for an L2 ball in place of L∞.
+
+    | name | attack |
+    |---|---|
+    | `fgsm` | one signed step from the image (Goodfellow et al. 2015) |
+    | `fgsm-rs` | one step from a uniform start, projected (Wong et al. 2020) |
+    | `n-fgsm` | one step from noise of 2 ε, *not* projected, so up to 3 ε away (de Jorge et al. 2022); to train with |
+    | `pgd-N` | N projected steps from a uniform start (Madry et al. 2018) |
+    | `mi-fgsm` | projected steps along a momentum of 1, from the image (Dong et al. 2018) |
+    | `apgd-ce` | Auto-PGD on the cross-entropy (Croce and Hein 2020); chooses its steps by itself |
+    | `apgd-t` | Auto-PGD towards each of the 9 likeliest wrong classes, on the targeted difference-of-logits ratio |
+
+    Raises:
+        ConfigError: unknown name, or a number of steps that is not the name's.
+    """
+    match = _NAME.fullmatch(spec.name)
+    if match is None:
+        raise ConfigError(
+            f"unknown attack {spec.name!r}: expected fgsm, fgsm-rs, n-fgsm, mi-fgsm, pgd-N, apgd-ce or apgd-t, "
+            "with -l2 at the end for an L2 ball"
+        )
+    steps = match["steps"] or ("1" if match["method"] in _ONE_STEP else None)
+    if steps is not None and int(steps) != spec.num_steps:
+        raise ConfigError(f"{spec.name} takes {steps} steps, got num_steps={spec.num_steps}: make them agree")
+    method: Method = "pgd" if match["method"].startswith("pgd") else match["method"]  # type: ignore[assignment]
+    return Kind(method, "l2" if match["l2"] else "linf")
+
+
+def perturb(
+    victims: LogitsFn | Sequence[LogitsFn],
+    x_NCHW: Tensor,
+    y_N: Tensor,
+    *,
+    spec: AttackSpec,
+    generator: torch.Generator,
+    keep: Keep = "last",
+    draws: int | None = None,
+) -> Tensor:
+    """Run the attack that `spec` names.
+
+    Args:
+        victims: images (N, 3, H, W) float32 in [0, 1] to logits (N, K), its modes and parameters being the caller's
+            business (see `oat_runtime.model.frozen`). Several: a joint attack on all of them at once, say one for each
+            operating point, which raises their mean loss and counts an image as broken only when all are wrong.
+        x_NCHW: clean images, float32 in [0, 1]; never changed.
+        y_N: true labels, int64.
+        spec: name, ε, step size and number of steps (`apgd-*` ignores the step size, `n-fgsm` uses it as α).
+        generator: on the images' device; draws random starts, and victims where `draws` is given.
+        keep: which iterate to return. `apgd-t` always returns the first broken one.
+        draws: victims drawn anew for each step in place of all: an expectation over them (Athalye et al. 2018).
+
+    Returns:
+        Adversarial images like `x_NCHW`, within ε (3 ε for `n-fgsm`) of it and within [0, 1].
+
+    Raises:
+        ConfigError: unknown attack, or options that do not go together.
+    """
+    kind = kind_of(spec)
+    functions = [victims] if callable(victims) else list(victims)
+    if draws is not None and (keep != "last" or kind.method in ("apgd-ce", "apgd-t")):
+        raise ConfigError("an expectation over drawn victims has a noisy loss: use a plain attack with keep='last'")
+    x_NCHW = x_NCHW.detach()
+    ball = Ball(x_NCHW, spec.epsilon, kind.norm)
+    if kind.method == "apgd-t":
+        if len(functions) > 1:
+            raise ConfigError("apgd-t aims at one victim's classes: use apgd-ce for a joint attack")
+        return _apgd_targeted(functions[0], ball, y_N, num_steps=spec.num_steps, generator=generator)
+    objective = cross_entropy(functions, y_N, draws=draws, generator=generator)
+    start = x_NCHW
+    stepper: Stepper = PlainStep(spec.step_size)
+    if kind.method == "n-fgsm":
+        start = Ball(x_NCHW, N_FGSM_NOISE * spec.epsilon, kind.norm).random_start(generator)
+        ball = Ball(x_NCHW, (N_FGSM_NOISE + 1.0) * spec.epsilon, kind.norm)
+    elif kind.random_start:
+        start = ball.random_start(generator)
+    if kind.method == "mi-fgsm":
+        stepper = MomentumStep(spec.step_size)
+    elif kind.method == "apgd-ce":
+        stepper = AdaptiveStep(spec.num_steps)
+    return ascend(objective, ball, start, stepper, num_steps=spec.num_steps, keep=keep)
 
 
 def pgd_linf(
@@ -22,7 +145,7 @@ def pgd_linf(
     generator: torch.Generator | None,
     early_stop: bool = False,
 ) -> Tensor:
-    """Projected gradient ascent on the cross-entropy within an L∞ ball (Madry et al. 2018).
+    """Projected gradient ascent on the cross-entropy within an L∞ ball (Madry et al. 2018): the attack of training.
 
     With one step of 1.25 ε from a random start this is FGSM-RS (Wong et al. 2020); with one step of ε and
     `generator=None`, FGSM.
@@ -42,29 +165,79 @@ def pgd_linf(
     Returns:
         Adversarial images, like `x_NCHW`, within `epsilon` of it and within [0, 1].
     """
-    x_NCHW = x_NCHW.detach()
-    adversarial = x_NCHW.clone()
-    if generator is not None:
-        noise = torch.rand(x_NCHW.shape, generator=generator, device=x_NCHW.device, dtype=x_NCHW.dtype)
-        adversarial = _project(adversarial + (2.0 * noise - 1.0) * epsilon, x_NCHW, epsilon)
-    alive = torch.arange(len(x_NCHW), device=x_NCHW.device)
-    for _ in range(num_steps):
-        images = adversarial[alive].requires_grad_(True)
-        logits = logits_fn(images)
-        if early_stop:
-            with torch.no_grad():
-                keep = logits.argmax(dim=1) == y_N[alive]
-            if not keep.any():
-                break
-        loss = F.cross_entropy(logits, y_N[alive], reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
-        stepped = _project(images.detach() + step_size * gradient.sign(), x_NCHW[alive], epsilon)
-        if early_stop:
-            alive, stepped = alive[keep], stepped[keep]
-        adversarial[alive] = stepped
-    return adversarial
+    ball = Ball(x_NCHW.detach(), epsilon, "linf")
+    start = ball.x_NCHW if generator is None else ball.random_start(generator)
+    keep: Keep = "broken" if early_stop else "last"
+    return ascend(cross_entropy([logits_fn], y_N), ball, start, PlainStep(step_size), num_steps=num_steps, keep=keep)
 
 
-def _project(adversarial: Tensor, x_NCHW: Tensor, epsilon: float) -> Tensor:
-    """The nearest images within the ball around `x_NCHW` and within [0, 1]."""
-    return torch.min(torch.max(adversarial, x_NCHW - epsilon), x_NCHW + epsilon).clamp_(0.0, 1.0)
+def cross_entropy(
+    functions: Sequence[LogitsFn],
+    y_N: Tensor,
+    *,
+    draws: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Objective:
+    """Mean cross-entropy over several functions; an image is still right while any of them is.
+
+    With `draws`, each call uses that many functions, drawn without replacement.
+    """
+
+    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        labels = y_N[rows]
+        chosen = functions
+        if draws is not None:
+            device = "cpu" if generator is None else generator.device
+            order = torch.randperm(len(functions), generator=generator, device=device)
+            chosen = [functions[index] for index in order[:draws].tolist()]
+        loss_n = torch.zeros(len(rows), device=images.device)
+        right_n = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        for function in chosen:
+            logits = function(images).float()
+            loss_n = loss_n + F.cross_entropy(logits, labels, reduction="none") / len(chosen)
+            right_n |= logits.argmax(dim=1) == labels
+        return loss_n, right_n
+
+    return objective
+
+
+def targeted_dlr(function: LogitsFn, y_N: Tensor, target_N: Tensor) -> Objective:
+    """Targeted difference-of-logits ratio (Croce and Hein 2020, Eq. 7): does not care how the logits are scaled."""
+
+    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits = function(images).float()
+        labels, targets = y_N[rows], target_N[rows]
+        top = logits.sort(dim=1, descending=True).values
+        spread_n = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+        right_z = logits.gather(1, labels[:, None])[:, 0]
+        target_z = logits.gather(1, targets[:, None])[:, 0]
+        return (target_z - right_z) / spread_n.clamp_min(1e-12), logits.argmax(dim=1) == labels
+
+    return objective
+
+
+def _apgd_targeted(
+    function: LogitsFn, ball: Ball, y_N: Tensor, *, num_steps: int, generator: torch.Generator
+) -> Tensor:
+    """APGD-T: one run for each likely wrong class on the images that no run before has broken."""
+    with torch.no_grad():
+        logits = function(ball.x_NCHW)
+    num_classes = logits.shape[1]
+    if num_classes < 4:
+        raise ConfigError(f"apgd-t needs 4 classes or more, got {num_classes}: use apgd-ce")
+    right_N = logits.argmax(dim=1) == y_N
+    others = logits.scatter(1, y_N[:, None], -torch.inf)
+    ranking_NK = others.argsort(dim=1, descending=True)
+    result = ball.x_NCHW.clone()
+    alive = right_N.nonzero()[:, 0]
+    for rank in range(min(NUM_TARGETS, num_classes - 1)):
+        if not len(alive):
+            break
+        part = ball.select(alive)
+        objective = targeted_dlr(function, y_N[alive], ranking_NK[alive, rank])
+        start = part.random_start(generator)
+        found = ascend(objective, part, start, AdaptiveStep(num_steps), num_steps=num_steps, keep="broken")
+        result[alive] = found
+        with torch.no_grad():
+            alive = alive[function(found).argmax(dim=1) == y_N[alive]]
+    return result

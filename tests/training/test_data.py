@@ -1,6 +1,7 @@
-"""Laws of the data: readers give back what was written or refuse, the split is a partition, crops are windows."""
+"""Laws of the data: packs come back or are refused, the split is a partition, statistics are those of the pixels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,19 @@ import torch
 from PIL import Image
 
 from oat_runtime.errors import DataError
-from training import data as data_module
-from training.data import ImageSet, augment, data_root, fingerprint, load_cifar10, split_validation, to_unit
+from oat_runtime.model import ModelConfig
+from training.data import (
+    SOURCES,
+    ImageSet,
+    augment,
+    data_root,
+    fingerprint,
+    fit_model,
+    load_cifar10,
+    load_dataset,
+    split_validation,
+    to_unit,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -46,10 +58,17 @@ def write_pack(root: Path, images: Bytes, labels: npt.NDArray[np.int64], *, per_
     return root
 
 
+def shrink(monkeypatch: pytest.MonkeyPatch, name: str, num: int) -> None:
+    """Let a data set be complete with `num` test images."""
+    source = SOURCES[name]
+    locations = tuple(replace(at, num_images={"train": num, "test": num}) for at in source.locations)
+    monkeypatch.setitem(SOURCES, name, replace(source, locations=locations))
+
+
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """120 test images in two mosaics."""
-    monkeypatch.setitem(data_module._NUM_IMAGES, "test", 120)
+    shrink(monkeypatch, "cifar10", 120)
     return write_pack(tmp_path, random_images(120), np.arange(120) % 10, per_file=100)
 
 
@@ -100,44 +119,10 @@ def test_a_damaged_pack_is_refused(pack: Path, damage: Callable[[Path], None]) -
         load_cifar10("test", root=pack)
 
 
-@pytest.fixture
-def binary(tmp_path: Path) -> Path:
-    """The official test file's layout: a label, then the red, green and blue planes, row by row."""
-    records = np.tile(np.arange(256, dtype=np.uint8), 10_000 * 3073 // 256 + 1)[: 10_000 * 3073].reshape(10_000, 3073)
-    records[:, 0] = np.arange(10_000) % 10
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    records.tofile(folder / "test_batch.bin")
-    return tmp_path
-
-
-def test_the_official_binary_layout_is_read(binary: Path) -> None:
-    test_set = load_cifar10("test", root=binary)
-    assert test_set.images_NHWC.shape == (10_000, 32, 32, 3)
-    assert test_set.labels_N.tolist() == (np.arange(10_000) % 10).tolist()
-    for n, row, column, channel in ((0, 0, 0, 0), (0, 0, 1, 0), (3, 5, 7, 1), (9_999, 31, 31, 2)):
-        position = n * 3073 + 1 + channel * 1024 + row * 32 + column
-        assert test_set.images_NHWC[n, row, column, channel] == position % 256
-
-
-@pytest.mark.parametrize("size", [0, 3073, 10_000 * 3073 - 1, 10_000 * 3073 + 1])
-def test_a_truncated_binary_file_is_refused(binary: Path, size: int) -> None:
-    path = binary / "cifar-10-batches-bin" / "test_batch.bin"
-    with path.open("r+b") as file:
-        file.truncate(size)
-    with pytest.raises(DataError, match=f"expected 30730000 bytes, got {size}: the file is truncated"):
-        load_cifar10("test", root=binary)
-
-
-def test_a_missing_binary_file_is_named(binary: Path) -> None:
-    with pytest.raises(DataError, match=r"data_batch_1\.bin is missing: unpack"):
-        load_cifar10("train", root=binary)
-
-
 def test_no_data_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAT_DATA", str(tmp_path / "here"))
     assert data_root() == tmp_path / "here"
-    with pytest.raises(DataError, match=r"no CIFAR-10 under .*here.*set OAT_DATA.*--download"):
+    with pytest.raises(DataError, match=r"(?s)no CIFAR-10 under .*here.*set OAT_DATA.*--download"):
         load_cifar10("test")
 
 
@@ -226,3 +211,84 @@ def test_a_fingerprint_sees_every_pixel_and_label() -> None:
     marks.add(fingerprint(original.subset(np.arange(19), "x")))
     assert len(marks) == 4
     assert fingerprint(original.subset(np.arange(20), "another name")) in marks
+
+
+def test_a_mirror_image_is_drawn_only_where_it_keeps_the_class() -> None:
+    images = torch.from_numpy(random_images(30, 6))
+    straight = augment(images, padding=0, generator=generator(1), mirror=False)
+    assert torch.equal(straight, images)
+    flipped = augment(images, padding=0, generator=generator(1))
+    assert not torch.equal(flipped, images)
+    assert not SOURCES["svhn"].mirrors and not SOURCES["gtsrb"].mirrors and SOURCES["cifar10"].mirrors
+
+
+def tracks(num_tracks: int, length: int) -> ImageSet:
+    """`length` frames of each track."""
+    track_N = np.repeat(np.arange(num_tracks), length)
+    images = np.broadcast_to(track_N[:, None, None, None], (len(track_N), 2, 2, 3)).astype(np.uint8)
+    return ImageSet(images, track_N % 10, tuple("abcdefghij"), "tracks", groups_N=track_N)
+
+
+@pytest.mark.parametrize("num_validation", [1, 10, 37])
+def test_no_track_lies_on_both_sides(num_validation: int) -> None:
+    training, validation = split_validation(tracks(20, 5), num_validation, seed=2)
+    kept, held_out = set(training.images_NHWC[:, 0, 0, 0]), set(validation.images_NHWC[:, 0, 0, 0])
+    assert not kept & held_out
+    assert len(training) + len(validation) == 100
+    assert num_validation <= len(validation) < num_validation + 5
+    assert training.groups_N is not None and set(training.groups_N) == kept
+    again = split_validation(tracks(20, 5), num_validation, seed=2)[1]
+    np.testing.assert_array_equal(again.images_NHWC, validation.images_NHWC)
+
+
+def test_one_track_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="no whole group to train on"):
+        split_validation(tracks(1, 20), 3, seed=0)
+
+
+def test_statistics_are_those_of_all_pixels_in_the_unit_range() -> None:
+    data = ImageSet(random_images(7, 5), np.zeros(7, dtype=np.int64), ("a", "b"), "random")
+    unit = data.images_NHWC / 255.0
+    mean, std = data.statistics()
+    np.testing.assert_allclose(mean, unit.mean(axis=(0, 1, 2)), atol=5e-5)
+    np.testing.assert_allclose(std, unit.std(axis=(0, 1, 2)), atol=5e-5)
+    flat = ImageSet(np.full((2, 4, 4, 3), 7, np.uint8), np.zeros(2, dtype=np.int64), ("a", "b"), "flat")
+    assert min(flat.statistics()[1]) > 0.0
+
+
+def test_a_model_takes_classes_and_statistics_from_the_data() -> None:
+    data = ImageSet(random_images(3, 5), np.zeros(3, dtype=np.int64), tuple("abcd"), "random")
+    config = fit_model(ModelConfig(depth=10), data)
+    assert (config.num_classes, config.depth) == (4, 10)
+    assert (config.mean, config.std) == data.statistics()
+
+
+def test_a_pack_with_tracks_is_grouped_by_class_and_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch, "gtsrb", 6)
+    images, labels = random_images(6), np.array([0, 0, 0, 1, 1, 1])
+    write_pack(tmp_path, images, labels, per_file=6)
+    (tmp_path / "cifar10").rename(tmp_path / "gtsrb")
+    frames = np.array([[0, 0], [0, 1], [1, 0], [0, 0], [1, 0], [1, 1]], dtype=np.uint16)
+    np.savez(tmp_path / "gtsrb" / "labels.npz", y_test=labels, track_test=frames)
+    groups_N = load_dataset("gtsrb", "test", root=tmp_path).groups_N
+    assert groups_N is not None
+    same = groups_N[:, None] == groups_N[None]
+    assert [int(row.sum()) for row in same] == [2, 2, 1, 1, 2, 2]
+
+
+def test_an_image_of_another_side_is_asked_for_by_name(pack: Path) -> None:
+    small = load_dataset("cifar10@16", "test", root=pack)
+    assert small.images_NHWC.shape == (120, 16, 16, 3)
+    assert small.name == "cifar10@16 test"
+    whole = load_dataset("cifar10", "test", root=pack).images_NHWC.astype(np.float64)
+    by_hand = whole.reshape(120, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    assert np.abs(small.images_NHWC - by_hand).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("cifar11", "unknown data set 'cifar11': expected one of cifar10"), ("cifar10@4", "a side must be 8 to 1024")],
+)
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=says):
+        load_dataset(name, "test", root=tmp_path)

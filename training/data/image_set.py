@@ -1,0 +1,132 @@
+"""Labelled images as uint8 arrays: the validation split, statistics, and augmentation on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oat_runtime.errors import DataError
+from oat_runtime.image import InputSpec, network_input
+from oat_runtime.model import ModelConfig
+
+Split = Literal["train", "test"]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Labelled images in their official order.
+
+    Attributes:
+        images_NHWC: uint8 RGB.
+        labels_N: int64 class indices.
+        class_names: one name a class.
+        name: what it is, as in `cifar10 test`.
+        groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
+        mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
+    """
+
+    images_NHWC: npt.NDArray[np.uint8]
+    labels_N: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    name: str
+    groups_N: npt.NDArray[np.int64] | None = None
+    mirrors: bool = True
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels_N)
+
+    def subset(self, indices: npt.NDArray[np.int64], name: str) -> ImageSet:
+        """The images at `indices`, in that order, under another name."""
+        groups_N = None if self.groups_N is None else self.groups_N[indices]
+        return ImageSet(
+            self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
+        )
+
+    def statistics(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
+        count_C = np.zeros((3, 256), dtype=np.int64)
+        for channel in range(3):
+            count_C[channel] = np.bincount(self.images_NHWC[..., channel].ravel(), minlength=256)
+        level = np.arange(256) / 255.0
+        share_C = count_C / count_C.sum(axis=1, keepdims=True)
+        mean_C = share_C @ level
+        std_C = np.sqrt((share_C * (level - mean_C[:, None]) ** 2).sum(axis=1))
+        return _triple(mean_C), _triple(np.maximum(std_C, 1 / 255))  # a channel without contrast must not divide by 0
+
+
+def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
+    red, green, blue = (round(float(value), 4) for value in values_C)
+    return red, green, blue
+
+
+def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
+    """`config` with the number of classes and the pixel statistics of `data` (training images)."""
+    mean, std = data.statistics()
+    return ModelConfig(**(dict(config) | {"num_classes": len(data.class_names), "mean": mean, "std": std}))
+
+
+def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
+
+    Where images come in groups, whole groups are held out, drawn until there are `num_validation` images or more.
+
+    Raises:
+        DataError: fewer images than `num_validation` asks for.
+    """
+    if num_validation >= len(data):
+        raise DataError(f"{data.name}: cannot hold out {num_validation} of {len(data)} images")
+    rng = np.random.default_rng(seed)
+    if data.groups_N is None:
+        order = rng.permutation(len(data))
+        held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
+    else:
+        groups, sizes = np.unique(data.groups_N, return_counts=True)
+        order = rng.permutation(len(groups))
+        taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
+        is_held_out_N = np.isin(data.groups_N, groups[order[taken]])
+        held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
+        if not len(kept):
+            raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
+    return data.subset(kept, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
+
+
+def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
+    x_CHW = network_input(image_HWC, InputSpec(height=side, width=side))
+    return np.asarray(np.rint(x_CHW.transpose(1, 2, 0) * 255.0), dtype=np.uint8)
+
+
+def to_unit(images_NHWC: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]."""
+    return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
+
+
+def augment(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """Random crop from a zero-padded image and random flip, one draw a sample; uint8 (N, H, W, C) in and out.
+
+    `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
+    """
+    num, height, width, _ = images_NHWC.shape
+    device = images_NHWC.device
+    padded = torch.nn.functional.pad(images_NHWC, (0, 0, padding, padding, padding, padding))
+    offsets_2N = torch.randint(2 * padding + 1, (2, num), generator=generator).to(device)
+    flip_N = (torch.rand(num, generator=generator) < (0.5 if mirror else 0.0)).to(device)
+    rows_NH = offsets_2N[0][:, None] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    columns_NW = offsets_2N[1][:, None] + torch.where(flip_N[:, None], columns.flip(0), columns)
+    return padded[torch.arange(num, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+
+
+def fingerprint(data: ImageSet) -> str:
+    """SHA-256 over pixels and labels, to name the exact images a figure was counted on."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.images_NHWC).tobytes())
+    digest.update(data.labels_N.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""Every data set by its name, or a folder of images by its path: `cifar10`, `stl10@64`, `photos@96`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from oat_runtime.errors import DataError
+from training.data.cifar import CIFAR10, CIFAR100
+from training.data.fashion_mnist import FASHION_MNIST
+from training.data.folder import load_folder
+from training.data.gtsrb import GTSRB
+from training.data.image_set import ImageSet, Split
+from training.data.sources import Source, data_root, load_source
+from training.data.stl10 import STL10
+from training.data.svhn import SVHN
+
+SOURCES: dict[str, Source] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "fashion-mnist": FASHION_MNIST,
+    "gtsrb": GTSRB,
+    "stl10": STL10,
+    "svhn": SVHN,
+}
+"""Data sets that are known by name."""
+
+_SIDES = range(8, 1025)
+
+
+def load_dataset(name_or_path: str, split: Split, *, root: Path | None = None, download: bool = False) -> ImageSet:
+    """One official split of a data set.
+
+    Args:
+        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (`training.data.folder`), itself
+            or below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
+        split: `train` or `test`. Validation images come from `train`: see `split_validation`.
+        root: folder that holds the data sets; `data_root()` by default.
+        download: fetch the official files, checked by their MD5, where they are not at hand.
+
+    Raises:
+        DataError: unknown, missing, damaged or incomplete.
+    """
+    root = root or data_root()
+    name, side = parse_name(name_or_path)
+    if name in SOURCES:
+        return load_source(name, SOURCES[name], split, root=root, download=download, side=side)
+    for folder in (Path(name).expanduser(), root / name):
+        if folder.is_dir():
+            return load_folder(folder, split, side=side)
+    raise DataError(
+        f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
+        f"here or under {root}"
+    )
+
+
+def parse_name(name_or_path: str) -> tuple[str, int | None]:
+    """Split `NAME@SIDE` into the name and the side in pixels (None where none is asked for).
+
+    Raises:
+        DataError: the side is not a sensible number.
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", name_or_path)
+    if match is None:
+        return name_or_path, None
+    if int(match[2]) not in _SIDES:
+        raise DataError(f"a side must be {_SIDES.start} to {_SIDES.stop - 1} pixels, got {name_or_path!r}")
+    return match[1], int(match[2])
+
+
+def load_cifar10(split: Split, *, root: Path | None = None, download: bool = False) -> ImageSet:
+    """CIFAR-10: `load_dataset("cifar10", ...)`."""
+    return load_dataset("cifar10", split, root=root, download=download)
