@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oat_perception.conversions import battery_charge, check_compressed, check_image, rgb_compressed, rgb_image
+from oat_perception.conversions import (
+    ENCODINGS,
+    battery_charge,
+    check_compressed,
+    check_image,
+    rgb_compressed,
+    rgb_image,
+)
 
 from oat_runtime.errors import InputError
 
@@ -23,7 +30,9 @@ ENCODED = {
     "bgr8": RGB_HWC[..., ::-1],
     "rgba8": np.concatenate([RGB_HWC, ALPHA], -1),
     "bgra8": np.concatenate([RGB_HWC[..., ::-1], ALPHA], -1),
+    "8UC3": RGB_HWC[..., ::-1],
 }
+BAYER = {"rggb": "RG/GB", "bggr": "BG/GR", "gbrg": "GB/RG", "grbg": "GR/BG"}
 
 
 def _image(pixels: np.ndarray, encoding: str, *, padding: int = 0, last_row_padded: bool = True) -> Any:
@@ -33,7 +42,9 @@ def _image(pixels: np.ndarray, encoding: str, *, padding: int = 0, last_row_padd
     rows[:, : width * channels] = pixels.reshape(height, -1)
     data = rows.tobytes()
     data = data if last_row_padded or not padding else data[:-padding]
-    return SimpleNamespace(height=height, width=width, encoding=encoding, step=step, data=array("B", data))
+    return SimpleNamespace(
+        height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=array("B", data)
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODED)
@@ -46,10 +57,48 @@ def test_every_encoding_gives_the_same_picture(encoding: str, padding: int, last
     np.testing.assert_array_equal(image_HWC, RGB_HWC)
 
 
-def test_grey_becomes_three_equal_channels() -> None:
-    message = _image(RGB_HWC[..., :1], "mono8", padding=3)
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_grey_becomes_three_equal_channels(encoding: str) -> None:
+    message = _image(RGB_HWC[..., :1], encoding, padding=3)
     check_image(message)
     np.testing.assert_array_equal(rgb_image(message), np.repeat(RGB_HWC[..., :1], 3, -1))
+
+
+@pytest.mark.parametrize("big_endian", [0, 1])
+def test_sixteen_bits_give_their_upper_eight_in_either_byte_order(big_endian: int) -> None:
+    grey_HW = np.random.default_rng(1).integers(0, 2**16, (7, 5), dtype=np.uint16)
+    stored = grey_HW.astype(">u2" if big_endian else "<u2").view(np.uint8).reshape(7, 5, 2)
+    message = _image(stored, "mono16", padding=3, last_row_padded=False)
+    message.is_bigendian = big_endian
+    check_image(message)
+    np.testing.assert_array_equal(rgb_image(message), np.repeat((grey_HW >> 8)[..., None], 3, -1))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", BAYER)
+def test_bayer_patterns_give_each_colour_its_place(pattern: str, bits: int) -> None:
+    colour = {"R": 200, "G": 120, "B": 40}
+    cell = np.array([[colour[name] for name in row] for row in BAYER[pattern].split("/")], np.uint8)
+    mosaic_HW1 = np.tile(cell, (8, 8))[..., None]
+    stored = mosaic_HW1 if bits == 8 else np.concatenate([0 * mosaic_HW1, mosaic_HW1], -1)
+    message = _image(stored, f"bayer_{pattern}{bits}", padding=2)
+    check_image(message)
+    np.testing.assert_array_equal(rgb_image(message), np.broadcast_to(np.uint8([200, 120, 40]), (16, 16, 3)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422", "UYVY"), ("uyvy", "UYVY"), ("yuv422_yuy2", "YUYV"), ("yuyv", "YUYV")]
+)
+def test_yuv_gives_the_colour_it_stands_for(encoding: str, order: str) -> None:
+    # Red in BT.601's video range: Y = 16 + 0.257 R, U = 128 - 0.148 R, V = 128 + 0.439 R at R = 255.
+    samples = {"Y": [82, 82], "U": [90], "V": [240]}
+    pair = np.uint8([samples[name][0] for name in order]).reshape(1, 2, 2)
+    message = _image(np.tile(pair, (4, 3, 1)), encoding, padding=5)
+    check_image(message)
+    np.testing.assert_allclose(rgb_image(message), np.broadcast_to([255, 0, 0], (4, 6, 3)), atol=3)
+    message.width -= 1
+    with pytest.raises(InputError, match="odd width 5"):
+        check_image(message)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +125,8 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], reason: 
     height=st.integers(0, 2**32 - 1) | st.integers(0, 9),
     width=st.integers(0, 2**32 - 1) | st.integers(0, 9),
     step=st.integers(0, 2**32 - 1) | st.integers(0, 40),
-    encoding=st.sampled_from([*ENCODED, "mono8", "bayer_rggb8", ""]),
+    encoding=st.sampled_from([*ENCODINGS, "16UC1", ""]),
+    is_bigendian=st.integers(0, 1),
     data=st.binary(max_size=400),
 )
 def test_whatever_passes_the_check_converts_within_its_data(**fields: Any) -> None:
@@ -97,15 +147,45 @@ def test_compressed_images_decode_to_rgb(extension: str) -> None:
     np.testing.assert_allclose(rgb_compressed(message), smooth, atol=3)
 
 
-def test_damaged_compressed_images_are_refused() -> None:
-    data = cv2.imencode(".png", RGB_HWC)[1].tobytes()
-    for bad, reason in ((b"", "empty"), (b"GIF89a", "unknown format")):
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_damaged_compressed_images_are_refused(extension: str) -> None:
+    data = cv2.imencode(extension, RGB_HWC)[1].tobytes()
+
+    def message(data: bytes) -> Any:
+        return SimpleNamespace(format=extension, data=data)
+
+    check_compressed(message(data + bytes(7)))  # rounded up by the driver
+    for bad, reason in (
+        (b"", "empty"), (b"GIF89a", "unknown format"), (data[:3], r"unknown format|truncated"),
+        (data[:20], "truncated"), (data[:-1], "truncated"), (data[: len(data) // 2], "truncated"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=reason):
-            check_compressed(SimpleNamespace(format="png", data=bad))
-    damaged = SimpleNamespace(format="png", data=data[:20])
-    check_compressed(damaged)
-    with pytest.raises(InputError, match="undecodable"):
+            check_compressed(message(bad))
+    middle = len(data) // 2
+    damaged = message(data[:30] + bytes(middle - 30) + data[middle:])
+    with pytest.raises(InputError, match=r"undecodable|truncated"):
+        check_compressed(damaged)
         rgb_compressed(damaged)
+
+
+@pytest.mark.parametrize(("extension", "at"), [(".png", 16), (".jpg", None)])
+def test_a_forged_size_is_refused_before_anything_is_decoded(extension: str, at: int | None) -> None:
+    data = bytearray(cv2.imencode(extension, RGB_HWC)[1].tobytes())
+    if at is None:
+        at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(InputError, match="bad size"):
+        check_compressed(SimpleNamespace(format=extension, data=bytes(data)))
+
+
+@given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
+def test_any_bytes_are_either_refused_or_decoded(data: bytes, start: bytes) -> None:
+    message = SimpleNamespace(format="", data=start + data + b"\xff\xd9")
+    try:
+        check_compressed(message)
+        assert rgb_compressed(message).ndim == 3
+    except InputError:
+        pass
 
 
 @pytest.mark.parametrize(

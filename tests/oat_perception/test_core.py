@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oat_perception.core import DecisionLog, ExternalSignals, Frame, FrameResult, Mailbox, PerceptionCore, Received
+from oat_perception.core import ExternalSignals, Frame, FrameResult, PerceptionCore, Received
+from oat_perception.decision_log import DecisionLog
+from oat_perception.mailbox import Mailbox
 from oat_perception.overrides import Overrides
 
 from oat_runtime.errors import InputError
@@ -116,6 +118,41 @@ def test_a_bad_frame_decides_nothing(core: PerceptionCore) -> None:
     network = _run(core, 2.0).signals.network
     assert network is not None
     assert network.age_s == 2.0
+
+
+def test_a_policy_that_raises_leads_to_the_safest_point_and_the_operator_is_still_obeyed(
+    core: PerceptionCore, monkeypatch, caplog
+) -> None:
+    _run(core, 0.0)
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    fallback = _run(core, 0.1)
+    assert fallback.policy_failed
+    assert fallback.prediction.point == core.policy.safety_point
+    assert "ZeroDivisionError" in fallback.decision.reason
+    _run(core, 0.2)
+    assert len(caplog.records) == 1, "said once, with a traceback"
+    assert caplog.records[0].exc_info
+    operated = _run(core, 0.3, override_lam=Override(0.3), override_width=Override(0.5, expires_s=0.2))
+    assert operated.prediction.point == OperatingPoint(0.3, core.policy.safety_point.width)
+    locked = _run(core, 0.4, override_lam=Override(0.3), safety_lock=True)
+    assert locked.prediction.point == core.policy.safety_point
+    monkeypatch.undo()
+    assert not _run(core, 0.5).policy_failed
+
+
+def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
+    core: PerceptionCore, runtime: OATRuntime
+) -> None:
+    frame = replace(FRAME, boxes=((0, 0, 32, 32), None, (10, 5, 50, 48)))
+    external = ExternalSignals(override_lam=Override(0.3), override_width=Override(0.5))
+    result = core.process(frame, external=external, now_s=0.0)
+    first, nothing, last = result.regions
+    assert nothing is None
+    for seen, crop_HWC in ((first, FRAME.image_HWC[:32, :32]), (last, FRAME.image_HWC[5:48, 10:50])):
+        assert seen is not None
+        assert seen.point == result.prediction.point
+        alone = runtime.predict_at(crop_HWC, seen.point)
+        np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
 
 
 def test_age_counts_from_receipt() -> None:

@@ -183,6 +183,10 @@ class Peer(Node):
                 return result
         pytest.fail(f"never: {what}; the last result was {result}")
 
+    def value(self, part: str, key: str) -> int:
+        """A number in the diagnostics; 0 where it is not given."""
+        return int({pair.key: pair.value for pair in self.diagnoses[part].values}.get(key, 0))
+
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         self.diagnoses.update({status.name.split(": ")[1]: status for status in array.status})
 
@@ -193,7 +197,8 @@ class Graph:
     def __init__(self, bundle: Path, parameters: dict[str, Any]) -> None:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=next(_DOMAINS))
-        given = {"backend": "torch", "num_threads": 1, "bundle": str(bundle), "auto_activate": True, **parameters}
+        given = {"backend": "torch", "precision": "float32", "num_threads": 1, "bundle": str(bundle)}
+        given |= {"auto_activate": True, **parameters}
         self.node = PerceptionNode(
             context=self.context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()]
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from oat_runtime.runtime import OATRuntime
+
+NAME = "/oat_perception"
 
 
 def _broken(peer, **changes) -> Image:
@@ -18,6 +24,10 @@ def _broken(peer, **changes) -> Image:
     for name, value in changes.items():
         setattr(message, name, value)
     return message
+
+
+def _pixels(message: Image) -> np.ndarray:
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, -1)
 
 
 def test_the_header_is_copied(peer) -> None:
@@ -59,8 +69,7 @@ def test_a_bad_image_is_counted_and_explained_and_the_next_good_one_answered(pee
     peer.ask()
 
     def count() -> int:
-        values = {pair.key: pair.value for pair in peer.diagnoses["camera"].values}
-        return int(values.get(f"images refused, {kind}", 0))
+        return peer.value("camera", f"images refused, {kind}")
 
     before, num_results = count(), len(peer.results)
     for _ in range(3):
@@ -97,29 +106,97 @@ def test_compressed_images_and_a_damaged_one(start_graph) -> None:
         return compressed
 
     assert peer.ask(message(png.tobytes())).confidence > 0
-    for bad in (b"", b"GIF89a....", png.tobytes()[:40]):
+    damaged = bytearray(png.tobytes())
+    damaged[40:60] = bytes(20)
+    for bad in (b"", b"GIF89a....", png.tobytes()[:40], bytes(damaged)):
         peer.compressed.publish(message(bad))
         peer.spin(0.1)
     assert peer.ask(message(png.tobytes())).confidence > 0
     peer.until(
         lambda: (
             {pair.key for pair in peer.diagnoses["camera"].values}
-            >= {f"images refused, {kind}" for kind in ("empty", "unknown format", "undecodable")}
+            >= {f"images refused, {kind}" for kind in ("empty", "unknown format", "truncated", "undecodable")}
         ),
         "each damage is counted by its kind",
     )
 
 
-def test_nothing_is_classified_while_nobody_listens(start_graph) -> None:
+def test_nothing_is_received_while_nobody_listens(start_graph) -> None:
     peer = start_graph(listen=False).peer
-    peer.until(peer.image.get_subscription_count, "the node subscribes to images")
-    peer.image.publish(peer.make_image())
-
-    def values() -> dict[str, str]:
-        return {pair.key: pair.value for name in ("camera", "network") for pair in peer.diagnoses[name].values}
-
-    peer.until(lambda: values().get("images received") == "1", "the image is received")
-    assert values()["images processed"] == "0"
-    assert "idle" in peer.diagnoses["network"].message
+    peer.until(lambda: "not listened to" in peer.diagnoses["camera"].message, "diagnosed as idle")
+    assert peer.image.get_subscription_count() == 0
+    reader = peer.create_subscription(Image, f"{NAME}/image_annotated", lambda _: None, 5)
+    peer.until(peer.image.get_subscription_count, "a reader of any result is enough")
+    peer.destroy_subscription(reader)
+    peer.until(lambda: not peer.image.get_subscription_count(), "the last reader is gone")
+    assert peer.set(always_process=True)[0].successful
+    peer.until(peer.image.get_subscription_count, "told to work for nobody")
     peer.listen()
     assert peer.ask().class_name
+
+
+def test_the_annotated_image_shows_the_source_and_is_made_on_demand(peer) -> None:
+    annotated: list[Image] = []
+    peer.ask()
+    assert not peer.count_subscribers(f"{NAME}/image_annotated")
+    reader = peer.create_subscription(Image, f"{NAME}/image_annotated", annotated.append, 5)
+    message = peer.make_image()
+    peer.until(lambda: peer.count_subscribers(f"{NAME}/image_annotated"), "the reader is seen")
+    peer.until(lambda: (peer.ask(message), annotated)[1], "an annotated image")
+    assert annotated[-1].header == message.header
+    assert (annotated[-1].encoding, annotated[-1].height, annotated[-1].width) == ("rgb8", 256, 256)
+    same = (_pixels(annotated[-1]) == np.kron(_pixels(message), np.ones((8, 8, 1), np.uint8))).all(-1)
+    assert 0.5 < same.mean() < 1.0, "text on the source's own pixels"
+    peer.destroy_subscription(reader)
+
+
+def test_other_encodings_are_answered_and_their_kin_refused(peer) -> None:
+    grey_HW = np.ascontiguousarray(_pixels(peer.make_image())[..., 0])
+    plain = peer.ask(peer.make_image(np.repeat(grey_HW[..., None], 3, -1)))
+    message = peer.make_image(grey_HW[..., None])
+    message.encoding = "mono8"
+    assert peer.ask(message).probabilities == plain.probabilities
+    message = peer.make_image(grey_HW[..., None])
+    message.encoding, message.step, message.is_bigendian = "mono16", 64, 1
+    message.data = np.stack([grey_HW, 0 * grey_HW], -1).tobytes()
+    assert peer.ask(message).probabilities == plain.probabilities
+
+
+def test_a_camera_of_another_qos_is_named(start_graph) -> None:
+    peer = start_graph(image_reliability="reliable", camera_timeout_s=0.3).peer
+    camera = peer.create_publisher(Image, "image", qos_profile_sensor_data)
+    peer.destroy_publisher(peer.image)
+    peer.until(lambda: "offers another reliability" in peer.diagnoses["camera"].message, "the policy is named")
+    assert peer.diagnoses["camera"].level == DiagnosticStatus.STALE
+    peer.destroy_publisher(camera)
+
+
+def test_qos_overrides_by_parameter(start_graph) -> None:
+    graph = start_graph(**{"qos_overrides./image.subscription.reliability": "reliable"})
+    found = graph.peer.until(lambda: graph.peer.get_subscriptions_info_by_topic("/image"), "the subscription")
+    assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_zero_and_backward_stamps_are_answered_and_counted(peer) -> None:
+    late = peer.make_image()
+    late.header.stamp.sec = 2_000_000_000
+    assert math.isnan(peer.ask(late).image_age_ms), "a stamp in the future has no age"
+    zero = peer.make_image()
+    zero.header.stamp.sec = 0
+    assert math.isnan(peer.ask(zero).image_age_ms)
+    peer.until(lambda: peer.value("camera", "stamps that went back") >= 1, "a bag that began again is noticed")
+
+
+def test_a_simulated_clock_that_jumps_changes_no_answer(start_graph) -> None:
+    peer = start_graph(use_sim_time=True, confidence_max_age_s=30.0).peer
+    clock = peer.create_publisher(Clock, "/clock", 5)
+    peer.until(clock.get_subscription_count, "the node follows /clock")
+    peer.say(confidence=1.0)
+    for at_s, stamp_s in ((100, 99), (5, 4), (1000, 999)):
+        clock.publish(Clock(clock=Time(sec=at_s)))
+        peer.spin(0.3)
+        message = peer.make_image()
+        message.header.stamp.sec = stamp_s
+        result = peer.ask(message)
+        assert result.image_age_ms == pytest.approx(1000.0)
+        assert result.environment_confidence_age_ms < 20_000, "ages count on a steady clock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from pathlib import Path
 
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import Perception
+from oat_perception import perception_node
 from oat_perception.parameters import SPECS
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
+from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingTable
+from oat_runtime.profile import DeviceProfile, ProfileRow, processor_name
 from policy.replay import replay
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -178,5 +182,63 @@ def test_parameters_describe_themselves(start_graph) -> None:
         descriptor = node.describe_parameter(spec.name)
         assert descriptor.description.endswith(".")
         assert descriptor.additional_constraints
+        if spec.low is not None and spec.high is not None:
+            (shown,) = [*descriptor.floating_point_range, *descriptor.integer_range]
+            assert (shown.from_value, shown.to_value) == (spec.low, spec.high)
         assert spec.objection(spec.default) == ""
         assert node.set_parameters([Parameter(spec.name, value=spec.default)])[0].successful or descriptor.read_only
+
+
+def test_the_parameter_file_of_a_robot_explains_every_parameter(start_graph) -> None:
+    file = Path(perception_node.__file__).parents[1] / "config" / "perception.yaml"
+    lines = [line for line in file.read_text().splitlines() if re.match(r" {4}\w+:", line)]
+    assert [line.split(":")[0].strip() for line in lines if "#" not in line] == []
+    assert {line.split(":")[0].strip() for line in lines} == {spec.name for spec in SPECS}
+    node = PerceptionNode(
+        context=start_graph(auto_activate=False).context,
+        namespace="robot",
+        cli_args=["--ros-args", "--params-file", str(file)],
+    )
+    node.destroy_node()
+
+
+def test_a_profile_of_another_bundle_is_refused_and_the_right_one_gives_deadlines(
+    start_graph, bundle, tmp_path
+) -> None:
+    graph = start_graph(auto_activate=False, deadline_ms=50.0)
+    peer = graph.peer
+    assert not peer.change_state(CONFIGURE)
+    assert "deadline_ms" in graph.node.problem
+    rows = tuple(
+        ProfileRow(
+            width=w, latency_ms_p50=100 * w, latency_ms_p99=100 * w, num_calls=1, lambdas=(0.0,), lambda_ratio=None
+        )
+        for w in (0.5, 0.75, 1.0)
+    )
+    for sha256, kept in (("0" * 64, 0), (Bundle.load(bundle).sha256, 1)):
+        DeviceProfile(
+            bundle_sha256=sha256,
+            device=processor_name(),
+            backend="torch",
+            precision="float32",
+            num_threads=1,
+            rows=rows,
+        ).save(tmp_path / "profile.json")
+        assert peer.set(profile=str(tmp_path / "profile.json"))[0].successful
+        assert peer.change_state(CONFIGURE) == bool(kept), graph.node.problem
+    assert peer.change_state(ACTIVATE)
+    assert peer.ask().width == 0.5, "the widest that meets the deadline"
+
+
+def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkeypatch) -> None:
+    graph = start_graph()
+    peer = graph.peer
+    peer.ask()
+    monkeypatch.setattr("oat_perception.pipeline.Pipeline.close", lambda self: 1 / 0)
+    peer.change_state(DEACTIVATE)
+    monkeypatch.undo()
+    assert "ZeroDivisionError" in graph.node.problem
+    assert graph.node.state == "unconfigured"
+    assert peer.change_state(CONFIGURE)
+    assert peer.change_state(ACTIVATE)
+    assert peer.ask().class_name

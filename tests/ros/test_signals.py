@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from oat_msgs.msg import OperatingPoint
 from sensor_msgs.msg import BatteryState
 
+from policy.controller import AdaptivePolicy
+
+SLACK_S = 2.0
+"""For a busy machine; the watchdog itself looks every 0.1 s."""
 QUICK = {"dwell_s": 0.05, "width_dwell_s": 0.05, "probe_period_s": 0.0, "regime_persistence_s": 600.0}
 
 
@@ -57,11 +63,52 @@ def test_a_battery_of_0_to_100_is_read_on_that_scale(start_graph) -> None:
     assert result.battery_fraction == pytest.approx(0.87)
 
 
-def test_camera_silence_is_diagnosed(start_graph) -> None:
+def _silence_s(peer, part: str) -> float:
+    """Time until a part's silence is diagnosed."""
+    started_s = time.monotonic()
+    peer.until(lambda: peer.diagnoses[part].level not in (b"", DiagnosticStatus.OK), f"{part}: silence is noticed")
+    return time.monotonic() - started_s
+
+
+def test_camera_silence_is_diagnosed_in_time_and_its_return_too(start_graph) -> None:
     peer = start_graph(camera_timeout_s=0.5).peer
+    for _ in range(2):
+        peer.ask()
+        peer.until(lambda: peer.diagnoses["camera"].level == DiagnosticStatus.OK, "the camera is well")
+        peer.ask()
+        assert 0.3 < _silence_s(peer, "camera") < 0.5 + SLACK_S
+        assert "no image for" in peer.diagnoses["camera"].message
+        assert peer.diagnoses["camera"].level == DiagnosticStatus.STALE
+
+
+def test_a_policy_that_fails_leads_to_the_safest_point_and_back(start_graph, monkeypatch) -> None:
+    peer = start_graph(**QUICK).peer
+    peer.ask_until(lambda r: r.lambda_value == 0.0, "clear and trusted: the most accurate", confidence=1.0)
+    monkeypatch.setattr(AdaptivePolicy, "step", lambda *_: 1 / 0)
+    fallback = peer.ask()
+    assert (fallback.lambda_value, fallback.width) == (1.0, 1.0)
+    assert fallback.lambda_source == OperatingPoint.SOURCE_DEFAULT
+    peer.until(lambda: "policy failed" in peer.points[-1].reason, "the reason is published")
+    peer.until(lambda: peer.diagnoses["policy"].level == DiagnosticStatus.ERROR, "diagnosed")
+    assert peer.set(lambda_=0.3)[0].successful
+    assert peer.ask().lambda_value == 0.3, "the operator is still obeyed"
+    assert peer.set(lambda_=-1)[0].successful
+    monkeypatch.undo()
+    peer.ask_until(lambda r: r.lambda_value == 0.0, "recovered by itself", confidence=1.0)
+    peer.until(lambda: peer.diagnoses["policy"].level == DiagnosticStatus.OK, "well again")
+
+
+def test_a_policy_that_is_silent_is_said_in_time_and_recovers(start_graph, monkeypatch) -> None:
+    peer = start_graph(policy_timeout_s=0.4).peer
     peer.ask()
-    peer.until(lambda: "no image for" in peer.diagnoses["camera"].message, "silence is noticed")
-    assert peer.diagnoses["camera"].level == DiagnosticStatus.STALE
+    step, gate = AdaptivePolicy.step, threading.Event()
+    monkeypatch.setattr(AdaptivePolicy, "step", lambda self, signals: (gate.wait(30), step(self, signals))[1])
+    peer.image.publish(peer.make_image())
+    assert _silence_s(peer, "policy") < 0.4 + SLACK_S
+    peer.until(lambda: "the policy is silent" in peer.points[-1].reason, "said on the operating point")
+    gate.set()
+    peer.until(lambda: peer.diagnoses["policy"].level == DiagnosticStatus.OK, "well again")
+    assert peer.ask().class_name
 
 
 def test_the_granted_rate_is_kept(start_graph) -> None:

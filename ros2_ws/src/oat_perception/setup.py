@@ -20,6 +20,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*"))),
+        (f"share/{NAME}/robot", sorted(glob("robot/*"))),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

@@ -126,7 +126,7 @@ class CameraReplay(Node):
 
     def _declare_parameters(self) -> None:
         for spec in _SPECS.values():
-            descriptor = spec.descriptor()
+            descriptor = spec.descriptor(with_range=True)
             is_source = spec.name == "source"  # a webcam's number may be typed as one
             descriptor.dynamic_typing |= is_source
             value = self.declare_parameter(spec.name, spec.default, descriptor).value

@@ -31,24 +31,25 @@ class Commands:
     makes it last.
     """
 
-    def __init__(self, node: Node, *, steady: Clock, announce: Announce) -> None:
+    def __init__(self, node: Node, *, steady: Clock, announce: Announce, changed: Callable[[], None]) -> None:
         """Declare all parameters with the values given at start.
 
         Args:
             node: the node.
             steady: clock that expiries follow.
             announce: told why an override ended.
+            changed: called after any parameter was set.
 
         Raises:
             InvalidParameterValueException: an initial value is refused; the message says why.
         """
         self.overrides = Overrides()
-        self._node, self._steady, self._announce = node, steady, announce
+        self._node, self._steady, self._announce, self._changed = node, steady, announce, changed
         self._offered: Offered | None = None
         self._timed: dict[str, Override] = {}
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
-            node.declare_parameter(spec.name, spec.default, spec.descriptor())
+            node.declare_parameter(spec.name, spec.default, spec.descriptor(with_range=False))
         node.add_post_set_parameters_callback(self._post_set)
         self._post_set([node.get_parameter(knob) for knob in OVERRIDES])
 
@@ -141,6 +142,7 @@ class Commands:
         wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
         lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
         self._say(self.overrides.put({**lasting, **self._timed}), "released")
+        self._changed()
 
     def _expire(self) -> None:
         self._say(self.overrides.expire(time.monotonic()), "expired")

@@ -5,30 +5,28 @@ Shape legend: C channels (RGB), H height, W width.
 
 from __future__ import annotations
 
-import os
-import threading
+import logging
+import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from oat_perception.regions import BoxXYXY
 from oat_runtime.bundle import Bundle
 from oat_runtime.image import network_input
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import Prediction
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.decision import Decision
+from policy.decision import Decision, Rule, Source
 from policy.estimator import EstimatorConstants
 from policy.image import image_statistics
-from policy.record import header_line, step_line
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
-_FLUSH_PERIOD_S = 1.0
-_Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
 
 
 class Runtime(Protocol):
@@ -57,10 +55,12 @@ class Frame:
     Attributes:
         image_HWC: uint8 RGB, any size and strides; never changed.
         received_s: when it came, on the clock of `PerceptionCore.process`'s `now_s`.
+        boxes: regions to classify beside the whole image, at the same operating point; None: one that has no pixels.
     """
 
     image_HWC: npt.NDArray[np.uint8]
     received_s: float
+    boxes: tuple[BoxXYXY | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,11 @@ class FrameResult:
     Attributes:
         prediction: what the network said, naming the point that said it.
         probe: what it said at the probed point; None where no probe was due.
+        regions: what it said of each of the frame's boxes; None where the box has no pixels.
         signals: the inputs of the decision.
         decision: what the policy chose for this frame.
         note: why the point that ran is not the decided one; empty where it is.
+        policy_failed: the policy raised, so the decision is the fallback's.
         waited_ms: time from receipt to the start of processing.
         preprocess_ms: camera frame to network input.
         policy_ms: image statistics and decision.
@@ -114,9 +116,11 @@ class FrameResult:
 
     prediction: Prediction
     probe: Prediction | None
+    regions: tuple[Prediction | None, ...]
     signals: Signals
     decision: Decision
     note: str
+    policy_failed: bool
     waited_ms: float
     preprocess_ms: float
     policy_ms: float
@@ -126,8 +130,13 @@ class FrameResult:
 class PerceptionCore:
     """Runs frames through policy and network. Used from one thread at a time; never reads a clock for a decision."""
 
-    def __init__(self, runtime: Runtime, config: PolicyConfig) -> None:
+    def __init__(self, runtime: Runtime, config: PolicyConfig, *, table: OperatingTable | None = None) -> None:
         """Build the policy from the bundle's `select` table and estimator constants.
+
+        Args:
+            runtime: the loaded network.
+            config: limits, budgets and hysteresis.
+            table: the runtime's table with this device's latencies; None: the runtime's own, without.
 
         Raises:
             ConfigError: table and configuration contradict each other.
@@ -135,10 +144,11 @@ class PerceptionCore:
         """
         constants = runtime.bundle.estimator
         self.policy = AdaptivePolicy(
-            runtime.table, config, None if constants is None else EstimatorConstants.model_validate(constants)
+            table or runtime.table, config, None if constants is None else EstimatorConstants.model_validate(constants)
         )
         self._runtime = runtime
         self._last: tuple[NetworkSignals, float] | None = None
+        self._policy_failed = False
 
     def warm(self) -> None:
         """Run everything once on a grey frame, without a decision, so that the first frame is as fast as the others."""
@@ -173,7 +183,7 @@ class PerceptionCore:
             override_width=external.override_width,
             safety_lock=external.safety_lock,
         )
-        decision = self.policy.step(signals)
+        decision, policy_failed = self._decide(signals)
         expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
         decided = time.perf_counter()
         prediction = self._runtime.predict(fitted_HWC)
@@ -194,13 +204,33 @@ class PerceptionCore:
         return FrameResult(
             prediction=prediction,
             probe=probe,
+            regions=self._classify(frame),
             signals=signals,
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
+            policy_failed=policy_failed,
             waited_ms=1e3 * (now_s - frame.received_s),
             preprocess_ms=1e3 * (fitted - started),
             policy_ms=1e3 * (decided - fitted),
             probe_ms=probe_ms,
+        )
+
+    def _decide(self, signals: Signals) -> tuple[Decision, bool]:
+        """The policy's decision, or the fallback where it raises: a fault there must not stop perception."""
+        try:
+            decision = self.policy.step(signals)
+        except Exception as error:
+            if not self._policy_failed:
+                _log.exception("the policy failed: the safest point runs until it answers again")
+            self._policy_failed = True
+            return _fallback(self.policy.safety_point, signals, error), True
+        self._policy_failed = False
+        return decision, False
+
+    def _classify(self, frame: Frame) -> tuple[Prediction | None, ...]:
+        return tuple(
+            None if box is None else self._runtime.predict(frame.image_HWC[box[1] : box[3], box[0] : box[2]])
+            for box in frame.boxes
         )
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
@@ -211,76 +241,36 @@ class PerceptionCore:
         return NetworkSignals(last.point, last.confidence, last.disagrees, last.latency_ms, now_s - at_s)
 
 
+def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:
+    """The safest point, or what the operator holds, without any adaptation."""
+    lam, width = (
+        None if signals.safety_lock or override is None or not override.active(signals.now_s) else override.value
+        for override in (signals.override_lam, signals.override_width)
+    )
+    unasked = Source.SAFETY_LOCK if signals.safety_lock else Source.DEFAULT
+    point = OperatingPoint(safest.lam if lam is None else lam, safest.width if width is None else width)
+    return Decision(
+        point=point,
+        changed=False,
+        reason=f"the policy failed ({error!r}): the safest point runs until it answers again",
+        lam_source=unasked if lam is None else Source.OPERATOR,
+        width_source=unasked if width is None else Source.OPERATOR,
+        rule=Rule.KEEP,
+        width_rule=Rule.KEEP,
+        target=point,
+        runner_up=None,
+        expected_accuracy=math.nan,
+        posterior={regime: float(regime is Regime.UNKNOWN) for regime in Regime},
+        states={},
+        rejected=(),
+        probe=None,
+        max_rate_hz=None,
+    )
+
+
 def _note(decided: OperatingPoint, expected: OperatingPoint, ran: OperatingPoint) -> str:
     if ran == decided:
         return ""
     if ran == expected:
         return f"{decided} runs as {ran}: no λ between 0 and the smallest trained one is offered"
     return f"{expected} is being prepared, {ran} runs until then"
-
-
-class Mailbox(Generic[_Item]):
-    """One slot between two threads. The newest item wins; what it replaced is counted."""
-
-    def __init__(self) -> None:
-        """Start open and empty."""
-        self._condition = threading.Condition()
-        self._item: _Item | None = None
-        self._closed = False
-        self.num_dropped = 0
-
-    def put(self, item: _Item) -> None:
-        """Leave an item, in place of one that nobody took."""
-        with self._condition:
-            self.num_dropped += self._item is not None
-            self._item = item
-            self._condition.notify()
-
-    def take(self, *, not_before_s: float = 0.0) -> _Item | None:
-        """Wait for an item, at least until `not_before_s` (`time.monotonic`); None once the box is closed."""
-        with self._condition:
-            while not self._closed:
-                early_s = not_before_s - time.monotonic()
-                if self._item is not None and early_s <= 0:
-                    item, self._item = self._item, None
-                    return item
-                self._condition.wait(early_s if early_s > 0 else None)
-            return None
-
-    def close(self) -> None:
-        """Let the waiting thread go."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-
-
-class DecisionLog:
-    """Decisions as JSON lines, which `oat-replay` turns back into the same decisions."""
-
-    def __init__(self, path: Path, policy: AdaptivePolicy) -> None:
-        """Start a log; an older one at `path` is kept as `<path>.old`.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, path.with_name(path.name + ".old"))
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write(header_line(policy) + "\n")
-        self._flushed_s = 0.0
-
-    def write(self, result: FrameResult) -> None:
-        """Add one decision; what was written reaches the file within about a second.
-
-        Raises:
-            OSError: the file can no longer be written.
-        """
-        self._file.write(step_line(result.signals, result.decision) + "\n")
-        if result.signals.now_s - self._flushed_s >= _FLUSH_PERIOD_S:
-            self._file.flush()
-            self._flushed_s = result.signals.now_s
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()

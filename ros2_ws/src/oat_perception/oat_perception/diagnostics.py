@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,11 +29,14 @@ class Snapshot:
     num_errors: int
     num_probes: int
     refused: Mapping[str, int]
+    num_out_of_order: int
     recent_refusal: str
     last_received_s: float | None
+    in_work_since_s: float | None
     rate_hz: float
     inference_ms: tuple[float, float]
     total_ms: tuple[float, float]
+    policy_ms: tuple[float, float]
     last: FrameResult | None
 
 
@@ -45,20 +48,30 @@ class Tally:
     num_processed: int = 0
     num_errors: int = 0
     num_probes: int = 0
+    num_out_of_order: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     last_received_s: float | None = None
+    in_work_since_s: float | None = None
+    _last_stamp_ns: int = 0
     _last_refusal: tuple[float, str] | None = None
     _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _policy_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _last: FrameResult | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def received(self, now_s: float) -> None:
-        """An image message came, good or bad."""
+    def received(self, now_s: float, stamp_ns: int) -> None:
+        """An image message came, good or bad. A stamp before the last one: a bag began again, or a clock was set."""
         with self._lock:
             self.num_received += 1
             self.last_received_s = now_s
+            self.num_out_of_order += stamp_ns < self._last_stamp_ns
+            self._last_stamp_ns = stamp_ns
+
+    def begin(self, now_s: float | None) -> None:
+        """An image is taken into work; None: it is done with."""
+        self.in_work_since_s = now_s
 
     def refuse(self, reason: str, now_s: float) -> None:
         """An image was dropped; counted by what stands before the colon."""
@@ -79,6 +92,7 @@ class Tally:
             self._done_s.append(now_s)
             self._inference_ms.append(result.prediction.latency_ms)
             self._total_ms.append(total_ms)
+            self._policy_ms.append(result.policy_ms)
             self._last = result
 
     def snapshot(self, now_s: float) -> Snapshot:
@@ -92,12 +106,15 @@ class Tally:
                 num_processed=self.num_processed,
                 num_errors=self.num_errors,
                 num_probes=self.num_probes,
+                num_out_of_order=self.num_out_of_order,
                 refused=dict(self.refused),
                 recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
                 last_received_s=self.last_received_s,
+                in_work_since_s=self.in_work_since_s,
                 rate_hz=len(recent) / span_s if span_s > 0 else 0.0,
                 inference_ms=_percentiles(self._inference_ms),
                 total_ms=_percentiles(self._total_ms),
+                policy_ms=_percentiles(self._policy_ms),
                 last=self._last,
             )
 
@@ -110,24 +127,30 @@ class Health:
         node: the node's full name.
         state: lifecycle state.
         problem: why the last transition failed; empty where it did not.
-        idle: whether nobody subscribes to a result, so that nothing is classified.
+        listening_since_s: when the node began to listen to the camera; None while nobody wants a result.
+        incompatible_qos: policy that keeps a camera's images away; empty: none does.
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
         num_dropped: images replaced by newer ones before they were processed.
         signals: state and age (None: never received) of each outside signal.
+        machine: readings of the machine, by name and unit.
         camera_timeout_s: silence of the camera that counts as such.
+        policy_timeout_s: time without a decision on an image in work that counts as silence.
         now_s: steady time.
     """
 
     node: str
     state: str
     problem: str
-    idle: bool
+    listening_since_s: float | None
+    incompatible_qos: str
     bundle: Mapping[str, str]
     tally: Snapshot | None
     num_dropped: int
     signals: Mapping[str, tuple[SignalState, float | None]]
+    machine: Mapping[str, str]
     camera_timeout_s: float
+    policy_timeout_s: float
     now_s: float
 
 
@@ -145,26 +168,47 @@ def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, 
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
-    """One status each for node, camera, network, operating point and outside signals; only the node's unless active."""
+    """One status each for node, machine, camera, network, policy, operating point and outside signals.
+
+    Only those of node and machine unless the node is active.
+    """
     level = DiagnosticStatus.ERROR if health.problem else DiagnosticStatus.OK
-    found = [_status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle)]
-    if health.tally is not None:
-        found += [_camera(health, health.tally), _network(health, health.tally), _point(health, health.tally)]
+    found = [
+        _status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle),
+        _status(health, "machine", DiagnosticStatus.OK, "", health.machine),
+    ]
+    if (tally := health.tally) is not None:
+        found += [_camera(health, tally), _network(health, tally), _policy(health, tally), _point(health, tally)]
         found += [_signal(health, name) for name in health.signals]
     return found
 
 
+def silences(found: Iterable[DiagnosticStatus]) -> dict[str, str]:
+    """What is not as it should be, by the part's name."""
+    bad = [status for status in found if status.level != DiagnosticStatus.OK]
+    return {status.name.rpartition(": ")[2]: status.message for status in bad}
+
+
 def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
-    silent_s = None if tally.last_received_s is None else health.now_s - tally.last_received_s
     level, message = DiagnosticStatus.OK, "images arrive"
-    if silent_s is None or silent_s > health.camera_timeout_s:
-        level = DiagnosticStatus.STALE
-        message = "no image yet" if silent_s is None else f"no image for {silent_s:.1f} s"
-    elif tally.recent_refusal:
-        level, message = DiagnosticStatus.WARN, f"image refused: {tally.recent_refusal}"
+    if health.listening_since_s is None:
+        message = "not listened to: nobody subscribes to a result"
+    else:
+        last_s = tally.last_received_s
+        silent_s = health.now_s - max(last_s or 0.0, health.listening_since_s)
+        if silent_s > health.camera_timeout_s:
+            level = DiagnosticStatus.STALE
+            message = "no image yet" if last_s is None else f"no image for {silent_s:.1f} s"
+            if health.incompatible_qos:
+                message += f": a camera offers another {health.incompatible_qos} than image_reliability asks for"
+        elif last_s is None:
+            message = "no image yet"
+        elif tally.recent_refusal:
+            level, message = DiagnosticStatus.WARN, f"refused: {tally.recent_refusal}"
     values = {
         "images received": str(tally.num_received),
         "images replaced by newer ones": str(health.num_dropped),
+        "stamps that went back": str(tally.num_out_of_order),
         **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
     }
     return _status(health, "camera", level, message, values)
@@ -174,7 +218,7 @@ def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
     level, message = DiagnosticStatus.OK, f"{tally.rate_hz:.1f} Hz"
     if tally.num_errors:
         level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: see the log"
-    elif health.idle:
+    elif health.listening_since_s is None:
         message = "idle: nobody subscribes to a result"
     values = {
         "rate (Hz)": f"{tally.rate_hz:.2f}",
@@ -186,6 +230,19 @@ def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
         "receipt to publication p99 (ms)": f"{tally.total_ms[1]:.2f}",
     }
     return _status(health, "network", level, message, values)
+
+
+def _policy(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    level, message, values = DiagnosticStatus.OK, "decides", {}
+    since_s = tally.in_work_since_s
+    silent_s = 0.0 if since_s is None else health.now_s - since_s
+    if silent_s > health.policy_timeout_s:
+        level, message = DiagnosticStatus.ERROR, f"silent: an image is in work for {silent_s:.1f} s"
+    elif tally.last is not None and tally.last.policy_failed:
+        level, message = DiagnosticStatus.ERROR, "failed: the safest point runs until it answers again"
+    if tally.last is not None:
+        values = {"policy p50 (ms)": f"{tally.policy_ms[0]:.2f}", "policy p99 (ms)": f"{tally.policy_ms[1]:.2f}"}
+    return _status(health, "policy", level, message, values)
 
 
 def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:

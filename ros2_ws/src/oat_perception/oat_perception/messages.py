@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterator
 from typing import Any
 
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
@@ -12,14 +13,15 @@ from std_msgs.msg import Header
 from oat_perception.core import FrameResult
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import Regime
+from oat_runtime.runtime import Prediction
 from policy.decision import Decision, Rule, Source
 from policy.record import step_line
 from policy.signals import Reading
 
 try:
-    from vision_msgs.msg import Classification, ObjectHypothesis
+    import vision_msgs.msg as vision
 except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-jazzy-vision-msgs
-    Classification = None
+    vision = None
 
 SOURCE = {source: getattr(OperatingPoint, f"SOURCE_{source.name}") for source in Source}
 RULE = {rule: getattr(OperatingPoint, f"RULE_{rule.name}") for rule in Rule}
@@ -103,15 +105,33 @@ def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
     )
 
 
-def classification(result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
-    """The result as vision_msgs/Classification, the most probable class first."""
-    assert Classification is not None, "asked only where vision_msgs is installed"
-    probabilities_K = result.prediction.probabilities_K
-    order = probabilities_K.argsort()[::-1]
-    return Classification(
-        header=header,
-        results=[ObjectHypothesis(class_id=class_names[k], score=float(probabilities_K[k])) for k in order],
-    )
+def classification(prediction: Prediction, header: Header, class_names: tuple[str, ...]) -> Any:
+    """The whole image's result as vision_msgs/Classification, the most probable class first."""
+    return vision.Classification(header=header, results=list(_hypotheses(prediction, class_names)))
+
+
+def vision_label_info(bundle: Bundle, stamp: Any) -> Any:
+    """Class names as vision_msgs/LabelInfo; `stamp` is a builtin_interfaces/Time."""
+    classes = [vision.VisionClass(class_id=k, class_name=name) for k, name in enumerate(bundle.class_names)]
+    return vision.LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
+
+
+def detections(asked: Any, result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
+    """The regions that were asked for (vision_msgs/Detection2DArray), in their order, each with what was seen in it.
+
+    A region without pixels keeps its place, with no results.
+    """
+    answered = []
+    for region, seen in zip(asked.detections, result.regions, strict=True):
+        hypotheses = [] if seen is None else _hypotheses(seen, class_names)
+        results = [vision.ObjectHypothesisWithPose(hypothesis=hypothesis) for hypothesis in hypotheses]
+        answered.append(vision.Detection2D(header=header, results=results, bbox=region.bbox, id=region.id))
+    return vision.Detection2DArray(header=header, detections=answered)
+
+
+def _hypotheses(prediction: Prediction, class_names: tuple[str, ...]) -> Iterator[Any]:
+    for k in prediction.probabilities_K.argsort()[::-1]:
+        yield vision.ObjectHypothesis(class_id=class_names[k], score=float(prediction.probabilities_K[k]))
 
 
 def _posterior(decision: Decision) -> list[float]:

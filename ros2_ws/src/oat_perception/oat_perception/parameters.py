@@ -64,8 +64,8 @@ class Spec:
         """Whether integers and floats are both accepted."""
         return isinstance(self.default, float)
 
-    def descriptor(self) -> ParameterDescriptor:
-        """For `ros2 param describe`."""
+    def descriptor(self, *, with_range: bool) -> ParameterDescriptor:
+        """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
         descriptor = ParameterDescriptor(
             name=self.name,
             description=self.meaning,
@@ -74,10 +74,11 @@ class Spec:
             # Whoever types 1 means 1.0; rclpy would refuse it for a double. `objection` checks the type instead.
             dynamic_typing=isinstance(self.default, (float, list)),
         )
-        # rclpy refuses by this range before `objection` can say what -1 means, so the overrides go without it.
-        if self.is_number and self.name not in OVERRIDES and self.low is not None and self.high is not None:
+        if not with_range or self.low is None or self.high is None:
+            return descriptor
+        if self.is_number or isinstance(self.default, list):
             descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
-        if type(self.default) is int and self.low is not None and self.high is not None:
+        if type(self.default) is int:
             descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
         return descriptor
 
@@ -135,13 +136,19 @@ SPECS: tuple[Spec, ...] = (
     Spec("bundle", "", "Folder of the trained network (manifest.json and its files)."),
     Spec("backend", "auto", "Inference engine.", choices=("auto", "torch", "openvino")),
     Spec("precision", "auto", "Arithmetic of the network.", choices=("auto", "float32", "bfloat16")),
+    Spec("profile", "", "File with this device's latencies, from oat-profile; deadline_ms needs it. Empty: none."),
     Spec("num_threads", 0, "CPU threads of the network; 0: all that this process may use.", 0, 1024),
     Spec("image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage on <image>/compressed.",
          choices=("raw", "compressed")),
-    Spec("image_reliability", "best_effort", "Reliability that is asked of the camera.",
+    Spec("image_reliability", "best_effort", "Reliability that is asked of the camera; best_effort hears every camera.",
          choices=("best_effort", "reliable")),
+    Spec("image_depth", 1, "Images that the middleware keeps for this node; the newest wins in any case.", 1, 1000),
     Spec("camera_timeout_s", 1.0, "Seconds without an image after which diagnostics call the camera silent.",
          0.01, _HOUR_S),
+    Spec("policy_timeout_s", 1.0, "Seconds that an image may be in work before diagnostics call the policy silent.",
+         0.01, _HOUR_S),
+    Spec("max_regions", 0, "Most regions of an image to classify, as `regions` names them; 0: whole images only. "
+         "Needs vision_msgs.", 0, 1000),
     Spec("decision_log", "", "File for the decisions, JSON lines for oat-replay; empty: none."),
     _policy("adaptive", True, "False: hold the default point; operator, limits and safety lock still work."),
     _policy("default_lambda", -1.0, "Lambda while not adaptive; -1: the safest.", -1.0, field="default_lam"),

@@ -6,6 +6,8 @@ The executor's thread receives, checks and answers services; it never computes. 
 from __future__ import annotations
 
 import copy
+import functools
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -13,32 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from oat_msgs.msg import EnvironmentConfidence
 from oat_msgs.srv import GetTable, SetOperatingPoint
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from sensor_msgs.msg import BatteryState, CompressedImage, Image
 
+from oat_perception import messages
 from oat_perception.commands import Commands
-from oat_perception.conversions import battery_charge
-from oat_perception.core import DecisionLog, ExternalSignals, PerceptionCore, Received
-from oat_perception.diagnostics import Health, signal_states, statuses
+from oat_perception.core import ExternalSignals, PerceptionCore
+from oat_perception.decision_log import DecisionLog
+from oat_perception.diagnostics import Health, signal_states
+from oat_perception.intake import Intake
 from oat_perception.lifecycle import GuardedLifecycleNode, guarded
-from oat_perception.parameters import ADAPTIVE, policy_config
+from oat_perception.machine import Machine
+from oat_perception.outside import OutsideSignals
+from oat_perception.parameters import ADAPTIVE, BY_NAME, policy_config
 from oat_perception.pipeline import Pipeline
 from oat_perception.publishers import ResultPublishers
+from oat_perception.watch import WATCH_PERIOD_S, Watch
 from oat_runtime.errors import ConfigError
-from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.profile import DeviceProfile
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
-
-_THROTTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class _Loaded:
     core: PerceptionCore
     log: DecisionLog | None
     publishers: ResultPublishers
-    subscriptions: tuple[Any, ...]
+    outside: OutsideSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class _Running:
     """What exists from activate to deactivate."""
 
     pipeline: Pipeline
-    subscription: Any
+    intake: Intake
 
 
 class PerceptionNode(GuardedLifecycleNode):
@@ -86,16 +89,15 @@ class PerceptionNode(GuardedLifecycleNode):
         )
         self._loaded: _Loaded | None = None
         self._running: _Running | None = None
-        self._confidence = Received()
-        self._battery = Received()
         # Ages and expiries must not follow a simulated or corrected clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._commands = Commands(self, steady=steady, announce=self._announce)
+        self._machine = Machine()
+        self._commands = Commands(self, steady=steady, announce=self._announce, changed=self._listen)
         self._warn_of_unknown_parameters()
         self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point)
         self.create_service(GetTable, "~/get_table", self._on_get_table)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        watch = Watch(self, announce=self._announce)
+        self.create_timer(WATCH_PERIOD_S, lambda: watch.tick(self._health(time.monotonic())), clock=steady)
         self.guard_change_state()
         if self.get_parameter("auto_activate").value:
             self._commands.once(0.0, self._auto_activate)
@@ -104,6 +106,8 @@ class PerceptionNode(GuardedLifecycleNode):
     def on_configure(self, state: LifecycleState) -> None:
         """Load the bundle, prepare and warm every point of its table, and listen to the outside signals."""
         values = self._commands.values
+        if values["max_regions"] and messages.vision is None:
+            raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
         if not values["bundle"]:
             raise ConfigError("parameter bundle is empty: set it to the folder of a trained network")
         config = policy_config(values)
@@ -114,7 +118,7 @@ class PerceptionNode(GuardedLifecycleNode):
             num_threads=values["num_threads"] or None,
         )
         try:
-            core = PerceptionCore(runtime, config)
+            core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]))
             self._commands.bind(runtime, config)
             runtime.prepare()
             if values["lambda"] != ADAPTIVE:
@@ -126,12 +130,12 @@ class PerceptionNode(GuardedLifecycleNode):
             self._commands.unbind()
             runtime.close()
             raise
-        qos = qos_profile_sensor_data
-        subscriptions = (
-            self.create_subscription(BatteryState, "battery_state", self._on_battery, qos),
-            self.create_subscription(EnvironmentConfidence, "environment_confidence", self._on_confidence, qos),
+        outside = OutsideSignals(
+            self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
         )
-        self._loaded = _Loaded(runtime, config, core, log, ResultPublishers(self, runtime.bundle), subscriptions)
+        regions = values["max_regions"] > 0
+        publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+        self._loaded = _Loaded(runtime, config, core, log, publishers, outside)
         self.get_logger().info(f"loaded {runtime.bundle.manifest.name} on {runtime.backend} in {runtime.precision}")
 
     @guarded
@@ -141,10 +145,18 @@ class PerceptionNode(GuardedLifecycleNode):
         assert loaded is not None, "only what is configured can be activated"
         loaded.publishers.begin(loaded.runtime.active, self.get_clock().now().to_msg())
         compressed = self.get_parameter("image_transport").value == "compressed"
+        max_regions = int(self.get_parameter("max_regions").value)
         pipeline = Pipeline(
-            self, loaded.core, loaded.publishers, compressed=compressed, external=self._external, log=loaded.log
+            self,
+            loaded.core,
+            loaded.publishers,
+            compressed=compressed,
+            external=functools.partial(self._external, loaded.outside),
+            log=loaded.log,
+            max_regions=max_regions,
         )
-        self._running = _Running(pipeline, self._subscribe(pipeline, compressed=compressed))
+        self._running = _Running(pipeline, Intake(self, pipeline, compressed=compressed, regions=max_regions > 0))
+        self._listen()
 
     @guarded
     def on_deactivate(self, state: LifecycleState) -> None:
@@ -171,11 +183,9 @@ class PerceptionNode(GuardedLifecycleNode):
         self._stop()
         loaded, self._loaded = self._loaded, None
         self._commands.unbind()
-        self._confidence = self._battery = Received()
         if loaded is None:
             return
-        for subscription in loaded.subscriptions:
-            self.destroy_subscription(subscription)
+        loaded.outside.close()
         for publisher in loaded.publishers.all:
             self.destroy_publisher(publisher)
         loaded.runtime.close()
@@ -186,7 +196,7 @@ class PerceptionNode(GuardedLifecycleNode):
         running, self._running = self._running, None
         if running is None:
             return
-        self.destroy_subscription(running.subscription)
+        running.intake.listen(False)
         running.pipeline.close()
         reason = self._commands.suspend()
         if reason and self._loaded is not None and self.context.ok():
@@ -202,30 +212,22 @@ class PerceptionNode(GuardedLifecycleNode):
         if unknown:
             self.get_logger().warning(f"unknown parameters are ignored: {', '.join(sorted(unknown))}")
 
-    def _subscribe(self, pipeline: Pipeline, *, compressed: bool) -> Any:
-        reliability = ReliabilityPolicy[str(self.get_parameter("image_reliability").value).upper()]
-        qos = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=reliability)
-        if not compressed:
-            return self.create_subscription(Image, "image", pipeline.accept, qos)
-        # As image_transport does it: the base name is remapped, then the transport's name is added.
-        topic = f"{self.resolve_topic_name('image')}/compressed"
-        return self.create_subscription(CompressedImage, topic, pipeline.accept, qos)
+    def _listen(self) -> None:
+        """Listen to the camera while results are wanted, and only then."""
+        if self._loaded is None or self._running is None:
+            return
+        always = self._loaded.log is not None or bool(self.get_parameter("always_process").value)
+        self._running.intake.listen(always or self._loaded.publishers.wanted)
 
-    def _on_battery(self, message: BatteryState) -> None:
-        full = float(self.get_parameter("battery_percentage_full").value)
-        charge, complaint = battery_charge(message, percentage_full=full)
-        if complaint:
-            self.get_logger().warning(complaint, throttle_duration_sec=_THROTTLE_S)
-        self._battery = Received(charge, time.monotonic(), "battery_state")
+    def describe_parameter(self, name: str) -> ParameterDescriptor:
+        """As declared, and with the range, which `Commands` enforces and explains."""
+        return BY_NAME[name].descriptor(with_range=True) if name in BY_NAME else super().describe_parameter(name)
 
-    def _on_confidence(self, message: EnvironmentConfidence) -> None:
-        self._confidence = Received(message.confidence, time.monotonic(), message.source or "environment_confidence")
-
-    def _external(self, now_s: float) -> ExternalSignals:
+    def _external(self, outside: OutsideSignals, now_s: float) -> ExternalSignals:
         held = self._commands.overrides.held
         return ExternalSignals(
-            confidence=self._confidence.reading(now_s),
-            battery=self._battery.reading(now_s),
+            confidence=outside.confidence.reading(now_s),
+            battery=outside.battery.reading(now_s),
             override_lam=held.get("lambda"),
             override_width=held.get("width"),
             safety_lock=bool(self.get_parameter("safety_lock").value),
@@ -248,34 +250,46 @@ class PerceptionNode(GuardedLifecycleNode):
         if self._loaded is None:
             response.message = f"the node is {self.state}: configure it first"
             return response
-        bundle, table = self._loaded.runtime.bundle, self._loaded.runtime.table
+        bundle, table = self._loaded.runtime.bundle, self._loaded.core.policy.table
         response.success = True
         response.bundle_name, response.bundle_sha256 = bundle.manifest.name, bundle.sha256
         response.device, response.table_json = table.device, table.model_dump_json()
         return response
 
-    def _publish_diagnostics(self) -> None:
-        loaded, running, now_s = self._loaded, self._running, time.monotonic()
+    def _health(self, now_s: float) -> Health:
+        loaded, running = self._loaded, self._running
         bundle: dict[str, str] = {}
+        machine = self._machine.values()
         if loaded is not None:
+            if math.isfinite(loaded.outside.battery_power_w):
+                machine["battery's power (W)"] = f"{loaded.outside.battery_power_w:.1f}"
             name, sha256 = loaded.runtime.bundle.manifest.name, loaded.runtime.bundle.sha256
             engine = {"back end": loaded.runtime.backend, "precision": loaded.runtime.precision}
             bundle = {"bundle": name, "bundle sha256": sha256, **engine}
-        health = Health(
+        return Health(
             node=self.get_fully_qualified_name(),
             state=self.state,
             problem=self.problem,
-            idle=running is not None and running.pipeline.idle,
+            listening_since_s=None if running is None else running.intake.listening_since_s,
+            incompatible_qos="" if running is None else running.intake.incompatible_qos,
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,
-            signals={} if loaded is None else signal_states(loaded.config, self._external(now_s)),
+            signals={} if loaded is None else signal_states(loaded.config, self._external(loaded.outside, now_s)),
+            machine=machine,
             camera_timeout_s=float(self.get_parameter("camera_timeout_s").value),
+            policy_timeout_s=float(self.get_parameter("policy_timeout_s").value),
             now_s=now_s,
         )
-        array = DiagnosticArray(status=statuses(health))
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+
+
+def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
+    """The table with this device's latencies; None without a profile."""
+    if not profile:
+        return None
+    return DeviceProfile.load(profile).apply(
+        runtime.table, backend=runtime.backend, precision=runtime.precision, num_threads=runtime.num_threads
+    )
 
 
 def main(args: list[str] | None = None) -> int:

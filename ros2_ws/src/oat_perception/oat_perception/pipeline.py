@@ -7,16 +7,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.time import Time
 
 from oat_perception import conversions
-from oat_perception.core import DecisionLog, ExternalSignals, Frame, FrameResult, Mailbox, PerceptionCore
+from oat_perception.core import ExternalSignals, Frame, FrameResult, PerceptionCore
+from oat_perception.decision_log import DecisionLog
 from oat_perception.diagnostics import Tally
+from oat_perception.mailbox import Mailbox
 from oat_perception.publishers import ResultPublishers
+from oat_perception.regions import BoxXYXY, StampMatcher, box_xyxy
 from oat_runtime.errors import InputError
 
 _THROTTLE_S = 5.0
@@ -24,14 +27,15 @@ _THROTTLE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Mail:
-    """An image message that passed the structural check."""
+    """An image message that passed the structural check, and the detections that name its regions, if any."""
 
     message: Any
     received_s: float
+    asked: Any = None
 
 
 class Pipeline:
-    """Two threads meet here: the executor's calls `accept`, the inference thread does the rest."""
+    """Two threads meet here: the executor's calls `accept...`, the inference thread does the rest."""
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Pipeline:
         compressed: bool,
         external: Callable[[float], ExternalSignals],
         log: DecisionLog | None,
+        max_regions: int,
     ) -> None:
         """Start the inference thread.
 
@@ -52,13 +57,15 @@ class Pipeline:
             compressed: whether images come as sensor_msgs/CompressedImage.
             external: the outside signals at a steady time; called in the inference thread.
             log: where decisions are kept.
+            max_regions: most regions of one image; 0: whole images only.
         """
         self.tally = Tally()
         self._node, self._core, self._publishers = node, core, publishers
-        self._external, self._log = external, log
+        self._external, self._log, self._max_regions = external, log, max_regions
         self._check: Callable[[Any], None]
         self._check = conversions.check_compressed if compressed else conversions.check_image
         self._to_rgb: Callable[[Any], Any] = conversions.rgb_compressed if compressed else conversions.rgb_image
+        self._matcher: StampMatcher[_Mail] = StampMatcher()
         self._mailbox: Mailbox[_Mail] = Mailbox()
         self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)
         self._thread.start()
@@ -68,23 +75,30 @@ class Pipeline:
         """Images that were replaced by a newer one before they were processed."""
         return self._mailbox.num_dropped
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody wants results, so that nothing is classified."""
-        always = self._log is not None or self._node.get_parameter("always_process").value
-        return not (always or self._publishers.wanted)
-
     def accept(self, message: Any) -> None:
         """Take in an image message. The check comes before the mailbox, so a bad one never replaces a good one."""
         now_s = time.monotonic()
-        self.tally.received(now_s)
+        self.tally.received(now_s, _stamp_ns(message))
         try:
             self._check(message)
         except InputError as error:
             self._refuse(error)
             return
-        if not self.idle:
-            self._mailbox.put(_Mail(message, now_s))
+        mail = _Mail(message, now_s)
+        if not self._max_regions:
+            self._mailbox.put(mail)
+        elif matched := self._matcher.put_image(_stamp_ns(message), mail):
+            self._mailbox.put(replace(mail, asked=matched.detections))
+
+    def accept_detections(self, message: Any) -> None:
+        """Take in a vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp."""
+        try:
+            matched = self._matcher.put_detections(_stamp_ns(message), message)
+        except InputError as error:
+            self._refuse(error)
+            return
+        if matched:
+            self._mailbox.put(replace(matched.image, asked=message))
 
     def close(self) -> None:
         """Take no more images, and wait for the one in work."""
@@ -93,17 +107,21 @@ class Pipeline:
 
     def _refuse(self, error: InputError) -> None:
         self.tally.refuse(str(error), time.monotonic())
-        self._node.get_logger().warning(f"image dropped: {error}", throttle_duration_sec=_THROTTLE_S)
+        self._node.get_logger().warning(f"dropped: {error}", throttle_duration_sec=_THROTTLE_S)
 
     def _run(self) -> None:
         """Run images until the mailbox closes, no faster than the policy grants. One bad image never ends it."""
         not_before_s, sequence = 0.0, 0
         while (mail := self._mailbox.take(not_before_s=not_before_s)) is not None:
             try:
-                result = self._process(mail)
+                self.tally.begin(time.monotonic())
+                frame = Frame(self._to_rgb(mail.message), mail.received_s)
+                frame = replace(frame, boxes=self._boxes(mail.asked, *frame.image_HWC.shape[:2]))
+                now_s = time.monotonic()
+                result = self._core.process(frame, external=self._external(now_s), now_s=now_s)
                 rate_hz = result.decision.max_rate_hz
-                not_before_s = result.signals.now_s + 1 / rate_hz if rate_hz else 0.0
-                self._publish(mail, result, sequence)
+                not_before_s = now_s + 1 / rate_hz if rate_hz else 0.0
+                self._publish(mail, frame, result, sequence)
                 sequence += 1
             except InputError as error:
                 self._refuse(error)
@@ -114,20 +132,32 @@ class Pipeline:
                 self._node.get_logger().error(
                     f"an image failed unexpectedly\n{traceback.format_exc()}", throttle_duration_sec=_THROTTLE_S
                 )
+            finally:
+                self.tally.begin(None)
 
-    def _process(self, mail: _Mail) -> FrameResult:
-        frame = Frame(self._to_rgb(mail.message), mail.received_s)
-        now_s = time.monotonic()
-        return self._core.process(frame, external=self._external(now_s), now_s=now_s)
+    def _boxes(self, asked: Any, height: int, width: int) -> tuple[BoxXYXY | None, ...]:
+        """Each detection's box in pixels; None, counted and explained, for one that cannot be cut out."""
+        boxes: list[BoxXYXY | None] = []
+        for detection in () if asked is None else asked.detections:
+            try:
+                if len(boxes) >= self._max_regions:
+                    raise InputError(f"too many regions: expected at most {self._max_regions}, see max_regions")
+                boxes.append(box_xyxy(detection.bbox, height=height, width=width))
+            except InputError as error:
+                self._refuse(error)
+                boxes.append(None)
+        return tuple(boxes)
 
-    def _publish(self, mail: _Mail, result: FrameResult, sequence: int) -> None:
-        if self._log is not None:
+    def _publish(self, mail: _Mail, frame: Frame, result: FrameResult, sequence: int) -> None:
+        if self._log is not None and not result.policy_failed:
             self._log.write(result)
         header = mail.message.header
         total_ms = 1e3 * (time.monotonic() - mail.received_s)
         self._publishers.publish(
+            frame,
             result,
             header,
+            asked=mail.asked,
             image_age_ms=self._image_age_ms(header.stamp),
             total_ms=total_ms,
             num_dropped=self.num_dropped,
@@ -141,3 +171,8 @@ class Pipeline:
             return math.nan
         age_ns = (self._node.get_clock().now() - Time.from_msg(stamp)).nanoseconds
         return age_ns / 1e6 if age_ns >= 0 else math.nan
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec * 10**9 + stamp.nanosec)

@@ -1,0 +1,58 @@
+"""What the machine says of itself: its temperature, and this process's memory and CPU time."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+_ZONES = Path("/sys/class/thermal")
+_PLAUSIBLE_C = (-40.0, 150.0)
+
+
+class Machine:
+    """Readings of this process and its machine."""
+
+    def __init__(self, zones: Path = _ZONES) -> None:
+        """Find the temperature sensors, once."""
+        self._sensors = sorted(zones.glob("thermal_zone*/temp"))
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+        self._before = time.process_time(), time.monotonic()
+
+    def values(self) -> dict[str, str]:
+        """Readings by name, with the unit; what is not measured is left out. CPU is since the last call."""
+        readings = {
+            "hottest sensor (°C)": self.temperature_c(),
+            "memory (MB)": self.memory_mb(),
+            "CPU (% of one core)": self._cpu_percent(),
+        }
+        return {name: f"{value:.1f}" for name, value in readings.items() if math.isfinite(value)}
+
+    def temperature_c(self) -> float:
+        """Of the hottest sensor; NaN where there is none that can be read."""
+        return max(filter(math.isfinite, map(_celsius, self._sensors)), default=math.nan)
+
+    def memory_mb(self) -> float:
+        """Resident memory of this process."""
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+        except OSError:
+            return math.nan
+        return pages * self._page_bytes / 1e6
+
+    def _cpu_percent(self) -> float:
+        now = time.process_time(), time.monotonic()
+        before, self._before = self._before, now
+        wall_s = now[1] - before[1]
+        return 100 * (now[0] - before[0]) / wall_s if wall_s > 0 else math.nan
+
+
+def _celsius(sensor: Path) -> float:
+    """A sensor's reading; NaN where it is broken or says something impossible."""
+    try:
+        celsius = int(sensor.read_text()) / 1000
+    except (OSError, ValueError):
+        return math.nan
+    low, high = _PLAUSIBLE_C
+    return celsius if low <= celsius <= high else math.nan

@@ -1,0 +1,202 @@
+"""The running graph under abuse: floods, overload, malformed images, killed processes, several nodes, replayed bags."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.srv import GetState
+from oat_msgs.msg import Perception
+from oat_perception.camera_replay_node import CameraReplay
+from oat_perception.conversions import check_image
+from oat_perception.machine import Machine
+from oat_perception.malformed import malformed_images
+from oat_perception.perception_node import PerceptionNode
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from oat_runtime.errors import InputError
+from oat_runtime.runtime import OATRuntime
+
+NAME = "/oat_perception"
+BAG = Path(__file__).parents[2].parent / "shared" / "data" / "bags" / "donkeycar"
+MAX_GROWTH_MB = 5.0
+
+
+def test_whatever_is_called_malformed_is_refused() -> None:
+    for message in malformed_images(seed=1, num=2000):
+        with pytest.raises(InputError):
+            check_image(message)
+
+
+@pytest.mark.parametrize("num", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_malformed_images_are_all_counted_and_good_ones_between_them_answered(start_graph, num) -> None:
+    peer = start_graph(image_reliability="reliable", image_depth=200, probe_period_s=0.0).peer
+    peer.ask()
+    camera = peer.create_publisher(Image, "image", 200)
+    peer.until(camera.get_subscription_count, "connected")
+    for index, message in enumerate(malformed_images(seed=0, num=num), start=1):
+        camera.publish(message)
+        if index % 50 == 0:
+            camera.publish(peer.make_image(frame_id=str(index)))
+            peer.until(lambda: peer.results[-1].header.frame_id == str(index), f"good image after {index} malformed")  # noqa: B023
+
+    def counted() -> int:
+        values = peer.diagnoses["camera"].values
+        return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
+
+    peer.until(lambda: counted() == num, f"{num} are counted, not more and not less")
+
+
+def test_a_flood_of_parameters_is_answered_and_the_last_one_holds(start_graph) -> None:
+    peer = start_graph(probe_period_s=0.0).peer
+    peer.ask()
+    client = peer.create_client(SetParameters, f"{NAME}/set_parameters")
+    peer.until(client.service_is_ready, "the parameter service")
+    wanted = [float(lam) for lam in np.random.default_rng(0).choice([0.0, 0.1, 0.2, 0.4, 1.0, 7.0], 200)] + [0.3]
+    futures = []
+    for index, lam in enumerate(wanted):
+        request = SetParameters.Request(parameters=[Parameter("lambda", value=lam).to_parameter_msg()])
+        futures.append(client.call_async(request))
+        if index % 10 == 0:
+            peer.image.publish(peer.make_image())
+            peer.until(futures[-1].done, "the flood is answered")
+    peer.until(lambda: all(future.done() for future in futures), "every call is answered")
+    assert [future.result().results[0].successful for future in futures] == [lam <= 1 for lam in wanted]
+    assert peer.ask().lambda_value == 0.3
+
+
+def test_ten_times_overload_stays_fresh_and_counts_what_it_drops(start_graph, monkeypatch) -> None:
+    peer = start_graph(probe_period_s=0.0, image_reliability="reliable").peer
+    peer.ask()
+    predict, work_s = OATRuntime.predict, 0.05
+    monkeypatch.setattr(OATRuntime, "predict", lambda self, frame: (time.sleep(work_s), predict(self, frame))[1])
+    before, before_received = len(peer.results), peer.value("camera", "images received")
+    for _ in range(200):
+        peer.image.publish(peer.make_image())
+        peer.spin(work_s / 10)
+    last = peer.make_image()
+    result = peer.ask(last)
+    answered = peer.results[before:]
+    assert len(answered) < 120, "no queue is worked off"
+    assert max(r.total_ms for r in answered) < 10 * 1e3 * work_s, "what is answered is fresh"
+    peer.until(lambda: peer.value("camera", "images received") >= before_received + 150, "images received")
+    peer.spin(1.2)
+    received = peer.value("camera", "images received") - before_received
+    assert len(answered) + result.num_dropped == received, "each received image is answered or counted"
+
+
+def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, bundle: Path) -> None:
+    graph = start_graph()
+    peer = graph.peer
+    given = {"backend": "torch", "num_threads": 1, "bundle": str(bundle), "auto_activate": True, "lambda": 0.2}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    second = PerceptionNode(context=graph.context, namespace="rear", parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(second)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        results: list[Perception] = []
+        peer.create_subscription(Perception, "/rear/oat_perception/perception", results.append, 5)
+        camera = peer.create_publisher(Image, "/rear/image", 5)
+        peer.until(camera.get_subscription_count, "the second node listens")
+        message = peer.make_image(frame_id="rear")
+        camera.publish(message)
+        peer.until(lambda: results, "the second node answers")
+        assert results[0].header == message.header
+        assert results[0].lambda_value == 0.2
+        front = peer.ask()
+        assert front.lambda_source != results[0].lambda_source
+        assert not any(result.header.frame_id == "rear" for result in peer.results)
+    finally:
+        executor.shutdown()
+        thread.join()
+        second.release()
+        second.destroy_node()
+
+
+def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bundle: Path, tmp_path: Path) -> None:
+    graph = start_graph(auto_activate=False)
+    peer = graph.peer
+    results: list[Perception] = []
+    peer.create_subscription(Perception, "/second/oat_perception/perception", results.append, 5)
+    camera = peer.create_publisher(Image, "/second/image", 5)
+    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
+    for name, value in {"bundle": bundle, "backend": "torch", "auto_activate": "true"}.items():
+        command += ["-p", f"{name}:={value}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
+    for sign, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        results.clear()
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command, env=environment, stderr=log)
+        try:
+            peer.until(lambda: (camera.publish(peer.make_image()), results)[1], "a result", timeout_s=120.0)
+        finally:
+            process.send_signal(sign)
+            assert process.wait(timeout=30) == status, (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not BAG.is_dir(), reason="no recorded bag here")
+@pytest.mark.parametrize("rate_hz", [20.0, 200.0])
+def test_a_replayed_bag_is_answered_at_its_rate_and_ten_times_that(start_graph, rate_hz) -> None:
+    graph = start_graph(always_process=True)
+    peer = graph.peer
+    given = {"source": str(BAG), "rate_hz": rate_hz, "frame_id": "bag"}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    camera = CameraReplay(context=graph.context, parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(camera)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        peer.until(lambda: len(peer.results) >= 30, "thirty images of the bag are answered")
+    finally:
+        executor.shutdown()
+        thread.join()
+        camera.destroy_node()
+    assert {result.header.frame_id for result in peer.results} == {"bag"}
+    stamps = [(r.header.stamp.sec, r.header.stamp.nanosec) for r in peer.results]
+    assert stamps == sorted(set(stamps)), "none twice, none out of order"
+    assert peer.diagnoses["network"].level == DiagnosticStatus.OK
+
+
+@pytest.mark.slow
+def test_a_thousand_lambdas_each_hold_from_the_next_image_on(start_graph) -> None:
+    peer = start_graph(probe_period_s=0.0).peer
+    peer.ask()
+    client = peer.create_client(SetParameters, f"{NAME}/set_parameters")
+    for lam in np.random.default_rng(0).choice([0.0, 0.1, 0.2, 0.3, 0.4, 1.0], 1000):
+        peer.image.publish(peer.make_image())
+        request = SetParameters.Request(parameters=[Parameter("lambda", value=float(lam)).to_parameter_msg()])
+        future = client.call_async(request)
+        peer.until(future.done, "the reply")
+        assert peer.ask().lambda_value == lam
+
+
+@pytest.mark.slow
+def test_ten_minutes_at_thirty_hertz_do_not_grow_the_process(start_graph) -> None:
+    minutes = float(os.environ.get("OAT_SOAK_MINUTES", "10"))
+    peer = start_graph().peer
+    machine, warm_mb, started_s = Machine(), math.nan, time.monotonic()
+    while (elapsed_s := time.monotonic() - started_s) < 60 * minutes:
+        peer.say(confidence=1.0 if int(elapsed_s / 7) % 2 else 0.2, charge=0.5)
+        peer.ask()
+        peer.results.clear()
+        peer.points.clear()
+        if math.isnan(warm_mb) and elapsed_s > 6 * minutes:
+            warm_mb = machine.memory_mb()
+        peer.spin(1 / 30)
+    assert machine.memory_mb() - warm_mb <= MAX_GROWTH_MB
+    assert peer.call(GetState, "get_state", GetState.Request()).current_state.label == "active"
