@@ -1,32 +1,63 @@
-"""Which widths the deadline, the power budget and the battery allow. Nothing here knows about λ's worth."""
+"""Which widths the deadline, the energy and the battery allow. Nothing here knows about λ's worth."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from oat_runtime.errors import ConfigError
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.operating_point import OperatingPoint, OperatingRow, OperatingTable
 from policy.config import BatteryStep, PolicyConfig
 from policy.signals import Reading, Signals, SignalState
 
-_SLOWDOWN_SMOOTHING = 0.05
-"""Weight of the newest frame in the estimate of how much slower this machine is than its profile."""
 _MAX_SLOWDOWN = 100.0
 _Z_99 = NormalDist().inv_cdf(0.99)
+_LEAST_MISSION_S = 60.0
+"""A mission that is over still goes on for this long: the budget stays finite."""
+_J_PER_WH = 3600.0
+
+
+class Slowdown:
+    """How much slower the machine is than its profile, as mean and spread of the log ratio of the last frames.
+
+    After ALERT (Wan et al., "ALERT: Accurate Learning for Energy and Timeliness", USENIX ATC 2020), which scales every
+    profiled latency by one global factor, a Gaussian that is filtered from what the last inputs took. Here the
+    logarithm is filtered, since latencies have long upper tails, and a machine that is faster than its profile is
+    never believed: that would widen the network on the strength of a few lucky frames.
+    """
+
+    _MEAN_GAIN, _VARIANCE_GAIN = 0.2, 0.05
+    """The mean follows within five frames; one slow frame alone does not look like a wild machine."""
+
+    def __init__(self) -> None:
+        """As fast as the profile."""
+        self.mean, self.variance = 0.0, 0.0
+
+    def observe(self, ratio: float) -> None:
+        """Take in one latency over the profile's median."""
+        step = math.log(max(1.0, ratio)) - self.mean
+        self.mean += self._MEAN_GAIN * step
+        self.variance = (1 - self._VARIANCE_GAIN) * (self.variance + self._VARIANCE_GAIN * step * step)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is allowed now: the battery's step (None: no limit), why, and the present slow-down against the profile."""
+    """What is allowed now.
+
+    Attributes:
+        step: the battery ladder's step; None: no limit.
+        cause: what that step follows from, for people.
+        power_w: mean power that inference may draw; None: no limit.
+    """
 
     step: BatteryStep | None
     cause: str
-    slowdown: float
+    power_w: float | None
 
 
 class Budget:
-    """Deadline, power and battery of one robot."""
+    """Deadline, energy and battery of one robot."""
 
     def __init__(self, table: OperatingTable, config: PolicyConfig) -> None:
         """Check that the table holds what the budgets need.
@@ -38,65 +69,92 @@ class Budget:
         self._rows = {row.point: row for row in table.rows}
         if config.deadline_ms is not None and any(row.latency_ms_p50 is None for row in table.rows):
             raise ConfigError("deadline_ms is set but the table holds no latencies: run oat-profile, or unset it")
-        if config.power_budget_w is not None and any(row.energy_j is None for row in table.rows):
+        knows_joules = all(row.energy_j is not None for row in table.rows)
+        if config.power_budget_w is not None and not knows_joules:
             raise ConfigError("power_budget_w is set but the table holds no energies: profile them, or unset it")
+        if config.battery_capacity_wh is not None and not (knows_joules or config.battery_ladder):
+            raise ConfigError(
+                "battery_capacity_wh is set but the table holds no energies: profile them, or set a battery_ladder, "
+                "which needs the charge alone"
+            )
+        self._knows_joules = knows_joules
         self._z = NormalDist().inv_cdf(config.deadline_probability)
-        self._slowdown = 1.0
-        self._known_step: BatteryStep | None = None
+        self._slowdown = Slowdown()
+        self._known_charge: float | None = None
         self._known_s = 0.0
 
     def allowance(self, signals: Signals, states: dict[str, SignalState], *, elapsed_s: float) -> Allowance:
-        """What the battery and the machine's present speed allow."""
+        """What battery and mission allow; also follows the machine's present speed."""
         self._observe_latency(signals)
         config = self._config
-        if not config.battery_ladder:
-            return Allowance(None, "", self._slowdown)
-        charge = signals.battery.value
+        if not (config.battery_ladder or config.battery_capacity_wh):
+            return Allowance(None, "", config.power_budget_w)
+        charge, cause = signals.battery.value, f"battery {states['battery'].value}"
         if states["battery"] is SignalState.OK and charge is not None:
-            self._known_step = next(step for step in config.battery_ladder if charge >= step.min_charge)
-            self._known_s = elapsed_s
-            return Allowance(self._known_step, f"battery {100 * charge:.0f} %", self._slowdown)
-        if self._known_step is not None and elapsed_s - self._known_s <= config.battery_hold_s:
-            return Allowance(self._known_step, f"battery {states['battery'].value}, held", self._slowdown)
-        return Allowance(config.battery_unknown_step, f"battery {states['battery'].value}", self._slowdown)
+            self._known_charge, self._known_s = charge, elapsed_s
+            cause = f"battery {100 * charge:.0f} %"
+        elif self._known_charge is not None and elapsed_s - self._known_s <= config.battery_hold_s:
+            charge, cause = self._known_charge, f"{cause}, held"
+        else:
+            charge = None
+        step = config.battery_unknown_step if charge is None else config.battery_step(charge)
+        return Allowance(step, cause, self._power_w(charge, elapsed_s))
 
-    def in_time(self, point: OperatingPoint, slowdown: float = 1.0) -> bool:
-        """Whether the deadline is met at the required probability (always, where none is set)."""
-        deadline_ms = self._config.deadline_ms
-        return deadline_ms is None or self.latency_ms(point) * slowdown <= deadline_ms
-
-    def latency_ms(self, point: OperatingPoint) -> float:
-        """Latency at the required probability: log-normal through the profile's median and 99th percentile."""
-        row = self._rows[point]
-        assert row.latency_ms_p50 is not None, "checked when the policy was built"
-        tail = max(1.0, (row.latency_ms_p99 or row.latency_ms_p50) / row.latency_ms_p50)
-        return float(row.latency_ms_p50 * tail ** (self._z / _Z_99))
+    def in_time(self, point: OperatingPoint) -> bool:
+        """Whether the profile alone meets the deadline at the required probability (always, where none is set)."""
+        return self._config.deadline_ms is None or self._late_ms(point, Slowdown()) <= self._config.deadline_ms
 
     def objection(self, point: OperatingPoint, allowance: Allowance) -> str | None:
         """Why this point is not admissible now; None where it is."""
         config, step = self._config, allowance.step
         if step is not None and point.width > step.max_width:
             return f"above {step.max_width:g} ({allowance.cause})"
-        if not self.in_time(point, allowance.slowdown):
-            late_ms = self.latency_ms(point) * allowance.slowdown
-            return f"late: {late_ms:.1f} ms of {config.deadline_ms:g} ms"
+        if config.deadline_ms is not None:
+            late_ms = self._late_ms(point, self._slowdown)
+            if late_ms > config.deadline_ms:
+                return f"late: {late_ms:.1f} ms of {config.deadline_ms:g} ms"
         energy_j = self._rows[point].energy_j
-        if config.power_budget_w is not None and energy_j is not None:
+        if allowance.power_w is not None and energy_j is not None:
             power_w = energy_j * config.min_rate_hz
-            if power_w > config.power_budget_w:
-                return f"over power: {power_w:.2f} W of {config.power_budget_w:g} W"
+            if power_w > allowance.power_w:
+                cause = f" ({allowance.cause})" if allowance.cause else ""
+                return f"over power: {power_w:.2f} W of {allowance.power_w:.2f} W{cause}"
         return None
 
     def max_rate_hz(self, point: OperatingPoint, allowance: Allowance) -> float | None:
-        """Highest rate that all budgets allow at this point; None where nothing limits it."""
-        row = self._rows.get(point)
-        limits = [self._config.max_rate_hz, allowance.step.max_rate_hz if allowance.step else None]
-        if self._config.power_budget_w is not None and row is not None and row.energy_j is not None:
-            limits.append(self._config.power_budget_w / row.energy_j)
+        """Highest rate that all budgets allow at this point, `min_rate_hz` at the least; None: nothing limits it."""
+        config, row = self._config, self._rows.get(point)
+        limits = [config.max_rate_hz, allowance.step.max_rate_hz if allowance.step else None]
+        energy_j = row.energy_j if row is not None else self._worst_energy_j(point.width)
+        if allowance.power_w is not None and energy_j is not None:
+            limits.append(max(config.min_rate_hz, allowance.power_w / energy_j))
         return min((limit for limit in limits if limit is not None), default=None)
 
+    def _worst_energy_j(self, width: float) -> float | None:
+        """For a λ between the table's: λ costs no compute, so the rows of that width agree but for noise."""
+        return max((row.energy_j for row in self._rows.values() if row.width == width and row.energy_j), default=None)
+
+    def _power_w(self, charge: float | None, elapsed_s: float) -> float | None:
+        """Mean power that leaves the reserve untouched at the mission's end, capped by the configured budget.
+
+        An unknown battery counts as one at its reserve: nothing to spend, so the narrowest width at the least rate.
+        """
+        config = self._config
+        if config.battery_capacity_wh is None or not self._knows_joules:
+            return config.power_budget_w
+        spare = 0.0 if charge is None else max(0.0, charge - config.battery_reserve)
+        left_s = max(_LEAST_MISSION_S, config.mission_s - elapsed_s)
+        power_w = spare * config.battery_capacity_wh * _J_PER_WH * config.perception_share / left_s
+        return power_w if config.power_budget_w is None else min(power_w, config.power_budget_w)
+
+    def _late_ms(self, point: OperatingPoint, slowdown: Slowdown) -> float:
+        """Latency that is kept at the required probability; log-normal, as wide as the profile or the last frames."""
+        row = self._rows[point]
+        assert row.latency_ms_p50 is not None, "checked when the policy was built"
+        spread = max(_profiled_spread(row), math.sqrt(slowdown.variance))
+        return row.latency_ms_p50 * math.exp(slowdown.mean + self._z * spread)
+
     def _observe_latency(self, signals: Signals) -> None:
-        """Follow the machine's slow-down; a faster frame than the profile never widens anything."""
         network = signals.network
         row = self._rows.get(network.point) if network is not None else None
         if network is None or row is None or row.latency_ms_p50 is None:
@@ -105,5 +163,10 @@ class Budget:
         limit_ms = _MAX_SLOWDOWN * row.latency_ms_p50
         ok = observed.state(low=0.0, high=limit_ms, max_age_s=self._config.network_max_age_s) is SignalState.OK
         if ok and network.latency_ms is not None:
-            ratio = max(1.0, network.latency_ms / row.latency_ms_p50)
-            self._slowdown += _SLOWDOWN_SMOOTHING * (ratio - self._slowdown)
+            self._slowdown.observe(network.latency_ms / row.latency_ms_p50)
+
+
+def _profiled_spread(row: OperatingRow) -> float:
+    """Standard deviation of the log latency, from the profile's median and 99th percentile."""
+    assert row.latency_ms_p50 is not None, "checked when the policy was built"
+    return math.log(max(1.0, (row.latency_ms_p99 or row.latency_ms_p50) / row.latency_ms_p50)) / _Z_99

@@ -41,14 +41,16 @@ class PolicyConfig(StrictModel):
     """Weight of the worst credible regime against the expectation over regimes."""
     credible_mass: float = Field(default=0.1, gt=0, lt=1)
     """Posterior mass from which a regime is credible."""
-    switch_cost: float = Field(default=0.005, ge=0, le=1)
+    switch_cost: float = Field(default=0.003, ge=0, le=1)
     """Accuracy that a change of λ must bring to be a target at all."""
-    margin: float = Field(default=0.01, ge=0, le=1)
-    """Advantage in expected accuracy that a move to a less robust setting needs."""
+    margin: float = Field(default=0.003, ge=0, le=1)
+    """Advantage in expected accuracy that a move to a less robust λ, or to another width by choice, needs."""
+    settle_s: float = Field(default=0.5, ge=0)
+    """How long the rule must have wanted the same λ before it gives up a more robust one; at the start, too."""
     dwell_s: float = Field(default=2.0, gt=0)
     """Least mean time between changes of λ: in time T there are at most num_lambdas + T / dwell_s, on any input."""
     width_dwell_s: float = Field(default=10.0, gt=0)
-    """The same for changes of width."""
+    """The same for changes of width. Narrowing that a budget forces never waits."""
 
     confidence_topic: Literal["required", "absent"] = "required"
     """`absent` declares that this robot has no environment confidence: never having received one is then trusted.
@@ -60,7 +62,15 @@ class PolicyConfig(StrictModel):
     """Descending in charge, the last step at 0; empty: the battery is not looked at."""
     battery_max_age_s: float = Field(default=10.0, gt=0)
     battery_hold_s: float = Field(default=60.0, ge=0)
-    """For how long the last known step is held when the battery is unknown."""
+    """For how long the last known charge is held when the battery is unknown."""
+    battery_capacity_wh: float | None = Field(default=None, gt=0)
+    """Energy of the full battery. With it, and a table that knows joules, the battery sets a power budget."""
+    battery_reserve: float = Field(default=0.2, ge=0, lt=1)
+    """State of charge that perception must leave at the mission's end, for the way home."""
+    perception_share: float = Field(default=0.1, gt=0, le=1)
+    """Share of the battery's energy above the reserve that inference may use."""
+    mission_s: float = Field(default=3600.0, gt=0)
+    """Length of the mission, from the policy's first step."""
     battery_unknown_width: float | None = Field(default=None, gt=0, le=1)
     """Widest width allowed after that, or before any reading; None: that of the ladder's last step."""
 
@@ -75,12 +85,14 @@ class PolicyConfig(StrictModel):
 
     probe_period_s: float = Field(default=0.5, ge=0)
     """Time between probes of the opposite λ; 0: never."""
+    alert_probe_period_s: float = Field(default=0.1, ge=0)
+    """The same while an attack is credible and not certain; never longer than `probe_period_s`."""
 
-    regime_persistence_s: float = Field(default=10.0, gt=0)
+    regime_persistence_s: float = Field(default=100.0, gt=0)
     """How long a regime lasts, roughly: the filter forgets at this time constant."""
-    evidence_weight: float = Field(default=0.5, gt=0, le=1)
+    evidence_weight: float = Field(default=0.8, gt=0, le=1)
     """Power to which one frame's likelihood is raised, because neighbouring frames are not independent."""
-    evidence_cap_nats: float = Field(default=3.0, gt=0)
+    evidence_cap_nats: float = Field(default=4.0, gt=0)
     """No single frame moves the odds between two regimes by more than exp of this."""
 
     bundle_sha256: str = ""
@@ -113,6 +125,10 @@ class PolicyConfig(StrictModel):
             if not (upper.min_charge > lower.min_charge and upper.max_width >= lower.max_width):
                 raise ValueError("battery_ladder must descend in min_charge and not widen as the charge falls")
         return self
+
+    def battery_step(self, charge: float) -> BatteryStep | None:
+        """The ladder's step at a state of charge in [0, 1]; None without a ladder."""
+        return next((step for step in self.battery_ladder if charge >= step.min_charge), None)
 
     @property
     def battery_unknown_step(self) -> BatteryStep | None:

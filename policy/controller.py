@@ -53,12 +53,15 @@ class AdaptivePolicy:
             start=minimax_lam,
             dwell_s=config.dwell_s,
             margin=config.margin,
+            settle_s=config.settle_s,
         )
+        # For width, safe is narrow: a deadline or an empty battery cannot wait, more accuracy can.
         self._width_rule = Hysteresis(
-            {width: self._scores.rank(OperatingPoint(minimax_lam, width)) for width in self._widths},
+            {width: (-width, 0.0, 0.0) for width in self._widths},
             start=None,
             dwell_s=config.width_dwell_s,
             margin=config.margin,
+            urgent="forced climb",
         )
         self._budget = Budget(table, config)
         self.safety_point = max(
@@ -112,7 +115,7 @@ class AdaptivePolicy:
             posterior=belief.posterior,
             states=states,
             rejected=(*self._below_floor, *too_much),
-            probe=self._probe(point),
+            probe=self._probe(point, belief),
             max_rate_hz=self._budget.max_rate_hz(point, allowance),
         )
         self._last_point = point
@@ -207,10 +210,13 @@ class AdaptivePolicy:
         )  # fmt: skip
         return OperatingPoint(lam, width), lam_source, width_source, remarks + remark
 
-    def _probe(self, point: OperatingPoint) -> OperatingPoint | None:
-        """The opposite end of λ, once a probe period."""
+    def _probe(self, point: OperatingPoint, belief: Belief) -> OperatingPoint | None:
+        """The opposite end of λ: once a probe period, more often while it is open whether this is an attack."""
         period_s = self.config.probe_period_s
-        if not period_s or self._filter is None or self._elapsed_s - self._last_probe_s < period_s:
+        attacked = belief.shares[Regime.ADVERSARIAL]
+        if self.config.credible_mass <= attacked <= 1 - self.config.credible_mass:
+            period_s = min(period_s, self.config.alert_probe_period_s)
+        if not self.config.probe_period_s or self._filter is None or self._elapsed_s - self._last_probe_s < period_s:
             return None
         self._last_probe_s = self._elapsed_s
         return OperatingPoint(opposite(point.lam, self.table.lambdas), point.width)

@@ -1,10 +1,13 @@
-"""Belief over regimes: a hidden Markov filter over kinds of image, with a Gaussian for each kind.
+"""Belief over regimes: a hidden Markov filter over kinds of image, with a density of image statistics for each kind.
 
 A hidden state is one kind of image (clean, one corruption at one strength, under attack); kinds add up to regimes. A
 kind persists, so weak evidence from many frames adds up, while one odd frame is capped and forgotten. Single natural
 images differ so much that one frame alone calls one clean image in seven corrupted.
 
-Shape legend: K kinds (the last one is "like nothing that was fitted"), S statistics.
+Two states have no density of their own. *Drifted*: the mean of the last frames has left that of clean images, in
+whatever direction; it notices corruptions that nobody fitted. *Unknown*: frames like nothing that was fitted.
+
+Shape legend: K kinds (the last two are drifted and unknown), S statistics.
 """
 
 from __future__ import annotations
@@ -25,6 +28,19 @@ _Vector = NDArray[np.float64]
 _MIN_FORGETTING = 1e-4
 """Least share of belief that returns to the prior each frame, so that no belief ever becomes certain."""
 _NUM_STATISTICS = len(ImageStatistics._fields)
+_DEGREES_OF_FREEDOM = 4.0
+"""Kinds are multivariate Student t: with Gaussian tails, contrast at severity 5 was like nothing fitted, and 35 of
+27,000 clean frames looked corrupted in place of 2 (validation images)."""
+_DRIFT_GAIN = 0.2
+"""Weight of the newest frame in the running mean of drift."""
+_DRIFT_PRIOR = 0.02
+"""Share of both corrupted regimes' prior that belongs to drift in a direction that was not fitted."""
+_MAX_STRAY = 4.5
+"""Frames farther than this from clean (in standard deviations, all statistics together) count as this far in drift."""
+DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
+"""Expected squared length of the running mean of independent clean frames, whitened."""
+ALARM_BELOW = 0.1
+"""Belief in clean under which the estimator says that something has changed."""
 PRIOR = {
     Regime.CLEAN: 0.5,
     Regime.HIGH_FREQUENCY: 0.22,
@@ -86,11 +102,16 @@ class EstimatorConstants(StrictModel):
     """Names of the statistics in order; refused where they differ from this version's."""
     kinds: tuple[ImageKind, ...] = Field(min_length=1)
     outlier_log_density: float
-    """An image whose best kind is under this log density looks like nothing that was fitted."""
+    """Gaussian log density under which an image looks like nothing that was fitted."""
+    drift_noise: float = Field(default=DRIFT_NOISE, gt=0)
+    """Squared length that the running mean of whitened clean frames has anyway; a drift is what goes beyond it. Frames
+    of a camera that lingers on a scene stray farther than independent images do; `oat-calibrate` measures it."""
     prior: dict[Regime, float]
     network: tuple[NetworkRates, ...] = ()
     """Empty: the network's own signals are not used as evidence."""
     low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
+    independence: float = Field(default=1.0, gt=0, le=1)
+    """Share of a frame's evidence that the frames before it have not given already: 1 for independent images."""
     fitted_on: str = ""
 
     @model_validator(mode="after")
@@ -110,25 +131,26 @@ class RegimeFilter:
 
     def __init__(self, constants: EstimatorConstants, config: PolicyConfig) -> None:
         """Start from the prior."""
-        self._constants = constants
-        self._config = config
+        self._constants, self._config = constants, config
         self._means_KS = np.array([kind.mean for kind in constants.kinds])
         self._whitening_KSS = np.stack([kind.whitening_SS() for kind in constants.kinds])
         self._log_scale_K = np.log(np.einsum("kss->ks", self._whitening_KSS)).sum(axis=1)
-        self._regimes_K = (*(kind.regime for kind in constants.kinds), Regime.UNKNOWN)
-        total = sum(constants.prior.values())
-        self._prior_K = np.array(
-            [constants.prior[regime] / total / self._regimes_K.count(regime) for regime in self._regimes_K]
-        )
+        self._clean = next(k for k, kind in enumerate(constants.kinds) if kind.regime is Regime.CLEAN)
+        self._regimes_K = tuple(kind.regime for kind in constants.kinds)
+        clean_log_scale = float(self._log_scale_K[self._clean])
+        far = 2.0 * max(0.0, clean_log_scale - constants.outlier_log_density)
+        self._unknown_evidence = clean_log_scale + _log_t(far)
+        self._prior_K = self._priors()
         self._belief_K = self._prior_K.copy()
+        self._drift_S = np.zeros(_NUM_STATISTICS)
 
     def update(self, image: ImageStatistics | None, network: NetworkSignals | None, *, elapsed_s: float) -> None:
         """Forget a little, then take in what may be used of this frame (None: nothing; never a guess)."""
         config = self._config
         forgetting = max(_MIN_FORGETTING, -math.expm1(-elapsed_s / config.regime_persistence_s))
-        evidence_K = np.zeros(len(self._regimes_K))
+        evidence_K = np.zeros(len(self._belief_K))
         if image is not None:
-            evidence_K += config.evidence_weight * self._image_evidence(image)
+            evidence_K += config.evidence_weight * self._constants.independence * self._image_evidence(image)
         if network is not None:
             evidence_K += self._network_evidence(network)
         evidence_K = np.maximum(evidence_K - evidence_K.max(), -config.evidence_cap_nats)
@@ -136,20 +158,58 @@ class RegimeFilter:
         self._belief_K = belief_K / belief_K.sum()
 
     def posterior(self) -> dict[Regime, float]:
-        """Belief summed over the kinds of each regime."""
+        """Belief summed over the kinds of each regime.
+
+        Drift belongs to whichever corrupted regime the fitted kinds lean to: that is what it resembles most.
+        """
         masses = {regime: 0.0 for regime in Regime}
-        for regime, mass in zip(self._regimes_K, self._belief_K.tolist(), strict=True):
+        *of_kinds, drifted, unknown = self._belief_K.tolist()
+        for regime, mass in zip(self._regimes_K, of_kinds, strict=True):
             masses[regime] += mass
+        high, low = masses[Regime.HIGH_FREQUENCY], masses[Regime.LOW_FREQUENCY]
+        masses[Regime.HIGH_FREQUENCY] += drifted * high / (high + low)
+        masses[Regime.LOW_FREQUENCY] += drifted * low / (high + low)
+        masses[Regime.UNKNOWN] = unknown
         return masses
+
+    def _priors(self) -> _Vector:
+        prior = self._constants.prior
+        shares = [prior[regime] / self._regimes_K.count(regime) for regime in self._regimes_K]
+        corrupted = (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)
+        kept = [1 - _DRIFT_PRIOR if regime in corrupted else 1.0 for regime in self._regimes_K]
+        drifted = _DRIFT_PRIOR * sum(prior[regime] for regime in corrupted)
+        prior_K = np.array([*(np.array(shares) * np.array(kept)), drifted, prior[Regime.UNKNOWN]])
+        normalized_K: _Vector = prior_K / prior_K.sum()
+        return normalized_K
 
     def _image_evidence(self, image: ImageStatistics) -> _Vector:
         white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, np.array(image) - self._means_KS)
-        log_density_K = self._log_scale_K - 0.5 * np.einsum("ki,ki->k", white_KS, white_KS)
-        return np.append(log_density_K, self._constants.outlier_log_density)
+        squares_K = np.einsum("ki,ki->k", white_KS, white_KS)
+        log_density_K = self._log_scale_K - 0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * np.log1p(
+            squares_K / _DEGREES_OF_FREEDOM
+        )
+        drifted = self._drift_evidence(white_KS[self._clean])
+        return np.array([*log_density_K, drifted, self._unknown_evidence])
+
+    def _drift_evidence(self, white_S: _Vector) -> float:
+        """Density of a clean image that was moved by as much as the frames before this one; then follow this one.
+
+        The move is estimated without the frame that it is tested on, so its likelihood ratio to clean is on average
+        1 on clean frames: an adaptive CUSUM (Lorden and Pollak, "Nonanticipating estimation", Ann. Statist. 2005).
+        It is shrunk by what chance alone gives (James and Stein 1961).
+        """
+        length2 = float(self._drift_S @ self._drift_S)
+        shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
+        apart_S = white_S - shrink * self._drift_S
+        stray = float(np.linalg.norm(white_S))
+        self._drift_S = self._drift_S + _DRIFT_GAIN * (
+            white_S * min(1.0, _MAX_STRAY / max(stray, 1e-9)) - self._drift_S
+        )
+        return float(self._log_scale_K[self._clean]) + _log_t(float(apart_S @ apart_S))
 
     def _network_evidence(self, network: NetworkSignals) -> _Vector:
         if not self._constants.network:
-            return np.zeros(len(self._regimes_K))
+            return np.zeros(len(self._belief_K))
         rates = min(self._constants.network, key=lambda known: (abs(known.lam - network.point.lam), known.lam))
         low = network.confidence < self._constants.low_confidence_below
         evidence_K = self._config.evidence_weight * self._log_rates(rates.low_confidence, low)
@@ -158,6 +218,13 @@ class RegimeFilter:
         return evidence_K
 
     def _log_rates(self, rates: dict[Regime, float], happened: bool) -> _Vector:
-        """Log probability of what happened, for each kind; for the unknown kind at the mean rate of the regimes."""
-        with_unknown = {**rates, Regime.UNKNOWN: sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)}
-        return np.array([math.log(with_unknown[r] if happened else 1 - with_unknown[r]) for r in self._regimes_K])
+        """Log probability of what happened, for each kind; for the last two at the mean rate of their regimes."""
+        drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
+        unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
+        rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
+        return np.array([math.log(rate if happened else 1 - rate) for rate in rates_K])
+
+
+def _log_t(square: float) -> float:
+    """Log density of a Student t at a squared whitened distance, up to a constant."""
+    return -0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * math.log1p(square / _DEGREES_OF_FREEDOM)

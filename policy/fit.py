@@ -1,4 +1,4 @@
-"""Fits the estimator's constants: a Gaussian for each kind of image, and rates of the network they ship with.
+"""Fits the estimator's constants: a density for each kind of image, and rates of the network they ship with.
 
 `python -m policy.fit BUNDLE --images validation.npz` writes `estimator.json`.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oat_runtime.bundle import Bundle, attach_file
-from oat_runtime.errors import DataError, InputError, OATError
+from oat_runtime.errors import DataError, OATError
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import OATNet, frozen
-from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
+from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.stress.attacks import pgd_linf
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import PRIOR, EstimatorConstants, ImageKind, NetworkRates
-from policy.image import ImageStatistics, image_statistics
-from policy.rates import Corrupt, measure_rates
+from policy.estimator import EstimatorConstants
+from policy.kinds import Images, fit_estimator
+from policy.rates import measure_rates
 
-_Images = NDArray[np.uint8]
-_SEVERITIES = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
-_SHRINKAGE = 0.3
-"""Share of the pooled covariance in each kind's own, for kinds that were not fitted."""
-_MIN_IMAGES = 100
-_OUTLIER_QUANTILE = 0.001
-_OUTLIER_SLACK_NATS = 10.0
-"""How far under that quantile an image must lie before it counts as unlike everything fitted."""
 _ATTACK_BATCH = 250
 
 
@@ -46,7 +38,7 @@ def fit_network(
     width: float,
     temperature: Callable[[float], float],
     attack: AttackSpec,
-    images_NHWC: _Images,
+    images_NHWC: Images,
     labels_N: NDArray[np.int64],
     seed: int,
     fitted_on: str = "",
@@ -95,14 +87,14 @@ class _CalibratedNetwork:
     ) -> None:
         self._model, self._width, self._temperature, self._attack, self._seed = model, width, temperature, attack, seed
 
-    def probabilities(self, lam: float, images_NHWC: _Images) -> NDArray[np.float32]:
+    def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         x_NCHW = _planes(images_NHWC)
         with torch.no_grad():
             logits_NK = torch.cat([self._logits(lam, x_NCHW[part]) for part in _parts(len(x_NCHW))])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
         return probabilities_NK
 
-    def attacked(self, lam: float, images_NHWC: _Images, labels_N: NDArray[np.int64]) -> _Images:
+    def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
         generator = torch.Generator().manual_seed(self._seed)
         x_NCHW, y_N = _planes(images_NHWC), torch.from_numpy(labels_N)
         adversarial_NCHW = torch.cat(
@@ -119,7 +111,7 @@ class _CalibratedNetwork:
                 for part in _parts(len(x_NCHW))
             ]
         )
-        adversarial_NHWC: _Images = (adversarial_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        adversarial_NHWC: Images = (adversarial_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return np.ascontiguousarray(adversarial_NHWC)
 
     def _logits(self, lam: float, x_NCHW: Tensor) -> Tensor:
@@ -128,80 +120,7 @@ class _CalibratedNetwork:
         return logits_NK.float()
 
 
-def fit_estimator(
-    images_NHWC: _Images,
-    *,
-    corrupt: Corrupt,
-    regimes: Mapping[str, Regime],
-    attacked: Mapping[str, _Images] | None = None,
-    network: tuple[NetworkRates, ...] = (),
-    rng: np.random.Generator,
-    fitted_on: str = "",
-) -> EstimatorConstants:
-    """Fit on clean images, each corruption kind at three strengths, and attacked images where there are some.
-
-    Args:
-        images_NHWC: uint8 RGB, clean, at the network's input size; at least 100, never test images.
-        corrupt: makes a corrupted copy.
-        regimes: the kinds to fit and their regimes (the fitting half only).
-        attacked: sets of attacked uint8 images by name. An attack may also leave no trace in the statistics, so one
-            adversarial kind always looks like clean images; it is told apart by the network's own signals only.
-        network: rates from `policy.rates.measure_rates`, one for each λ.
-        rng: draws the corruptions.
-        fitted_on: provenance, for people.
-
-    Raises:
-        InputError: too few images, or not uint8 RGB.
-    """
-    clean = _statistics(images_NHWC)
-    groups: list[tuple[str, Regime, NDArray[np.float64]]] = [
-        ("clean", Regime.CLEAN, clean),
-        ("attack-without-trace", Regime.ADVERSARIAL, clean),
-    ]
-    for name, images in (attacked or {}).items():
-        groups.append((name, Regime.ADVERSARIAL, _statistics(images)))
-    for name, regime in regimes.items():
-        for strength, severities in _SEVERITIES.items():
-            drawn = rng.choice(severities, size=len(images_NHWC))
-            images = np.stack(
-                [
-                    corrupt(image, name, int(severity), rng=rng)
-                    for image, severity in zip(images_NHWC, drawn, strict=True)
-                ]
-            )
-            groups.append((f"{name}-{strength}", regime, _statistics(images)))
-    covariances = [np.cov(stats_NS.T) for _, _, stats_NS in groups]
-    pooled = np.mean(covariances, axis=0)
-    kinds = tuple(
-        ImageKind(
-            name=name,
-            regime=regime,
-            mean=_rounded(stats_NS.mean(axis=0)),
-            whitening=_rounded(_whitening((1 - _SHRINKAGE) * covariance + _SHRINKAGE * pooled)),
-        )
-        for (name, regime, stats_NS), covariance in zip(groups, covariances, strict=True)
-    )
-    lowest = float(np.quantile(_best_log_density(clean, kinds), _OUTLIER_QUANTILE))
-    return EstimatorConstants(
-        statistics=ImageStatistics._fields,
-        kinds=kinds,
-        outlier_log_density=lowest - _OUTLIER_SLACK_NATS,
-        prior=PRIOR,
-        network=network,
-        fitted_on=fitted_on,
-    )
-
-
-def _statistics(images_NHWC: _Images) -> NDArray[np.float64]:
-    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or len(images_NHWC) < _MIN_IMAGES:
-        raise InputError(
-            f"expected uint8 RGB images (N, H, W, 3) with N >= {_MIN_IMAGES}, "
-            f"got {images_NHWC.dtype} {images_NHWC.shape}"
-        )
-    return np.array([image_statistics(x_CHW) for x_CHW in _planes(images_NHWC).numpy()])
-
-
-def _planes(images_NHWC: _Images) -> Tensor:
+def _planes(images_NHWC: Images) -> Tensor:
     """What the network sees of these images: float32 NCHW in [0, 1]."""
     planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
     return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
@@ -209,27 +128,6 @@ def _planes(images_NHWC: _Images) -> Tensor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + _ATTACK_BATCH) for start in range(0, count, _ATTACK_BATCH)]
-
-
-def _whitening(covariance_SS: NDArray[np.float64]) -> NDArray[np.float64]:
-    lower_SS = np.linalg.inv(np.linalg.cholesky(covariance_SS + 1e-9 * np.eye(len(covariance_SS))))
-    triangle: NDArray[np.float64] = lower_SS[np.tril_indices(len(covariance_SS))]
-    return triangle
-
-
-def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """Six significant digits are plenty, and keep the file small."""
-    return tuple(float(f"{value:.6g}") for value in values)
-
-
-def _best_log_density(stats_NS: NDArray[np.float64], kinds: tuple[ImageKind, ...]) -> NDArray[np.float64]:
-    densities = []
-    for kind in kinds:
-        whitening_SS = kind.whitening_SS()
-        white_NS = (stats_NS - np.array(kind.mean)) @ whitening_SS.T
-        densities.append(np.log(np.diag(whitening_SS)).sum() - 0.5 * (white_NS**2).sum(axis=1))
-    best: NDArray[np.float64] = np.max(densities, axis=0)
-    return best
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -269,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _read_images(path: Path, count: int) -> tuple[_Images, NDArray[np.int64]]:
+def _read_images(path: Path, count: int) -> tuple[Images, NDArray[np.int64]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images_NHWC, labels_N = archive["images"][:count], archive["labels"][:count].astype(np.int64)

@@ -1,29 +1,58 @@
-"""When a better setting may be taken: at once if it is strictly safer, else by margin and dwell time."""
+"""When a better setting may be taken: at once if it must be, else by margin, settling and dwell time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from policy.decision import Rule
 
 _Rank = tuple[float, float, float]
+_MAX_BACK_OFF = 8.0
 
 
 class Hysteresis:
     """One knob with a bounded number of changes.
 
-    Only a move to a higher rank in a fixed total order is immediate. Each change puts the next waiting move off by one
-    dwell time more (a leaky bucket), so in time T there are at most `len(ranks) + T / dwell_s` changes on any input:
-    up to a waiting move at time t there were at most t / dwell_s changes, and from there on it can only climb.
+    Only a climb in a fixed total order can be immediate, and each change puts the next waiting move off by one dwell
+    time or more (a leaky bucket). So in time T there are at most `len(ranks) + T / dwell_s` changes on any input:
+    before a waiting move at time t there were at most t / dwell_s changes, and after it the setting can only climb.
+
+    A waiting move that had to be taken back within a dwell time doubles the dwell times that follow (up to eight
+    fold); each one that lasted halves them again. So whoever provokes changes pays for them in rising prices.
     """
 
-    def __init__(self, ranks: Mapping[float, _Rank], *, start: float | None, dwell_s: float, margin: float) -> None:
-        """Start at `start` and dwell there once; where None, start at the first target."""
+    def __init__(
+        self,
+        ranks: Mapping[float, _Rank],
+        *,
+        start: float | None,
+        dwell_s: float,
+        margin: float,
+        settle_s: float = 0.0,
+        urgent: Literal["climb", "forced climb"] = "climb",
+    ) -> None:
+        """Set up the knob.
+
+        Args:
+            ranks: the total order; higher is safer.
+            start: first setting; None: the first target.
+            dwell_s: least mean time between changes.
+            margin: advantage that a waiting move needs.
+            settle_s: how long a waiting move's target must have stayed the same, so that one move goes all the way
+                instead of following a moving target; one that keeps moving is followed after a dwell time.
+            urgent: what is immediate: every climb, or only one that leaves a setting which is no longer admissible.
+        """
         self.ranks = dict(ranks)
         self._current = start
-        self._dwell_s = dwell_s
-        self._margin = margin
-        self._earliest_s = 0.0 if start is None else dwell_s
+        self._dwell_s, self._margin, self._settle_s = dwell_s, margin, settle_s
+        self._urgent = urgent
+        self._earliest_s = 0.0
+        self._back_off = 1.0
+        self._waited_at_s: float | None = None
+        self._target: float | None = None
+        self._target_since_s = 0.0
+        self._leaving_since_s = 0.0
 
     @property
     def current(self) -> float:
@@ -46,18 +75,41 @@ class Hysteresis:
         if self._current is None:
             self._current = target
             return target, Rule.START
+        if self._target is None or self._target == self._current:
+            self._leaving_since_s = elapsed_s
+        if target != self._target:
+            self._target, self._target_since_s = target, elapsed_s
         if target == self._current:
             return target, Rule.KEEP
-        if self.ranks[target] > self.ranks[self._current]:
-            self._move(target, elapsed_s)
-            return target, Rule.RAISE
-        if self._current in scores and scores[target] - scores[self._current] < self._margin:
+        forced = self._current not in scores
+        if self.ranks[target] > self.ranks[self._current] and (forced or self._urgent == "climb"):
+            self._climb(target, elapsed_s)
+            return target, Rule.SWITCH if forced else Rule.RAISE
+        if not forced and scores[target] - scores[self._current] < self._margin:
+            self._leaving_since_s = elapsed_s
             return target, Rule.HOLD_MARGIN
-        if elapsed_s < self._earliest_s:
+        if elapsed_s < self._earliest_s or not self._is_settled(elapsed_s):
             return target, Rule.HOLD_DWELL
-        self._move(target, elapsed_s)
+        self._wait_is_over(target, elapsed_s)
         return target, Rule.SWITCH
+
+    def _is_settled(self, elapsed_s: float) -> bool:
+        settled = elapsed_s - self._target_since_s >= self._settle_s
+        return settled or elapsed_s - self._leaving_since_s >= max(self._dwell_s, self._settle_s)
+
+    def _climb(self, target: float, elapsed_s: float) -> None:
+        if self._waited_at_s is not None:
+            soon = elapsed_s - self._waited_at_s < self._dwell_s
+            self._back_off = min(2.0 * self._back_off, _MAX_BACK_OFF) if soon else max(0.5 * self._back_off, 1.0)
+            self._waited_at_s = None
+        self._move(target, elapsed_s)
+
+    def _wait_is_over(self, target: float, elapsed_s: float) -> None:
+        if self._waited_at_s is not None:
+            self._back_off = max(0.5 * self._back_off, 1.0)
+        self._waited_at_s = elapsed_s
+        self._move(target, elapsed_s)
 
     def _move(self, target: float, elapsed_s: float) -> None:
         self._current = target
-        self._earliest_s = max(self._earliest_s, elapsed_s) + self._dwell_s
+        self._earliest_s = max(self._earliest_s, elapsed_s) + self._dwell_s * self._back_off

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
 import numpy as np
 import pytest
 
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingRow, OperatingTable, Regime
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind, NetworkRates
 from policy.image import ImageStatistics
+
+if TYPE_CHECKING:
+    from oat_runtime.bundle import Bundle
 
 # Shaped like public results: robustness helps under noise and attack, and costs accuracy clean and under fog.
 _ACCURACY = {
@@ -80,6 +88,52 @@ def make_constants() -> EstimatorConstants:
     )
 
 
+def _scenes(count: int, *, seed: int) -> np.ndarray:
+    """Random smooth scenes with texture, uint8 NHWC."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        smooth = cv2.resize(rng.random((6, 6, 3)), (32, 32), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.resize(rng.normal(0, 0.05, (24, 24)), (32, 32), interpolation=cv2.INTER_LINEAR)[..., None]
+        images.append(np.clip((smooth * rng.uniform(0.5, 1.0) + grain) * 255, 0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
+def _corrupt_scene(image_HWC: np.ndarray, name: str, severity: int, *, rng: np.random.Generator) -> np.ndarray:
+    """`noise` or `haze`."""
+    if name == "noise":
+        changed = image_HWC + rng.normal(0, 6.0 * severity, image_HWC.shape)
+    else:
+        changed = image_HWC * (1 - 0.12 * severity) + 200 * 0.12 * severity
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def _tiny_bundle(path: Path, table: OperatingTable, report: OperatingTable) -> Bundle:
+    """A real bundle with an untrained network."""
+    import torch  # here, so that the tests of pure decisions start without it
+
+    from oat_runtime.bundle import Provenance, Temperature, save_bundle
+    from oat_runtime.image import InputSpec
+    from oat_runtime.model import ModelConfig, OATNet
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return save_bundle(
+        path,
+        OATNet(ModelConfig(depth=10, widen_factor=1, lambdas=table.lambdas, widths=table.widths)),
+        name="tiny",
+        class_names=tuple("abcdefghij"),
+        input_spec=InputSpec(height=32, width=32),
+        provenance=Provenance(
+            dataset="none", dataset_sha256="", recipe={}, seed=0, commit="", hardware="", train_minutes=0
+        ),
+        temperatures=tuple(Temperature(lam=row.lam, width=row.width, temperature=1.0) for row in table.rows),
+        select=table,
+        report=report,
+        outcomes={},
+    )
+
+
 @pytest.fixture(scope="session")
 def table() -> OperatingTable:
     return make_table()
@@ -103,3 +157,21 @@ def constants() -> EstimatorConstants:
 @pytest.fixture(scope="session")
 def typical() -> dict[Regime, ImageStatistics]:
     return TYPICAL
+
+
+@pytest.fixture(scope="session")
+def scenes() -> Callable[..., np.ndarray]:
+    return _scenes
+
+
+@pytest.fixture(scope="session")
+def corrupt_scene() -> Callable[..., np.ndarray]:
+    return _corrupt_scene
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, table: OperatingTable, report_table: OperatingTable
+) -> Callable[[], Bundle]:
+    """A maker of fresh bundles with an untrained network."""
+    return lambda: _tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny", table, report_table)

@@ -336,10 +336,51 @@ def test_probes_come_once_a_period_at_the_opposite_lambda(
     decisions = [_settle(policy, typical[Regime.CLEAN], frames=1) for _ in range(100)]
     probed = [decision for decision in decisions if decision.probe is not None]
     assert 16 <= len(probed) <= 20
-    assert {(decision.point.lam, decision.probe) for decision in probed} == {
-        (1.0, OperatingPoint(0.0, 1.0)),
-        (decisions[-1].point.lam, OperatingPoint(1.0, 1.0)),
+    opposite = {lam: 0.0 if lam >= 0.5 else 1.0 for lam in table.lambdas}
+    assert {decision.probe for decision in probed} == {
+        OperatingPoint(opposite[decision.point.lam], 1.0) for decision in probed
     }
+
+
+def test_probes_come_often_while_it_is_open_whether_this_is_an_attack(
+    table: OperatingTable, constants: EstimatorConstants, typical: Typical
+) -> None:
+    policy = AdaptivePolicy(table, PolicyConfig(alert_probe_period_s=0.05), constants)
+    _settle(policy, typical[Regime.CLEAN])
+    attacked = NetworkSignals(OperatingPoint(0.0, 1.0), confidence=0.99, disagrees=True)
+    num_open = num_probed = 0
+    for disagrees in (True, True, False, None, None, None, True, None, False, None):
+        seen = replace(attacked, disagrees=disagrees)
+        decision = _settle(policy, typical[Regime.CLEAN], frames=1, network=seen)
+        if 0.15 < decision.posterior[Regime.ADVERSARIAL] < 0.85:
+            num_open += 1
+            num_probed += decision.probe is not None
+    assert num_open >= 3
+    assert num_probed == num_open
+
+
+def test_it_starts_at_the_minimax_row_and_lets_go_once_settled(
+    table: OperatingTable, constants: EstimatorConstants, typical: Typical
+) -> None:
+    policy = AdaptivePolicy(table, PolicyConfig(settle_s=0.5, dwell_s=5.0), constants)
+    lams = [_settle(policy, typical[Regime.CLEAN], frames=1).point.lam for _ in range(10)]
+    assert lams[:5] == [1.0] * 5
+    assert lams[-1] <= 0.1
+    assert len(set(lams)) == 2
+
+
+def test_after_an_attack_lambda_goes_back_in_one_step(
+    table: OperatingTable, constants: EstimatorConstants, typical: Typical
+) -> None:
+    """Bug: it took three, each as the belief in the attack faded."""
+    policy = AdaptivePolicy(table, PolicyConfig(), constants)
+    _settle(policy, typical[Regime.CLEAN])
+    attacked = NetworkSignals(OperatingPoint(0.0, 1.0), confidence=0.99, disagrees=True)
+    assert _settle(policy, typical[Regime.CLEAN], frames=40, network=attacked).point.lam == 1.0
+    over = NetworkSignals(OperatingPoint(1.0, 1.0), confidence=0.99, disagrees=False)
+    lams = [_settle(policy, typical[Regime.CLEAN], frames=1, network=over).point.lam for _ in range(150)]
+    assert lams[-1] <= 0.1
+    assert len(set(lams)) == 2
 
 
 def test_tables_that_do_not_fit_are_refused(
@@ -354,6 +395,7 @@ def test_tables_that_do_not_fit_are_refused(
     refused("of another device", profiled_table, device="other-cpu")
     refused("holds no latencies", table, deadline_ms=10)
     refused("holds no energies", table, power_budget_w=10)
+    refused("holds no energies", table, battery_capacity_wh=50)
     refused("no λ of the table", table, lambda_floor=0.5, lam_max=0.9)
     refused("reference_width must be one of", table, reference_width=0.6)
     rows = tuple(row.model_copy(update={"measurements": row.measurements[:3]}) for row in table.rows)

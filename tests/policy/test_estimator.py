@@ -1,8 +1,8 @@
 """Belief over regimes: adds up, survives anything, and does not jump at one frame."""
 
 import math
+from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint, Regime
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
-from policy.fit import fit_estimator
+from policy.estimator import ALARM_BELOW, EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics, image_statistics
-from policy.rates import measure_rates, network_rates
+from policy.kinds import fit_estimator, independence, with_drift_noise
+from policy.rates import Corrupt, measure_rates, network_rates
 from policy.signals import NetworkSignals
 
 FRAME_S = 1 / 30
 Typical = dict[Regime, ImageStatistics]
+Scenes = Callable[..., np.ndarray]
 
 
 def _top(belief: RegimeFilter) -> Regime:
@@ -66,6 +67,36 @@ def test_belief_is_a_distribution_and_one_frame_moves_odds_by_the_cap(
         assert abs(odds - odds_before) <= config.evidence_cap_nats + 0.2  # forgetting adds a little
 
 
+def test_a_drift_that_nobody_fitted_is_noticed_and_one_odd_frame_is_not_one(constants: EstimatorConstants) -> None:
+    """Frames lean by three standard deviations in a direction of their own, yet clean is the likeliest fitted kind."""
+    rng = np.random.default_rng(0)
+    lean = np.zeros(12)
+    lean[5] = -3.0
+    belief = RegimeFilter(constants, PolicyConfig())
+    for _ in range(200):
+        belief.update(ImageStatistics(*rng.normal(size=12)), None, elapsed_s=FRAME_S)
+        assert belief.posterior()[Regime.CLEAN] > ALARM_BELOW
+    belief.update(ImageStatistics(*lean * 3), None, elapsed_s=FRAME_S)
+    for _ in range(20):
+        belief.update(ImageStatistics(*rng.normal(size=12)), None, elapsed_s=FRAME_S)
+    assert belief.posterior()[Regime.CLEAN] > 0.9
+    for _ in range(15):
+        belief.update(ImageStatistics(*(rng.normal(size=12) + lean)), None, elapsed_s=FRAME_S)
+    posterior = belief.posterior()
+    assert posterior[Regime.CLEAN] < ALARM_BELOW
+    assert posterior[Regime.HIGH_FREQUENCY] + posterior[Regime.LOW_FREQUENCY] > 0.9
+
+
+def test_drift_noise_is_raised_until_a_lingering_camera_raises_no_alarm(constants: EstimatorConstants) -> None:
+    rng = np.random.default_rng(0)
+    alone = rng.normal(size=(300, 12))
+    lingering = np.repeat(rng.normal(size=(10, 12)), 30, axis=0) + 0.1 * rng.normal(size=(300, 12))
+    assert with_drift_noise(constants, [alone]).drift_noise == constants.drift_noise
+    assert with_drift_noise(constants, [lingering]).drift_noise > constants.drift_noise
+    assert independence(alone) > 0.8
+    assert independence(lingering) < 0.1
+
+
 def test_what_looks_like_nothing_fitted_becomes_unknown(constants: EstimatorConstants) -> None:
     belief = RegimeFilter(constants, PolicyConfig())
     for _ in range(30):
@@ -78,7 +109,7 @@ def test_a_long_silence_forgets(constants: EstimatorConstants, typical: Typical)
     prior = belief.posterior()
     for _ in range(30):
         belief.update(typical[Regime.LOW_FREQUENCY], None, elapsed_s=FRAME_S)
-    belief.update(None, None, elapsed_s=1000.0)
+    belief.update(None, None, elapsed_s=1e6)
     assert belief.posterior() == pytest.approx(prior)
 
 
@@ -111,43 +142,24 @@ def test_constants_survive_json_and_refuse_another_version(constants: EstimatorC
         EstimatorConstants.model_validate({**plain, "kinds": [plain["kinds"][0]]})
 
 
-def _scenes(count: int, *, seed: int) -> np.ndarray:
-    """Random smooth scenes with texture, uint8 NHWC."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for _ in range(count):
-        smooth = cv2.resize(rng.random((6, 6, 3)), (32, 32), interpolation=cv2.INTER_CUBIC)
-        grain = cv2.resize(rng.normal(0, 0.05, (24, 24)), (32, 32), interpolation=cv2.INTER_LINEAR)[..., None]
-        images.append(np.clip((smooth * rng.uniform(0.5, 1.0) + grain) * 255, 0, 255).astype(np.uint8))
-    return np.stack(images)
-
-
-def _corrupt(image_HWC: np.ndarray, name: str, severity: int, *, rng: np.random.Generator) -> np.ndarray:
-    if name == "noise":
-        changed = image_HWC + rng.normal(0, 6.0 * severity, image_HWC.shape)
-    else:
-        changed = image_HWC * (1 - 0.12 * severity) + 200 * 0.12 * severity
-    return np.clip(changed, 0, 255).astype(np.uint8)
-
-
-def test_fitted_constants_tell_noise_from_haze_on_new_scenes() -> None:
+def test_fitted_constants_tell_noise_from_haze_on_newscenes(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
     fitted = fit_estimator(
-        _scenes(120, seed=0), corrupt=_corrupt, regimes=regimes, rng=np.random.default_rng(0), fitted_on="scenes"
+        scenes(120, seed=0), corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0), fitted_on="scenes"
     )
     rng = np.random.default_rng(7)
     for name, regime in {**regimes, "": Regime.CLEAN}.items():
         belief = RegimeFilter(fitted, PolicyConfig())
-        for image in _scenes(15, seed=99):
-            shown = _corrupt(image, name, 4, rng=rng) if name else image
+        for image in scenes(15, seed=99):
+            shown = corrupt_scene(image, name, 4, rng=rng) if name else image
             x_CHW = np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
             belief.update(image_statistics(x_CHW), None, elapsed_s=FRAME_S)
         assert _top(belief) is regime, name
 
 
-def test_fit_refuses_too_few_images() -> None:
+def test_fit_refuses_too_few_images(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     with pytest.raises(InputError, match="N >= 100"):
-        fit_estimator(_scenes(5, seed=0), corrupt=_corrupt, regimes={}, rng=np.random.default_rng(0))
+        fit_estimator(scenes(5, seed=0), corrupt=corrupt_scene, regimes={}, rng=np.random.default_rng(0))
 
 
 def test_rates_are_never_certain() -> None:
@@ -169,14 +181,14 @@ class _BrightnessNetwork:
         return np.full_like(images_NHWC, int(101 + 20 * lam))
 
 
-def test_measured_rates_count_disagreement_with_the_opposite_lambda() -> None:
-    images = _scenes(40, seed=0)
+def test_measured_rates_count_disagreement_with_the_opposite_lambda(scenes: Scenes, corrupt_scene: Corrupt) -> None:
+    images = scenes(40, seed=0)
     rates, attacked = measure_rates(
         _BrightnessNetwork(),
         lambdas=(0.0, 0.4, 1.0),
         images_NHWC=images,
         labels_N=np.zeros(40, np.int64),
-        corrupt=_corrupt,
+        corrupt=corrupt_scene,
         regimes={"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY},
         rng=np.random.default_rng(0),
     )

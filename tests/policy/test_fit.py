@@ -1,14 +1,14 @@
 """`python -m policy.fit` puts usable constants into a bundle and leaves the network alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from oat_runtime.bundle import Bundle, Provenance, Temperature, save_bundle
-from oat_runtime.image import InputSpec
+from oat_runtime.bundle import Bundle
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from policy.config import PolicyConfig
@@ -46,23 +46,9 @@ def test_fitting_a_network_covers_every_lambda_and_leaves_it_as_it_was(images: n
 
 
 def test_the_command_adds_constants_that_the_policy_takes(
-    images: np.ndarray, table: OperatingTable, report_table: OperatingTable, tmp_path: Path
+    images: np.ndarray, table: OperatingTable, tiny_bundle: Callable[[], Bundle], tmp_path: Path
 ) -> None:
-    config = ModelConfig(depth=10, widen_factor=1, lambdas=table.lambdas, widths=table.widths)
-    bundle = save_bundle(
-        tmp_path / "tiny",
-        OATNet(config),
-        name="tiny",
-        class_names=tuple("abcdefghij"),
-        input_spec=InputSpec(height=32, width=32),
-        provenance=Provenance(
-            dataset="none", dataset_sha256="", recipe={}, seed=0, commit="", hardware="", train_minutes=0
-        ),
-        temperatures=tuple(Temperature(lam=row.lam, width=row.width, temperature=1.0) for row in table.rows),
-        select=table,
-        report=report_table,
-        outcomes={},
-    )
+    bundle = tiny_bundle()
     assert bundle.estimator is None
     np.savez(tmp_path / "validation.npz", images=images, labels=np.arange(100) % 10)
     assert main([str(bundle.path), "--images", str(tmp_path / "validation.npz"), "--num-steps", "1"]) == 0

@@ -1,0 +1,158 @@
+"""Fits a density to the image statistics of each kind of image. Needs images and corruptions, no network.
+
+Shape legend: N images, H height, W width, C channels (RGB), S statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oat_runtime.errors import InputError
+from oat_runtime.operating_point import Regime
+from policy.config import PolicyConfig
+from policy.estimator import ALARM_BELOW, DRIFT_NOISE, PRIOR, EstimatorConstants, ImageKind, NetworkRates, RegimeFilter
+from policy.image import ImageStatistics, image_statistics
+from policy.rates import Corrupt
+
+Images = NDArray[np.uint8]
+Statistics = NDArray[np.float64]
+_SEVERITIES = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
+_SHRINKAGE = 0.3
+"""Share of the pooled covariance in each kind's own, for kinds that were not fitted."""
+_MIN_IMAGES = 100
+_OUTLIER_QUANTILE = 0.001
+_OUTLIER_SLACK_NATS = 10.0
+"""How far under that quantile an image must lie before it counts as unlike everything fitted."""
+_DRIFT_FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 1000.0)
+_FRAME_S = 1 / 30
+
+
+def fit_estimator(
+    images_NHWC: Images,
+    *,
+    corrupt: Corrupt,
+    regimes: Mapping[str, Regime],
+    attacked: Mapping[str, Images] | None = None,
+    network: tuple[NetworkRates, ...] = (),
+    rng: np.random.Generator,
+    fitted_on: str = "",
+) -> EstimatorConstants:
+    """Fit on clean images, each corruption kind at three strengths, and attacked images where there are some.
+
+    Args:
+        images_NHWC: uint8 RGB, clean, at the network's input size; at least 100, never test images.
+        corrupt: makes a corrupted copy.
+        regimes: the kinds to fit and their regimes (the fitting half only).
+        attacked: sets of attacked uint8 images by name. An attack may also leave no trace in the statistics, so one
+            adversarial kind always looks like clean images; it is told apart by the network's own signals only.
+        network: rates from `policy.rates.measure_rates`, one for each λ.
+        rng: draws the corruptions.
+        fitted_on: provenance, for people.
+
+    Raises:
+        InputError: too few images, or not uint8 RGB.
+    """
+    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or len(images_NHWC) < _MIN_IMAGES:
+        raise InputError(
+            f"expected uint8 RGB images (N, H, W, 3) with N >= {_MIN_IMAGES}, "
+            f"got {images_NHWC.dtype} {images_NHWC.shape}"
+        )
+    clean = statistics_of(images_NHWC)
+    groups: list[tuple[str, Regime, Statistics]] = [
+        ("clean", Regime.CLEAN, clean),
+        ("attack-without-trace", Regime.ADVERSARIAL, clean),
+    ]
+    for name, images in (attacked or {}).items():
+        groups.append((name, Regime.ADVERSARIAL, statistics_of(images)))
+    for name, regime in regimes.items():
+        for strength, severities in _SEVERITIES.items():
+            drawn = rng.choice(severities, size=len(images_NHWC))
+            images = np.stack(
+                [
+                    corrupt(image, name, int(severity), rng=rng)
+                    for image, severity in zip(images_NHWC, drawn, strict=True)
+                ]
+            )
+            groups.append((f"{name}-{strength}", regime, statistics_of(images)))
+    covariances = [np.cov(stats_NS.T) for _, _, stats_NS in groups]
+    pooled = np.mean(covariances, axis=0)
+    kinds = tuple(
+        image_kind(name, regime, stats_NS.mean(axis=0), (1 - _SHRINKAGE) * covariance + _SHRINKAGE * pooled)
+        for (name, regime, stats_NS), covariance in zip(groups, covariances, strict=True)
+    )
+    lowest = float(np.quantile(_best_log_density(clean, kinds), _OUTLIER_QUANTILE))
+    return EstimatorConstants(
+        statistics=ImageStatistics._fields,
+        kinds=kinds,
+        outlier_log_density=lowest - _OUTLIER_SLACK_NATS,
+        prior=PRIOR,
+        network=network,
+        fitted_on=fitted_on,
+    )
+
+
+def statistics_of(images_NHWC: Images) -> Statistics:
+    """Image statistics (N, S) of uint8 RGB network inputs."""
+    return np.array([image_statistics(_planes(image)) for image in images_NHWC])
+
+
+def image_kind(name: str, regime: Regime, mean_S: Statistics, covariance_SS: Statistics) -> ImageKind:
+    """A kind with this mean and covariance; six significant digits are plenty, and keep the file small."""
+    lower_SS = np.linalg.inv(np.linalg.cholesky(covariance_SS + 1e-9 * np.eye(len(covariance_SS))))
+    triangle = lower_SS[np.tril_indices(len(covariance_SS))]
+    return ImageKind(name=name, regime=regime, mean=_rounded(mean_S), whitening=_rounded(triangle))
+
+
+def count_alarms(constants: EstimatorConstants, stats_NS: Statistics) -> int:
+    """Frames on which the image evidence alone says "changed", in a stream of these frames in order, at 30 Hz."""
+    belief, count = RegimeFilter(constants, PolicyConfig()), 0
+    for frame_S in stats_NS:
+        belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=_FRAME_S)
+        count += belief.posterior()[Regime.CLEAN] < ALARM_BELOW
+    return count
+
+
+def with_drift_noise(constants: EstimatorConstants, streams: list[Statistics]) -> EstimatorConstants:
+    """Constants with the least `drift_noise` at which clean streams (N, S), each in its order, raise fewest alarms."""
+
+    def at(factor: float) -> EstimatorConstants:
+        return constants.model_copy(update={"drift_noise": factor * DRIFT_NOISE})
+
+    fewest = sum(count_alarms(at(_DRIFT_FACTORS[-1]), stats_NS) for stats_NS in streams)
+    for factor in _DRIFT_FACTORS:
+        if sum(count_alarms(at(factor), stats_NS) for stats_NS in streams) <= fewest:
+            return at(factor)
+    return at(_DRIFT_FACTORS[-1])
+
+
+def independence(stats_NS: Statistics) -> float:
+    """How much of a frame's evidence is new: (1 − ρ) / (1 + ρ), with ρ the mean correlation between neighbours.
+
+    That is the effective share of independent draws in a first-order autoregressive series.
+    """
+    centred_NS = (stats_NS - stats_NS.mean(axis=0)) / (stats_NS.std(axis=0) + 1e-9)
+    rho = float(np.mean(centred_NS[1:] * centred_NS[:-1]))
+    rho = min(max(rho, 0.0), 0.99)
+    return (1 - rho) / (1 + rho)
+
+
+def _planes(image_HWC: Images) -> NDArray[np.float32]:
+    """What the network sees of an image: float32 CHW in [0, 1]."""
+    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+
+
+def _rounded(values: Statistics) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _best_log_density(stats_NS: Statistics, kinds: tuple[ImageKind, ...]) -> Statistics:
+    densities = []
+    for kind in kinds:
+        whitening_SS = kind.whitening_SS()
+        white_NS = (stats_NS - np.array(kind.mean)) @ whitening_SS.T
+        densities.append(np.log(np.diag(whitening_SS)).sum() - 0.5 * (white_NS**2).sum(axis=1))
+    best: Statistics = np.max(densities, axis=0)
+    return best
