@@ -15,7 +15,9 @@ import torch
 from oat_runtime.errors import CheckpointError
 from training.config import TrainConfig
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)
+"""Format 1 had no average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Checkpoint:
     seconds: float
     """Time spent training so far."""
     finished: bool = False
+    average: dict[str, torch.Tensor] | None = None
+    """Running average of the weights, where the run keeps one."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -44,6 +48,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             "optimizer": checkpoint.optimizer,
             "seconds": checkpoint.seconds,
             "finished": checkpoint.finished,
+            "average": checkpoint.average,
         }
         torch.save(payload, file)
         file.flush()
@@ -66,7 +71,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
         payload = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(payload, dict):
             raise TypeError(f"expected a dict, got {type(payload).__name__}")
-        if payload["format"] != _FORMAT:
+        if payload["format"] not in _READABLE:
             raise CheckpointError(f"{path}: expected checkpoint format {_FORMAT}, got {payload['format']}")
         return Checkpoint(
             config=TrainConfig.model_validate_json(payload["config"]),
@@ -75,6 +80,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
             optimizer=payload["optimizer"],
             seconds=payload["seconds"],
             finished=payload["finished"],
+            average=payload["average"] if payload["format"] > 1 else None,
         )
     except (
         OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError,

@@ -8,35 +8,77 @@ from pydantic import Field, model_validator
 
 from oat_runtime.model import ModelConfig
 from oat_runtime.operating_point import AttackSpec, StrictModel
+from oat_runtime.stress.attacks import kind_of
 
 
 class TrainConfig(StrictModel):
-    """One training run. ε and step sizes are on the [0, 1] pixel scale."""
+    """One training run. ε and step sizes are on the [0, 1] pixel scale; a batch is that of all processes together."""
 
     model: ModelConfig = ModelConfig()
-    dataset: Literal["cifar10"] = "cifar10"
+    dataset: str = "cifar10"
+    """Name of a data set, or the path of a folder of images by class; see `training.data.load_dataset`."""
+    fit_to_data: bool = False
+    """Take the number of classes and the pixel statistics from the training images instead of `model`."""
     num_validation: int = Field(default=2000, ge=1)
     """Training images held out for selection and for the policy's table; never trained on."""
+
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
-    """Attack made during training, from a uniform random start, at the λ and width it trains."""
+    """Attack made during training, at the λ it trains: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""
+    attack_width: Literal["own", "widest", "narrowest"] = "own"
+    """Width at which images are attacked: the one that trains on them, or one width of the step for all."""
+    adversarial_loss: Literal["pgd-at", "trades"] = "pgd-at"
+    """`pgd-at`: (1 − λ) CE(clean) + λ CE(adversarial), the paper's Eq. 3. `trades`: CE(clean) + λ β KL(clean ‖
+    adversarial), so that λ=1 is TRADES (Zhang et al. 2019) at β; the paper's literal form drops the labels at λ=1."""
+    trades_beta: float = Field(default=6.0, gt=0)
+    terms: Literal["both", "sampled"] = "both"
+    """`both`: each sample of 0 < λ < 1 has a clean and an adversarial term. `sampled`: each sample has one, adversarial
+    with probability λ, drawn so that every batch holds the expected number of them: the same loss in expectation
+    for about half the work."""
+
     lambda_sampling: Literal["discrete", "stratified", "continuous"] = "discrete"
-    """Per sample: i.i.d. uniform on the model's knots (the paper); the same but with equal counts in every batch,
-    whose constant shapes an engine compiles once; or uniform on [0, 1] with a tenth of the samples at exactly 0."""
+    """Per sample: i.i.d. on the model's knots (the paper); the same but with equal counts in every batch, whose
+    constant shapes an engine compiles once; or any λ in [0, 1], a tenth of the samples at exactly 0."""
+    lambda_weights: tuple[float, ...] | None = None
+    """Share of each knot in `discrete` sampling; equal by default."""
+    lambda_power: float = Field(default=1.0, gt=0)
+    """`continuous` draws u ** lambda_power with u uniform: above 1, small λ are denser."""
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
+
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    accumulation: int = Field(default=1, ge=1)
+    """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
     learning_rate: float = Field(default=0.1, gt=0)
+    schedule: Literal["cosine", "linear", "steps"] = "cosine"
+    """After the warm-up: along a cosine to zero; straight to zero (with a long warm-up, one cycle); or constant, and a
+    tenth after 50 % and again after 75 % of all steps."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises linearly; it falls along a cosine after that."""
+    """Share of all steps in which the learning rate rises linearly."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
     """On convolution and classifier weights only."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay a step of a running average of all weights, which is what the finished run holds; 0 keeps no average."""
+    awp_gamma: float = Field(default=0.0, ge=0)
+    """Adversarial weight perturbation (Wu et al. 2020): relative size of the perturbation, 5e-3 in that paper; 0 does
+    without. It costs one more forward and backward pass a width."""
+    cutout: int = Field(default=0, ge=0)
+    """Side in pixels of a grey square put anywhere on each image (DeVries and Taylor 2017); 0 leaves it out."""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Brightness and contrast are each scaled by a factor within 1 ± jitter, one draw an image."""
+
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions; images, perturbations, losses and weights stay in float32."""
     compile_norms: bool = False
     """Fuse normalization, FiLM and ReLU with torch.compile, for which every batch must have the same shapes."""
+    cuda_graphs: bool = False
+    """On a GPU, record each kind of step once and replay it; for which every batch must have the same shapes."""
+    sync_bn: bool = True
+    """With several processes, take batch-norm statistics over all of them: the run then does not depend on their
+    number. False takes them over each process's own images."""
     num_recalibration: int = Field(default=50, ge=0)
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1)
@@ -45,14 +87,31 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.compile_norms and (self.lambda_sampling != "stratified" or self.batch_size % len(self.model.lambdas)):
+        knots, narrower = self.model.lambdas, len(self.model.widths) - 1
+        constant_shapes = self.lambda_sampling == "stratified" and self.batch_size % len(knots) == 0
+        for name in ("compile_norms", "cuda_graphs"):
+            if getattr(self, name) and not constant_shapes:
+                raise ValueError(
+                    f"{name} needs stratified lambda_sampling and a batch_size that is a multiple of the "
+                    f"{len(knots)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
+                )
+        if self.num_random_widths is not None and self.num_random_widths > narrower:
             raise ValueError(
-                "compile_norms needs stratified lambda_sampling and a batch_size that is a multiple of the "
-                f"{len(self.model.lambdas)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
-            )
-        if self.num_random_widths is not None and self.num_random_widths > len(self.model.widths) - 1:
-            raise ValueError(
-                f"num_random_widths must be at most {len(self.model.widths) - 1} (the narrower widths of the model), "
+                f"num_random_widths must be at most {narrower} (the narrower widths of the model), "
                 f"got {self.num_random_widths}"
             )
+        kind = kind_of(self.attack)
+        if kind.norm != "linf" or kind.method not in ("fgsm", "fgsm-rs", "n-fgsm", "pgd"):
+            raise ValueError(f"attack must be fgsm, fgsm-rs, n-fgsm or pgd-N in the L∞ ball, got {self.attack.name!r}")
+        if self.lambda_weights is not None:
+            if self.lambda_sampling != "discrete":
+                raise ValueError(f"lambda_weights needs discrete lambda_sampling, got {self.lambda_sampling!r}")
+            if len(self.lambda_weights) != len(knots) or not all(weight > 0 for weight in self.lambda_weights):
+                raise ValueError(
+                    f"lambda_weights must be {len(knots)} positive numbers, one a lambda, got {self.lambda_weights}"
+                )
+        if self.lambda_sampling == "continuous" and (knots[0], knots[-1]) != (0.0, 1.0):
+            raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, got {knots}")
+        if self.adversarial_loss == "trades" and self.terms == "sampled":
+            raise ValueError("trades compares the clean and the adversarial image of a sample: terms must be 'both'")
         return self

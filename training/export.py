@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from oat_runtime.bundle import Bundle, Provenance, check_target, save_bundle
+from oat_runtime.devices import processor_name
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.image import InputSpec
 from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.profile import processor_name
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.data import ImageSet, fingerprint, load_cifar10, split_validation
+from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
 
 _LOG = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ def main() -> int:
         bundle = export(
             checkpoint,
             args.bundle,
-            training_set=load_cifar10("train", download=args.download),
-            test_set=load_cifar10("test", download=args.download),
+            training_set=load_dataset(checkpoint.config.dataset, "train", download=args.download),
+            test_set=load_dataset(checkpoint.config.dataset, "test", download=args.download),
             num_attacked=args.attacked,
             num_corrupted=args.corrupted,
             device=args.device,

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from oat_runtime.model import ModelConfig
 from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
+
+S1 = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+S2 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+"""The paper's sets of λ to train on; S1 is the default of a model."""
+
+
+def pgd(num_steps: int) -> AttackSpec:
+    """PGD in the ball of 8/255 with steps that can cross it: 2/255 from 7 steps on, as in the paper."""
+    step_size = max(2 / 255, 1.25 * 8 / 255 / num_steps)
+    return AttackSpec(name=f"pgd-{num_steps}", epsilon=8 / 255, step_size=step_size, num_steps=num_steps)
+
+
+FGSM_RS = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
+N_FGSM = AttackSpec(name="n-fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1)
+
+
+def paper(model: ModelConfig, *, dataset: str = "cifar10", epochs: int = 200) -> TrainConfig:
+    """The paper's method to the letter: PGD-7, i.i.d. λ, every width in every step, SGD with a cosine, no extras."""
+    return TrainConfig(
+        model=model,
+        dataset=dataset,
+        fit_to_data=dataset != "cifar10",
+        attack=pgd(7),
+        num_random_widths=None,
+        epochs=epochs,
+        warmup=0.0,
+        nesterov=False,
+        eval_every=max(1, epochs // 20),
+    )
 
 
 def cifar10_cpu() -> TrainConfig:
@@ -22,15 +52,134 @@ def cifar10_cpu() -> TrainConfig:
 
 
 def cifar10_paper() -> TrainConfig:
-    """The paper's CIFAR-10 run: ResNet-34, PGD-7, 200 epochs, all widths in every step. For a GPU."""
+    """The paper's CIFAR-10 run: OATS ResNet-34, PGD-7, 200 epochs, all widths in every step. For a GPU."""
+    return paper(ModelConfig(family="resnet", depth=34))
+
+
+def svhn_paper() -> TrainConfig:
+    """The paper's SVHN run: OAT WRN-16-8, PGD-7, 80 epochs. For a GPU."""
+    return paper(ModelConfig(depth=16, widen_factor=8, widths=(1.0,)), dataset="svhn", epochs=80)
+
+
+def stl10_paper() -> TrainConfig:
+    """The paper's STL-10 run: OAT WRN-40-2 on 96x96 images, PGD-7, 200 epochs. For a GPU."""
+    model = ModelConfig(depth=40, widen_factor=2, widths=(1.0,), stem="3x3-stride2")
+    return paper(model, dataset="stl10").model_copy(update={"num_validation": 500})
+
+
+def _gpu(model: ModelConfig) -> TrainConfig:
+    """A run for one large GPU: everything on the device, bf16, fused norms, CUDA graphs, and the modern extras."""
     return TrainConfig(
-        model=ModelConfig(family="resnet", depth=34),
-        attack=AttackSpec(name="pgd-7", epsilon=8 / 255, step_size=2 / 255, num_steps=7),
+        model=model,
+        attack=pgd(3),
+        lambda_sampling="stratified",
         num_random_widths=None,
-        epochs=200,
-        warmup=0.0,
-        eval_every=10,
+        batch_size=510,
+        epochs=80,
+        learning_rate=0.3,
+        schedule="linear",
+        warmup=0.2,
+        label_smoothing=0.1,
+        average_decay=0.998,
+        cutout=8,
+        precision="bfloat16",
+        compile_norms=True,
+        cuda_graphs=True,
+        num_recalibration=100,
+        eval_every=5,
     )
+
+
+def cifar10_resnet18() -> TrainConfig:
+    """The model that ships: OATS ResNet-18 for one large GPU in 15 to 20 minutes; can be stopped and resumed."""
+    return _gpu(ModelConfig(family="resnet", depth=18))
+
+
+def cifar10_resnet34() -> TrainConfig:
+    """The same for a ResNet-34, to compare with the paper."""
+    return _gpu(ModelConfig(family="resnet", depth=34))
+
+
+def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:
+    """PGD-AT at one λ and one width, else like another run: what one would train for one purpose."""
+    model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,), "widths": (width,)}))
+    return TrainConfig(**(dict(like) | {"model": model, "num_random_widths": None}))
+
+
+def _dedicated_resnet18(lam: float, width: float) -> Callable[[], TrainConfig]:
+    def make() -> TrainConfig:
+        return dedicated(lam, width, like=cifar10_resnet18())
+
+    make.__doc__ = f"PGD-AT at λ={lam:g} and width {width:g} only, else like cifar10-resnet18."
+    return make
+
+
+def slimmable(lam: float, like: TrainConfig) -> TrainConfig:
+    """PGD-ATS: slimmable adversarial training at one λ, else like another run."""
+    model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,)}))
+    return TrainConfig(**(dict(like) | {"model": model}))
+
+
+def gtsrb() -> TrainConfig:
+    """Traffic signs: OATS WRN-16-2 for a CPU or a GPU."""
+    return TrainConfig(dataset="gtsrb@32", fit_to_data=True, lambda_sampling="stratified", batch_size=126, epochs=15)
+
+
+def folder() -> TrainConfig:
+    """Your own images, a folder a class: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
+    return TrainConfig(
+        model=ModelConfig(stem="3x3-stride2"), dataset="images@64", fit_to_data=True, num_validation=100, epochs=15
+    )
+
+
+def _compared(update: dict[str, Any]) -> TrainConfig:
+    """The set-up in which recipes are compared on a CPU: a small OATS network and few epochs, the same for all.
+
+    Every batch holds equal counts of each λ, for the paper's recipe too: it lowers the noise of all alike, and constant
+    shapes let all run the same fused kernels, so that costs compare.
+    """
+    shared: dict[str, Any] = {
+        "model": ModelConfig(depth=10, widen_factor=1),
+        "epochs": 5,
+        "batch_size": 126,
+        "lambda_sampling": "stratified",
+        "precision": "bfloat16",
+        "compile_norms": True,
+        "eval_every": 5,
+    }
+    return TrainConfig(**(shared | update))
+
+
+def compare_paper() -> TrainConfig:
+    """Comparison of recipes: the paper's. PGD-7 at each of three widths, both terms of each sample."""
+    return _compared({"attack": pgd(7), "num_random_widths": None, "nesterov": False})
+
+
+def compare_fast() -> TrainConfig:
+    """Comparison of recipes: the cheap one. PGD-3, one loss term a sample, one narrower width a step, an average."""
+    return _compared(
+        {
+            "attack": pgd(3),
+            "terms": "sampled",
+            "average_decay": 0.995,
+        }
+    )
+
+
+def compare_fast_both() -> TrainConfig:
+    """Comparison of recipes: cheap, with both terms of each sample and a one-step attack."""
+    return TrainConfig(**(dict(compare_fast()) | {"attack": FGSM_RS, "terms": "both"}))
+
+
+def compare_shared() -> TrainConfig:
+    """Comparison of recipes: cheap, all widths in every step, trained on attacks on the widest."""
+    return TrainConfig(**(dict(compare_fast()) | {"attack_width": "widest", "num_random_widths": None}))
+
+
+def compare_one_bn() -> TrainConfig:
+    """Comparison of recipes: the cheap one with ordinary in place of dual batch norm."""
+    fast = compare_fast()
+    return TrainConfig(**(dict(fast) | {"model": fast.model.model_copy(update={"dual_bn": False})}))
 
 
 def smoke() -> TrainConfig:
@@ -41,5 +190,21 @@ def smoke() -> TrainConfig:
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-cpu": cifar10_cpu,
     "cifar10-paper": cifar10_paper,
+    "svhn-paper": svhn_paper,
+    "stl10-paper": stl10_paper,
+    "cifar10-resnet18": cifar10_resnet18,
+    "cifar10-resnet34": cifar10_resnet34,
+    "gtsrb": gtsrb,
+    "folder": folder,
+    "compare-paper": compare_paper,
+    "compare-fast": compare_fast,
+    "compare-fast-both": compare_fast_both,
+    "compare-shared": compare_shared,
+    "compare-one-bn": compare_one_bn,
     "smoke": smoke,
+}
+RECIPES |= {
+    f"cifar10-resnet18-at-{lam:g}-{width:g}": _dedicated_resnet18(lam, width)
+    for lam in (0.0, 0.2, 1.0)
+    for width in (1.0, 0.5)
 }

@@ -1,10 +1,51 @@
-"""What a training step draws: a λ for each sample and the widths to train. Pure functions of a generator."""
+"""What a training step draws: a λ for each sample, its loss terms, and the widths. Pure functions of a generator."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
 from training.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StepDraw:
+    """What one step drew for its batch, or for a process's part of it.
+
+    Attributes:
+        lam_N: λ of each sample, ascending.
+        clean: samples with a clean term, by position, ascending.
+        adversarial: samples with an adversarial term, by position, ascending; one may have both.
+        widths: widths to train, widest first.
+    """
+
+    lam_N: tuple[float, ...]
+    clean: tuple[int, ...]
+    adversarial: tuple[int, ...]
+    widths: tuple[float, ...]
+
+    def part(self, start: int, stride: int) -> StepDraw:
+        """The samples `start`, `start + stride`, …: every part holds all λ in about their share."""
+
+        def inside(positions: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple((n - start) // stride for n in positions if n % stride == start)
+
+        return StepDraw(self.lam_N[start::stride], inside(self.clean), inside(self.adversarial), self.widths)
+
+
+def draw_step(config: TrainConfig, num: int, *, generator: torch.Generator) -> StepDraw:
+    """Draw one step for a batch of `num` samples."""
+    lam_N = sample_lambdas(config, num, generator=generator)
+    if config.terms == "sampled":
+        robust = sample_terms(lam_N, generator=generator)
+        clean = [n for n in range(num) if not robust[n]]
+        adversarial = [n for n in range(num) if robust[n]]
+    else:  # what has no weight is not computed; TRADES has a clean term at every λ
+        clean = [n for n in range(num) if lam_N[n] < 1.0 or config.adversarial_loss == "trades"]
+        adversarial = [n for n in range(num) if lam_N[n] > 0.0]
+    widths = sample_widths(config, generator=generator)
+    return StepDraw(tuple(lam_N), tuple(clean), tuple(adversarial), widths)
 
 
 def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator) -> list[float]:
@@ -12,17 +53,34 @@ def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator)
 
     Sorted because the network wants λ=0 first; the images of a batch are in random order already.
     """
-    if config.lambda_sampling != "continuous":
-        knots = torch.tensor(config.model.lambdas, dtype=torch.float64)
+    knots = torch.tensor(config.model.lambdas, dtype=torch.float64)
+    if config.lambda_sampling == "continuous":
+        draws = torch.rand(num, generator=generator, dtype=torch.float64) ** config.lambda_power
+        draws[torch.rand(num, generator=generator) < 0.1] = 0.0
+    elif config.lambda_weights is not None:
+        shares = torch.tensor(config.lambda_weights, dtype=torch.float64)
+        draws = knots[torch.multinomial(shares, num, replacement=True, generator=generator)]
+    else:
         draws = knots[torch.randint(len(knots), (num,), generator=generator)]
         if config.lambda_sampling == "stratified":
             even = num - num % len(knots)
             draws[:even] = knots.repeat(even // len(knots))
-    else:
-        draws = torch.rand(num, generator=generator, dtype=torch.float64)
-        draws[torch.rand(num, generator=generator) < 0.1] = 0.0
     values: list[float] = draws.sort().values.tolist()
     return values
+
+
+def sample_terms(lam_N: list[float], *, generator: torch.Generator) -> list[bool]:
+    """Which samples take their adversarial term: sample n with probability λ_n, in total Σ λ of them.
+
+    Systematic sampling: the running sum of λ, shifted by one uniform draw, crosses a whole number at each sample
+    taken. So the number taken is Σ λ, or one of the two whole numbers around it, and neighbours in λ are spread evenly.
+    λ=0 is never taken and λ=1 always.
+    """
+    unit = 10**9  # whole numbers: sums of tenths are exact, so that the count does not flicker
+    total_N = torch.tensor([round(lam * unit) for lam in lam_N], dtype=torch.int64).cumsum(0)
+    crossed_N = (total_N + torch.randint(unit, (1,), generator=generator)) // unit
+    taken: list[bool] = (torch.diff(crossed_N, prepend=crossed_N.new_zeros(1)) > 0).tolist()
+    return taken
 
 
 def sample_widths(config: TrainConfig, *, generator: torch.Generator) -> tuple[float, ...]:

@@ -8,147 +8,242 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from oat_runtime.backends.bfloat16 import bfloat16_works
-from oat_runtime.errors import OATError
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import OATNet, frozen
-from oat_runtime.stress.attacks import pgd_linf
+from oat_runtime.errors import ConfigError, OATError
 from training.config import TrainConfig
-from training.data import ImageSet, load_cifar10, split_validation, to_unit
+from training.data import ImageSet, fit_model, load_dataset, split_validation
+from training.distributed import World
+from training.monitor import look, score, warn
 from training.recipes import RECIPES
-from training.trainer import Trainer
+from training.settings import read_recipe, with_changes
+from training.trainer import StepMetrics, Trainer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _LOG = logging.getLogger(__name__)
-_NUM_LOOK = 256
+_SAVE_EVERY_S = 120.0
 
 
-def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
-    """A quick look at a few validation images: is λ used, do weak and strong attacks agree, do the statistics hold?
-
-    Returns accuracies in [0, 1]: `sa_*` clean at a λ and width; `ra_pgd7_*` and `ra_train_*` under PGD-7 and the
-    attack of training; `sa_1_batch` clean at λ=1 with the statistics of the batch in place of the running ones.
-    A large `ra_train − ra_pgd7` is catastrophic overfitting; a large `sa_1_batch − sa_1`, a batch-norm gap.
-    """
-    device = next(model.parameters()).device
-    x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:_NUM_LOOK]).to(device))
-    y_N = torch.from_numpy(data.labels_N[:_NUM_LOOK]).to(device)
-    knots, widths = model.config.lambdas, model.config.widths
-    figures: dict[str, float] = {}
-
-    def accuracy(images_NCHW: torch.Tensor, lam: float, width: float) -> float:
-        batch = LambdaBatch.constant(lam, len(y_N), knots, device=device)
-        with torch.no_grad():
-            hit_N = model(images_NCHW, batch, width=width).argmax(dim=1) == y_N
-        return float(hit_N.float().mean())
-
-    with frozen(model):
-        for lam in sorted({knots[0], knots[len(knots) // 2], knots[-1]}):
-            figures[f"sa_{lam:g}"] = accuracy(x_NCHW, lam, widths[-1])
-        figures[f"sa_{knots[0]:g}_narrow"] = accuracy(x_NCHW, knots[0], widths[0])
-        steps = {"train": config.attack.num_steps, "pgd7": 7}
-        for name, num_steps in steps.items():
-            for lam, width in ((knots[0], widths[-1]), (knots[-1], widths[-1]), (knots[-1], widths[0])):
-                batch = LambdaBatch.constant(lam, len(y_N), knots, device=device)
-                adversarial = pgd_linf(
-                    lambda images, batch=batch, width=width: model(images, batch, width=width),  # type: ignore[misc]
-                    x_NCHW,
-                    y_N,
-                    epsilon=config.attack.epsilon,
-                    step_size=config.attack.step_size if name == "train" else config.attack.epsilon / 4,
-                    num_steps=num_steps,
-                    generator=torch.Generator(device).manual_seed(0),
-                )
-                suffix = "" if width == widths[-1] else "_narrow"
-                figures[f"ra_{name}_{lam:g}{suffix}"] = accuracy(adversarial, lam, width)
-        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0  # batch statistics without a trace in the running ones
-        model.train()
-        figures[f"sa_{knots[-1]:g}_batch"] = accuracy(x_NCHW, knots[-1], widths[-1])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    return figures
-
-
-def avoid_broken_bfloat16(config: TrainConfig, device: str) -> None:
-    """Keep oneDNN off AMX where that would kill the process. Works only before the first convolution."""
-    if config.precision == "bfloat16" and device == "cpu" and not bfloat16_works("torch"):
+def prepare_device(config: TrainConfig, device: torch.device) -> None:
+    """Process-wide settings that a run wants; on a CPU only before the first convolution."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    elif config.precision == "bfloat16" and not bfloat16_works("torch"):
+        # oneDNN must keep off AMX where that would kill the process.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
         _LOG.warning("bfloat16 with AMX crashes on this CPU: training goes on without AMX, several times slower")
 
 
-def train(config: TrainConfig, run: Path, *, device: str, max_minutes: float | None, download: bool) -> bool:
-    """Train into the folder `run`, going on from its checkpoint where there is one. True when the run is complete."""
-    run.mkdir(parents=True, exist_ok=True)
-    avoid_broken_bfloat16(config, device)
+class RunLog:
+    """Where the leading process writes figures: `log.jsonl`, the console, and TensorBoard events if asked to."""
+
+    def __init__(self, run: Path, *, tensorboard: bool) -> None:
+        """Open the files in the run folder.
+
+        Raises:
+            ConfigError: TensorBoard is asked for, but not installed.
+        """
+        self.file = (run / "log.jsonl").open("a")
+        self.writer: SummaryWriter | None = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            self.writer = SummaryWriter(str(run / "tensorboard"))
+
+    def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:
+        """Write one line of figures."""
+        self.file.write(json.dumps({"step": step} | dict(figures)) + "\n")
+        self.file.flush()
+        self.scalars("validation", step, figures)
+        _LOG.info("validation at step %d: %s", step, {k: round(float(v), 3) for k, v in figures.items()})
+
+    def scalars(self, group: str, step: int, figures: Mapping[str, float | bool]) -> None:
+        """Write curves for TensorBoard."""
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"{group}/{name}", float(value), step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
+    """(the configuration, fitted to the data if it asks for that; training images; validation images)."""
+    everything = load_dataset(config.dataset, "train", download=download)
+    training, validation = split_validation(everything, config.num_validation, seed=config.seed)
+    if config.fit_to_data:
+        config = config.model_copy(update={"model": fit_model(config.model, training)})
+    return config, training, validation
+
+
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    world: World,
+    max_minutes: float | None = None,
+    download: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, float] | None:
+    """Train into the folder `run`, going on from its checkpoint where there is one.
+
+    Returns:
+        Figures on validation images of the finished network, in the leading process of a complete run; else None.
+    """
+    prepare_device(config, world.device)
+    config, training_set, validation_set = load_data(config, download=download)
     checkpoint = run / "checkpoint.pt"
-    training_set, validation_set = split_validation(
-        load_cifar10("train", download=download), config.num_validation, seed=config.seed
-    )
-    np.savez(run / "validation.npz", images=validation_set.images_NHWC, labels=validation_set.labels_N)
-    trainer = Trainer(config, training_set, device=device)
+    trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
         trainer.resume(checkpoint)
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
+    if not world.leads:
+        for _ in trainer.run(max_minutes=max_minutes):
+            pass
+        return None
+    run.mkdir(parents=True, exist_ok=True)
+    np.savez(run / "validation.npz", images=validation_set.images_NHWC, labels=validation_set.labels_N)
     (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-    saved = time.monotonic()
+    log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress, (run / "log.jsonl").open("a") as log:
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        progress = stack.enter_context(Progress(*columns, disable=not sys.stdout.isatty()))
         bar = progress.add_task(config.model.name, total=trainer.num_steps, completed=trainer.step)
+        saved = time.monotonic()
         for metrics in trainer.run(max_minutes=max_minutes):
-            summary = (
-                f"loss {metrics.loss:.3f}  clean {metrics.clean_accuracy:.2f}  adv {metrics.adversarial_accuracy:.2f}"
-            )
-            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {summary}")
+            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {_summary(metrics)}")
             if trainer.step % 50 == 0:
-                _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, summary)
+                _report(trainer, metrics, log)
             if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
-                entry = {"step": trainer.step, "seconds": round(trainer.seconds, 1), "loss": metrics.loss}
-                with torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling for
-                    entry |= look(trainer.model, validation_set, config)
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-                _LOG.info("validation %s", {k: round(v, 3) for k, v in entry.items()})
-            if time.monotonic() - saved > 120.0:
+                _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
+            if time.monotonic() - saved > _SAVE_EVERY_S:
                 trainer.save(checkpoint)
                 saved = time.monotonic()
         trainer.save(checkpoint)
-        if trainer.finished:
-            with torch.compiler.set_stance("force_eager"):
-                figures = look(trainer.model, validation_set, config)
-            log.write(json.dumps({"step": trainer.step, "recalibrated": True} | figures) + "\n")
-            _LOG.info("finished: %s", {k: round(v, 3) for k, v in figures.items()})
-    return trainer.finished
+        return _validate(trainer, validation_set, log, recalibrated=True) if trainer.finished else None
+
+
+def _summary(metrics: StepMetrics) -> str:
+    return f"loss {metrics.loss:.3f}  clean {metrics.clean_accuracy:.2f}  adv {metrics.adversarial_accuracy:.2f}"
+
+
+def _report(trainer: Trainer, metrics: StepMetrics, log: RunLog) -> None:
+    _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, _summary(metrics))
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    figures = {"loss": metrics.loss, "clean": metrics.clean_accuracy, "adversarial": metrics.adversarial_accuracy}
+    log.scalars("training", trainer.step, figures | {"learning_rate": rate})
+
+
+def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: float | bool) -> dict[str, float]:
+    """Look at validation images with the averaged weights where there are any, log it, and warn."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # other batch sizes: not worth compiling for
+        if trainer.average is not None and not trainer.finished:
+            stack.enter_context(trainer.average.shown_by(trainer.model))
+        figures = look(trainer.model, validation_set, trainer.config)
+    suspect = warn(figures, trainer.step)
+    log.entry(trainer.step, extra | figures | {"catastrophic_overfitting": suspect})
+    return figures
+
+
+def sweep(
+    config: TrainConfig, run: Path, key: str, values: list[str], *, world: World, download: bool
+) -> list[tuple[str, dict[str, float]]]:
+    """Train once for each value of one key, in `run/KEY=VALUE`: (value, figures on validation images), best first."""
+    results = []
+    for value in values:
+        changed = with_changes(config, [f"{key}={value}"])
+        figures = train(changed, run / f"{key}={value}", world=world, download=download)
+        if figures is not None:
+            results.append((value, figures))
+    return sorted(results, key=lambda result: score(result[1], config), reverse=True)
+
+
+def list_recipes() -> None:
+    """Print every recipe with what decides its cost."""
+    table = Table("recipe", "network", "widths", "attack", "epochs", "what it is")
+    for name, make in RECIPES.items():
+        config = make()
+        widths = ", ".join(f"{width:g}" for width in config.model.widths)
+        about = (make.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, config.model.name, widths, config.attack.name, str(config.epochs), about)
+    Console().print(table)
+
+
+def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: TrainConfig) -> None:
+    names = [name for name in results[0][1] if name.startswith(("sa_", "ra_pgd7_"))]
+    table = Table(key, "score", *names, title="on validation images, best first")
+    for value, figures in results:
+        table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
+    Console().print(table)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of `oat-train`."""
+    made = argparse.ArgumentParser(prog="oat-train", description=__doc__)
+    made.add_argument("recipe", nargs="?", help="a name from --list, or a YAML file: `base: NAME` and what differs")
+    made.add_argument("--list", action="store_true", help="show all recipes and end")
+    made.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+                      help="change a field of the recipe, as in `model.depth=28`; may be repeated")  # fmt: skip
+    made.add_argument("--sweep", metavar="KEY=V1,V2,...",
+                      help="train once for each value and compare on validation images")  # fmt: skip
+    made.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>)")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--epochs", type=int)
+    made.add_argument("--seed", type=int)
+    made.add_argument("--max-minutes", type=float, help="stop cleanly after this long; run again to go on")
+    made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
+    made.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    return made
 
 
 def main() -> int:
-    """Command line of `oat-train`."""
-    parser = argparse.ArgumentParser(prog="oat-train", description=__doc__)
-    parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--max-minutes", type=float, help="stop cleanly after this long; run again to go on")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
-    args = parser.parse_args()
+    """Run `oat-train`; under torchrun, in every process."""
+    args = parser().parse_args()
+    if args.list or args.recipe is None:
+        list_recipes()
+        return 0 if args.list else 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    overrides = {k: getattr(args, k) for k in ("epochs", "seed") if getattr(args, k) is not None}
-    config = TrainConfig(**(dict(RECIPES[args.recipe]()) | overrides))
-    run = args.run or Path("runs") / args.recipe
+    shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
+    run = args.run or Path("runs") / Path(args.recipe).stem
+    world = World.join(args.device)
     try:
-        finished = train(config, run, device=args.device, max_minutes=args.max_minutes, download=args.download)
+        config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])
+        if args.sweep is not None:
+            key, _, values = args.sweep.partition("=")
+            results = sweep(config, run, key, values.split(","), world=world, download=args.download)
+            if results:
+                _print_sweep(key, results, config)
+            return 0
+        figures = train(
+            config, run, world=world, max_minutes=args.max_minutes, download=args.download, tensorboard=args.tensorboard
+        )
     except OATError as error:
         print(f"oat-train: {error}", file=sys.stderr)
         return 2
-    print(f"{'finished' if finished else 'stopped in time'}: {run / 'checkpoint.pt'}")
+    finally:
+        world.leave()
+    if world.leads:
+        print(f"{'stopped in time' if figures is None else 'finished'}: {run / 'checkpoint.pt'}")
     return 0
 
 

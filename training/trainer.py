@@ -1,4 +1,4 @@
-"""The training loop: per-sample λ, an attack for each width, the paper's loss, and a stop that can be resumed."""
+"""The training loop: what a step draws, its gradients over all widths and processes, and a stop that can be resumed."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
-from oat_runtime.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
-from oat_runtime.model import OATNet, frozen
-from oat_runtime.operating_point import AttackSpec
-from oat_runtime.stress.attacks import pgd_linf
+from oat_runtime.layers import ADVERSARIAL, CLEAN
+from oat_runtime.model import OATNet
+from training.augment import augmented
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet, augment, to_unit
-from training.sampling import sample_lambdas, sample_widths
+from training.cuda_graph import Recorder
+from training.data import ImageSet
+from training.distributed import World
+from training.losses import Terms, attack_terms, weighted_sum
+from training.optimizer import Average, learning_rate, make_optimizer, perturbed_weights
+from training.sampling import StepDraw, draw_step
 
 _LOG = logging.getLogger(__name__)
+_ORDER, _STEP, _RECALIBRATE = range(3)
+"""Streams of random numbers."""
 
 
 class NonFiniteLossError(OATError):
@@ -41,148 +46,149 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """Figures of one step at the full width, over the samples they concern (NaN where there were none)."""
+    """Figures of one step at the full width, over the terms they concern (NaN where there were none)."""
 
     loss: float
     clean_accuracy: float
     adversarial_accuracy: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepSampler:
-    """What one step draws: λ for each sample, widths, and the generator of the attack's random starts."""
+def gradients(
+    model: OATNet, terms: Terms, noise: Tensor, *, widths: Sequence[float], num: int, config: TrainConfig, world: World
+) -> Tensor:
+    """Add this part's gradients of the loss (a mean over samples and widths; the paper, Eq. 3) to the parameters.
 
-    config: TrainConfig
-    generator: torch.Generator
+    Args:
+        model: in training mode; its statistics take in each width's joint images.
+        terms: this part's loss terms.
+        noise: (W, N, 3, H, W) uniform in [-1, 1], the start of each width's attack.
+        widths: W widths, widest first.
+        num: samples of the whole batch.
+        config: attack, loss and AWP.
+        world: what AWP's direction is summed over.
 
-    def lambdas(self, num: int) -> list[float]:
-        """One λ per sample, ascending."""
-        return sample_lambdas(self.config, num, generator=self.generator)
-
-    def widths(self) -> tuple[float, ...]:
-        """The widths to train, widest first."""
-        return sample_widths(self.config, generator=self.generator)
-
-
-@dataclass(frozen=True, slots=True)
-class _JointBatch:
-    """Clean and adversarial images of one width, joined so that what shares a batch norm is normalized together."""
-
-    x_NCHW: Tensor
-    y_N: Tensor
-    lam: LambdaBatch
-    weight_N: Tensor
-    """Weight of each image's cross-entropy: 1 − λ if clean, λ if adversarial."""
-    num_front: int
-    """Clean images come first: this many."""
-
-
-def _joint_batch(
-    model: OATNet, batch: Batch, lam_N: list[float], width: float, *, attack: AttackSpec, generator: torch.Generator
-) -> _JointBatch:
-    """Attack the samples of λ>0 at their λ and this width, and join them to all clean ones that have weight."""
-    device = batch.x_NCHW.device
-    lam = LambdaBatch.from_values(lam_N, model.config.lambdas, device=device)
-    lam_values_N = torch.tensor(lam_N, device=device)
-    robust = slice(lam.num_clean, None)
-    num_front = sum(value < 1.0 for value in lam_N)
-    attacked = LambdaBatch(lam.weights_NK[robust], 0)
-    adversarial = batch.x_NCHW[robust]
-    if len(adversarial):
-        with frozen(model):
-            adversarial = pgd_linf(
-                lambda x_NCHW: model(x_NCHW, attacked, width=width),
-                adversarial,
-                batch.y_N[robust],
-                epsilon=attack.epsilon,
-                step_size=attack.step_size,
-                num_steps=attack.num_steps,
-                generator=generator,
+    Returns:
+        (W + 2,): each width's share of the loss, and the clean and the adversarial images that the widest got right.
+    """
+    against = "prediction" if config.adversarial_loss == "trades" else "labels"
+    shared_width = {"widest": widths[0], "narrowest": widths[-1], "own": None}[config.attack_width]
+    adversarial: Tensor | None = None
+    figures: list[Tensor] = []
+    hits: list[Tensor] = []
+    for index, width in enumerate(widths):
+        if adversarial is None or shared_width is None:
+            adversarial = attack_terms(
+                model, terms, noise[index], width=shared_width or width, attack=config.attack, against=against
             )
-    front = slice(0, num_front)
-    return _JointBatch(
-        x_NCHW=torch.cat([batch.x_NCHW[front], adversarial]),
-        y_N=torch.cat([batch.y_N[front], batch.y_N[robust]]),
-        lam=LambdaBatch(torch.cat([lam.weights_NK[front], lam.weights_NK[robust]]), lam.num_clean),
-        weight_N=torch.cat([1.0 - lam_values_N[front], lam_values_N[robust]]),
-        num_front=num_front,
-    )
+        images = adversarial
+
+        def loss(images: Tensor = images, width: float = width) -> tuple[Tensor, Tensor]:
+            total, logits_MK = weighted_sum(model, terms, images, width=width, config=config)
+            return total / num, logits_MK
+
+        with ExitStack() as stack:
+            if config.awp_gamma > 0.0:
+                ascent = perturbed_weights(model, lambda: loss()[0], gamma=config.awp_gamma, sum_=world.sum_)
+                stack.enter_context(ascent)
+            value, logits_MK = loss()
+            (value / len(widths)).backward()  # type: ignore[no-untyped-call]
+        figures.append(value.detach())
+        if not hits:
+            hit_M = logits_MK.detach().argmax(dim=1) == terms.y_N[torch.cat([terms.clean_A, terms.adversarial_B])]
+            num_clean_terms = len(terms.clean_A)
+            hits = [hit_M[:num_clean_terms].sum(), hit_M[num_clean_terms:].sum()]
+    return torch.stack([*figures, *(count.float() for count in hits)])
+
+
+Gradients = Callable[..., Tensor]
 
 
 def train_step(
     model: OATNet,
     batch: Batch,
+    draw: StepDraw,
+    noise: Tensor,
     *,
-    sampler: StepSampler,
-    attack: AttackSpec,
+    config: TrainConfig,
     optimizer: torch.optim.Optimizer,
-    label_smoothing: float = 0.0,
+    world: World,
+    compute: Gradients = gradients,
 ) -> StepMetrics:
-    """One optimizer step on (1 − λ) CE(clean) + λ CE(adversarial), averaged over samples and widths (the paper, Eq. 3).
+    """One optimizer step on the whole batch, of which this process and each accumulation round take a strided part.
+
+    Args:
+        model: in training mode.
+        batch: the whole batch, the same in every process.
+        draw: what was drawn for it.
+        noise: (W, N, 3, H, W) uniform in [-1, 1]: the starts of the attacks.
+        config: the run's.
+        optimizer: over the model's parameters.
+        world: the processes that share the batch.
+        compute: `gradients`, or the same recorded.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite; the weights are as they were before the step.
     """
-    lam_N = sampler.lambdas(len(batch.y_N))
-    widths = sampler.widths()
+    num, stride = len(batch.y_N), world.size * config.accumulation
     optimizer.zero_grad(set_to_none=True)
-    metrics: StepMetrics | None = None
-    for width in widths:
-        joint = _joint_batch(model, batch, lam_N, width, attack=attack, generator=sampler.generator)
-        logits = model(joint.x_NCHW, joint.lam, width=width)
-        losses = F.cross_entropy(logits, joint.y_N, reduction="none", label_smoothing=label_smoothing)
-        loss = (joint.weight_N * losses).sum() / len(lam_N)
-        (loss / len(widths)).backward()  # type: ignore[no-untyped-call]
-        if not math.isfinite(loss_value := loss.item()):
+    figures = torch.zeros(len(draw.widths) + 2, device=batch.y_N.device)
+    for start in range(world.rank, stride, world.size):
+        part = slice(start, None, stride)
+        terms = Terms.of(draw.part(start, stride), batch.x_NCHW[part], batch.y_N[part], config)
+        figures = figures + compute(
+            model, terms, noise[:, part], widths=draw.widths, num=num, config=config, world=world
+        )
+    *losses, clean_hits, adversarial_hits = world.sum_(figures).tolist()
+    for width, loss in zip(draw.widths, losses, strict=True):
+        if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"loss at width {width:g} is {loss_value}: lower the learning rate or train in float32, and resume"
+                f"loss at width {width:g} is {loss}: lower the learning rate or train in float32, and resume"
             )
-        if metrics is None:
-            hit_N = (logits.detach().argmax(dim=1) == joint.y_N).float()
-            front = hit_N[: joint.num_front]
-            metrics = StepMetrics(loss_value, front.mean().item(), hit_N[joint.num_front :].mean().item())
+    world.sum_gradients(list(model.parameters()))
     optimizer.step()
-    assert metrics is not None
-    return metrics
+    return StepMetrics(losses[0], _share(clean_hits, len(draw.clean)), _share(adversarial_hits, len(draw.adversarial)))
 
 
-def make_optimizer(model: OATNet, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on convolution and classifier weights only."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, SlimmableConv2d | SlimmableLinear)}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
-
-
-def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1]: linear warm-up, then a cosine to zero."""
-    if progress < config.warmup:
-        return config.learning_rate * progress / config.warmup
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (progress - config.warmup) / (1.0 - config.warmup)))
+def _share(hits: float, num: int) -> float:
+    return hits / num if num else math.nan
 
 
 class Trainer:
     """A run that can stop at any step and go on as if it never had: all it draws depends on (seed, step) alone."""
 
-    def __init__(self, config: TrainConfig, data: ImageSet, *, device: str = "cpu") -> None:
+    def __init__(self, config: TrainConfig, data: ImageSet, *, device: str = "cpu", world: World | None = None) -> None:
         """Build the network and the optimizer for the training images `data` (without the validation images)."""
         torch.manual_seed(config.seed)
-        self.config = config
-        self.device = torch.device(device)
+        self.config, self.world = config, world or World(device=torch.device(device))
+        self.device = self.world.device
+        num_parts = self.world.size * config.accumulation
+        if len(data) < config.batch_size:
+            raise ConfigError(f"batch_size {config.batch_size} is larger than the {len(data)} training images")
+        if config.batch_size % num_parts:
+            raise ConfigError(
+                f"batch_size must be a multiple of processes times accumulation ({num_parts}), got {config.batch_size}"
+            )
         self.model = OATNet(config.model).to(self.device)
+        if self.device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.compute_dtype = getattr(torch, config.precision)
         if config.compile_norms:
             self.model.compile_norms()
+        self._synchronize(config.sync_bn)
         self.optimizer = make_optimizer(self.model, config)
+        self.average = Average(self.model, config.average_decay) if config.average_decay > 0.0 else None
+        self.compute: Gradients = gradients
+        if config.cuda_graphs and self.device.type == "cuda":
+            if num_parts > 1:
+                raise ConfigError(f"cuda_graphs needs one process and no accumulation, got {num_parts} parts a batch")
+            self.compute = Recorder(gradients)
         self.images_NHWC = torch.from_numpy(data.images_NHWC).to(self.device)
         self.labels_N = torch.from_numpy(data.labels_N).to(self.device)
+        self.mirror = data.mirrors
         self.step = 0
         self.seconds = 0.0
         self.finished = False
-        if len(data) < config.batch_size:
-            raise ConfigError(f"batch_size {config.batch_size} is larger than the {len(data)} training images")
+        self._order: tuple[int, Tensor] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -194,38 +200,60 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
 
-    def _generator(self, stream: int, index: int) -> torch.Generator:
-        """A CPU generator of its own for every (seed, stream, index)."""
-        return torch.Generator().manual_seed((self.config.seed * 4 + stream) * 2**32 + index)
+    def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
+        """A generator of its own for every (seed, stream, index)."""
+        return torch.Generator(device).manual_seed((self.config.seed * 4 + stream) * 2**32 + index)
+
+    def _synchronize(self, on: bool) -> None:
+        """Take batch-norm statistics over all processes, or over this one's images."""
+        for site in self.model.norms():
+            site.all_reduce = self.world.sum_with_gradient if on and self.world.size > 1 else None
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """The augmented batch of one step."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self.labels_N), generator=self._generator(0, epoch))
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(len(self.labels_N), generator=self._generator(_ORDER, epoch))
+            self._order = (epoch, order.to(self.device))
         size = self.config.batch_size
-        chosen = order[position * size : (position + 1) * size].to(self.device)
-        images = augment(self.images_NHWC[chosen], padding=4, generator=generator)
-        return Batch(to_unit(images), self.labels_N[chosen])
+        chosen = self._order[1][position * size : (position + 1) * size]
+        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
+        return Batch(images, self.labels_N[chosen])
 
-    def _sampler(self, generator: torch.Generator) -> StepSampler:
-        return StepSampler(self.config, generator)
+    def draw(self, stream: int, index: int, step: int) -> tuple[Batch, StepDraw, Callable[[int], Tensor]]:
+        """The batch of `step`, what is drawn for it, and a function that draws noise for so many attacks on it."""
+        generator = self._generator(stream, index)
+        batch = self.batch(step, generator)
+        draw = draw_step(self.config, len(batch.y_N), generator=generator)
+        if self.device.type != "cpu":
+            generator = self._generator(stream, index, self.device)
+
+        def noise(num: int) -> Tensor:
+            uniform = torch.rand((num, *batch.x_NCHW.shape), generator=generator, device=self.device)
+            return 2.0 * uniform - 1.0
+
+        return batch, draw, noise
 
     def run_step(self) -> StepMetrics:
         """Train on the next batch."""
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, (self.step + 1) / self.num_steps)
-        generator = self._generator(1, self.step)
+        batch, draw, noise = self.draw(_STEP, self.step, self.step)
         self.model.train()
         metrics = train_step(
             self.model,
-            self.batch(self.step, generator),
-            sampler=self._sampler(generator),
-            attack=self.config.attack,
+            batch,
+            draw,
+            noise(len(draw.widths)),
+            config=self.config,
             optimizer=self.optimizer,
-            label_smoothing=self.config.label_smoothing,
+            world=self.world,
+            compute=self.compute,
         )
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.model, self.step)
         self.seconds += time.perf_counter() - started
         return metrics
 
@@ -233,49 +261,75 @@ class Trainer:
         """Train until the last step or until `max_minutes` of this call have passed, yielding after every step."""
         deadline = math.inf if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         while self.step < self.num_steps:
-            if time.monotonic() > deadline:
+            if max_minutes is not None and self.world.any(time.monotonic() > deadline):
                 _LOG.info("time budget spent at step %d of %d", self.step, self.num_steps)
                 return
             yield self.run_step()
         if not self.finished:
+            if self.average is not None:
+                self.average.write_to(self.model)
             self.recalibrate(self.config.num_recalibration)
             self.finished = True
 
     def recalibrate(self, num_batches: int) -> None:
-        """Average every batch norm's statistics anew over the training mixture, weights fixed.
+        """Average every batch norm's statistics anew over the training mixture of all processes, weights fixed.
 
         The running ones forget all but the last few batches, and the λ=0 share of each is small. Gradients stay on
         though none is used, so that kernels compiled for training serve here too.
         """
-        norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
-        num_seen: Counter[tuple[float, int]] = Counter()
+        num_seen: Counter[nn.BatchNorm2d] = Counter()
+        size, stride = self.world.size, self.world.size * self.config.accumulation
+        self._synchronize(True)
         self.model.train()
         for index in range(num_batches):
-            generator = self._generator(2, index)
-            batch = self.batch(index % self.steps_per_epoch, generator)
-            lam_N = self._sampler(generator).lambdas(len(batch.y_N))
-            # All attacks come before the first statistic changes, so the order of widths does not matter.
-            joints = [
-                _joint_batch(self.model, batch, lam_N, width, attack=self.config.attack, generator=generator)
-                for width in self.config.model.widths
-            ]
-            for width, joint in zip(self.config.model.widths, joints, strict=True):
-                for branch, _, weights_NK in joint.lam.branches():  # a batch may hold no λ=0, and then counts not
-                    num_seen[width, branch] += 1
-                    route = self.model.route(branch, weights_NK, width)
-                    for site in self.model.norms():
-                        site.norm(route).momentum = 1.0 / num_seen[width, branch]
-                self.model(joint.x_NCHW, joint.lam, width=width)
+            batch, draw, noise = self.draw(_RECALIBRATE, index, index % self.steps_per_epoch)
+            starts = noise(len(self.config.model.widths))
+            for first in range(0, stride, size):
+                part = slice(first + self.world.rank, None, stride)
+                own = draw.part(first + self.world.rank, stride)
+                terms = Terms.of(own, batch.x_NCHW[part], batch.y_N[part], self.config)
+                everyone = [draw.part(start, stride) for start in range(first, first + size)]
+                # All attacks come before the first statistic changes, so the order of widths does not matter.
+                attacked = [
+                    attack_terms(
+                        self.model, terms, start[part], width=width, attack=self.config.attack, against="labels"
+                    )
+                    for width, start in zip(self.config.model.widths, starts, strict=True)
+                ]
+                for width, adversarial in zip(self.config.model.widths, attacked, strict=True):
+                    self._count(everyone, width, num_seen)
+                    joint = torch.cat([terms.x_NCHW[terms.clean_A], adversarial])
+                    self.model(joint, terms.lam_M, width=width)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        self._synchronize(self.config.sync_bn)
+
+    def _count(self, draws: list[StepDraw], width: float, num_seen: Counter[nn.BatchNorm2d]) -> None:
+        """Give each batch norm that is about to see images the momentum that makes its statistics a mean."""
+        lambdas = [draw.lam_N[n] for draw in draws for n in (*draw.clean, *draw.adversarial)]
+        branches = {CLEAN if lam == 0.0 else ADVERSARIAL for lam in lambdas}  # a batch may hold no λ=0
+        index = self.model.width_index(width)
+        for site in self.model.norms():
+            for norm in {site.norm(branch, index) for branch in branches}:
+                num_seen[norm] += 1
+                norm.momentum = 1.0 / num_seen[norm]
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        state = Checkpoint(
-            self.config, self.step, self.model.state_dict(), self.optimizer.state_dict(), self.seconds, self.finished
+        save_checkpoint(
+            Checkpoint(
+                config=self.config,
+                step=self.step,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                seconds=self.seconds,
+                finished=self.finished,
+                average=None if self.average is None else self.average.state,
+            ),
+            path,
         )
-        save_checkpoint(state, path)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint of the same configuration.
@@ -290,4 +344,8 @@ class Trainer:
             raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.average is not None:
+            if checkpoint.average is None:
+                raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
+            self.average.load(checkpoint.average)
         self.step, self.seconds, self.finished = checkpoint.step, checkpoint.seconds, checkpoint.finished

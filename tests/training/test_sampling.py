@@ -1,5 +1,6 @@
 """Laws of what a step draws: λ from P_Λ in ascending order, the full width always, nothing twice."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from oat_runtime.model import ModelConfig
 from training.config import TrainConfig
-from training.sampling import sample_lambdas, sample_widths
+from training.sampling import draw_step, sample_lambdas, sample_terms, sample_widths
 
 KNOTS = ModelConfig().lambdas
 
@@ -90,3 +91,85 @@ def test_all_widths_are_an_option() -> None:
 def test_more_random_widths_than_there_are_is_refused() -> None:
     with pytest.raises(ValidationError, match="num_random_widths must be at most 2"):
         TrainConfig(num_random_widths=3)
+
+
+def test_weights_make_some_lambdas_denser() -> None:
+    config = TrainConfig(lambda_weights=(5, 1, 1, 1, 1, 1))
+    counts = Counter(sample_lambdas(config, 10_000, generator=generator()))
+    assert counts[0.0] / 10_000 == pytest.approx(0.5, abs=0.03)
+    assert all(counts[knot] / 10_000 == pytest.approx(0.1, abs=0.02) for knot in KNOTS[1:])
+
+
+def test_a_power_makes_small_lambdas_denser() -> None:
+    config = TrainConfig(lambda_sampling="continuous", lambda_power=2.0)
+    drawn = torch.tensor(sample_lambdas(config, 20_000, generator=generator()), dtype=torch.float64)
+    positive = drawn[drawn > 0.0]
+    assert (positive < 0.25).double().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("lam_N", [[0.0] * 5, [0.1] * 20, [0.0, 0.3, 0.3, 0.7, 1.0, 1.0], list(KNOTS) * 21], ids=len)
+def test_terms_are_adversarial_with_probability_lambda_and_in_number_exactly_their_sum(lam_N: list[float]) -> None:
+    lam_N, num = sorted(lam_N), 4000
+    total, taken = sum(round(10 * lam) for lam in lam_N) / 10, torch.zeros(len(lam_N))
+    shared = generator()
+    for _ in range(num):
+        chosen = sample_terms(lam_N, generator=shared)
+        assert sum(chosen) in {math.floor(total), math.ceil(total)}
+        taken += torch.tensor(chosen).float()
+    error = (taken / num - torch.tensor(lam_N)).abs()
+    assert error.max() < 4.5 * math.sqrt(0.25 / num)
+    assert not error[torch.tensor([lam in (0.0, 1.0) for lam in lam_N])].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "clean", "adversarial"),
+    [
+        ({}, (0, 1, 2, 3, 4), (1, 2, 3, 4, 5)),
+        ({"adversarial_loss": "trades"}, (0, 1, 2, 3, 4, 5), (1, 2, 3, 4, 5)),
+    ],
+    ids=["pgd-at", "trades"],
+)
+def test_what_has_no_weight_is_not_computed(
+    options: dict[str, str], clean: tuple[int, ...], adversarial: tuple[int, ...]
+) -> None:
+    drawn = draw_step(TrainConfig(lambda_sampling="stratified", **options), 6, generator=generator())
+    assert (drawn.lam_N, drawn.clean, drawn.adversarial) == (KNOTS, clean, adversarial)
+
+
+def test_sampled_terms_are_one_a_sample() -> None:
+    config = TrainConfig(terms="sampled", lambda_sampling="stratified")
+    for seed in range(20):
+        drawn = draw_step(config, 126, generator=generator(seed))
+        assert sorted((*drawn.clean, *drawn.adversarial)) == list(range(126))
+        assert len(drawn.adversarial) == 42
+
+
+@pytest.mark.parametrize("terms", ["both", "sampled"])
+def test_parts_hold_every_sample_and_term_once(terms: str) -> None:
+    whole = draw_step(TrainConfig(terms=terms), 12, generator=generator(3))
+    for stride in (1, 2, 4):
+        parts = [whole.part(start, stride) for start in range(stride)]
+        for name in ("clean", "adversarial"):
+            back = [start + stride * n for start, part in enumerate(parts) for n in getattr(part, name)]
+            assert sorted(back) == list(getattr(whole, name))
+        for start, part in enumerate(parts):
+            assert part.lam_N == whole.lam_N[start::stride]
+            assert list(part.lam_N) == sorted(part.lam_N)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lambda_weights": (1, 1)}, "6 positive numbers"),
+        ({"lambda_weights": (1,) * 6, "lambda_sampling": "stratified"}, "needs discrete"),
+        ({"lambda_sampling": "continuous", "model": ModelConfig(lambdas=(0.1, 1.0))}, "lambdas from 0 to 1"),
+        ({"terms": "sampled", "adversarial_loss": "trades"}, "terms must be 'both'"),
+        ({"compile_norms": True}, "compile_norms needs stratified"),
+        ({"cuda_graphs": True, "lambda_sampling": "stratified", "batch_size": 128}, "multiple of the 6"),
+        ({"attack": {"name": "mi-fgsm", "epsilon": 0.03, "step_size": 0.01, "num_steps": 3}}, "attack must be"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_run_that_contradicts_itself_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate(fields)

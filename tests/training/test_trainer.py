@@ -1,13 +1,10 @@
-"""Laws of training: the paper's loss, what shares a norm in one forward, determinism, resuming, stopping in time."""
+"""Laws of training: the loss, what shares a norm in one forward, determinism, resuming, stopping in time."""
 
 import copy
 import itertools
-import json
 import math
-import sys
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,22 +16,16 @@ from oat_runtime.errors import OATError
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec
-from training import train as train_module
 from training.config import TrainConfig
 from training.data import ImageSet
-from training.trainer import (
-    Batch,
-    NonFiniteLossError,
-    StepSampler,
-    Trainer,
-    learning_rate,
-    make_optimizer,
-    train_step,
-)
+from training.distributed import World
+from training.optimizer import make_optimizer
+from training.sampling import StepDraw, draw_step
+from training.trainer import Batch, NonFiniteLossError, StepMetrics, Trainer, train_step
 
 Patches = Callable[..., ImageSet]
 EPSILON = 8 / 255
-NO_ATTACK = AttackSpec(name="none", epsilon=0.0, step_size=0.0, num_steps=1)
+NO_ATTACK = AttackSpec(name="fgsm", epsilon=0.0, step_size=0.0, num_steps=1)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -69,83 +60,170 @@ class Linear(nn.Module):
         self.modes.append(self.training)
         return torch.einsum("nkc,nc->nk", self.planes(lam, width), x_NCHW.flatten(1))
 
-
-@dataclass
-class Fixed:
-    """A sampler that draws what it is told."""
-
-    lam_N: list[float]
-    of_step: tuple[float, ...]
-    generator: torch.Generator
-
-    def lambdas(self, num: int) -> list[float]:
-        assert num == len(self.lam_N)
-        return self.lam_N
-
-    def widths(self) -> tuple[float, ...]:
-        return self.of_step
+    def logits_fn(self, lam: LambdaBatch, *, width: float) -> Callable[[Tensor], Tensor]:
+        return partial(self.forward, lam=lam, width=width)
 
 
-@pytest.mark.parametrize("lam_N", [[0.0, 0.0, 0.25, 0.5, 1.0, 1.0], [0.0] * 6, [1.0] * 6, [0.25] * 6])
+KNOTS = (0.0, 0.25, 0.5, 1.0)
+# One step of 2 ε reaches the worst corner of the ball from any start.
+TO_THE_CORNER = AttackSpec(name="fgsm-rs", epsilon=EPSILON, step_size=2 * EPSILON, num_steps=1)
+
+
+def config_of(
+    widths: tuple[float, ...] = (1.0,), *, attack: AttackSpec = TO_THE_CORNER, **fields: object
+) -> TrainConfig:
+    model = ModelConfig(lambdas=KNOTS, num_classes=2, widths=tuple(sorted(widths)))
+    return TrainConfig(model=model, attack=attack, num_random_widths=None, **fields)
+
+
+def draw_of(config: TrainConfig, lam_N: list[float]) -> StepDraw:
+    """The draw of `lam_N` with both terms of each sample that has both."""
+    every = config.adversarial_loss == "trades"
+    clean = tuple(n for n, lam in enumerate(lam_N) if lam < 1.0 or every)
+    adversarial = tuple(n for n, lam in enumerate(lam_N) if lam > 0.0)
+    return StepDraw(tuple(lam_N), clean, adversarial, tuple(reversed(config.model.widths)))
+
+
+def step(net: Linear, batch: Batch, draw: StepDraw, config: TrainConfig) -> StepMetrics:
+    noise = 2.0 * torch.rand(len(draw.widths), *batch.x_NCHW.shape) - 1.0
+    sgd = torch.optim.SGD(net.parameters(), lr=1.0)
+    return train_step(net, batch, draw, noise, config=config, optimizer=sgd, world=World())
+
+
+def pictures(num: int = 6) -> Batch:
+    """Images away from the edge of [0, 1], so that the whole ball is in it."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])[:num]
+    return Batch(0.2 + 0.6 * torch.rand(num, 3, 2, 2, generator=generator), labels)
+
+
+def corner(net: Linear, batch: Batch, lam: LambdaBatch, width: float) -> Tensor:
+    """The worst image in each ball."""
+    planes, index_N = net.planes(lam, width).detach(), torch.arange(len(batch.y_N))
+    direction = (planes[index_N, 1 - batch.y_N] - planes[index_N, batch.y_N]).sign()
+    return batch.x_NCHW + EPSILON * direction.view_as(batch.x_NCHW)
+
+
+@pytest.mark.parametrize("lam_N", [[0.0, 0.0, 0.25, 0.5, 1.0, 1.0], [0.0] * 6, [1.0] * 6, [0.25] * 6], ids=str)
 @pytest.mark.parametrize("widths", [(1.0,), (1.0, 0.5)])
-def test_a_step_descends_the_papers_loss(lam_N: list[float], widths: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_step_descends_the_papers_loss(lam_N: list[float], widths: tuple[float, ...], accumulation: int) -> None:
     """(1 − λ) CE(clean) + λ CE(adversarial), a mean over samples and widths, each image attacked at its λ and width."""
-    net = Linear((0.0, 0.25, 0.5, 1.0)).train()
-    x_NCHW, y_N = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 1, 0, 1, 0])
-    twin, lam = copy.deepcopy(net), torch.tensor(lam_N)
+    net, batch, config = Linear(KNOTS).train(), pictures(), config_of(widths, accumulation=accumulation)
+    twin, lam_values = copy.deepcopy(net), torch.tensor(lam_N)
     by_width = []
     for width in widths:
-        batch = LambdaBatch.from_values(lam_N, net.config.lambdas)
-        planes, index_N = net.planes(batch, width).detach(), torch.arange(6)
-        direction = (planes[index_N, 1 - y_N] - planes[index_N, y_N]).sign().view_as(x_NCHW)
-        worst = (x_NCHW + EPSILON * direction).clamp(0, 1)
-        clean, robust = (F.cross_entropy(twin(x, batch, width=width), y_N, reduction="none") for x in (x_NCHW, worst))
-        by_width.append(((1 - lam) * clean + lam * robust).mean())
+        lam = LambdaBatch.from_values(lam_N, KNOTS)
+        clean, robust = (
+            F.cross_entropy(twin(x, lam, width=width), batch.y_N, reduction="none")
+            for x in (batch.x_NCHW, corner(net, batch, lam, width))
+        )
+        by_width.append(((1 - lam_values) * clean + lam_values * robust).mean())
     torch.stack(by_width).mean().backward()
-
-    # One step of 2 ε reaches the worst corner of the ball from any start.
-    attack = AttackSpec(name="one-step", epsilon=EPSILON, step_size=2 * EPSILON, num_steps=1)
-    metrics = train_step(
-        net,
-        Batch(x_NCHW, y_N),
-        sampler=Fixed(lam_N, widths, torch.Generator().manual_seed(0)),
-        attack=attack,
-        optimizer=torch.optim.SGD(net.parameters(), lr=1.0),
-    )
+    metrics = step(net, batch, draw_of(config, lam_N), config)
     assert metrics.loss == pytest.approx(by_width[0].item(), abs=1e-5)
     torch.testing.assert_close(net.weight, twin.weight - twin.weight.grad, atol=1e-5, rtol=1e-5)
 
 
+def test_trades_adds_a_divergence_from_the_clean_prediction() -> None:
+    lam_N, batch = [0.0, 0.0, 0.25, 0.5, 1.0, 1.0], pictures()
+    config = config_of(adversarial_loss="trades", trades_beta=4.0)
+    net = Linear(KNOTS).train()
+    twin, lam = copy.deepcopy(net), LambdaBatch.from_values(lam_N, KNOTS)
+    noise = 2.0 * torch.rand(1, *batch.x_NCHW.shape) - 1.0
+    # Of two classes, the divergence from the clean margin m rises towards the side on which the start lies.
+    planes = net.planes(lam, 1.0).detach()
+    slope = (planes[:, 0] - planes[:, 1]).view_as(batch.x_NCHW)
+    side_N = (slope * noise[0]).flatten(1).sum(dim=1).sign().view(-1, 1, 1, 1)
+    moved = batch.x_NCHW + EPSILON * side_N * slope.sign()
+    clean, robust = twin(batch.x_NCHW, lam, width=1.0), twin(moved, lam, width=1.0)
+    divergence_N = (clean.softmax(1) * (clean.log_softmax(1) - robust.log_softmax(1))).sum(1)
+    loss = F.cross_entropy(clean, batch.y_N) + (torch.tensor(lam_N) * 4.0 * divergence_N).mean()
+    loss.backward()
+    sgd = torch.optim.SGD(net.parameters(), lr=1.0)
+    metrics = train_step(net, batch, draw_of(config, lam_N), noise, config=config, optimizer=sgd, world=World())
+    assert metrics.loss == pytest.approx(loss.item(), abs=1e-5)
+    torch.testing.assert_close(net.weight, twin.weight - twin.weight.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_one_sampled_term_a_sample_has_the_same_gradient_in_expectation() -> None:
+    lam_N, batch = [0.0, 0.25, 0.25, 0.5, 0.5, 1.0], pictures()
+    both, sampled = config_of(), config_of(terms="sampled", lambda_sampling="stratified")
+    net = Linear(KNOTS).train()
+    start = net.weight.detach().clone()
+
+    def gradient(config: TrainConfig, draw: StepDraw) -> Tensor:
+        with torch.no_grad():
+            net.weight.copy_(start)
+        step(net, batch, draw, config)
+        return start - net.weight.detach()
+
+    expected = gradient(both, draw_of(both, lam_N))
+    # Σ λ = 2.5; the shift of systematic sampling decides all, so a fine grid of shifts is the exact expectation.
+    total, mean = torch.tensor(lam_N, dtype=torch.float64).cumsum(0), torch.zeros_like(expected)
+    shifts = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+    for shift in shifts:
+        taken = torch.diff((total + shift).floor(), prepend=torch.zeros(1, dtype=torch.float64)) > 0
+        clean, robust = (tuple(torch.nonzero(mask).flatten().tolist()) for mask in (~taken, taken))
+        mean += gradient(sampled, StepDraw(tuple(lam_N), clean, robust, (1.0,))) / len(shifts)
+    torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("attack_width", "at"), [("own", (1.0, 0.5)), ("widest", (1.0,)), ("narrowest", (0.5,))])
+def test_images_are_attacked_at_the_width_that_is_asked_for(
+    attack_width: str, at: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[float] = []
+    real = Linear.logits_fn
+
+    def note(self: Linear, lam: LambdaBatch, *, width: float) -> Callable[[Tensor], Tensor]:
+        attacked.append(width)
+        return real(self, lam, width=width)
+
+    monkeypatch.setattr(Linear, "logits_fn", note)
+    config = config_of((1.0, 0.5), attack_width=attack_width)
+    step(Linear(KNOTS).train(), pictures(), draw_of(config, [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]), config)
+    assert tuple(attacked) == at
+
+
+@pytest.mark.parametrize(("name", "reach"), [("fgsm", 1.0), ("fgsm-rs", 1.0), ("n-fgsm", 3.0)])
+def test_each_attack_stays_in_its_ball(name: str, reach: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    real = Linear.forward
+
+    def note(self: Linear, x_NCHW: Tensor, lam: LambdaBatch, *, width: float) -> Tensor:
+        if self.training:
+            seen.append(x_NCHW.detach())
+        return real(self, x_NCHW, lam, width=width)
+
+    monkeypatch.setattr(Linear, "forward", note)
+    attack = AttackSpec(name=name, epsilon=EPSILON, step_size=EPSILON, num_steps=1)
+    batch, config = pictures(), config_of(attack=attack)
+    step(Linear(KNOTS).train(), batch, draw_of(config, [1.0] * 6), config)
+    distance = (seen[0] - batch.x_NCHW).abs().max() / EPSILON
+    assert distance <= reach + 1e-4
+    assert distance > 0.9 if name != "n-fgsm" else distance > 1.5
+
+
 def test_clean_and_adversarial_images_share_one_forward_and_attacks_run_in_evaluation_mode() -> None:
     """Regression: separate forwards gave running statistics that mix two distributions (SA 83 % fell to 62 %)."""
-    net = Linear((0.0, 0.5, 1.0)).train()
+    net = Linear(KNOTS).train()
     attack = AttackSpec(name="pgd-3", epsilon=EPSILON, step_size=EPSILON, num_steps=3)
-    train_step(
-        net,
-        Batch(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])),
-        sampler=Fixed([0.0, 0.5, 0.5, 1.0], (1.0, 0.5), torch.Generator().manual_seed(0)),
-        attack=attack,
-        optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
-    )
+    config = config_of((1.0, 0.5), attack=attack)
+    step(net, pictures(4), draw_of(config, [0.0, 0.5, 0.5, 1.0]), config)
     assert net.modes == [False, False, False, True] * 2
 
 
 def test_accuracies_are_of_the_images_they_name() -> None:
-    net = Linear((0.0, 1.0)).train()
-    x_NCHW = torch.rand(6, 3, 2, 2)
+    net, config = Linear(KNOTS).train(), config_of(attack=NO_ATTACK)
+    batch = pictures()
     lam_N = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     with torch.no_grad():
-        right = net(x_NCHW, LambdaBatch.from_values(lam_N, (0.0, 1.0)), width=1.0).argmax(dim=1)
+        right = net(batch.x_NCHW, LambdaBatch.from_values(lam_N, KNOTS), width=1.0).argmax(dim=1)
     y_N = right.clone()
     y_N[0] = 1 - y_N[0]
     y_N[4:] = 1 - y_N[4:]
-    metrics = train_step(
-        net,
-        Batch(x_NCHW, y_N),
-        sampler=Fixed(lam_N, (1.0,), torch.Generator().manual_seed(0)),
-        attack=NO_ATTACK,
-        optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
-    )
+    metrics = step(net, Batch(batch.x_NCHW, y_N), draw_of(config, lam_N), config)
     assert (metrics.clean_accuracy, metrics.adversarial_accuracy) == (0.75, 0.0)
 
 
@@ -154,11 +232,12 @@ def test_a_non_finite_loss_stops_before_the_optimizer_step(tiny_run: TrainConfig
     torch.manual_seed(0)
     net = OATNet(tiny_run.model).train()
     optimizer = make_optimizer(net, tiny_run)
-    sampler = StepSampler(tiny_run, torch.Generator().manual_seed(0))
     good = Batch(torch.rand(8, 3, 8, 8), torch.arange(8))
 
     def step(batch: Batch) -> None:
-        train_step(net, batch, sampler=sampler, attack=tiny_run.attack, optimizer=optimizer)
+        draw = draw_step(tiny_run, 8, generator=torch.Generator().manual_seed(0))
+        noise = torch.zeros(len(draw.widths), *batch.x_NCHW.shape)
+        train_step(net, batch, draw, noise, config=tiny_run, optimizer=optimizer, world=World())
 
     step(good)
     before = [parameter.clone() for parameter in net.parameters()]
@@ -181,9 +260,23 @@ def test_a_stopped_run_does_not_count_the_step(tiny_run: TrainConfig, patches: P
     assert trainer.step == 0
 
 
-@pytest.mark.parametrize("sampling", ["discrete", "stratified", "continuous"])
-def test_the_same_seed_gives_the_same_run_bit_for_bit(tiny_run: TrainConfig, patches: Patches, sampling: str) -> None:
-    config = tiny_run.model_copy(update={"lambda_sampling": sampling, "epochs": 1, "num_recalibration": 1})
+EVERYTHING = {
+    "terms": "sampled",
+    "average_decay": 0.9,
+    "cutout": 3,
+    "jitter": 0.2,
+    "awp_gamma": 0.005,
+    "accumulation": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lambda_sampling": "stratified"}, {"lambda_sampling": "continuous"}, EVERYTHING], ids=str
+)
+def test_the_same_seed_gives_the_same_run_bit_for_bit(
+    tiny_run: TrainConfig, patches: Patches, options: dict[str, object]
+) -> None:
+    config = tiny_run.model_copy(update={"epochs": 1, "num_recalibration": 1} | options)
     first = Trainer(config, patches(50))
     losses = take(first, 99)
     torch.manual_seed(1234)
@@ -196,6 +289,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(tiny_run: TrainConfig, pat
 
 
 def test_resuming_equals_never_having_stopped(tiny_run: TrainConfig, patches: Patches, tmp_path: Path) -> None:
+    tiny_run = tiny_run.model_copy(update={"average_decay": 0.9, "terms": "sampled"})
     whole = Trainer(tiny_run, patches(50))
     expected = []
     for metrics in whole.run():
@@ -289,68 +383,22 @@ def test_recalibrated_statistics_are_the_mean_over_batches(tiny_run: TrainConfig
     torch.testing.assert_close(site[1].running_mean, torch.stack(seen).mean(dim=0), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(warmup: float) -> None:
-    config = TrainConfig(warmup=warmup, learning_rate=0.2)
-    rates = [learning_rate(config, step / 1000) for step in range(1001)]
-    peak = round(1000 * warmup)
-    assert rates[peak] == pytest.approx(max(rates)) == pytest.approx(0.2)
-    assert rates[:peak] == sorted(rates[:peak])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[-1] == pytest.approx(0.0, abs=1e-12)
-    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.0025  # no jumps
-
-
-def test_weight_decay_spares_norms_film_and_biases(tiny_run: TrainConfig) -> None:
-    net = OATNet(tiny_run.model)
-    optimizer = make_optimizer(net, tiny_run)
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
-    grouped = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    assert Counter(grouped) == Counter(names.values())
-    decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
-    expected = {
-        name for name in names.values() if name.endswith("weight") and "norm" not in name and "film" not in name
-    }
-    assert decayed == expected
-
-
 def test_more_than_there_is_in_a_batch_is_refused(tiny_run: TrainConfig, patches: Patches) -> None:
     with pytest.raises(OATError, match="batch_size 16 is larger than the 15 training images"):
         Trainer(tiny_run, patches(15))
 
 
-def test_the_command_trains_stops_in_time_and_goes_on(
-    tiny_run: TrainConfig,
-    patches: Patches,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(train_module, "load_cifar10", lambda split, download: patches(58))
-    monkeypatch.setitem(train_module.RECIPES, "smoke", lambda: tiny_run)
-    run = tmp_path / "run"
-    command = ["oat-train", "smoke", "--run", str(run), "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", [*command, "--max-minutes", "0"])
-    assert train_module.main() == 0
-    assert "stopped in time" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", command)
-    assert train_module.main() == 0
-    assert f"finished: {run / 'checkpoint.pt'}" in capsys.readouterr().out
-    assert TrainConfig.model_validate_json((run / "config.json").read_text()) == tiny_run
-    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
-    assert (last["step"], last["recalibrated"]) == (6, True)
-    assert all(0.0 <= value <= 1.0 for key, value in last.items() if key[:3] in ("sa_", "ra_"))
-    monkeypatch.setattr(sys, "argv", [*command, "--seed", "9"])
-    assert train_module.main() == 2
-    assert "differs in ['seed']" in capsys.readouterr().err
+def test_a_batch_that_does_not_split_evenly_is_refused(tiny_run: TrainConfig, patches: Patches) -> None:
+    with pytest.raises(OATError, match=r"multiple of processes times accumulation \(3\), got 16"):
+        Trainer(tiny_run.model_copy(update={"accumulation": 3}), patches(50))
 
 
-def test_a_look_leaves_the_network_as_it_was(tiny_run: TrainConfig, patches: Patches) -> None:
-    trainer = Trainer(tiny_run, patches(50))
-    trainer.model.train()
-    before = weights(trainer)
-    train_module.look(trainer.model, patches(12), tiny_run)
-    assert_equal_states(weights(trainer), before)
-    assert all(module.training for module in trainer.model.modules())
-    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
-    assert {m.momentum for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+@pytest.mark.gpu
+def test_a_recorded_step_is_the_step_itself(tiny_run: TrainConfig, patches: Patches) -> None:
+    options = {"lambda_sampling": "stratified", "batch_size": 15, "terms": "sampled"}
+    runs = []
+    for graphs in (False, True):
+        config = tiny_run.model_copy(update=options | {"cuda_graphs": graphs})
+        trainer = Trainer(config, patches(50), device="cuda")
+        runs.append([metrics.loss for metrics in trainer.run()])
+    assert runs[1] == pytest.approx(runs[0], rel=1e-3)

@@ -1,0 +1,102 @@
+"""From names, YAML and `key=value` to a run: what is asked for is what is trained, and mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from oat_runtime.errors import ConfigError
+from training.config import TrainConfig
+from training.recipes import RECIPES, S2, dedicated, pgd, slimmable
+from training.settings import read_recipe, with_changes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
+    config = read_recipe(name)
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    assert (RECIPES[name].__doc__ or "").strip()
+    assert (config.attack.epsilon, config.model.lambdas[-1]) == (8 / 255, 1.0) or len(config.model.lambdas) == 1
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    config = read_recipe("cifar10-paper")
+    assert (config.model.name, config.epochs, config.lambda_sampling) == ("resnet-34", 200, "discrete")
+    assert (config.attack.name, config.attack.step_size, config.num_random_widths) == ("pgd-7", 2 / 255, None)
+    assert (config.terms, config.average_decay, config.label_smoothing, config.schedule) == ("both", 0, 0, "cosine")
+
+
+def test_baselines_differ_in_their_lambdas_and_widths_alone() -> None:
+    like = read_recipe("cifar10-resnet18")
+    for config, lambdas, widths in (
+        (dedicated(0.2, 0.5, like), (0.2,), (0.5,)),
+        (slimmable(1.0, like), (1.0,), like.model.widths),
+    ):
+        assert (config.model.lambdas, config.model.widths) == (lambdas, widths)
+        same = like.model.model_dump() | {"lambdas": lambdas, "widths": widths}
+        assert config.model.model_dump() == same
+        differing = {k for k, v in config.model_dump().items() if v != like.model_dump()[k]}
+        assert differing <= {"model", "num_random_widths"}
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 20])
+def test_pgd_can_cross_its_ball(num_steps: int) -> None:
+    attack = pgd(num_steps)
+    assert attack.num_steps * attack.step_size >= attack.epsilon
+    assert (attack.step_size == 2 / 255) == (num_steps >= 5)
+
+
+def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
+    before = read_recipe("smoke")
+    after = with_changes(before, ["model.lambdas=[0, 0.5, 1]", "model.depth=16", "learning_rate=0.05", "epochs=3"])
+    assert after.model.lambdas == (0.0, 0.5, 1.0)
+    assert (after.model.depth, after.learning_rate, after.epochs) == (16, 0.05, 3)
+    expected = before.model.model_dump() | {"lambdas": (0.0, 0.5, 1.0), "depth": 16}
+    assert after.model.model_dump() == expected
+    assert with_changes(after, ["num_random_widths=null"]).num_random_widths is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "expected KEY=VALUE, got 'epochs'"),
+        ("epoch=3", "epoch: Extra inputs are not permitted"),
+        ("model.dpeth=3", r"model.dpeth: Extra inputs"),
+        ("epochs=many", "epochs: Input should be a valid integer"),
+        ("model.depth=11", "depth of a wide_resnet must be"),
+        ("learning_rate=.nan", "learning_rate"),
+    ],
+)
+def test_a_wrong_change_is_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_changes(read_recipe("smoke"), [change])
+
+
+def test_a_yaml_file_changes_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: smoke\nepochs: 7\nmodel:\n  lambdas: [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0]\n")
+    config = read_recipe(str(path))
+    assert (config.epochs, config.model.lambdas, config.model.depth) == (7, S2, 10)
+    path.write_text("epochs: 7\n")
+    assert read_recipe(str(path)) == TrainConfig(epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nothing", "base must be one of"),
+        ("- 1", "expected fields of a recipe, got list"),
+        ("a: [", "is not YAML"),
+        ("epoch: 2", "Extra inputs"),
+        ("!!python/object/apply:os.system [true]", "is not YAML"),
+    ],
+)
+def test_a_wrong_yaml_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(str(path))
+
+
+def test_no_such_recipe_says_so() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'nothing': see oat-train --list"):
+        read_recipe("nothing")

@@ -1,0 +1,175 @@
+"""The command: it trains, stops in time, goes on, survives a kill, sweeps, and shouts at catastrophic overfitting."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training import train as train_module
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig
+from training.data import ImageSet
+from training.distributed import World
+from training.monitor import OVERFITTING_GAP, look, score, warn
+from training.settings import with_changes
+from training.train import train
+from training.trainer import Trainer
+
+Patches = Callable[..., ImageSet]
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def command(tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`oat-train smoke` with a tiny run on coloured patches."""
+    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, download: patches(58))
+    monkeypatch.setattr(train_module, "read_recipe", lambda name: tiny_run)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["oat-train", *arguments])
+        return train_module.main()
+
+    return call
+
+
+def test_the_command_trains_stops_in_time_and_goes_on(
+    command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["smoke", "--run", str(run), "--device", "cpu"]
+    assert command(*arguments, "--max-minutes", "0") == 0
+    assert "stopped in time" in capsys.readouterr().out
+    assert command(*arguments) == 0
+    assert f"finished: {run / 'checkpoint.pt'}" in capsys.readouterr().out
+    assert TrainConfig.model_validate_json((run / "config.json").read_text()) == tiny_run
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["step"], last["recalibrated"], last["catastrophic_overfitting"]) == (6, True, False)
+    assert all(0.0 <= value <= 1.0 for key, value in last.items() if key[:3] in ("sa_", "ra_"))
+    assert command(*arguments, "--seed", "9") == 2
+    assert "differs in ['seed']" in capsys.readouterr().err
+
+
+def test_changes_and_tensorboard(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    assert command("smoke", "--run", str(run), "--device", "cpu", "--set", "epochs=1", "--tensorboard") == 0
+    assert json.loads((run / "config.json").read_text())["epochs"] == 1
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert events.Scalars("validation/sa_0")[-1].value == pytest.approx(last["sa_0"])
+
+
+def test_a_sweep_trains_each_value_and_ranks_them(
+    command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["--sweep", "learning_rate=0.1,0.000001", "--set", "epochs=1", "--set", "num_random_widths=0"]
+    assert command("smoke", "--run", str(tmp_path), "--device", "cpu", *sweep) == 0
+    table = capsys.readouterr().out
+    scores = {}
+    for value in ("0.1", "0.000001"):
+        run = tmp_path / f"learning_rate={value}"
+        assert load_checkpoint(run / "checkpoint.pt").config.learning_rate == float(value)
+        scores[value] = score(json.loads((run / "log.jsonl").read_text().splitlines()[-1]), tiny_run)
+    best, worst = sorted(scores, key=lambda value: -scores[value])
+    assert table.index(best + " ") < table.index(worst + " ") or scores[best] == scores[worst]
+
+
+def test_the_list_names_every_recipe(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--list") == 0
+    listed = capsys.readouterr().out
+    assert all(name.split("-")[0] in listed for name in train_module.RECIPES)
+
+
+def test_a_wrong_recipe_or_change_is_an_error_of_one_line(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("smoke", "--run", str(tmp_path), "--device", "cpu", "--set", "epoch=1") == 2
+    assert capsys.readouterr().err.startswith("oat-train: the recipe cannot be used: epoch:")
+
+
+def test_a_recipe_can_be_fitted_to_the_data(tiny_run: TrainConfig, patches: Patches, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    data = patches(58)
+    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, download: data)
+    config = with_changes(tiny_run, ["fit_to_data=true", "model.num_classes=3", "epochs=1"])
+    train(config, tmp_path, world=World())
+    model = load_checkpoint(tmp_path / "checkpoint.pt").config.model
+    assert model.num_classes == 10
+    assert model.mean != tiny_run.model.mean
+
+
+def test_a_look_leaves_the_network_as_it_was(tiny_run: TrainConfig, patches: Patches) -> None:
+    trainer = Trainer(tiny_run, patches(50))
+    trainer.model.train()
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    figures = look(trainer.model, patches(12), tiny_run)
+    assert {"sa_0", "sa_0_narrow", "ra_one_1", "ra_pgd7_1_narrow", "sa_1_batch"} <= figures.keys()
+    assert [n for n, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[n])] == []
+    assert all(module.training for module in trainer.model.modules())
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+    assert {m.momentum for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_fooling_ones_own_attack_is_shouted_about(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert not warn({"overfitting": OVERFITTING_GAP - 0.01}, 1)
+    assert caplog.records == []
+    with caplog.at_level(logging.WARNING):
+        assert warn({"overfitting": 0.6}, 70)
+    assert "CATASTROPHIC OVERFITTING at step 70" in caplog.text
+    assert "60 points above" in caplog.text
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from training.config import TrainConfig
+from training.data import ImageSet
+from training.trainer import Trainer
+folder = Path(sys.argv[1])
+data = torch.load(folder / "data.pt", weights_only=True)
+images = ImageSet(data["images"].numpy(), data["labels"].numpy(), tuple("abcdefghij"), "patches")
+trainer = Trainer(TrainConfig.model_validate_json((folder / "config.json").read_text()), images)
+print("ready", flush=True)
+for _ in trainer.run():
+    trainer.save(folder / "checkpoint.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(
+    tiny_run: TrainConfig, patches: Patches, tmp_path: Path
+) -> None:
+    config, data = tiny_run.model_copy(update={"epochs": 20, "average_decay": 0.9}), patches(50)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    images, labels = torch.from_numpy(data.images_NHWC), torch.from_numpy(data.labels_N)
+    torch.save({"images": images, "labels": labels}, tmp_path / "data.pt")
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    checkpoint = tmp_path / "checkpoint.pt"
+    while not checkpoint.is_file():  # killed while it trains, or while it writes, whatever comes
+        time.sleep(0.01)
+    time.sleep(0.37)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    whole, rest = Trainer(config, data), Trainer(config, data)
+    rest.resume(checkpoint)
+    assert 0 < rest.step < rest.num_steps
+    for trainer in (whole, rest):
+        for _ in trainer.run():
+            pass
+    for first, second in ((whole.model.state_dict(), rest.model.state_dict()),
+                          (whole.average.state, rest.average.state)):  # fmt: skip
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []

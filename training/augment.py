@@ -1,0 +1,51 @@
+"""Augmentation of a batch on its device: crop, flip, brightness and contrast, cutout; one draw an image, on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.config import TrainConfig
+from training.data import augment, to_unit
+
+
+def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generator: torch.Generator) -> Tensor:
+    """uint8 (N, H, W, 3) to augmented float32 (N, 3, H, W) in [0, 1].
+
+    The crop is taken from the image with a black border of an eighth of its size on each side, 4 pixels of 32.
+
+    Args:
+        images_NHWC: images on the device to work on; not changed.
+        config: what to do.
+        mirror: whether a mirrored image keeps its class.
+        generator: of the CPU, so that a GPU run draws the same.
+    """
+    padding = images_NHWC.shape[1] // 8
+    x_NCHW = to_unit(augment(images_NHWC, padding=padding, generator=generator, mirror=mirror))
+    if config.jitter > 0.0:
+        x_NCHW = jitter(x_NCHW, config.jitter, generator=generator)
+    if config.cutout > 0:
+        x_NCHW = cutout(x_NCHW, config.cutout, generator=generator)
+    return x_NCHW
+
+
+def jitter(x_NCHW: Tensor, strength: float, *, generator: torch.Generator) -> Tensor:
+    """Scale brightness, and contrast around the image's mean, each by a factor uniform in 1 ± strength."""
+    factors = 1.0 + strength * (2.0 * torch.rand(2, len(x_NCHW), 1, 1, 1, generator=generator) - 1.0)
+    brightness, contrast = factors.to(x_NCHW.device)
+    mean = x_NCHW.mean(dim=(1, 2, 3), keepdim=True)
+    changed: Tensor = ((x_NCHW - mean) * contrast + mean) * brightness
+    return changed.clamp_(0.0, 1.0)
+
+
+def cutout(x_NCHW: Tensor, size: int, *, generator: torch.Generator) -> Tensor:
+    """Put a mid-grey square of `size` pixels anywhere on each image, partly outside too (DeVries and Taylor 2017)."""
+    num, _, height, width = x_NCHW.shape
+    centres = torch.rand(2, num, 1, generator=generator).to(x_NCHW.device)
+    start_row, start_column = centres[0] * height - size / 2, centres[1] * width - size / 2
+    rows = torch.arange(height, device=x_NCHW.device) + 0.5
+    columns = torch.arange(width, device=x_NCHW.device) + 0.5
+    in_rows = (rows >= start_row) & (rows < start_row + size)
+    in_columns = (columns >= start_column) & (columns < start_column + size)
+    covered: Tensor = torch.where((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.5, x_NCHW)
+    return covered

@@ -1,0 +1,205 @@
+"""`python -m training.compare`: train recipes with several seeds and compare their frontiers, image by image.
+
+It goes on where it was stopped: runs and outcomes are kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from oat_runtime.devices import processor_name
+from oat_runtime.errors import CheckpointError, OATError
+from oat_runtime.fold import fold
+from oat_runtime.model import OATNet
+from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig
+from training.data import ImageSet, load_dataset
+from training.distributed import World
+from training.evaluate import evaluate
+from training.recipes import pgd
+from training.settings import read_recipe, with_changes
+from training.train import train
+
+_LOG = logging.getLogger(__name__)
+LIMITS = {"sa": -0.010, "ra": -0.015}
+"""How much worse than the first recipe another one may be: the 95 % bound of the mean over λ, at each width."""
+_Z95 = 1.645
+
+Hits = npt.NDArray[np.float64]
+"""(seeds, λ, widths, images): 1 where the image was classified right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What all seeds of one recipe got right, clean and attacked."""
+
+    config: TrainConfig
+    sa: Hits
+    ra: Hits
+
+
+def measure(
+    config: TrainConfig, run: Path, *, test_set: ImageSet, attack: AttackSpec, world: World, download: bool
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Train one run to its end, or take it from its folder: (clean, attacked) outcomes, each (λ, widths, images)."""
+    kept = run / f"{attack.name}-{len(test_set)}.npz"
+    if kept.is_file():
+        with np.load(kept, allow_pickle=False) as archive:
+            return archive["clean"], archive["attacked"]
+    train(config, run, world=world, download=download)
+    checkpoint = load_checkpoint(run / "checkpoint.pt", device=world.device)
+    if not checkpoint.finished:
+        raise CheckpointError(f"{run} has not ended: run the same command again")
+    model = OATNet(checkpoint.config.model).to(world.device)
+    model.load_state_dict(checkpoint.model)
+    knots, widths = model.config.lambdas, model.config.widths
+    shape = (len(knots), len(widths), len(test_set))
+    clean, attacked = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    points = [(k, w, OperatingPoint(lam, width)) for k, lam in enumerate(knots) for w, width in enumerate(widths)]
+    for k, w, point in track(points, description=run.name, console=Console(stderr=True)):
+        plain = fold(model, lam=point.lam, width=point.width)
+        clean[k, w] = evaluate(plain, test_set, attack=None, device=world.device).correct_N
+        attacked[k, w] = evaluate(plain, test_set, attack=attack, device=world.device).correct_N
+    np.savez_compressed(kept, clean=clean, attacked=attacked)
+    return clean, attacked
+
+
+def lower_bound(difference_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """(mean, one-sided 95 % bound of the mean from below) of a paired difference; one value an image.
+
+    The images are the sample; the seeds are averaged before, so their own scatter shows in the seeds' rows only.
+    """
+    mean = float(difference_N.mean())
+    return mean, mean - _Z95 * float(difference_N.std(ddof=1)) / float(np.sqrt(len(difference_N)))
+
+
+def compare(name: str, other: Outcomes, reference: Outcomes) -> list[dict[str, Any]]:
+    """Checks of one recipe against the reference: the mean over λ at each width, SA and RA."""
+    checks = []
+    for index, width in enumerate(reference.config.model.widths):
+        for kind, limit in LIMITS.items():
+            difference = (getattr(other, kind) - getattr(reference, kind))[:, :, index]
+            mean, bound = lower_bound(difference.mean(axis=(0, 1)))
+            checks.append(
+                {
+                    "name": f"{name} {kind} at width {width:g}, mean over lambda, less reference: 95 % bound",
+                    "value": bound,
+                    "limit": limit,
+                    "unit": "share of images, at least",
+                    "ok": bool(bound >= limit),
+                    "mean": mean,
+                    "by_seed": difference.mean(axis=(1, 2)).tolist(),
+                }
+            )
+    return checks
+
+
+def rows_of(name: str, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Every operating point: accuracy over all seeds, and of each."""
+    model = outcomes.config.model
+    return [
+        {"recipe": name, "lambda": lam, "width": width}
+        | {kind: float(getattr(outcomes, kind)[:, k, w].mean()) for kind in LIMITS}
+        | {f"{kind}_by_seed": getattr(outcomes, kind)[:, k, w].mean(axis=1).tolist() for kind in LIMITS}
+        for w, width in enumerate(model.widths)
+        for k, lam in enumerate(model.lambdas)
+    ]
+
+
+def dual_check(name: str, one: Outcomes, dual: Outcomes) -> dict[str, Any]:
+    """The paper's finding on dual batch norm: without it, SA at λ=0 and the reach of λ fall."""
+    gain_N = (dual.sa - one.sa)[:, 0].mean(axis=(0, 1))
+    _, bound = lower_bound(gain_N)
+    return {
+        "name": f"SA at lambda 0, dual batch norm less {name}: 95 % bound",
+        "value": bound,
+        "limit": 0.0,
+        "unit": "share of images, more than",
+        "ok": bound > 0.0,
+    }
+
+
+def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
+    table = Table("recipe", "width", "λ", "SA %", "RA %", "SA by seed", "RA by seed")
+    for row in rows:
+        by_seed = [", ".join(f"{100 * value:.1f}" for value in row[f"{kind}_by_seed"]) for kind in LIMITS]
+        accuracies = [f"{100 * row[kind]:.2f}" for kind in LIMITS]
+        table.add_row(row["recipe"], f"{row['width']:g}", f"{row['lambda']:g}", *accuracies, *by_seed)
+    Console().print(table)
+    verdicts = Table("check", "bound, points", "limit, points", "")
+    for check in checks:
+        bound, limit = (f"{100 * check[key]:+.2f}" for key in ("value", "limit"))
+        verdicts.add_row(check["name"], bound, limit, "ok" if check["ok"] else "NO")
+    Console().print(verdicts)
+
+
+def main() -> int:
+    """Run the comparison; the first recipe is the reference."""
+    parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__)
+    parser.add_argument("recipes", nargs="*", default=["compare-paper", "compare-fast"])
+    parser.add_argument("--one-bn", default="compare-one-bn", help="like the last recipe, with ordinary batch norm")
+    parser.add_argument("--no-one-bn", dest="one_bn", action="store_const", const=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--count", type=int, default=5000, help="test images, from the first on")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the PGD attack")
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--run", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--download", action="store_true")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny counts, to see that it runs; no figure means anything"
+    )
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    quick = ["epochs=1", "num_validation=49000", "num_recalibration=1"] if args.quick else []
+    count, steps = (20, 2) if args.quick else (args.count, args.steps)
+    attack = pgd(steps).model_copy(update={"step_size": 2 / 255})
+    world = World.join(args.device)
+    names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
+    try:
+        configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
+        test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download)
+        test_set = test_set.subset(np.arange(min(count, len(test_set))), f"{test_set.name}[:{count}]")
+        # Seed by seed, so that a comparison that is cut short has whole seeds.
+        hits: dict[str, list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]] = {name: [] for name in names}
+        for seed in args.seeds:
+            for name, config in configs.items():
+                seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{Path(name).stem}-{seed}"
+                hits[name].append(
+                    measure(seeded, run, test_set=test_set, attack=attack, world=world, download=args.download)
+                )
+    except OATError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    outcomes = {
+        name: Outcomes(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
+        for name, pairs in hits.items()
+    }
+    reference, *others = args.recipes
+    rows = [row for name in names for row in rows_of(name, outcomes[name])]
+    checks = [c for name in others for c in compare(name, outcomes[name], outcomes[reference])]
+    if args.one_bn:
+        checks.append(dual_check(args.one_bn, outcomes[args.one_bn], outcomes[args.recipes[-1]]))
+    _print(rows, checks)
+    machine = {"processor": processor_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    setting = {"attack": attack.model_dump(), "seeds": args.seeds, "num_images": len(test_set)}
+    print(json.dumps({"name": "training.compare", "machine": machine | setting, "rows": rows, "checks": checks}))
+    return 0 if all(check["ok"] for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

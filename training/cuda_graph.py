@@ -1,0 +1,103 @@
+"""Record each kind of training step once as a CUDA graph and replay it: no launch costs, for small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.model import OATNet, untracked
+from training.config import TrainConfig
+from training.distributed import World
+from training.losses import Terms
+
+_NUM_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    terms: Terms
+    noise: Tensor
+    figures: Tensor
+    gradients: list[Tensor | None]
+    """Where a replay leaves them, one a parameter."""
+
+
+class Recorder:
+    """`training.trainer.gradients`, recorded: the same results from the same arguments, gradients overwritten.
+
+    A recording fits one choice of widths and one set of shapes; others are recorded beside it.
+    """
+
+    def __init__(self, gradients: Callable[..., Tensor]) -> None:
+        """Record `gradients` when its arguments first come."""
+        self.gradients = gradients
+        self.recordings: dict[Hashable, _Recording] = {}
+
+    def __call__(
+        self,
+        model: OATNet,
+        terms: Terms,
+        noise: Tensor,
+        *,
+        widths: Sequence[float],
+        num: int,
+        config: TrainConfig,
+        world: World,
+    ) -> Tensor:
+        """Replay the step on new images. The parameters' gradients are the recording's own tensors."""
+
+        def compute(terms: Terms, noise: Tensor) -> Tensor:
+            return self.gradients(model, terms, noise, widths=widths, num=num, config=config, world=world)
+
+        key = (tuple(widths), tuple(noise.shape), terms.lam_M.num_clean, *(t.shape for t in _tensors(terms)))
+        if key not in self.recordings:
+            self.recordings[key] = self._record(model, terms, noise, compute)
+        recording = self.recordings[key]
+        for kept, new in zip(_tensors(recording.terms), _tensors(terms), strict=True):
+            kept.copy_(new)
+        recording.noise.copy_(noise)
+        recording.graph.replay()
+        for parameter, gradient in zip(model.parameters(), recording.gradients, strict=True):
+            parameter.grad = gradient
+        return recording.figures.clone()
+
+    def _record(
+        self, model: OATNet, terms: Terms, noise: Tensor, compute: Callable[[Terms, Tensor], Tensor]
+    ) -> _Recording:
+        terms, noise = _copied(terms), noise.clone()
+        parameters = list(model.parameters())
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), untracked(model):
+            for _ in range(_NUM_WARM_UP):
+                compute(terms, noise)
+        torch.cuda.current_stream().wait_stream(stream)
+        for parameter in parameters:
+            parameter.grad = None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            figures = compute(terms, noise)
+        return _Recording(graph, terms, noise, figures, [parameter.grad for parameter in parameters])
+
+
+def _tensors(terms: Terms) -> list[Tensor]:
+    """Every tensor of the terms, always in one order; λ of the adversarial terms is a view of that of all terms."""
+    plain = [getattr(terms, field.name) for field in fields(terms) if not field.name.startswith("lam_")]
+    return [*plain, terms.lam_M.weights_NK]
+
+
+def _copied(terms: Terms) -> Terms:
+    """Terms in memory of their own."""
+    weights_MK = terms.lam_M.weights_NK.clone()
+    plain = {f.name: getattr(terms, f.name).clone() for f in fields(terms) if not f.name.startswith("lam_")}
+    return replace(
+        terms,
+        **plain,
+        lam_M=LambdaBatch(weights_MK, terms.lam_M.num_clean),
+        lam_B=LambdaBatch(weights_MK[len(terms.clean_A) :], terms.lam_B.num_clean),
+    )

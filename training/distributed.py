@@ -1,0 +1,96 @@
+"""The processes of one run (`torchrun`): who we are, and sums over all of us."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes that share a batch. With one process every sum is the tensor itself."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def join(cls, device: str) -> World:
+        """The processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), or this one alone.
+
+        Each process takes the GPU of its local rank where `device` is `cuda`; sums run over NCCL there, else over gloo.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(device=torch.device(device))
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
+        if own.type == "cuda":
+            torch.cuda.set_device(own)
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), size, own)
+
+    def leave(self) -> None:
+        """Part from the other processes."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up over all processes, in place, without a gradient."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_with_gradient(self, tensor: Tensor) -> Tensor:
+        """Add up over all processes; the gradient, too, is added up, as every process's loss depends on every part."""
+        if self.size == 1:
+            return tensor
+        total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: they agree on it."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum_(torch.tensor(float(flag), device=self.device)))
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Add up the gradients of all processes in one message.
+
+        Once a step, after the backward passes of all widths. A parameter that no process used keeps no gradient, as in
+        a run of one process, so that its momentum rests.
+        """
+        if self.size == 1:
+            return
+        used = torch.tensor([float(p.grad is not None) for p in parameters], device=self.device)
+        flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        total = self.sum_(torch.cat([used, *(grad.reshape(-1) for grad in flat)]))
+        start = len(parameters)
+        for parameter, num_users in zip(parameters, total[:start].tolist(), strict=True):
+            if num_users > 0:
+                parameter.grad = total[start : start + parameter.numel()].view_as(parameter).clone()
+            start += parameter.numel()
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
