@@ -35,7 +35,9 @@ from policy.estimator import PRIOR, EstimatorConstants, ImageKind
 from policy.image import image_statistics
 
 NAME = "/oat_perception"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+"""Generous: a busy machine is slow. A law that is broken only fails later."""
+_START_TIMEOUT_S = 180.0
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Test runs on one machine at the same time start at different places.
 _DOMAINS = itertools.cycle(range(1, 101))
@@ -116,7 +118,7 @@ class Peer(Node):
         client = self.create_client(kind, f"{NAME}/{name}")
         self.until(client.service_is_ready, f"service {name}")
         future = client.call_async(request)
-        self.until(future.done, f"answer of {name}", timeout_s=40.0)
+        self.until(future.done, f"answer of {name}", timeout_s=_START_TIMEOUT_S)
         self.destroy_client(client)
         return future.result()
 
@@ -231,7 +233,7 @@ def start_graph(bundle: Path) -> Iterator[StartGraph]:
         if listen:
             graph.peer.listen()
         if parameters.get("auto_activate", True):
-            graph.peer.until(lambda: graph.node.state == "active", "active")
+            graph.peer.until(lambda: graph.node.state == "active", "active", timeout_s=_START_TIMEOUT_S)
         return graph
 
     yield start
@@ -244,7 +246,7 @@ def shared_graph(bundle: Path) -> Iterator[Graph]:
     """One active node for all tests of a module that can share it, with quick reactions."""
     graph = Graph(bundle, {"dwell_s": 0.05, "width_dwell_s": 0.05, "probe_period_s": 0.0})
     graph.peer.listen()
-    graph.peer.until(lambda: graph.node.state == "active", "active")
+    graph.peer.until(lambda: graph.node.state == "active", "active", timeout_s=_START_TIMEOUT_S)
     yield graph
     graph.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import Perception
 from oat_perception import perception_node
-from oat_perception.parameters import SPECS
+from oat_perception.parameters import SPECS, _same, policy_config
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.profile import DeviceProfile, ProfileRow, processor_name
+from policy.config import PolicyConfig
 from policy.replay import replay
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -189,6 +190,10 @@ def test_parameters_describe_themselves(start_graph) -> None:
         assert node.set_parameters([Parameter(spec.name, value=spec.default)])[0].successful or descriptor.read_only
 
 
+def test_the_nodes_defaults_are_the_policys_own() -> None:
+    assert policy_config({spec.name: spec.default for spec in SPECS}) == PolicyConfig()
+
+
 def test_the_parameter_file_of_a_robot_explains_every_parameter(start_graph) -> None:
     file = Path(perception_node.__file__).parents[1] / "config" / "perception.yaml"
     lines = [line for line in file.read_text().splitlines() if re.match(r" {4}\w+:", line)]
@@ -199,7 +204,9 @@ def test_the_parameter_file_of_a_robot_explains_every_parameter(start_graph) -> 
         namespace="robot",
         cli_args=["--ros-args", "--params-file", str(file)],
     )
+    others = {spec.name for spec in SPECS if not _same(node.get_parameter(spec.name).value, spec.default)}
     node.destroy_node()
+    assert others == {"use_battery", "battery_ladder_rate_hz"}, "what a robot sets otherwise than the defaults"
 
 
 def test_a_profile_of_another_bundle_is_refused_and_the_right_one_gives_deadlines(

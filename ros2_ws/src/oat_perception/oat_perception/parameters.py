@@ -20,7 +20,7 @@ ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
 OVERRIDES = ("lambda", "width")
 _NONE = {"default_lambda": -1.0, "default_width": -1.0, "battery_unknown_width": -1.0}
-_NO_LIMIT = ("deadline_ms", "power_budget_w", "max_rate_hz")
+_NO_LIMIT = ("deadline_ms", "power_budget_w", "max_rate_hz", "battery_capacity_wh")
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
@@ -118,7 +118,11 @@ class Spec:
         return f"at least {self.low:g}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
 
 
-def _policy(name: str, default: Value, meaning: str, low: float = 0.0, high: float = 1.0, field: str = "") -> Spec:
+def _policy(name: str, meaning: str, low: float = 0.0, high: float = 1.0, field: str = "") -> Spec:
+    """A parameter of the policy, with the policy's own default."""
+    default = PolicyConfig.model_fields[field or name].default
+    if default is None:
+        default = 0.0 if name in _NO_LIMIT else _NONE[name]
     return Spec(name, default, meaning, low, high, policy_field=field or name)
 
 
@@ -150,23 +154,25 @@ SPECS: tuple[Spec, ...] = (
     Spec("max_regions", 0, "Most regions of an image to classify, as `regions` names them; 0: whole images only. "
          "Needs vision_msgs.", 0, 1000),
     Spec("decision_log", "", "File for the decisions, JSON lines for oat-replay; empty: none."),
-    _policy("adaptive", True, "False: hold the default point; operator, limits and safety lock still work."),
-    _policy("default_lambda", -1.0, "Lambda while not adaptive; -1: the safest.", -1.0, field="default_lam"),
-    _policy("default_width", -1.0, "Width while not adaptive; -1: the widest.", -1.0),
-    _policy("lambda_floor", 0.0, "Hazard floor: no sensor signal brings lambda below it; an operator may."),
-    _policy("lambda_min", 0.0, "Least lambda, for the operator too.", field="lam_min"),
-    _policy("lambda_max", 1.0, "Greatest lambda, for the operator too.", field="lam_max"),
-    _policy("width_min", 0.0, "Least width, for the operator too."),
-    _policy("width_max", 1.0, "Greatest width, for the operator too."),
-    _policy("hedge", 0.25, "Weight of the worst credible regime against the expectation over regimes."),
-    _policy("margin", 0.01, "Gain in expected accuracy that a move to a less robust lambda needs."),
-    _policy("dwell_s", 2.0, "Least mean seconds between changes of lambda.", 0.001, _HOUR_S),
-    _policy("width_dwell_s", 10.0, "Least mean seconds between changes of width.", 0.001, _HOUR_S),
-    _policy("probe_period_s", 0.5, "Seconds between probes of the opposite lambda; 0: never.", 0.0, _HOUR_S),
-    _policy("regime_persistence_s", 10.0, "Seconds that a regime lasts, roughly.", 0.001, _HOUR_S),
+    _policy("adaptive", "False: hold the default point; operator, limits and safety lock still work."),
+    _policy("default_lambda", "Lambda while not adaptive; -1: the safest.", -1.0, field="default_lam"),
+    _policy("default_width", "Width while not adaptive; -1: the widest.", -1.0),
+    _policy("lambda_floor", "Hazard floor: no sensor signal brings lambda below it; an operator may."),
+    _policy("lambda_min", "Least lambda, for the operator too.", field="lam_min"),
+    _policy("lambda_max", "Greatest lambda, for the operator too.", field="lam_max"),
+    _policy("width_min", "Least width, for the operator too."),
+    _policy("width_max", "Greatest width, for the operator too."),
+    _policy("hedge", "Weight of the worst credible regime against the expectation over regimes."),
+    _policy("margin", "Gain in expected accuracy that a move to a less robust lambda needs."),
+    _policy("settle_s", "Seconds that a less robust lambda must have been wanted before it is taken.", 0.0, _HOUR_S),
+    _policy("dwell_s", "Least mean seconds between changes of lambda.", 0.001, _HOUR_S),
+    _policy("width_dwell_s", "Least mean seconds between changes of width.", 0.001, _HOUR_S),
+    _policy("probe_period_s", "Seconds between probes of the opposite lambda; 0: never.", 0.0, _HOUR_S),
+    _policy("alert_probe_period_s", "The same while an attack is credible and not certain.", 0.0, _HOUR_S),
+    _policy("regime_persistence_s", "Seconds that a regime lasts, roughly.", 0.001, _HOUR_S),
     Spec("confidence_required", True, "False: this robot has no environment confidence; never having one is fine."),
-    _policy("confidence_max_age_s", 2.0, "Seconds after which a confidence no longer counts.", 0.001, _HOUR_S),
-    _policy("network_max_age_s", 1.0, "Seconds after which the previous frame no longer counts.", 0.001, _HOUR_S),
+    _policy("confidence_max_age_s", "Seconds after which a confidence no longer counts.", 0.001, _HOUR_S),
+    _policy("network_max_age_s", "Seconds after which the previous frame no longer counts.", 0.001, _HOUR_S),
     Spec("use_battery", False, "Let the battery limit width and rate, by the ladder below."),
     Spec("battery_percentage_full", 1.0, "What this robot's driver sends as percentage of a full battery: 1 or 100."),
     Spec("battery_ladder_charge", [0.3, 0.15, 0.0], "Ladder: least charge (0 to 1) of each step, descending to 0.",
@@ -174,14 +180,20 @@ SPECS: tuple[Spec, ...] = (
     Spec("battery_ladder_width", [1.0, 0.75, 0.5], "Ladder: greatest width of each step.", 0.0, 1.0),
     Spec("battery_ladder_rate_hz", [0.0, 0.0, 0.0], "Ladder: greatest rate of each step in Hz; 0: no limit.",
          0.0, 1000.0),
-    _policy("battery_max_age_s", 10.0, "Seconds after which a battery reading no longer counts.", 0.001, _HOUR_S),
-    _policy("battery_hold_s", 60.0, "Seconds that the last known step is held when the battery is unknown.",
+    _policy("battery_max_age_s", "Seconds after which a battery reading no longer counts.", 0.001, _HOUR_S),
+    _policy("battery_hold_s", "Seconds that the last known step is held when the battery is unknown.",
             0.0, _HOUR_S),
-    _policy("battery_unknown_width", -1.0, "Greatest width after that; -1: that of the ladder's last step.", -1.0),
-    _policy("deadline_ms", 0.0, "Milliseconds that one inference may take; 0: any. Needs a device profile.",
+    _policy("battery_capacity_wh", "Watt hours of the full battery, for an energy budget; 0: none. Needs a table that "
+            "knows joules.", 0.0, 1e6),
+    _policy("battery_reserve", "State of charge that perception leaves at the mission's end.", 0.0, 0.99),
+    _policy("perception_share", "Share of the battery's energy above the reserve that inference may use.", 0.001),
+    _policy("mission_s", "Seconds that a mission lasts, from the first image.", 1.0, 1e7),
+    _policy("battery_unknown_width", "Greatest width after that; -1: that of the ladder's last step.", -1.0),
+    _policy("deadline_ms", "Milliseconds that one inference may take; 0: any. Needs a device profile.",
             0.0, 60_000.0),
-    _policy("power_budget_w", 0.0, "Mean watts for inference; 0: any. Needs a device profile.", 0.0, 10_000.0),
-    _policy("max_rate_hz", 0.0, "Most images a second; 0: any.", 0.0, 1000.0),
+    _policy("power_budget_w", "Mean watts for inference; 0: any. Needs a device profile.", 0.0, 10_000.0),
+    _policy("min_rate_hz", "Images a second that the power budget must allow for a width to be chosen.", 0.001, 1000.0),
+    _policy("max_rate_hz", "Most images a second; 0: any.", 0.0, 1000.0),
 )  # fmt: skip
 BY_NAME = {spec.name: spec for spec in SPECS}
 
