@@ -64,7 +64,7 @@ def batch_sums(x_NCHW: Tensor, sizes: Sequence[int]) -> Tensor:
         sizes: images in each part; a part may be empty.
     """
     rows = []
-    for part in x_NCHW.float().split(list(sizes)):
+    for part in torch.split(x_NCHW.float(), list(sizes)):
         count = torch.full((1,), float(part.numel() // part.shape[1]), device=part.device)
         rows.append(torch.cat([part.sum(dim=(0, 2, 3)), (part * part).sum(dim=(0, 2, 3)), count]))
     return torch.stack(rows)
@@ -122,7 +122,7 @@ def normalize_natively(
     skip_NCHW: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same as `normalize_batch` by torch's own batch norm: without a compiler, half the time of plain formulas."""
-    parts = x_NCHW.split(list(sizes))
+    parts = torch.split(x_NCHW, list(sizes))
     mean_PC = scale_NC.new_zeros(len(parts), x_NCHW.shape[1])
     var_PC = torch.ones_like(mean_PC)
     normalized = [
@@ -245,8 +245,11 @@ class SwitchableNorm(nn.Module):
 
 
 def _rows(parts: Sequence[tuple[nn.BatchNorm2d, int]], name: str) -> Tensor:
-    """One tensor of each part's batch norm, a row a sample: (N, C), or (1, C) where there is only one part."""
-    rows = [(getattr(norm, name), size) for norm, size in parts]
+    """One tensor of each part's batch norm, a row a sample: (N, C), or (1, C) where there is only one part.
+
+    An empty part's is left out, so that its weights get no gradient, as where it does not exist.
+    """
+    rows = [(getattr(norm, name), size) for norm, size in parts if size > 0]
     return _per_sample(torch.stack([row_C for row_C, _ in rows]), [size for _, size in rows])
 
 

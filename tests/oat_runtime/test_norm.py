@@ -203,6 +203,7 @@ def test_a_part_that_is_empty_here_takes_statistics_from_elsewhere_or_keeps_its_
         out.sum().backward()
         assert torch.isfinite(out).all()
         assert all(torch.isfinite(p.grad).all() for p in site.parameters() if p.grad is not None)
+        assert site.norm(missing, 1).weight.grad is None  # so that its momentum rests
     assert torch.equal(alone.norm(missing, 1).running_mean, before)
     mean_C = images(together, 4).mean(dim=(0, 2, 3))
     torch.testing.assert_close(together.norm(missing, 1).running_mean, before.lerp(mean_C, 0.1))
