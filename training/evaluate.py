@@ -22,17 +22,26 @@ from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.fold import fold
 from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
-from oat_runtime.stress.attacks import LogitsFn, pgd_linf
+from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
-from training.data import ImageSet, load_cifar10, to_unit
+from training.data import ImageSet, load_dataset, to_unit
 
 ATTACKS = {
-    "pgd-20": AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20),
-    "pgd-7": AttackSpec(name="pgd-7", epsilon=8 / 255, step_size=2 / 255, num_steps=7),
-    "fgsm": AttackSpec(name="fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1),
+    spec.name: spec
+    for spec in (
+        AttackSpec(name="fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1),
+        AttackSpec(name="mi-fgsm", epsilon=8 / 255, step_size=0.8 / 255, num_steps=10),
+        AttackSpec(name="pgd-7", epsilon=8 / 255, step_size=2 / 255, num_steps=7),
+        AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20),
+        AttackSpec(name="apgd-ce", epsilon=8 / 255, step_size=0.0, num_steps=100),
+        AttackSpec(name="apgd-t", epsilon=8 / 255, step_size=0.0, num_steps=100),
+        AttackSpec(name="pgd-20-l2", epsilon=0.5, step_size=0.1, num_steps=20),
+        AttackSpec(name="apgd-ce-l2", epsilon=0.5, step_size=0.0, num_steps=100),
+    )
 }
-"""Attacks of evaluation. PGD starts at random in the ball; an image counts as broken if any iterate is misclassified,
-which is at least as strong as looking at the last one only. FGSM starts at the image."""
+"""Attacks of evaluation, weaker ones first within a norm; what a name means: `oat_runtime.stress.attacks.kind_of`. An
+image counts as broken if any iterate is misclassified, which is at least as strong as looking at the last one only.
+MI-FGSM takes ten steps of ε / 10 (Dong et al. 2018); Auto-PGD has AutoAttack's 100 steps and sets their size itself."""
 
 
 Outcomes = dict[str, npt.NDArray[np.bool_]]
@@ -68,24 +77,13 @@ def evaluate(
         batch_size: images at a time.
         device: where `logits_fn` wants its images.
     """
-    generator = None
-    if attack is not None and attack.name != "fgsm":
-        generator = torch.Generator(device).manual_seed(attack.seed)
+    generator = torch.Generator(device).manual_seed(0 if attack is None else attack.seed)
     correct = []
     for start in range(0, len(data), batch_size):
         x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[start : start + batch_size]).to(device))
         y_N = torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
         if attack is not None:
-            x_NCHW = pgd_linf(
-                logits_fn,
-                x_NCHW,
-                y_N,
-                epsilon=attack.epsilon,
-                step_size=attack.step_size,
-                num_steps=attack.num_steps,
-                generator=generator,
-                early_stop=True,
-            )
+            x_NCHW = perturb(logits_fn, x_NCHW, y_N, spec=attack, generator=generator, keep="broken")
         with torch.no_grad():
             correct.append((logits_fn(x_NCHW).argmax(dim=1) == y_N).cpu().numpy())
     return EvalCounts(np.concatenate(correct))
@@ -208,36 +206,52 @@ def check_bundle(
     return records
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `oat-evaluate`."""
     parser = argparse.ArgumentParser(prog="oat-evaluate", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--attack", choices=sorted(ATTACKS), help="clean images if left out")
-    parser.add_argument("--count", type=int, default=1000, help="test images, from the first on")
+    parser.add_argument("subject", type=Path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
+    parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out)")
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="parts of a full evaluation, or `all`")
+    parser.add_argument(
+        "--attacks", choices=sorted(ATTACKS), nargs="+", help="of the suite `attacks` (default: all L∞)"
+    )
+    parser.add_argument("--count", type=int, default=1000, help="images, from the first on")
+    parser.add_argument("--steps", type=int, help="of Auto-PGD (default: 100)")
     parser.add_argument("--lambda", dest="lambdas", type=float, nargs="+", help="only these (default: all trained)")
     parser.add_argument("--width", dest="widths", type=float, nargs="+", help="only these (default: all)")
+    parser.add_argument("--split", choices=["test", "validation"], help="default: test for a bundle")
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], help="bundles to compare with, say PGD-AT")
+    parser.add_argument("--out", type=Path, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
+    parser.add_argument("--plots", type=Path, help="folder for figures and index.html, drawn from the JSON files")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
-    args = parser.parse_args()
-    console = Console(stderr=True)
+    args = parser.parse_args(argv)
     try:
         if args.count < 1:
             raise ConfigError(f"--count must be at least 1, got {args.count}")
-        bundle = Bundle.load(args.bundle)
-        config = bundle.manifest.model
-        points = [
-            OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas
-        ]
-        records = check_bundle(
-            bundle,
-            load_cifar10("test", download=args.download),
-            attack=args.attack,
-            count=args.count,
-            points=points,
-            progress=lambda items: iter(track(items, description="evaluating", console=console)),
-        )
-    except OATError as error:
+        if args.suite or args.plots:
+            from training.suites import run_suites  # builds on this module
+
+            return run_suites(args)
+        return _check_again(args)
+    except (OATError, OSError) as error:
         print(f"oat-evaluate: {error}", file=sys.stderr)
         return 2
+
+
+def _check_again(args: argparse.Namespace) -> int:
+    """Evaluate a bundle's points under one condition and compare with the outcomes that it keeps."""
+    bundle = Bundle.load(args.subject)
+    config = bundle.manifest.model
+    points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
+    records = check_bundle(
+        bundle,
+        load_dataset(bundle.report.dataset, "test", download=args.download),
+        attack=args.attack,
+        count=args.count,
+        points=points,
+        progress=lambda items: iter(track(items, description="evaluating", console=Console(stderr=True))),
+    )
     table = Table("λ", "width", "condition", "right", "of", "accuracy", "95 % interval", "agrees with manifest")
     for r in records:
         agreement = "–" if r["agreement"] is None else f"{100 * float(r['agreement']):.2f} % of {r['num_compared']}"

@@ -7,36 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from training.plot_style import COLOURS, FAINT, MARKERS, STYLE
 
 if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_INK, _FAINT = "#1f2328", "#6e7781"
-_COLOURS = ("#0b4f8a", "#c2410c", "#0f8a6c", "#7a3e9d", "#8a6d00")
-"""One a width, the widest first: blue, vermilion, green, purple, ochre; apart in hue and lightness for every eye."""
-_MARKERS = ("o", "s", "^", "D", "v")
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11.0,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e7eb",
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +69,7 @@ def surface_figure(table: OperatingTable) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89), w_pad=0.12)  # leaves room for the caption
         figure = Figure(figsize=(10.0, 4.9), dpi=180, facecolor="white", layout=layout)
         left, right = figure.subplots(1, 2)
@@ -97,10 +77,10 @@ def surface_figure(table: OperatingTable) -> Figure:
             _draw_over_lambda(axes, panel)
             statement, figures = _trend(what, panel[0])
             axes.set_title(statement, loc="left", fontsize=13.0, fontweight="bold", pad=25)
-            axes.text(0.0, 1.03, figures, transform=axes.transAxes, color=_FAINT, va="bottom")
+            axes.text(0.0, 1.03, figures, transform=axes.transAxes, color=FAINT, va="bottom")
         left.set_ylabel("Clean accuracy, %")
         right.set_ylabel(f"{_attacked(table)}, %")
-        figure.text(0.012, 0.02, _caption(table, clean, attacked), fontsize=9.0, color=_FAINT, va="bottom")
+        figure.text(0.012, 0.02, _caption(table, clean, attacked), fontsize=9.0, color=FAINT, va="bottom")
     return figure
 
 
@@ -112,12 +92,12 @@ def frontier_figure(table: OperatingTable) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89))
         figure = Figure(figsize=(7.5, 5.4), dpi=180, facecolor="white", layout=layout)
         axes = figure.subplots()
         for index, (x, y) in enumerate(zip(clean, attacked, strict=True)):
-            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             _line(axes, y, x.accuracy, colour)
             axes.errorbar(
                 x.accuracy,
@@ -134,7 +114,7 @@ def frontier_figure(table: OperatingTable) -> Figure:
         widest_x, widest_y = clean[0], attacked[0]
         for lam, sa, ra in zip(widest_x.lambdas, widest_x.accuracy, widest_y.accuracy, strict=True):
             axes.annotate(
-                f"λ={lam:g}", (sa, ra), (7, 7), textcoords="offset points", fontsize=10, color=_COLOURS[0], zorder=5
+                f"λ={lam:g}", (sa, ra), (7, 7), textcoords="offset points", fontsize=10, color=COLOURS[0], zorder=5
             )
         axes.legend(loc="lower left", frameon=False)
         axes.set_xlabel("Clean accuracy, %")
@@ -147,7 +127,7 @@ def frontier_figure(table: OperatingTable) -> Figure:
         )
         title = "λ trades clean for robust accuracy at every width" if trades else "Accuracy of every λ and width"
         axes.set_title(title, loc="left", fontsize=13.0, fontweight="bold", pad=12)
-        figure.text(0.015, 0.02, _caption(table, clean, attacked), fontsize=8.5, color=_FAINT, va="bottom")
+        figure.text(0.015, 0.02, _caption(table, clean, attacked), fontsize=8.5, color=FAINT, va="bottom")
     return figure
 
 
@@ -168,7 +148,7 @@ def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for index, curve in enumerate(panel):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         apart = _line(axes, curve, curve.lambdas, colour)
         axes.plot(
             curve.lambdas, curve.accuracy, marker, color=colour, markersize=6, markeredgecolor="white",
@@ -208,7 +188,7 @@ def _label_ends(axes: Axes, panel: list[Curve]) -> None:
     for index, height in zip(order, heights, strict=True):
         axes.annotate(
             f"width {panel[index].width:g}", (1.0, panel[index].accuracy[-1]), (1.045, height - shift),
-            textcoords="data", color=_COLOURS[index % len(_COLOURS)], fontweight="bold", va="center",
+            textcoords="data", color=COLOURS[index % len(COLOURS)], fontweight="bold", va="center",
             annotation_clip=False,
         )  # fmt: skip
 

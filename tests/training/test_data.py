@@ -237,6 +237,7 @@ def test_no_track_lies_on_both_sides(num_validation: int) -> None:
     assert len(training) + len(validation) == 100
     assert num_validation <= len(validation) < num_validation + 5
     assert training.groups_N is not None and set(training.groups_N) == kept
+    assert len(set(validation.labels_N)) == min(10, -(-num_validation // 5))  # one track of each class in turn
     again = split_validation(tracks(20, 5), num_validation, seed=2)[1]
     np.testing.assert_array_equal(again.images_NHWC, validation.images_NHWC)
 

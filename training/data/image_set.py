@@ -76,7 +76,8 @@ def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
 def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
     """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
-    Where images come in groups, whole groups are held out, drawn until there are `num_validation` images or more.
+    Where images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
+    class in turn, then in proportion.
 
     Raises:
         DataError: fewer images than `num_validation` asks for.
@@ -88,8 +89,14 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
         order = rng.permutation(len(data))
         held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
-        groups, sizes = np.unique(data.groups_N, return_counts=True)
+        groups, firsts, sizes = np.unique(data.groups_N, return_index=True, return_counts=True)
         order = rng.permutation(len(groups))
+        labels = data.labels_N[firsts[order]]
+        place = np.empty(len(groups))  # of a group within its class: a class with few groups is not forgotten
+        for label in np.unique(labels):
+            of_class = np.flatnonzero(labels == label)
+            place[of_class] = np.arange(len(of_class)) / len(of_class)
+        order = order[np.argsort(place, kind="stable")]
         taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
         is_held_out_N = np.isin(data.groups_N, groups[order[taken]])
         held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)

@@ -1,0 +1,81 @@
+"""What is evaluated: a bundle, on test or validation images; or the checkpoint of a run, on validation images only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import ConfigError
+from oat_runtime.model import OATNet
+from training.checkpoint import load_checkpoint
+from training.data import ImageSet, load_dataset, split_validation
+
+JudgedOn = Literal["test", "validation"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to evaluate and where it comes from.
+
+    Attributes:
+        name: of the bundle or the run.
+        model: in evaluation mode, taking no gradients.
+        dataset: name of the data set it was trained on.
+        recipe: its training configuration, as far as it is known.
+        bundle: the bundle, where it is one.
+    """
+
+    name: str
+    model: OATNet
+    dataset: str
+    recipe: dict[str, Any]
+    bundle: Bundle | None
+
+    @property
+    def identity(self) -> str:
+        """Hash of the bundle; empty for a checkpoint."""
+        return "" if self.bundle is None else self.bundle.sha256
+
+    def images(self, split: JudgedOn, *, download: bool = False) -> ImageSet:
+        """The images to judge it on.
+
+        Raises:
+            ConfigError: test images for a checkpoint: those are for what is finished.
+            DataError: the data set is not at hand.
+        """
+        if split == "test":
+            if self.bundle is None:
+                raise ConfigError(
+                    f"{self.name} is a checkpoint, and those are judged on validation images, so that nothing is "
+                    "chosen by the test set: leave --split out, or export a bundle first"
+                )
+            return load_dataset(self.dataset, "test", download=download)
+        training_set = load_dataset(self.dataset, "train", download=download)
+        num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
+        if not isinstance(num, int) or not isinstance(seed, int):
+            raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
+        return split_validation(training_set, num, seed=seed)[1]
+
+
+def load_subject(path: Path, *, device: str = "cpu") -> Subject:
+    """Read a bundle's folder or a `checkpoint.pt`.
+
+    Raises:
+        OATError: it is missing or damaged.
+    """
+    if path.is_file():
+        checkpoint = load_checkpoint(path)
+        config = checkpoint.config
+        model = OATNet(config.model)
+        model.load_state_dict(checkpoint.model)
+        if checkpoint.average is not None:
+            model.load_state_dict(checkpoint.average, strict=False)
+        name = path.resolve().parent.name
+        dataset, recipe, bundle = config.dataset, config.model_dump(mode="json"), None
+    else:
+        bundle = Bundle.load(path)
+        model = bundle.model()
+        name, dataset, recipe = bundle.manifest.name, bundle.report.dataset, bundle.manifest.provenance.recipe
+    return Subject(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle)

@@ -1,0 +1,397 @@
+"""The parts of a full evaluation (`oat-evaluate --suite`), each a function from a network to rows of counts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from oat_runtime.errors import ConfigError
+from oat_runtime.fold import fold
+from oat_runtime.layers import effective_lambda
+from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
+from oat_runtime.stress.attacks import perturb
+from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
+from training import attack_checks, inspection
+from training.data import ImageSet, to_unit
+from training.evaluate import ATTACKS, corrupted_sets, evaluate, first
+from training.subject import JudgedOn, Subject, load_subject
+
+_LOG = logging.getLogger(__name__)
+Row = dict[str, Any]
+Item = TypeVar("Item")
+
+UNSEEN = (0.15, 0.25, 0.35, 0.5, 0.7, 0.9)
+"""S3 of the paper: λ that no training saw."""
+LINF_ATTACKS = tuple(name for name in ATTACKS if not name.endswith("-l2"))
+"""What the suite `attacks` runs unless told otherwise."""
+BATCH = 100
+MARGIN = 0.01
+"""An unseen λ must lie between its trained neighbours' figures, give or take this (one point)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a suite works on.
+
+    Attributes:
+        subject: the network.
+        data: its images, in order.
+        lambdas: λ to look at.
+        widths: widths to look at.
+        attack: the attack of suites that need one.
+        attacks: names of those that the suite `attacks` runs.
+        num_steps: steps of Auto-PGD.
+        beside: networks to compare with.
+    """
+
+    subject: Subject
+    data: ImageSet
+    lambdas: tuple[float, ...]
+    widths: tuple[float, ...]
+    attack: AttackSpec
+    attacks: tuple[str, ...] = LINF_ATTACKS
+    num_steps: int | None = None
+    beside: tuple[Subject, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.subject.model.code_KD.device
+
+    def points(self) -> list[OperatingPoint]:
+        """Every λ at every width, the widest first."""
+        return [OperatingPoint(lam, width) for width in sorted(self.widths, reverse=True) for lam in self.lambdas]
+
+    def plain(self, lam: float, width: float) -> torch.nn.Module:
+        """The folded network of one point, as it is deployed."""
+        return fold(self.subject.model, lam=lam, width=width)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in [0, 1] and labels, on the device."""
+        for start in range(0, len(self.data), BATCH):
+            stop = start + BATCH
+            x_NCHW = to_unit(torch.from_numpy(self.data.images_NHWC[start:stop]).to(self.device))
+            yield x_NCHW, torch.from_numpy(self.data.labels_N[start:stop]).to(self.device)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a suite found: rows, checks in the form of the benchmarks, and reasons for doubt."""
+
+    rows: list[Row]
+    checks: list[Row]
+    warnings: list[Row]
+
+
+def counted(lam: float, width: float, condition: str, right_N: npt.NDArray[np.bool_]) -> Row:
+    """One row: integer counts, the share, and its 95 % interval (Wilson 1927)."""
+    count = Proportion(int(right_N.sum()), len(right_N))
+    low, high = count.interval()
+    return {
+        "lambda": lam, "width": width, "condition": condition, "num_correct": count.num_correct,
+        "num_total": count.num_total, "accuracy": count.rate, "low_95": low, "high_95": high,
+    }  # fmt: skip
+
+
+def attacks(job: Job) -> Result:
+    """SA and RA at every point under every L∞ attack, and `worst-case`: right under all of them."""
+    rows, warnings = [], []
+    rates: dict[float, dict[float, tuple[float, float]]] = {}
+    gaps: list[float] = []
+    specs = [ATTACKS[name] for name in ATTACKS if name in job.attacks]
+    if len(job.data.class_names) < 4:
+        specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
+    for point in _progress(job.points(), "attacks"):
+        plain = job.plain(point.lam, point.width)
+        outcomes = {"clean": evaluate(plain, job.data, attack=None, device=job.device).correct_N}
+        for spec in specs:
+            if job.num_steps is not None and spec.name.startswith("apgd"):
+                spec = spec.model_copy(update={"num_steps": job.num_steps})
+            outcomes[spec.name] = evaluate(plain, job.data, attack=spec, device=job.device).correct_N
+        x_NCHW, y_N = next(job.batches())
+        doubts = attack_checks.inspect_network(plain, x_NCHW, y_N) + attack_checks.inspect_outcomes(outcomes)
+        warnings += [{"lambda": point.lam, "width": point.width} | asdict(doubt) for doubt in doubts]
+        outcomes["worst-case"] = attack_checks.worst_case(outcomes)
+        rows += [counted(point.lam, point.width, name, right_N) for name, right_N in outcomes.items()]
+        if specs:
+            rate = (float(outcomes["clean"].mean()), float(outcomes[specs[-1].name].mean()))
+            rates.setdefault(point.width, {})[point.lam] = rate
+        if {"pgd-20", "apgd-ce"} <= set(outcomes):
+            gaps.append(float(outcomes["apgd-ce"].mean() - outcomes["pgd-20"].mean()))
+    for width, by_lambda in rates.items():
+        warnings += [{"width": width} | asdict(doubt) for doubt in attack_checks.inspect_lambdas(by_lambda)]
+    checks = (
+        [_check("accuracy under apgd-ce above that under pgd-20", max(gaps), 0.0, "share of images")] if gaps else []
+    )
+    return Result(rows, checks, warnings)
+
+
+def unseen(job: Job) -> Result:
+    """SA and RA at λ that no training saw: between their trained neighbours', and each a network of its own?"""
+    knots = job.subject.model.config.lambdas
+    usable = [lam for lam in UNSEEN if knots[0] <= lam <= knots[-1] and lam not in knots]
+    rows: list[Row] = []
+    outside, same = [0.0], []
+    for width in _progress(sorted(job.widths, reverse=True), "unseen λ"):
+        found: dict[float, tuple[npt.NDArray[np.bool_], ...]] = {}
+        logits: dict[float, Tensor] = {}
+        for lam in sorted({*knots, *usable}):
+            plain = job.plain(lam, width)
+            logits[lam] = _logits(job, plain)
+            labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
+            clean_N = (logits[lam].argmax(dim=1) == labels_N).cpu().numpy()
+            found[lam] = (clean_N, evaluate(plain, job.data, attack=job.attack, device=job.device).correct_N)
+            for condition, right_N in zip(("clean", job.attack.name), found[lam], strict=True):
+                rows.append(counted(lam, width, condition, right_N) | {"trained": lam in knots})
+        for lam in usable:
+            if effective_lambda(lam, knots) != lam:
+                continue
+            below, above = max(k for k in knots if k < lam), min(k for k in knots if k > lam)
+            if below == 0.0:
+                continue  # λ=0 has batch norms of its own
+            for index in range(2):
+                ends = sorted(float(found[knot][index].mean()) for knot in (below, above))
+                rate = float(found[lam][index].mean())
+                outside.append(max(ends[0] - rate, rate - ends[1]))
+            same.append(min(float((logits[lam] - logits[knot]).abs().max()) for knot in (below, above)))
+    checks = [
+        _check("outside its neighbours' range", max(outside), MARGIN, "share of images"),
+        {"name": "logits differ from both neighbours'", "value": min(same, default=None), "limit": 1e-3,
+         "unit": "largest difference", "ok": bool(same) and min(same) > 1e-3},
+    ]  # fmt: skip
+    return Result(rows, checks, [])
+
+
+def transfer(job: Job) -> Result:
+    """Attacks made at one λ and tested at another, at the widest width: accuracy of each pair."""
+    width = max(job.widths)
+    rows = []
+    nets = {lam: job.plain(lam, width) for lam in job.lambdas}
+    for source in _progress(job.lambdas, "transfer"):
+        generator = torch.Generator(job.device).manual_seed(job.attack.seed)
+        right: dict[float, list[npt.NDArray[np.bool_]]] = {lam: [] for lam in nets}
+        for x_NCHW, y_N in job.batches():
+            images = perturb(nets[source], x_NCHW, y_N, spec=job.attack, generator=generator, keep="best")
+            with torch.no_grad():
+                for lam, net in nets.items():
+                    right[lam].append((net(images).argmax(dim=1) == y_N).cpu().numpy())
+        for lam, parts in right.items():
+            rows.append(counted(lam, width, job.attack.name, np.concatenate(parts)) | {"made_at": source})
+    return Result(rows, [], [])
+
+
+def joint(job: Job) -> Result:
+    """One attack on all points at once, by an adversary who does not know which is active: accuracy of each point."""
+    points = job.points()
+    nets = [job.plain(point.lam, point.width) for point in points]
+    rows = []
+    for name, draws in (("joint", None), ("expectation", min(4, len(nets)))):
+        generator = torch.Generator(job.device).manual_seed(job.attack.seed)
+        right: list[list[npt.NDArray[np.bool_]]] = [[] for _ in nets]
+        for x_NCHW, y_N in _progress(list(job.batches()), name):
+            images = perturb(nets, x_NCHW, y_N, spec=job.attack, generator=generator, keep="last", draws=draws)
+            with torch.no_grad():
+                for parts, net in zip(right, nets, strict=True):
+                    parts.append((net(images).argmax(dim=1) == y_N).cpu().numpy())
+        condition = f"{name} {job.attack.name}"
+        rows += [counted(p.lam, p.width, condition, np.concatenate(r)) for p, r in zip(points, right, strict=True)]
+        stands_N = np.logical_or.reduce([np.concatenate(parts) for parts in right])
+        rows.append(counted(float("nan"), float("nan"), f"{condition}, any point right", stands_N))
+    return Result([{k: None if v != v else v for k, v in row.items()} for row in rows], [], [])
+
+
+def corruptions(job: Job) -> Result:
+    """Accuracy under 15 kinds of corruption at 5 severities for each λ, at the widest width."""
+    width = max(job.widths)
+    nets = {lam: job.plain(lam, width) for lam in job.lambdas}
+    rows = []
+    conditions = corrupted_sets(job.data, tuple(CORRUPTIONS), SEVERITIES)
+    total = len(CORRUPTIONS) * len(SEVERITIES)
+    for condition, regime, images in _progress(conditions, "corruptions", total=total):
+        kind, severity = condition.rsplit("-", 1)
+        for lam, net in nets.items():
+            right_N = evaluate(net, images, attack=None, device=job.device).correct_N
+            extra = {"kind": kind, "severity": int(severity), "regime": str(regime)}
+            rows.append(counted(lam, width, condition, right_N) | extra)
+    return Result(rows, [], [])
+
+
+def calibration(job: Job) -> Result:
+    """Expected calibration error of each point, as the network is and with the bundle's temperature."""
+    rows = []
+    labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
+    for point in _progress(job.points(), "calibration"):
+        logits = _logits(job, job.plain(point.lam, point.width))
+        fitted = 1.0 if job.subject.bundle is None else job.subject.bundle.temperature(point)
+        for name, temperature in (("raw", 1.0), ("fitted", fitted)):
+            found = inspection.reliability(logits, labels_N, temperature=temperature)
+            row = {"lambda": point.lam, "width": point.width, "condition": name, "temperature": temperature}
+            bins = {key: _finite(getattr(found, key)) for key in ("confidence_B", "accuracy_B", "share_B")}
+            rows.append(row | {"num_total": len(job.data), "error": found.error} | bins)
+    return Result(rows, [], [])
+
+
+def inside(job: Job) -> Result:
+    """Batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width."""
+    width = max(job.widths)
+    num = min(len(job.data), 200)
+    batches = list(job.batches())[: -(-num // BATCH)]
+    x_NCHW, y_N = (torch.cat(parts)[:num] for parts in zip(*batches, strict=True))
+    rows: list[Row] = []
+    model = job.subject.model
+    attack = ATTACKS["pgd-7"]
+    for found in inspection.norm_statistics(model, x_NCHW, y_N, lambdas=job.lambdas, width=width, attack=attack):
+        statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
+        rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
+    nets: list[tuple[str, float | None, torch.nn.Module]] = [
+        (f"λ={lam:g}", lam, job.plain(lam, width)) for lam in job.lambdas
+    ]
+    for other in job.beside:
+        config = other.model.config
+        nets.append((other.name, None, fold(other.model, lam=config.lambdas[-1], width=config.widths[-1])))
+    pairs = list(zip(torch.split(x_NCHW, BATCH), torch.split(y_N, BATCH), strict=True))
+    for name, lam, net in nets:
+        gradient = torch.cat([inspection.saliency(net, x, y) for x, y in pairs])
+        aligned_N = inspection.alignment(gradient, x_NCHW)
+        aligned_N = aligned_N[torch.isfinite(aligned_N)]
+        half = 1.96 * float(aligned_N.std()) / max(1, len(aligned_N)) ** 0.5
+        maps = gradient[:6].abs().amax(dim=1)
+        maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        rows.append(
+            {"part": "saliency", "network": name, "lambda": lam, "num_total": len(aligned_N),
+             "alignment": float(aligned_N.mean()), "half_95": half,
+             "maps_NHW": (maps * 255).round().to(torch.uint8).cpu().tolist()}
+        )  # fmt: skip
+    height, columns = job.data.images_NHWC.shape[1:3]
+    rows += [
+        {"part": "cost"} | asdict(inspection.cost(model, width=at, height=height, columns=columns)) for at in job.widths
+    ]
+    rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6].tolist()})
+    return Result(rows, [], [])
+
+
+SUITES: dict[str, Callable[[Job], Result]] = {
+    "attacks": attacks,
+    "unseen": unseen,
+    "transfer": transfer,
+    "joint": joint,
+    "corruptions": corruptions,
+    "calibration": calibration,
+    "inside": inside,
+}
+"""Parts of a full evaluation, by name."""
+
+
+def run_suites(args: argparse.Namespace) -> int:
+    """`oat-evaluate --suite ... --plots ...`: run, write one JSON file a suite, draw; 1 if a check fails."""
+    names = list(SUITES) if args.suite == ["all"] else list(args.suite or ())
+    unknown = sorted(set(names) - set(SUITES))
+    if unknown:
+        raise ConfigError(f"unknown suite {', '.join(unknown)}: expected {', '.join(SUITES)} or all")
+    subject = load_subject(args.subject, device=args.device)
+    folder = args.out or Path("out") / "evaluate" / subject.name
+    documents = []
+    if names:
+        split: JudgedOn = args.split or ("validation" if subject.bundle is None else "test")
+        data = first(subject.images(split, download=args.download), args.count)
+        config = subject.model.config
+        job = Job(
+            subject=subject,
+            data=data,
+            lambdas=tuple(args.lambdas or config.lambdas),
+            widths=tuple(args.widths or config.widths),
+            attack=ATTACKS[args.attack or "pgd-20"],
+            attacks=tuple(args.attacks or LINF_ATTACKS),
+            num_steps=args.steps,
+            beside=tuple(load_subject(path, device=args.device) for path in args.beside),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            documents.append(_run(name, job, split))
+            (folder / f"{name}.json").write_text(json.dumps(documents[-1]) + "\n")
+            Console().print(_table(documents[-1]))
+            for warning in documents[-1]["warnings"]:
+                _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
+    if args.plots is not None:
+        from training.html import write_page  # matplotlib is heavy
+
+        Console(stderr=True).print(f"wrote {write_page(subject, folder, args.plots)}")
+    checks = [check for document in documents for check in document["checks"]]
+    rows = [{"suite": d["name"], "num_rows": len(d["rows"]), "minutes": d["minutes"]} for d in documents]
+    warnings = sum(len(document["warnings"]) for document in documents)
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device}
+    print(
+        json.dumps({"name": "oat-evaluate", "machine": machine, "rows": rows, "checks": checks, "warnings": warnings})
+    )
+    return 0 if all(check["ok"] for check in checks) else 1
+
+
+def _run(name: str, job: Job, split: str) -> Row:
+    started = time.monotonic()
+    result = SUITES[name](job)
+    return {
+        "name": name,
+        "subject": job.subject.name,
+        "bundle_sha256": job.subject.identity,
+        "model": job.subject.model.config.name,
+        "dataset": job.subject.dataset,
+        "split": split,
+        "num_images": len(job.data),
+        "attack": job.attack.model_dump(),
+        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(job.device)},
+        "minutes": round((time.monotonic() - started) / 60.0, 2),
+        "rows": result.rows,
+        "checks": result.checks,
+        "warnings": result.warnings,
+    }
+
+
+def _table(document: Row) -> Table:
+    """The counts of a suite, for people."""
+    table = Table(
+        "λ", "width", "condition", "right", "of", "%", "95 %", title=f"{document['name']}: {document['split']}"
+    )
+    for row in document["rows"]:
+        if "num_correct" in row and row.get("severity", 3) == 3:
+            lam, width = (("any" if row[key] is None else f"{row[key]:g}") for key in ("lambda", "width"))
+            made_at = f" from λ={row['made_at']:g}" if "made_at" in row else ""
+            interval = f"{100 * row['low_95']:.1f}–{100 * row['high_95']:.1f}"
+            share = f"{100 * row['accuracy']:.2f}"
+            counts = (str(row["num_correct"]), str(row["num_total"]))
+            table.add_row(lam, width, row["condition"] + made_at, *counts, share, interval)
+        elif "error" in row:
+            name = f"calibration error, {row['condition']}"
+            error = f"{100 * row['error']:.2f}"
+            table.add_row(f"{row['lambda']:g}", f"{row['width']:g}", name, "", str(row["num_total"]), error, "")
+    return table
+
+
+def _check(name: str, value: float, limit: float, unit: str) -> Row:
+    return {"name": name, "value": value, "limit": limit, "unit": unit, "ok": value <= limit}
+
+
+def _logits(job: Job, net: torch.nn.Module) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([net(x_NCHW) for x_NCHW, _ in job.batches()])
+
+
+def _finite(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+    return iter(track(items, description=title, total=total, console=Console(stderr=True)))
