@@ -44,9 +44,17 @@ class StaticNet(nn.Module):
         super().__init__()
         config: ModelConfig = model.config
         pre = config.family == "wide_resnet"
-        self.mean, self.std = model.mean.clone(), model.std.clone()
+        self.normalize = nn.BatchNorm2d(3, eps=0.0, affine=False)
+        self.normalize.running_mean = model.mean.flatten().clone()
+        self.normalize.running_var = model.std.flatten().square()
         channels = scaled(model.stem.out_channels, width)
-        self.stem = nn.Conv2d(3, channels, 3, 1, 1, bias=False) if pre else _conv_norm(3, channels, 3, 1)
+        size, stride = model.stem.kernel_size[0], model.stem.stride[0]
+        self.stem = (
+            nn.Conv2d(3, channels, size, stride, size // 2, bias=False)
+            if pre
+            else _conv_norm(3, channels, size, stride)
+        )
+        self.pool = model.pool
         self.blocks = nn.ModuleList()
         for block in model.blocks:
             conv = block.conv1
@@ -60,9 +68,11 @@ class StaticNet(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits of a batch."""
-        x_NCHW = self.stem((x_NCHW - self.mean) / self.std)
+        x_NCHW = self.stem(self.normalize(x_NCHW))
         if self.final is None:
             x_NCHW = F.relu(x_NCHW)
+        if self.pool:
+            x_NCHW = F.max_pool2d(x_NCHW, kernel_size=3, stride=2, padding=1)
         for block in self.blocks:
             x_NCHW = block(x_NCHW)
         if self.final is not None:
