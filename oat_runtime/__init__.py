@@ -18,7 +18,7 @@ _HOME = {
     "ModelConfig": "model",
     "Bundle": "bundle",
     "OATRuntime": "runtime",
-    "Prediction": "runtime",
+    "Prediction": "prediction",
 }
 
 __all__ = sorted(_HOME)

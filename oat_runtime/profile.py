@@ -1,61 +1,83 @@
-"""`oat-profile`: measure how long a bundle's widths take on this machine, keep it in a file, put it into a table."""
+"""`oat-profile`: measure what a bundle's points cost on this machine, keep it in a file, put it into a table."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from oat_runtime.backends import BackendName, Precision
+from oat_runtime.backends import BackendName, Device, Precision
+from oat_runtime.devices import (
+    EnergyCounter,
+    device_name,
+    energy_counter,
+    power_mode,
+    processor_name,
+    resident_mb,
+)
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
+from oat_runtime.plan_store import PlanForm
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.timing import interleave, median_ratio, p50_p99
+from oat_runtime.timing import interleave, p50_p99
+
+__all__ = ["DeviceProfile", "ProfileRow", "main", "measure", "processor_name"]
 
 PositiveMs = Annotated[float, Field(gt=0)]
 
 
 class ProfileRow(StrictModel):
-    """Latency of `OATRuntime.infer` for one image at one width, pooled over the λ that were measured."""
+    """Cost of `OATRuntime.infer` at one operating point and batch size."""
 
+    lam: float = Field(ge=0, le=1)
     width: float = Field(gt=0, le=1)
+    batch: int = Field(ge=1)
     latency_ms_p50: PositiveMs
+    """Of the whole batch."""
     latency_ms_p99: PositiveMs
     num_calls: int = Field(ge=1)
     """Timed calls; of fewer than a few hundred, the 99th percentile is close to the slowest one."""
-    lambdas: tuple[float, ...] = Field(min_length=1)
-    """λ measured in turns. A folded plan has the same shape at every λ, so their pooled figure stands for all."""
-    lambda_ratio: float | None = Field(gt=0)
-    """Median time at the last of `lambdas` over that at the first: 1 where λ costs nothing; None with only one."""
+    images_per_s: float = Field(gt=0)
+    """Throughput of calls one after another: batch over mean latency."""
+    energy_j: Annotated[float, Field(gt=0)] | None = None
+    """Energy of one image, with all else that the machine does meanwhile; None where there is no counter."""
 
 
 class DeviceProfile(StrictModel):
     """What was measured on one device, for one bundle, with one engine and its settings."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     device: str = Field(min_length=1)
-    """Name of the processor, see `processor_name`."""
+    """Name of the processor or GPU, see `oat_runtime.devices.device_name`."""
+    power_mode: str
+    """See `oat_runtime.devices.power_mode`."""
     backend: BackendName
     precision: Precision
+    plans: PlanForm
     num_threads: int = Field(ge=1)
+    resident_mb: Annotated[float, Field(gt=0)] | None = None
+    """Memory of the whole process with every point of the table ready; None where it cannot be read."""
+    energy_source: Literal["nvml", "rapl", "ina3221", "unavailable"] = "unavailable"
     rows: tuple[ProfileRow, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_row_a_width(self) -> DeviceProfile:
-        widths = [row.width for row in self.rows]
-        if len(set(widths)) != len(widths):
-            raise ValueError(f"each width may occur once, got {widths}")
+    def _one_row_a_point_and_batch(self) -> DeviceProfile:
+        keys = [(row.lam, row.width, row.batch) for row in self.rows]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"each point and batch may occur once, got {keys}")
         return self
 
     @classmethod
@@ -87,32 +109,40 @@ class DeviceProfile(StrictModel):
     def label(self) -> str:
         """What a table that the profile was applied to names as its device."""
         threads = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
-        return f"{self.device}, {self.backend} {self.precision}, {threads}"
+        return f"{self.device}, {self.backend} {self.precision}, {threads}, power mode {self.power_mode}"
 
     def apply(
-        self, table: OperatingTable, *, backend: BackendName, precision: Precision, num_threads: int
+        self,
+        table: OperatingTable,
+        *,
+        backend: BackendName,
+        precision: Precision,
+        num_threads: int,
+        device: Device = "cpu",
     ) -> OperatingTable:
-        """A copy of `table` with the latencies of this machine at every point.
+        """A copy of `table` with latency and energy of one image on this machine at every point.
 
         Args:
             table: a table of the profiled bundle, as `Bundle.select` gives it.
             backend: the engine in use (`OATRuntime.backend`).
             precision: its precision (`OATRuntime.precision`).
             num_threads: its threads (`OATRuntime.num_threads`).
+            device: where it runs (`OATRuntime.device`).
 
         Raises:
             ConfigError: the profile is of something else; every difference is named.
         """
-        by_width = {row.width: row for row in self.rows}
+        by_point = {OperatingPoint(row.lam, row.width): row for row in self.rows if row.batch == 1}
         differences = [
             f"{what}: profile {of_profile}, in use {in_use}"
             for what, of_profile, in_use in (
                 ("bundle_sha256", self.bundle_sha256, table.bundle_sha256 or "unknown"),
-                ("device", self.device, processor_name()),
+                ("device", self.device, device_name(device)),
+                ("power_mode", self.power_mode, power_mode()),
                 ("backend", self.backend, backend),
                 ("precision", self.precision, precision),
                 ("num_threads", self.num_threads, num_threads),
-                ("widths", sorted(by_width), sorted(table.widths)),
+                ("points", sorted(map(str, by_point)), sorted(str(row.point) for row in table.rows)),
             )
             if of_profile != in_use
         ]
@@ -120,91 +150,121 @@ class DeviceProfile(StrictModel):
             raise ConfigError(
                 f"the device profile does not fit ({'; '.join(differences)}): measure this combination with oat-profile"
             )
+        fields = ("latency_ms_p50", "latency_ms_p99", "energy_j")
         rows = tuple(
-            row.model_copy(
-                update={
-                    "latency_ms_p50": by_width[row.width].latency_ms_p50,
-                    "latency_ms_p99": by_width[row.width].latency_ms_p99,
-                }
-            )
-            for row in table.rows
+            row.model_copy(update={name: getattr(by_point[row.point], name) for name in fields}) for row in table.rows
         )
         return table.with_rows(rows, device=self.label)
 
 
-def processor_name() -> str:
-    """Name of the processor, as x86 Linux gives it; else the board's (Jetson, Raspberry Pi), else the architecture."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-        return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
-    except OSError:
-        return platform.processor() or platform.machine()
-
-
-def measure(runtime: OATRuntime, *, seconds_per_point: float) -> DeviceProfile:
-    """Measure every width at the smallest and the largest λ, all in turns, one image at a time.
+def measure(runtime: OATRuntime, *, seconds_per_point: float, batches: Sequence[int] = (1, 32)) -> DeviceProfile:
+    """Measure every point of the bundle's table at each batch size, in turns; energy at each width afterwards.
 
     Args:
-        runtime: prepared for the points as needed; its active point is the same afterwards.
-        seconds_per_point: measuring time for each (λ, width).
+        runtime: its active point is the same afterwards.
+        seconds_per_point: measuring time for each point and batch, and for the energy of each width.
+        batches: images in one call; 1 is needed by `DeviceProfile.apply`.
     """
-    config = runtime.bundle.manifest.model
-    lambdas = tuple(sorted({config.lambdas[0], config.lambdas[-1]}))
-    points = [OperatingPoint(lam, width) for width in config.widths for lam in lambdas]
-    runtime.prepare(points)
-    spec = runtime.bundle.input
-    x_NCHW = np.random.default_rng(0).random((1, 3, spec.height, spec.width), dtype=np.float32)
     before = runtime.active
-    try:
+    points = [row.point for row in runtime.table.rows]
+    runtime.prepare()
+    counter = energy_counter(runtime.device)
+    energies = {} if counter is None else _energies(runtime, counter, seconds_per_point)
+    rows = []
+    for batch in batches:
+        x_NCHW = _images(runtime, batch)
         times = interleave(
-            dict.fromkeys(points, lambda: runtime.infer(x_NCHW)),
+            dict.fromkeys(points, partial(runtime.infer, x_NCHW)),
             enter=lambda point: runtime.set_point(lam=point.lam, width=point.width),
             seconds=seconds_per_point * len(points),
         )
-    finally:
-        runtime.set_point(lam=before.lam, width=before.width)
-    rows = []
-    for width in config.widths:
-        by_lambda = [times[OperatingPoint(lam, width)] for lam in lambdas]
-        p50, p99 = p50_p99(np.concatenate(by_lambda))
-        rows.append(
-            ProfileRow(
-                width=width,
-                latency_ms_p50=p50,
-                latency_ms_p99=p99,
-                num_calls=sum(part.size for part in by_lambda),
-                lambdas=lambdas,
-                lambda_ratio=median_ratio(by_lambda[-1], by_lambda[0]) if len(lambdas) > 1 else None,
+        for point, taken_ms in times.items():
+            p50, p99 = p50_p99(taken_ms)
+            rows.append(
+                ProfileRow(
+                    lam=point.lam,
+                    width=point.width,
+                    batch=batch,
+                    latency_ms_p50=p50,
+                    latency_ms_p99=p99,
+                    num_calls=taken_ms.size,
+                    images_per_s=1e3 * batch / float(taken_ms.mean()),
+                    energy_j=energies.get(point.width) if batch == 1 else None,
+                )
             )
-        )
+    runtime.set_point(lam=before.lam, width=before.width)
+    if counter is not None:
+        counter.close()
     return DeviceProfile(
         bundle_sha256=runtime.bundle.sha256,
-        device=processor_name(),
+        device=device_name(runtime.device),
+        power_mode=power_mode(),
         backend=runtime.backend,
         precision=runtime.precision,
+        plans=runtime.plans,
         num_threads=runtime.num_threads,
+        resident_mb=resident_mb(),
+        energy_source="unavailable" if counter is None else counter.source,
         rows=tuple(rows),
     )
 
 
+def _energies(runtime: OATRuntime, counter: EnergyCounter, seconds: float) -> dict[float, float]:
+    """Joules of one image at each width, at the largest λ: every λ runs the same operations."""
+    x_NCHW, found = _images(runtime, 1), {}
+    for width in runtime.table.widths:
+        runtime.set_point(lam=runtime.table.lambdas[-1], width=width)
+        runtime.infer(x_NCHW)
+        num_images, start_j, end_s = 0, counter.energy_j(), time.monotonic() + seconds
+        while num_images == 0 or time.monotonic() < end_s:
+            runtime.infer(x_NCHW)
+            num_images += 1
+        if (spent_j := counter.energy_j() - start_j) > 0.0:  # a counter that stands still says nothing
+            found[width] = spent_j / num_images
+    return found
+
+
+def _images(runtime: OATRuntime, batch: int) -> npt.NDArray[np.float32]:
+    spec = runtime.bundle.input
+    return np.random.default_rng(0).random((batch, 3, spec.height, spec.width), dtype=np.float32)
+
+
 def text_table(profile: DeviceProfile) -> Table:
     """The profile for people."""
-    lambdas = profile.rows[0].lambdas
-    table = Table(
-        title=profile.label,
-        caption=f"One image at a time. Measured in turns at λ = {', '.join(f'{lam:g}' for lam in lambdas)}; "
-        "a folded plan is the same network at every λ, so the pooled figure stands for all λ.",
-    )
-    for column in ("width", "p50 ms", "p99 ms", "calls", f"λ={lambdas[-1]:g} over λ={lambdas[0]:g}"):
+    memory = "memory unavailable" if profile.resident_mb is None else f"{profile.resident_mb:.0f} MB resident"
+    caption = f"{profile.plans} plans, {memory}, energy: {profile.energy_source}."
+    table = Table(title=profile.label, caption=caption)
+    for column in ("batch", "λ", "width", "p50 ms", "p99 ms", "images/s", "mJ an image", "calls"):
         table.add_column(column, justify="right")
     for row in profile.rows:
-        ratio = "–" if row.lambda_ratio is None else f"{row.lambda_ratio:.3f}"
-        table.add_row(
-            f"{row.width:g}", f"{row.latency_ms_p50:.3f}", f"{row.latency_ms_p99:.3f}", str(row.num_calls), ratio
-        )
+        energy = "unavailable" if row.energy_j is None else f"{1e3 * row.energy_j:.2f}"
+        latencies = f"{row.latency_ms_p50:.3f}", f"{row.latency_ms_p99:.3f}", f"{row.images_per_s:.0f}"
+        table.add_row(str(row.batch), f"{row.lam:g}", f"{row.width:g}", *latencies, energy, str(row.num_calls))
     return table
+
+
+def plot(profile: DeviceProfile, path: Path) -> None:
+    """Draw median and 99th percentile of each batch size over λ, one line a width.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("--plot needs matplotlib: pip install 'oat-robot[training]'") from error
+    batches = sorted({row.batch for row in profile.rows})
+    figure = Figure(figsize=(4.5 * len(batches), 3.5), layout="constrained")
+    for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False)[0], batches, strict=True):
+        for width in sorted({row.width for row in profile.rows}):
+            rows = sorted((r for r in profile.rows if (r.batch, r.width) == (batch, width)), key=lambda row: row.lam)
+            lams = [row.lam for row in rows]
+            (line,) = axes.plot(lams, [row.latency_ms_p50 for row in rows], marker="o", label=f"width {width:g}")
+            axes.plot(lams, [row.latency_ms_p99 for row in rows], linestyle=":", color=line.get_color())
+        axes.set(xlabel="λ", ylabel="ms (dotted: p99)", title=f"batch {batch}", ylim=(0, None))
+        axes.legend()
+    figure.suptitle(profile.label, fontsize=8)
+    figure.savefig(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -215,24 +275,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all of this process)")
-    parser.add_argument("--seconds-per-point", type=float, default=3.0, help="for each width and measured λ")
+    parser.add_argument("--device", choices=get_args(Device), default="cpu")
+    parser.add_argument("--plans", choices=get_args(PlanForm), default="auto")
+    parser.add_argument("--seconds-per-point", type=float, default=1.0, help="for each point and batch size")
+    parser.add_argument("--plot", type=Path, help="picture to write (PNG, SVG or PDF, by its ending)")
     args = parser.parse_args(argv)
     try:
         if args.threads is not None and args.threads < 1:
             raise ConfigError(f"--threads must be at least 1, got {args.threads}")
         if not 0.0 < args.seconds_per_point <= 3600.0:
             raise ConfigError(f"--seconds-per-point must be in (0, 3600], got {args.seconds_per_point}")
-        runtime = OATRuntime.load(args.bundle, backend=args.backend, precision=args.precision, num_threads=args.threads)
+        runtime = OATRuntime.load(
+            args.bundle,
+            device=args.device,
+            backend=args.backend,
+            precision=args.precision,
+            plans=args.plans,
+            num_threads=args.threads,
+        )
         with Console(stderr=True).status("measuring"):
             profile = measure(runtime, seconds_per_point=args.seconds_per_point)
         runtime.close()
         if args.output is not None:
             profile.save(args.output)
+        if args.plot is not None:
+            plot(profile, args.plot)
     except OATError as error:
         print(f"oat-profile: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"oat-profile: cannot write {args.output}: {error}", file=sys.stderr)
+        print(f"oat-profile: cannot write: {error}", file=sys.stderr)
         return 2
     Console().print(text_table(profile))
     print(profile.model_dump_json())

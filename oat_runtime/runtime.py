@@ -3,128 +3,159 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.backends import BackendName, CompileFn, Plan, Precision, get_backend
+from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
+from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import InputError, OperatingPointError
+from oat_runtime.errors import InputError, OATError, OperatingPointError
 from oat_runtime.fold import fold
-from oat_runtime.image import network_input
+from oat_runtime.image import network_input, regions
 from oat_runtime.layers import effective_lambda
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.plan_store import PlanForm, PlanStore, ReadyPlan
+from oat_runtime.prediction import Floats, Prediction, softmax
+
+__all__ = ["Activation", "OATRuntime", "Prediction"]
 
 _LOG = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
+Frame = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the network says of one frame.
+class Activation:
+    """A point in effect.
 
     Attributes:
-        point: the operating point that produced it, never a mix of two.
-        label: index of the most probable class.
-        class_name: its name.
-        confidence: its calibrated probability in [0, 1].
-        probabilities_K: calibrated probabilities, float32, sum 1.
-        logits_K: float32, as the network gave them.
-        preprocess_ms: time from frame to network input.
-        latency_ms: time of the network alone.
+        point: what frames run at.
+        since_s: when it took effect, on the clock of `time.monotonic`.
     """
 
     point: OperatingPoint
-    label: int
-    class_name: str
-    confidence: float
-    probabilities_K: Floats
-    logits_K: Floats
-    preprocess_ms: float
-    latency_ms: float
+    since_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A plan with the point it belongs to; swapped as one, so a reader never sees half a switch."""
+class _Active:
+    """A point with its plan, swapped as one, so that a reader never sees half a switch."""
 
     point: OperatingPoint
     plan: Plan
-    temperature: float
     lock: threading.Lock
     """An engine's plan serves one thread at a time."""
+    temperature: float
+    since_s: float = field(default_factory=time.monotonic)
 
 
 class OATRuntime:
     """A bundle ready to run. Setting λ or width to a prepared point costs one reference swap.
 
-    A point that was never used before is folded and compiled first, off the frame path: `set_point(wait=False)`
-    returns at once and frames go on at the old point until the new one is ready (`pending` names it until then).
+    A point that has to be compiled first is made off the frame path: `set_point(wait=False)` returns at once and frames
+    go on at the old point until the new one is ready. Until then `pending` names it, `activation` says since when the
+    active point is in effect, and `failure` why the last one asked for never came.
+
+    Safe to use from any thread; the frames of one plan run one after another. Input with NaN or infinity is refused.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
+        device: Device = "cpu",
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
+        plans: PlanForm = "auto",
         num_threads: int | None = None,
+        memory_budget_mb: float | None = None,
     ) -> None:
         """Start at the widest width and the λ of the safest row of the bundle's `select` table."""
+        for name, value, allowed in (
+            ("device", device, get_args(Device)),
+            ("precision", precision, (*get_args(Precision), "auto")),
+            ("plans", plans, get_args(PlanForm)),
+        ):
+            if value not in allowed:
+                raise InputError(f"{name} must be one of {list(allowed)}, got {value!r}")
         self.bundle = bundle
         self.table: OperatingTable = bundle.select
-        self.precision: Precision = "float32" if precision == "auto" else precision
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
-        self.backend: BackendName
-        self._compile: CompileFn
-        self.backend, self._compile = get_backend(backend)
+        self.device: Device = device
         self._model = bundle.model()
-        self._input_hw = (bundle.input.height, bundle.input.width)
-        self._prepared: dict[OperatingPoint, _Prepared] = {}
+        self._input_chw = (3, bundle.input.height, bundle.input.width)
+        widest = [row for row in self.table.rows if row.width == self.table.widths[-1]]
+        start = max(widest, key=lambda row: (row.minimax(), row.lam)).point
+        self.backend: BackendName
+        self.precision: Precision
+        self.backend, self.precision = choose(
+            lambda: fold(self._model, lam=start.lam, width=start.width),
+            Settings(self._input_chw[1:], num_threads=self.num_threads, device=device),
+            backend=None if backend == "auto" else backend,
+            precision=None if precision == "auto" else precision,
+            bundle_sha256=bundle.sha256,
+        )
+        settings = Settings(self._input_chw[1:], self.precision, self.num_threads, device)
+        self._plans = PlanStore(
+            self._model, get_backend(self.backend), settings, form=plans, budget_mb=memory_budget_mb
+        )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="oat-prepare")
         self._pending: OperatingPoint | None = None
-        widest = [row for row in self.table.rows if row.width == self.table.widths[-1]]
-        start = max(widest, key=lambda row: (row.minimax(), row.lam)).point
-        self._active = self._prepare(start)
+        self._failure: OATError | None = None
+        self._closed = False
+        self._active = self._bind(start, self._plans.make(start))
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         *,
-        device: str = "cpu",
+        device: Device = "cpu",
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
+        plans: PlanForm = "auto",
         num_threads: int | None = None,
+        memory_budget_mb: float | None = None,
     ) -> Self:
         """Verify the bundle at `path` and make its runtime.
 
         Args:
             path: a bundle's folder.
-            device: `cpu`, for now.
-            backend: `torch`, `openvino`, or `auto`: the fastest one that is installed.
-            precision: `float32`, `bfloat16` (openvino), or `auto`: float32, in which the tables were measured.
+            device: `cpu` or `cuda`.
+            backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
+                for a few seconds at first and remembered in the user's cache folder.
+            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named back end; with `backend="auto"`
+                the faster one of float32 and bfloat16, where the device computes in it.
+            plans: `folded`, `shared`, or `auto`, see `oat_runtime.plan_store.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.
+            memory_budget_mb: megabytes of weights that folded plans may hold, in float32; 64 by default.
 
         Raises:
             BundleError: the bundle cannot be trusted.
             BackendError: the engine is not installed or refuses the network.
-            InputError: an unknown device.
+            InputError: an unknown device, precision or form of plans.
         """
-        if device != "cpu":
-            raise InputError(f"device must be 'cpu', got {device!r}: other devices are not supported yet")
-        return cls(Bundle.load(Path(path)), backend=backend, precision=precision, num_threads=num_threads)
+        return cls(
+            Bundle.load(Path(path)),
+            device=device,
+            backend=backend,
+            precision=precision,
+            plans=plans,
+            num_threads=num_threads,
+            memory_budget_mb=memory_budget_mb,
+        )
 
     @property
     def active(self) -> OperatingPoint:
@@ -132,9 +163,25 @@ class OATRuntime:
         return self._active.point
 
     @property
+    def activation(self) -> Activation:
+        """The active point and since when it is in effect."""
+        active = self._active
+        return Activation(active.point, active.since_s)
+
+    @property
     def pending(self) -> OperatingPoint | None:
         """A point that was asked for and is still being prepared; None most of the time."""
         return self._pending
+
+    @property
+    def failure(self) -> OATError | None:
+        """Why the last point asked for with `wait=False` could not be prepared; None again with the next request."""
+        return self._failure
+
+    @property
+    def plans(self) -> PlanForm:
+        """The form of the plans."""
+        return self._plans.form
 
     def effective(self, *, lam: float, width: float) -> OperatingPoint:
         """The point that really runs when (λ, width) is asked for; see `oat_runtime.layers.effective_lambda`.
@@ -146,13 +193,19 @@ class OATRuntime:
         return OperatingPoint(effective_lambda(lam, self._model.config.lambdas), width)
 
     def prepare(self, points: Iterable[OperatingPoint] | None = None) -> None:
-        """Fold, compile and warm `points` (all rows of the table by default), so that switching to them is instant."""
+        """Fold, compile and warm `points` (all rows of the table by default), so that switching to them is instant.
+
+        Raises:
+            OperatingPointError: a point is not offered.
+            BackendError: the engine refused the network.
+        """
         for point in points if points is not None else [row.point for row in self.table.rows]:
-            self._prepare(self.effective(lam=point.lam, width=point.width))
+            self._refuse_if_closed()
+            self._plans.make_best(self.effective(lam=point.lam, width=point.width))
 
     def is_prepared(self, point: OperatingPoint) -> bool:
         """Whether a switch to `point` takes effect on the next frame."""
-        return point in self._prepared
+        return self._plans.get(point) is not None
 
     def set_lambda(self, lam: float) -> OperatingPoint:
         """Set λ, keep the width, wait until it is active; returns the point that really runs."""
@@ -177,11 +230,16 @@ class OATRuntime:
 
         Raises:
             OperatingPointError: λ or width is not offered; nothing changes.
+            BackendError: with `wait`, the engine refused the network; the old point stays active.
+            OATError: the runtime is closed.
         """
         point = self.effective(lam=lam, width=width)
+        self._refuse_if_closed()
+        ready = self._plans.get(point)
         with self._lock:
-            if point in self._prepared:
-                self._active, self._pending = self._prepared[point], None
+            self._failure = None
+            if ready is not None:
+                self._switch(point, ready)
                 return point
             already_pending = self._pending == point
             self._pending = point
@@ -194,90 +252,157 @@ class OATRuntime:
     def _activate(self, point: OperatingPoint) -> None:
         """Prepare `point` and switch to it, unless something else was asked for meanwhile."""
         try:
-            prepared = self._prepare(point)
+            ready = self._plans.make(point)
         except BaseException:
             with self._lock:
                 self._pending = None if self._pending == point else self._pending
             raise
         with self._lock:
             if self._pending == point:
-                self._active, self._pending = prepared, None
+                self._switch(point, ready)
 
-    @staticmethod
-    def _report(future: Future[None]) -> None:
-        if (error := future.exception()) is not None:
-            _LOG.error("preparing an operating point failed; the old one stays active", exc_info=error)
+    def _switch(self, point: OperatingPoint, ready: ReadyPlan) -> None:
+        """Make `point` the active one, with the lock held; a point that is active already keeps its time."""
+        self._pending = None
+        if not self._closed and (self._active.point, self._active.plan) != (point, ready.plan):
+            self._active = self._bind(point, ready)
 
-    def _prepare(self, point: OperatingPoint) -> _Prepared:
-        if point not in self._prepared:
-            net = fold(self._model, lam=point.lam, width=point.width)
-            plan = self._compile(net, input_hw=self._input_hw, precision=self.precision, num_threads=self.num_threads)
-            prepared = _Prepared(point, plan, self.bundle.temperature(point), threading.Lock())
-            with self._lock:
-                self._prepared.setdefault(point, prepared)
-        return self._prepared[point]
+    def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
+        return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point))
+
+    def _report(self, future: Future[None]) -> None:
+        if future.cancelled() or (error := future.exception()) is None:
+            return
+        _LOG.error("preparing an operating point failed; the old one stays active", exc_info=error)
+        with self._lock:
+            self._failure = error if isinstance(error, OATError) else OATError(f"preparing failed: {error!r}")
 
     def infer(self, x_NCHW: Floats) -> Floats:
         """Logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
 
         Raises:
-            InputError: another dtype or shape.
+            InputError: another dtype or shape, or a value that is not finite.
+            OATError: the runtime is closed.
         """
-        if x_NCHW.dtype != np.float32 or x_NCHW.ndim != 4 or x_NCHW.shape[1:] != (3, *self._input_hw):
-            height, width = self._input_hw
-            raise InputError(
-                f"expected float32 of shape (N, 3, {height}, {width}), got {x_NCHW.dtype} of shape {x_NCHW.shape}"
-            )
+        if x_NCHW.dtype != np.float32 or x_NCHW.ndim != 4 or x_NCHW.shape[1:] != self._input_chw:
+            expected = "x".join(map(str, ("N", *self._input_chw)))
+            raise InputError(f"expected float32 of shape {expected}, got {x_NCHW.dtype} of shape {x_NCHW.shape}")
         if not len(x_NCHW):
             raise InputError("expected at least one image, got an empty batch")
+        if not math.isfinite(np.add.reduce(x_NCHW, axis=None)):  # some engines' ReLU would hide a NaN
+            raise InputError("expected finite pixels in [0, 1], got NaN or infinity: check the source of the images")
         return self._run(self._active, x_NCHW)
 
     @staticmethod
-    def _run(prepared: _Prepared, x_NCHW: Floats) -> Floats:
-        with prepared.lock:
-            return prepared.plan(np.ascontiguousarray(x_NCHW))
+    def _run(active: _Active, x_NCHW: Floats) -> Floats:
+        with active.lock:
+            return active.plan(np.ascontiguousarray(x_NCHW))
 
-    def predict(self, frame_HWC: npt.NDArray[np.uint8]) -> Prediction:
+    def predict(self, frame_HWC: Frame) -> Prediction:
         """Classify one uint8 RGB frame of any size at the active point.
 
         Raises:
             InputError: not a uint8 H×W×3 array.
+            OATError: the runtime is closed.
         """
-        return self._predict(self._active, frame_HWC)
+        return self._predict(self._active, [frame_HWC])[0]
 
-    def predict_at(self, frame_HWC: npt.NDArray[np.uint8], point: OperatingPoint) -> Prediction:
+    def predict_at(self, frame_HWC: Frame, point: OperatingPoint) -> Prediction:
         """Classify one frame at a prepared point without making it the active one (a probe).
 
         Raises:
             OperatingPointError: the point is not prepared.
             InputError: not a uint8 H×W×3 array.
         """
-        prepared = self._prepared.get(point)
-        if prepared is None:
+        self._refuse_if_closed()
+        ready = self._plans.get(point)
+        if ready is None:
             raise OperatingPointError(f"{point} is not prepared: call prepare([...]) before the first frame")
-        return self._predict(prepared, frame_HWC)
+        return self._predict(self._bind(point, ready), [frame_HWC])[0]
 
-    def _predict(self, prepared: _Prepared, frame_HWC: npt.NDArray[np.uint8]) -> Prediction:
+    def predict_batch(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """Classify frames of any sizes in one batch through the network, all at the same point.
+
+        Raises:
+            InputError: there is none, or one is not a uint8 H×W×3 array.
+        """
+        if not len(frames):
+            raise InputError("expected at least one frame, got an empty batch")
+        return self._predict(self._active, frames)
+
+    def predict_regions(self, frame_HWC: Frame, boxes_N4: npt.ArrayLike) -> list[Prediction]:
+        """Classify regions of one frame in one batch; each is fitted to the network's input as a frame would be.
+
+        Args:
+            frame_HWC: uint8 RGB.
+            boxes_N4: (left, top, right, bottom) of each region in whole pixels, right and bottom not included.
+
+        Raises:
+            InputError: not a uint8 H×W×3 array, no box, or a box that is empty or not within the frame.
+        """
+        return self._predict(self._active, regions(frame_HWC, boxes_N4))
+
+    def predict_input(self, x_CHW: Floats) -> Prediction:
+        """Classify what `oat_runtime.image.network_input` made of a frame, without making it again.
+
+        Raises:
+            InputError: another dtype or shape, or a value that is not finite.
+        """
+        active, started = self._active, time.perf_counter()
+        if x_CHW.dtype != np.float32 or x_CHW.shape != self._input_chw or not math.isfinite(x_CHW.sum()):
+            expected = "x".join(map(str, self._input_chw))
+            raise InputError(f"expected finite float32 of shape {expected}, got {x_CHW.dtype} of shape {x_CHW.shape}")
+        return self._answer(active, x_CHW[None], started, started)[0]
+
+    def _predict(self, active: _Active, frames: Sequence[Frame]) -> list[Prediction]:
         started = time.perf_counter()
-        x_1CHW = network_input(frame_HWC, self.bundle.input)[None]
-        ready = time.perf_counter()
-        logits_K = self._run(prepared, x_1CHW)[0]
-        done = time.perf_counter()
-        scaled_K = logits_K / np.float32(prepared.temperature)
-        exp_K = np.exp(scaled_K - scaled_K.max())
-        probabilities_K = (exp_K / exp_K.sum()).astype(np.float32)
-        label = int(probabilities_K.argmax())
-        return Prediction(
-            point=prepared.point,
-            label=label,
-            class_name=self.bundle.class_names[label],
-            confidence=float(probabilities_K[label]),
-            probabilities_K=probabilities_K,
-            logits_K=logits_K,
-            preprocess_ms=1e3 * (ready - started),
-            latency_ms=1e3 * (done - ready),
-        )
+        x_NCHW = np.stack([network_input(frame_HWC, self.bundle.input) for frame_HWC in frames])
+        return self._answer(active, x_NCHW, started, time.perf_counter())
+
+    def _answer(self, active: _Active, x_NCHW: Floats, started_s: float, ready_s: float) -> list[Prediction]:
+        logits_NK = self._run(active, x_NCHW)
+        done_s = time.perf_counter()
+        answers = []
+        for logits_K in logits_NK:
+            probabilities_K = softmax(logits_K, active.temperature)
+            label = int(probabilities_K.argmax())
+            answers.append(
+                Prediction(
+                    point=active.point,
+                    label=label,
+                    class_name=self.bundle.class_names[label],
+                    confidence=float(probabilities_K[label]),
+                    probabilities_K=probabilities_K,
+                    logits_K=logits_K,
+                    preprocess_ms=1e3 * (ready_s - started_s),
+                    latency_ms=1e3 * (done_s - ready_s),
+                )
+            )
+        return answers
 
     def close(self) -> None:
-        """Stop the preparing thread; the runtime still answers at its active point."""
+        """Wait for the preparing thread and let go of every plan; from then on frames and switches are refused."""
+        with self._lock:
+            self._closed, self._pending = True, None
+            old = self._active
+            self._active = _Active(old.point, _ClosedPlan(), threading.Lock(), 1.0, old.since_s)
         self._preparer.shutdown(wait=True, cancel_futures=True)
+        self._plans.clear()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            _refuse()
+
+
+def _refuse() -> NoReturn:
+    raise OATError("this runtime is closed: load the bundle again")
+
+
+class _ClosedPlan:
+    """Stands where the active plan was, so that no frame has to ask whether the runtime is closed."""
+
+    def __call__(self, x_NCHW: Floats) -> Floats:
+        _refuse()
+
+    def bare(self, x_NCHW: Floats) -> NoReturn:
+        _refuse()

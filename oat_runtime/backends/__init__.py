@@ -1,41 +1,77 @@
-"""Inference engines behind one small interface: a folded network in, a plan out. `torch` is always there."""
+"""Inference engines behind one small interface: a plain network in, a plan out. `torch` is always there."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
-from typing import Literal
+from typing import Literal, get_args
 
-from oat_runtime.backends.plan import CompileFn, Plan, Precision
+from oat_runtime.backends.plan import Compiled, CompileFn, Device, Plan, Precision, Settings
 from oat_runtime.errors import BackendError
 
-BackendName = Literal["torch", "openvino"]
+BackendName = Literal["torch", "openvino", "onnxruntime", "tensorrt"]
 
-_PREFERRED: tuple[BackendName, ...] = ("openvino", "torch")
-"""`auto` takes the first one that is installed: fp32 ResNet-34 at batch 1 took 8.1 ms on OpenVINO, 12.4 on torch."""
+_NEEDS: dict[BackendName, tuple[str, ...]] = {
+    "openvino": ("openvino", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "tensorrt": ("onnxruntime", "onnx"),
+    "torch": ("torch",),
+}
+"""Packages of each engine. `tensorrt` is ONNX Runtime with that provider."""
+_DEVICES: dict[BackendName, tuple[Device, ...]] = {
+    "openvino": ("cpu",),
+    "onnxruntime": ("cpu", "cuda"),
+    "tensorrt": ("cuda",),
+    "torch": ("cpu", "cuda"),
+}
 
-__all__ = ["BackendName", "CompileFn", "Plan", "Precision", "available", "get_backend"]
+__all__ = [
+    "BackendName",
+    "CompileFn",
+    "Compiled",
+    "Device",
+    "Plan",
+    "Precision",
+    "Settings",
+    "available",
+    "get_backend",
+    "versions",
+]
 
 
-def available() -> tuple[BackendName, ...]:
-    """Names of the installed engines, the preferred one first."""
-    return tuple(name for name in _PREFERRED if importlib.util.find_spec(name) is not None)
+def available(device: Device = "cpu") -> tuple[BackendName, ...]:
+    """Names of the engines that are installed and run on `device`."""
+    names = [name for name, needs in _NEEDS.items() if device in _DEVICES[name] and all(map(_installed, needs))]
+    if device == "cuda" and "onnxruntime" in names:
+        from oat_runtime.backends.onnxruntime_backend import providers
+
+        names = [name for name in names if name == "torch" or providers(name, device)]
+    return tuple(names)
 
 
-def get_backend(name: BackendName | Literal["auto"]) -> tuple[BackendName, CompileFn]:
-    """The engine's name and its compile function (see `oat_runtime.backends.plan.CompileFn`).
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def get_backend(name: BackendName) -> CompileFn:
+    """The engine's compile function (see `oat_runtime.backends.plan.CompileFn`).
 
     Raises:
         BackendError: the engine is unknown or not installed.
     """
-    chosen = available()[0] if name == "auto" else name
-    if chosen == "torch":
-        from oat_runtime.backends import torch_backend
+    if name not in _NEEDS:
+        raise BackendError(f"back end must be one of {list(get_args(BackendName))} or 'auto', got {name!r}")
+    if not all(map(_installed, _NEEDS[name])):
+        extra = "openvino" if name == "openvino" else "onnxruntime"
+        raise BackendError(f"the {name} back end is not installed: pip install 'oat-robot[{extra}]'")
+    home = "onnxruntime" if name == "tensorrt" else name
+    module = importlib.import_module(f"oat_runtime.backends.{home}_backend")
+    compile_fn: CompileFn = module.compile_tensorrt if name == "tensorrt" else module.compile_network
+    return compile_fn
 
-        return chosen, torch_backend.compile_plan
-    if chosen == "openvino":
-        if chosen not in available():
-            raise BackendError("the openvino back end is not installed: pip install 'oat-robot[openvino]'")
-        from oat_runtime.backends import openvino_backend
 
-        return chosen, openvino_backend.compile_plan
-    raise BackendError(f"back end must be one of {list(_PREFERRED)} or 'auto', got {name!r}")
+def versions(name: BackendName) -> str:
+    """The packages of an engine with their versions, as in `openvino 2026.4.1`."""
+    packages = [package for package in _NEEDS[name] if package != "onnx"]
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)

@@ -15,17 +15,24 @@ x = torch.randn(8, 64, 16, 16).bfloat16().to(memory_format=torch.channels_last).
 w = torch.randn(128, 64, 3, 3).bfloat16().requires_grad_()
 torch.nn.functional.conv2d(x, w, None, 2, 1).sum().backward()
 """,
+    "torch-inference": """
+import torch
+x = torch.randn(1, 64, 16, 16).bfloat16().to(memory_format=torch.channels_last)
+for stride, size in ((1, 3), (2, 3), (2, 1)):
+    torch.nn.functional.conv2d(x, torch.randn(128, 64, size, size).bfloat16(), None, stride, size // 2)
+""",
     "openvino": """
 import torch
 from oat_runtime.backends.openvino_backend import compile_unchecked
-net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3))
-compile_unchecked(net.eval(), input_hw=(32, 32), precision="bfloat16", num_threads=1)
+from oat_runtime.backends.plan import Settings
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3)).eval()
+compile_unchecked(lambda: net, Settings((32, 32), "bfloat16")).request(1).infer()
 """,
 }
 
 
 @functools.cache
-def bfloat16_works(engine: Literal["torch", "openvino"]) -> bool:
+def bfloat16_works(engine: Literal["torch", "torch-inference", "openvino"]) -> bool:
     """Try bfloat16 in a process of its own, which an illegal instruction may kill; takes a few seconds, once."""
     trial = subprocess.run([sys.executable, "-c", _TRIALS[engine]], capture_output=True, timeout=120, check=False)
     return trial.returncode == 0

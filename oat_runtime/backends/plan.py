@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Device = Literal["cpu", "cuda"]
+Floats = npt.NDArray[np.float32]
+MakeNet = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an engine must know beside the network.
+
+    Attributes:
+        input_hw: rows and columns of the images.
+        precision: of the arithmetic; inputs, constants and logits are float32 always.
+        num_threads: CPU threads of one call.
+        device: where it runs.
+    """
+
+    input_hw: tuple[int, int]
+    precision: Precision = "float32"
+    num_threads: int = 1
+    device: Device = "cpu"
 
 
 class Plan(Protocol):
-    """One folded network, compiled and warm. May be called from one thread at a time."""
+    """One operating point, compiled. May be called from one thread at a time."""
 
-    def __call__(self, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits (N, K) float32, a fresh array, of images (N, 3, H, W) float32 in [0, 1]."""
+    def __call__(self, x_NCHW: Floats) -> Floats:
+        """Logits (N, K) float32, a fresh array, of C-contiguous images (N, 3, H, W) float32 in [0, 1]."""
+        ...
+
+    def bare(self, x_NCHW: Floats) -> Callable[[], object]:
+        """The engine's own call on this input and nothing else: what benchmarks compare with."""
+        ...
+
+
+class Compiled(Protocol):
+    """A compiled network. Its plans share its memory, so only one of them may run at a time."""
+
+    def plan(self, constants_V: Floats | None = None) -> Plan:
+        """A plan; of a shared network with the constants of one λ, which costs no compiling."""
         ...
 
 
 class CompileFn(Protocol):
-    """How an engine makes a plan."""
+    """How an engine compiles."""
 
-    def __call__(self, net: nn.Module, *, input_hw: tuple[int, int], precision: Precision, num_threads: int) -> Plan:
-        """Compile a plain network for any batch size and run it once."""
+    def __call__(self, make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
+        """Compile what `make_net` gives, for any batch size.
+
+        Args:
+            make_net: makes a folded network, or with `shared` one of `oat_runtime.fold.share`; called again for every
+                shape that the engine compiles by itself, so that nobody has to keep the weights.
+            settings: precision and the like.
+            shared: take the affines' constants at run time, from each plan.
+
+        Raises:
+            BackendError: the engine refuses the network or the settings.
+        """
         ...
+
+
+def powers_of_two(num: int, *, largest: int) -> list[int]:
+    """Sizes of the pieces in which an engine of fixed shapes runs `num` images: few shapes, and no wasted image."""
+    pieces = [largest] * (num // largest)
+    rest = num % largest
+    return pieces + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]

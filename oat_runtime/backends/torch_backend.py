@@ -1,44 +1,177 @@
-"""Plain torch on the CPU: the reference engine."""
+"""Plain torch: the reference engine on the CPU; on CUDA each batch size is captured once as a CUDA graph."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from oat_runtime.backends.plan import Plan, Precision
+from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Plan, Settings, powers_of_two
 from oat_runtime.errors import BackendError
+from oat_runtime.fold import affines
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LARGEST_GRAPH = 256
+"""More images replay the graph of this batch size."""
+
+
+def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
+    """Prepare a network for torch; see `oat_runtime.backends.plan.CompileFn`.
+
+    Below float32 the network must name its pixel normalization `normalize` and its last layer `classifier`: those two
+    stay in float32.
+
+    Raises:
+        BackendError: the precision does not work on this device, or there is no such device.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
+    if settings.device == "cpu" and settings.precision == "float16":
+        raise BackendError("the torch back end runs in float32 or bfloat16 on the cpu, got 'float16'")
+    if settings.device == "cpu" and settings.precision == "bfloat16" and not bfloat16_works("torch-inference"):
+        raise BackendError("bfloat16 crashes torch on this CPU: use precision='float32'")
+    net = copy.deepcopy(make_net()).eval().requires_grad_(False).to(settings.device)
+    if settings.precision != "float32":
+        _lower(net, _TYPES[settings.precision])
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _CUDANetwork(net, settings) if settings.device == "cuda" else _CPUNetwork(net, settings)
+
+
+def _lower(net: nn.Module, dtype: torch.dtype) -> None:
+    """Run all between normalization and classifier in `dtype`: bf16 near 1 is as coarse as an eighth of ε = 8/255."""
+    normalize, classifier = net.get_submodule("normalize"), net.get_submodule("classifier")
+    for name, child in net.named_children():
+        if name not in ("normalize", "classifier"):
+            child.to(dtype)
+    normalize.register_forward_hook(lambda module, inputs, out: out.to(dtype))
+    classifier.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+
+
+class _Network:
+    """A network whose plans share all of it. A plan writes its own constants when another plan ran last."""
+
+    def __init__(self, net: nn.Module, settings: Settings) -> None:
+        self.net, self._settings = net, settings
+        self._sites = [vector for site in affines(net).values() for vector in (site.scale, site.bias)]
+        self._written_by: object = None
+
+    def enter(self, plan: object, constants_V: Tensor | None) -> None:
+        """Make these the constants of the next calls: some kilobytes, and only after a switch."""
+        if constants_V is None or self._written_by is plan:
+            return
+        parts = constants_V.split([site.numel() for site in self._sites])
+        for site, values in zip(self._sites, parts, strict=True):
+            site.copy_(values.view_as(site))
+        self._written_by = plan
+
+
+class _CPUNetwork(_Network):
+    """On the CPU."""
+
+    def plan(self, constants_V: Floats | None = None) -> Plan:
+        return TorchPlan(self, constants_V, self._settings.num_threads)
 
 
 class TorchPlan:
-    """A folded network in inference mode, channels last."""
+    """A network in inference mode, channels last."""
 
-    def __init__(self, net: nn.Module, num_threads: int) -> None:
-        """Take the network as it is to run."""
-        self._net = net
-        self._num_threads = num_threads
+    def __init__(self, network: _Network, constants_V: Floats | None, num_threads: int) -> None:
+        """Keep the constants of one λ, where it is a shared network."""
+        self._network, self._num_threads = network, num_threads
+        self._constants_V = None if constants_V is None else torch.from_numpy(constants_V)
 
     @torch.inference_mode()
-    def __call__(self, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __call__(self, x_NCHW: Floats) -> Floats:
         """Logits of a batch; sets torch's thread count, which belongs to the whole process."""
         if torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
-        logits = self._net(torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last))
-        array: npt.NDArray[np.float32] = logits.float().numpy()
-        return array
+        self._network.enter(self, self._constants_V)
+        x = torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
+        logits_NK: Floats = self._network.net(x).numpy()
+        return logits_NK
+
+    def bare(self, x_NCHW: Floats) -> Callable[[], object]:
+        """The module's forward on an input that is already channels last."""
+        net, x = self._network.net, torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
+        self._network.enter(self, self._constants_V)
+        torch.set_num_threads(self._num_threads)
+        return torch.inference_mode()(lambda: net(x))  # type: ignore[no-any-return]
 
 
-def compile_plan(net: nn.Module, *, input_hw: tuple[int, int], precision: Precision, num_threads: int) -> Plan:
-    """Prepare `net` for torch; see `oat_runtime.backends.plan.CompileFn`.
+class _Capture:
+    """One batch size on the device: input and output buffers, and the graph between them."""
 
-    Raises:
-        BackendError: torch offers float32 only here.
-    """
-    if precision != "float32":
-        raise BackendError(f"the torch back end runs in float32, got {precision!r}: use openvino for bfloat16")
-    plan = TorchPlan(copy.deepcopy(net).eval(), num_threads)
-    plan(np.zeros((1, 3, *input_hw), np.float32))
-    return plan
+    def __init__(self, net: nn.Module, batch: int, input_hw: tuple[int, int]) -> None:
+        self.host = torch.zeros(batch, 3, *input_hw).pin_memory()
+        self.x_NCHW = torch.zeros(batch, 3, *input_hw, device="cuda")
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what libraries set up in their first calls cannot be captured
+            for _ in range(3):
+                net(self.x_NCHW.to(memory_format=torch.channels_last))
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits_NK = net(self.x_NCHW.to(memory_format=torch.channels_last))
+
+
+class _CUDANetwork(_Network):
+    """On the GPU, with a graph for every batch size that is a power of two, captured when first met."""
+
+    def __init__(self, net: nn.Module, settings: Settings) -> None:
+        super().__init__(net, settings)
+        self._captures: dict[int, _Capture] = {}
+
+    def capture(self, batch: int) -> _Capture:
+        """The graph for `batch` images."""
+        if batch not in self._captures:
+            self._captures[batch] = _Capture(self.net, batch, self._settings.input_hw)
+        return self._captures[batch]
+
+    def plan(self, constants_V: Floats | None = None) -> Plan:
+        return CUDAGraphPlan(self, constants_V)
+
+
+class CUDAGraphPlan:
+    """Replays captured graphs: one launch a call, whatever the number of layers."""
+
+    def __init__(self, network: _CUDANetwork, constants_V: Floats | None) -> None:
+        """Put the constants of one λ, where it is a shared network, on the device."""
+        self._network = network
+        self._constants_V = None if constants_V is None else torch.from_numpy(constants_V).cuda()
+
+    @torch.inference_mode()
+    def __call__(self, x_NCHW: Floats) -> Floats:
+        """Logits of a batch."""
+        self._network.enter(self, self._constants_V)
+        start, logits = 0, []
+        for size in powers_of_two(len(x_NCHW), largest=_LARGEST_GRAPH):
+            capture = self._network.capture(size)
+            capture.host.copy_(torch.from_numpy(x_NCHW[start : start + size]))
+            capture.x_NCHW.copy_(capture.host, non_blocking=True)
+            capture.graph.replay()
+            logits.append(capture.logits_NK.cpu().numpy())
+            start += size
+        result: Floats = logits[0] if len(logits) == 1 else np.concatenate(logits)
+        return result
+
+    @torch.inference_mode()
+    def bare(self, x_NCHW: Floats) -> Callable[[], object]:
+        """Input to the device, replay, logits back, as often as there are pieces."""
+        self._network.enter(self, self._constants_V)
+        host, pieces, start = torch.from_numpy(x_NCHW).pin_memory(), [], 0
+        for size in powers_of_two(len(x_NCHW), largest=_LARGEST_GRAPH):
+            pieces.append((self._network.capture(size), host[start : start + size]))
+            start += size
+
+        def call() -> None:
+            for capture, images in pieces:
+                capture.x_NCHW.copy_(images, non_blocking=True)
+                capture.graph.replay()
+                capture.logits_NK.cpu()
+
+        return torch.inference_mode()(call)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from oat_runtime.errors import OperatingPointError
-from oat_runtime.fold import ChannelAffine, PlainBlock, PlainNet, fold
-from oat_runtime.layers import LambdaBatch
+from oat_runtime.fold import ChannelAffine, PlainBlock, PlainNet, constants, fold, share
+from oat_runtime.layers import LambdaBatch, knot_weights
 from oat_runtime.model import ModelConfig, OATNet
 
 CONFIGS = {
@@ -84,3 +84,30 @@ def test_a_folded_network_passes_gradients_to_its_images(net: OATNet) -> None:
 def test_a_point_that_is_not_offered_is_refused(net: OATNet, lam: float, width: float) -> None:
     with pytest.raises(OperatingPointError, match="got"):
         fold(net, lam=lam, width=width)
+
+
+@torch.no_grad()
+def test_the_shared_form_equals_the_folded_one_everywhere(net: OATNet) -> None:
+    x_NCHW = images()
+    for lam in (*net.config.lambdas, *UNSEEN):
+        for width in net.config.widths:
+            expected = fold(net, lam=lam, width=width)(x_NCHW)
+            got = share(net, lam=lam, width=width)(x_NCHW)
+            assert (got - expected).abs().max() < 2e-5 * expected.abs().max(), (lam, width)
+
+
+def test_the_constants_of_any_λ_lie_between_those_of_its_knots(net: OATNet) -> None:
+    knots = net.config.lambdas
+    for width in net.config.widths:
+        table_KV = torch.stack([constants(net, lam=knot, width=width) for knot in knots])
+        for lam in UNSEEN:
+            expected = constants(net, lam=lam, width=width)
+            got = torch.tensor(knot_weights(lam, knots)) @ table_KV
+            assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max())), (lam, width)
+
+
+def test_the_shared_form_holds_no_weights_of_its_own(net: OATNet) -> None:
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    shared = share(net, width=0.5)
+    convolutions = [m for m in shared.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.weight.untyped_storage().data_ptr() in weights and m.bias is None for m in convolutions)

@@ -1,13 +1,16 @@
 """Laws of device profiles: what does not belong to this machine is refused by name, what does fills every row."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oat_runtime import profile as profile_module
 from oat_runtime.bundle import Bundle
+from oat_runtime.devices import power_mode
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.profile import DeviceProfile, ProfileRow, main, measure, processor_name
@@ -25,24 +28,35 @@ def table(tiny_bundle: Path) -> OperatingTable:
 def profile(table: OperatingTable) -> DeviceProfile:
     rows = tuple(
         ProfileRow(
-            width=width,
-            latency_ms_p50=10.0 * width,
-            latency_ms_p99=12.0 * width,
+            lam=row.lam,
+            width=row.width,
+            batch=batch,
+            latency_ms_p50=10.0 * row.width * batch + row.lam,
+            latency_ms_p99=12.0 * row.width * batch + row.lam,
             num_calls=100,
-            lambdas=(0.0, 1.0),
-            lambda_ratio=1.0,
+            images_per_s=50.0,
+            energy_j=0.1 * row.width,
         )
-        for width in table.widths
+        for row in table.rows
+        for batch in (1, 32)
     )
-    return DeviceProfile(bundle_sha256=table.bundle_sha256, device=processor_name(), rows=rows, **IN_USE)
+    return DeviceProfile(
+        bundle_sha256=table.bundle_sha256,
+        device=processor_name(),
+        power_mode=power_mode(),
+        plans="auto",
+        rows=rows,
+        **IN_USE,
+    )
 
 
 def test_apply_fills_every_row_by_its_width_and_touches_nothing_else(
     table: OperatingTable, profile: DeviceProfile
 ) -> None:
     filled = profile.apply(table, **IN_USE)
-    assert [row.latency_ms_p50 for row in filled.rows] == [10.0 * row.width for row in table.rows]
-    assert [row.latency_ms_p99 for row in filled.rows] == [12.0 * row.width for row in table.rows]
+    assert [row.latency_ms_p50 for row in filled.rows] == [10.0 * row.width + row.lam for row in table.rows]
+    assert [row.latency_ms_p99 for row in filled.rows] == [12.0 * row.width + row.lam for row in table.rows]
+    assert [row.energy_j for row in filled.rows] == [0.1 * row.width for row in table.rows]
     assert all(word in filled.device for word in (processor_name(), "torch", "float32", "1 thread"))
     assert [row.measurements for row in filled.rows] == [row.measurements for row in table.rows]
     assert filled.bundle_sha256 == table.bundle_sha256
@@ -58,7 +72,8 @@ def test_apply_fills_every_row_by_its_width_and_touches_nothing_else(
         (lambda p, t, u: (p, t, u | {"backend": "openvino"}), "backend"),
         (lambda p, t, u: (p, t, u | {"precision": "bfloat16"}), "precision"),
         (lambda p, t, u: (p, t, u | {"num_threads": 4}), "num_threads"),
-        (lambda p, t, u: (p.model_copy(update={"rows": p.rows[1:]}), t, u), "widths"),
+        (lambda p, t, u: (p.model_copy(update={"power_mode": "nvpmodel 15W"}), t, u), "power_mode"),
+        (lambda p, t, u: (p.model_copy(update={"rows": p.rows[1:]}), t, u), "points"),
     ],
 )
 def test_a_mismatch_is_refused_and_only_it_is_named(
@@ -67,7 +82,7 @@ def test_a_mismatch_is_refused_and_only_it_is_named(
     profile, table, in_use = change(profile, table, IN_USE)
     with pytest.raises(ConfigError, match="oat-profile") as caught:
         profile.apply(table, **in_use)
-    everything = ("bundle_sha256:", "device:", "backend:", "precision:", "num_threads:", "widths:")
+    everything = ("bundle_sha256:", "device:", "backend:", "precision:", "num_threads:", "points:", "power_mode:")
     assert [word for word in everything if word in str(caught.value)] == [f"{named}:"]
 
 
@@ -78,7 +93,7 @@ def test_a_profile_survives_its_file(tmp_path: Path, profile: DeviceProfile) -> 
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "nan", "unknown key", "twice the same width"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "nan", "unknown key", "twice the same point"])
 def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damage: str) -> None:
     path = tmp_path / "profile.json"
     document = profile.model_dump(mode="json")
@@ -86,7 +101,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damag
         document["rows"][0]["latency_ms_p50"] = float("nan")
     elif damage == "unknown key":
         document["watts"] = 3
-    elif damage == "twice the same width":
+    elif damage == "twice the same point":
         document["rows"].append(document["rows"][0])
     path.write_text(damage if damage in ("", "{", "[]") else json.dumps(document))
     with pytest.raises(ConfigError, match="not a device profile"):
@@ -95,26 +110,42 @@ def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damag
         DeviceProfile.load(tmp_path / "missing.json")
 
 
-def test_measuring_covers_every_width_and_leaves_the_active_point_alone(tiny_bundle: Path) -> None:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+def test_measuring_covers_every_point_and_leaves_the_active_one_alone(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Meter:
+        source, joules = "rapl", 0.0
+
+        def energy_j(self) -> float:
+            self.joules += 1.0
+            return self.joules
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(profile_module, "energy_counter", lambda device: Meter())
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans="shared", num_threads=1)
     before = runtime.set_point(lam=0.3, width=0.75)
-    measured = measure(runtime, seconds_per_point=0.01)
+    measured = measure(runtime, seconds_per_point=1e-4, batches=(1, 2))
     runtime.close()
     assert runtime.active == before
-    assert [row.width for row in measured.rows] == list(runtime.table.widths)
-    assert all(row.latency_ms_p50 <= row.latency_ms_p99 and row.lambdas == (0.0, 1.0) for row in measured.rows)
-    filled = measured.apply(
-        runtime.table, backend=runtime.backend, precision=runtime.precision, num_threads=runtime.num_threads
-    )
-    assert all(row.latency_ms_p99 for row in filled.rows)
+    assert {(row.lam, row.width, row.batch) for row in measured.rows} == {
+        (row.lam, row.width, batch) for row in runtime.table.rows for batch in (1, 2)
+    }
+    assert all(row.latency_ms_p50 <= row.latency_ms_p99 for row in measured.rows)
+    assert measured.energy_source == "rapl"
+    filled = measured.apply(runtime.table, **IN_USE)
+    assert all(row.latency_ms_p99 and row.energy_j and row.energy_j <= 1.0 for row in filled.rows)
 
 
 def test_the_command_ends_with_the_profile_it_wrote(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "profile.json"
-    arguments = [str(tiny_bundle), "--backend", "torch", "--threads", "1", "--seconds-per-point", "0.01"]
-    assert main([*arguments, "--output", str(path)]) == 0
+    arguments = [str(tiny_bundle), "--backend", "torch", "--threads", "1", "--seconds-per-point", "1e-4"]
+    picture = tmp_path / "profile.png"
+    assert main([*arguments, "--output", str(path), "--plot", str(picture)]) == 0
+    assert picture.stat().st_size > 1000
     last = capsys.readouterr().out.splitlines()[-1]
     assert DeviceProfile.model_validate_json(last) == DeviceProfile.load(path)
 
@@ -122,3 +153,11 @@ def test_the_command_ends_with_the_profile_it_wrote(
 def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing")]) == 2
     assert "no bundle at" in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(
+    tmp_path: Path, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        profile_module.plot(profile, tmp_path / "profile.png")

@@ -1,7 +1,6 @@
 """Laws of the runtime: λ and width are set as one, at once or in the background, and every answer names its point."""
 
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -16,22 +15,24 @@ import pytest
 import torch
 
 from oat_runtime import backends
-from oat_runtime.backends import get_backend
+from oat_runtime.backends import torch_backend
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import BackendError, BundleError, InputError, OperatingPointError
+from oat_runtime.errors import BackendError, BundleError, InputError, OATError, OperatingPointError
+from oat_runtime.fold import fold
 from oat_runtime.image import network_input
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.plan_store import PlanForm
 from oat_runtime.runtime import OATRuntime
 
 P = OperatingPoint
-needs_openvino = pytest.mark.skipif("openvino" not in backends.available(), reason="openvino is not installed")
 SOME_POINTS = (P(0.0, 1.0), P(0.35, 0.75), P(1.0, 0.5))
 
 
 @pytest.fixture
 def runtime(tiny_bundle: Path) -> Iterator[OATRuntime]:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+    """Folded plans: every point that was never used has to be compiled."""
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans="folded", num_threads=1)
     yield runtime
     runtime.close()
 
@@ -55,11 +56,11 @@ class Gate:
     """Stands in for a slow or failing compiler: waits until opened, then compiles or raises."""
 
     def __init__(self, runtime: OATRuntime, *, error: Exception | None = None) -> None:
-        self._compile, self._error = runtime._compile, error
+        self._compile, self._error = runtime._plans._compile, error
         self.entered, self.opened = threading.Event(), threading.Event()
-        runtime._compile = self
+        runtime._plans._compile = self
 
-    def __call__(self, *args: Any, **options: Any) -> backends.Plan:
+    def __call__(self, *args: Any, **options: Any) -> backends.Compiled:
         self.entered.set()
         assert self.opened.wait(10.0)
         if self._error is not None:
@@ -166,19 +167,22 @@ def test_a_failing_switch_keeps_the_old_point(runtime: OATRuntime, caplog: pytes
         runtime.set_point(lam=0.0, width=0.5, wait=False)
         wait_until(lambda: runtime.pending is None and bool(caplog.records))
     assert "the old one stays active" in caplog.text
+    assert isinstance(runtime.failure, BackendError)
     assert runtime.predict(frame()).point == runtime.active == old
 
 
 def test_a_prepared_point_switches_at_once_without_compiling(runtime: OATRuntime) -> None:
     runtime.prepare()
-    runtime._compile = Gate(runtime, error=BackendError("compiled again"))
+    Gate(runtime, error=BackendError("compiled again"))
     for row in runtime.table.rows:
         assert runtime.is_prepared(row.point)
         runtime.set_point(lam=row.lam, width=row.width, wait=False)
         assert (runtime.active, runtime.pending) == (row.point, None)
 
 
-def test_a_prediction_never_mixes_two_points(runtime: OATRuntime) -> None:
+@pytest.mark.parametrize("plans", ["folded", "shared"])
+def test_a_prediction_never_mixes_two_points(tiny_bundle: Path, plans: PlanForm) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans=plans, num_threads=1)
     points = [P(lam, width) for lam in (0.0, 0.3, 1.0) for width in (0.5, 1.0)]
     runtime.prepare(points)
     image = frame()
@@ -205,36 +209,40 @@ def test_a_prediction_never_mixes_two_points(runtime: OATRuntime) -> None:
         sys.setswitchinterval(interval)
     assert len({prediction.point for prediction in seen}) > 1
     for prediction in seen:
-        np.testing.assert_allclose(prediction.logits_K, expected[prediction.point].logits_K, atol=1e-5)
-        np.testing.assert_allclose(prediction.probabilities_K, expected[prediction.point].probabilities_K, atol=1e-5)
+        np.testing.assert_array_equal(prediction.logits_K, expected[prediction.point].logits_K)
+        np.testing.assert_array_equal(prediction.probabilities_K, expected[prediction.point].probabilities_K)
+    runtime.close()
 
 
-def test_a_plan_serves_one_thread_at_a_time(runtime: OATRuntime) -> None:
-    compile_plan, busy, num_calls = runtime._compile, threading.Lock(), 0
+@pytest.mark.parametrize("plans", ["folded", "shared"])
+def test_the_memory_of_a_network_serves_one_thread_at_a_time(
+    tiny_bundle: Path, plans: PlanForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, num_calls = threading.Lock(), 0
+    call = torch_backend.TorchPlan.__call__
 
-    def compile_touchy(*args: Any, **options: Any) -> backends.Plan:
-        plan = compile_plan(*args, **options)
+    def touchy(plan: torch_backend.TorchPlan, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        nonlocal num_calls
+        assert busy.acquire(blocking=False), "called from two threads at once"
+        num_calls += 1
+        time.sleep(0.001)
+        logits = call(plan, x_NCHW)
+        busy.release()
+        return logits
 
-        def touchy(x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            nonlocal num_calls
-            assert busy.acquire(blocking=False), "called from two threads at once"
-            num_calls += 1
-            time.sleep(0.001)
-            logits = plan(x_NCHW)
-            busy.release()
-            return logits
-
-        return touchy
-
-    runtime._compile = compile_touchy
-    runtime.set_point(lam=0.2, width=0.5)
-    images = [frame(), frame()[::-1]]
-    expected = [runtime.predict(image).logits_K for image in images]
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans=plans, num_threads=1)
+    points = [P(0.2, 0.5), P(1.0, 0.5)] if plans == "shared" else [P(0.2, 0.5)]
+    runtime.prepare(points)
+    image = frame()
+    expected = {point: runtime.predict_at(image, point).logits_K for point in points}
+    monkeypatch.setattr(torch_backend.TorchPlan, "__call__", touchy)
+    asked = points * 10
     with ThreadPoolExecutor(2) as pool:
-        got = list(pool.map(lambda n: runtime.predict(images[n % 2]).logits_K, range(20)))
-    assert num_calls == 22
-    for n, logits_K in enumerate(got):
-        np.testing.assert_allclose(logits_K, expected[n % 2], atol=1e-5)
+        got = list(pool.map(lambda point: runtime.predict_at(image, point).logits_K, asked))
+    assert num_calls == len(asked)
+    for point, logits_K in zip(asked, got, strict=True):
+        np.testing.assert_array_equal(logits_K, expected[point])
+    runtime.close()
 
 
 @pytest.mark.parametrize("point", SOME_POINTS)
@@ -312,52 +320,125 @@ def test_the_probe_passes_on_the_runtime_and_fails_on_another_network(runtime: O
     assert runtime.bundle.replay_probe(logits_at) < 1e-4
     with torch.no_grad():
         runtime._model.classifier.bias[3] += 0.01
-    runtime._prepared.clear()
+    runtime._plans._folded.clear()
     with pytest.raises(BundleError, match="probe"):
         runtime.bundle.replay_probe(logits_at)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of openvino's own conversion
-@needs_openvino
-def test_openvino_agrees_with_torch(tiny_bundle: Path, runtime: OATRuntime) -> None:
-    other = OATRuntime.load(tiny_bundle, backend="openvino", precision="float32", num_threads=1)
-    for point in SOME_POINTS:
-        for num in (1, 3):
-            runtime.set_point(lam=point.lam, width=point.width)
-            other.set_point(lam=point.lam, width=point.width)
-            first = other.infer(inputs(num))
-            np.testing.assert_allclose(first, runtime.infer(inputs(num)), atol=1e-3)
-            kept = first.copy()
-            other.infer(1 - inputs(num))
-            np.testing.assert_array_equal(first, kept)  # the engine's buffers are its own
-    other.close()
+@pytest.mark.parametrize("lam", [0.0, 0.15, 0.4, 0.85])
+@pytest.mark.parametrize("plans", ["shared", "auto"])
+def test_a_λ_never_used_runs_at_once_where_its_width_is_ready(tiny_bundle: Path, plans: PlanForm, lam: float) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans=plans, num_threads=1)
+    Gate(runtime, error=BackendError("compiled again"))
+    started_s = time.monotonic()
+    assert runtime.set_point(lam=lam, width=1.0, wait=False) == runtime.active == P(lam, 1.0)
+    assert runtime.pending is None
+    assert started_s <= runtime.activation.since_s <= time.monotonic()
+    assert runtime.predict(frame()).point == P(lam, 1.0)
+    runtime.close()
 
 
-@needs_openvino
-def test_openvino_reports_nothing_to_anyone() -> None:
-    code = (
-        "import sys\nfrom oat_runtime.backends import get_backend\n"
-        "print(get_backend('openvino')[0], sys.modules['openvino_telemetry'])"
+@pytest.mark.parametrize(("budget_mb", "num_folded"), [(0.0, 0), (1e3, 3)])
+def test_auto_folds_what_is_prepared_as_far_as_the_budget_reaches(
+    tiny_bundle: Path, budget_mb: float, num_folded: int
+) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1, memory_budget_mb=budget_mb)
+    runtime.prepare(SOME_POINTS)
+    assert len(runtime._plans._folded) == num_folded
+    assert all(runtime.is_prepared(point) for point in SOME_POINTS)
+    runtime.close()
+
+
+def test_a_budget_lets_go_of_the_folded_plan_used_least_recently(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_mb = 4e-6 * sum(p.numel() for p in fold(Bundle.load(tiny_bundle).model(), lam=0.0, width=1.0).parameters())
+    runtime = OATRuntime.load(
+        tiny_bundle, backend="torch", plans="folded", num_threads=1, memory_budget_mb=2.5 * one_mb
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["openvino", "None"]
+    first, second, third = P(0.0, 1.0), P(0.2, 1.0), P(0.4, 1.0)
+    for point in (first, second, first):
+        runtime.set_point(lam=point.lam, width=point.width)
+    with caplog.at_level(logging.WARNING):
+        runtime.prepare([third])
+    assert [runtime.is_prepared(point) for point in (first, second, third)] == [True, False, True]
+    assert "memory_budget_mb" in caplog.text
+    assert runtime.set_point(lam=second.lam, width=second.width) == runtime.predict(frame()).point == second
+    runtime.close()
 
 
-def test_auto_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
-    monkeypatch.setattr(backends, "available", lambda: ("torch",))
-    runtime = OATRuntime.load(tiny_bundle, num_threads=1)
-    assert (runtime.backend, runtime.precision) == ("torch", "float32")
-    with pytest.raises(BackendError, match=r"pip install 'oat-robot\[openvino\]'"):
-        get_backend("openvino")
+def test_the_time_of_a_switch_is_that_of_its_taking_effect(runtime: OATRuntime) -> None:
+    since_s = runtime.activation.since_s
+    runtime.set_point(lam=runtime.active.lam, width=runtime.active.width)
+    assert runtime.activation.since_s == since_s
+    gate = Gate(runtime)
+    new = runtime.set_point(lam=0.3, width=0.5, wait=False)
+    assert gate.entered.wait(10.0)
+    opened_s = time.monotonic()
+    gate.opened.set()
+    wait_until(lambda: runtime.active == new)
+    assert opened_s <= runtime.activation.since_s <= time.monotonic()
+
+
+def test_a_closed_runtime_says_so(runtime: OATRuntime) -> None:
+    runtime.close()
+    for call in (
+        lambda: runtime.predict(frame()),
+        lambda: runtime.infer(inputs()),
+        lambda: runtime.set_point(lam=0.0, width=1.0),
+        lambda: runtime.set_lambda(1.0),
+        lambda: runtime.predict_at(frame(), runtime.active),
+        runtime.prepare,
+    ):
+        with pytest.raises(OATError, match="closed: load the bundle again"):
+            call()
+    runtime.close()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(runtime: OATRuntime, bad: float) -> None:
+    x_NCHW = inputs()
+    x_NCHW[1, 2, 31, 31] = bad
+    with pytest.raises(InputError, match="finite"):
+        runtime.infer(x_NCHW)
+    with pytest.raises(InputError, match="finite"):
+        runtime.predict_input(x_NCHW[1])
+    assert np.isfinite(runtime.infer(inputs())).all()
+
+
+def test_many_frames_and_regions_are_what_each_would_be_alone(runtime: OATRuntime) -> None:
+    frames = [frame(), frame(48, 64), frame(48, 64)[::-1, ::-1]]
+    for together, alone in zip(runtime.predict_batch(frames), map(runtime.predict, frames), strict=True):
+        np.testing.assert_allclose(together.logits_K, alone.logits_K, atol=1e-5)
+        assert (together.label, together.point) == (alone.label, alone.point)
+    big, boxes = frame(60, 90), [[0, 0, 32, 32], [10, 20, 90, 60], [89, 59, 90, 60]]
+    cut = [big[top:bottom, left:right] for left, top, right, bottom in boxes]
+    for together, alone in zip(runtime.predict_regions(big, boxes), map(runtime.predict, cut), strict=True):
+        np.testing.assert_allclose(together.logits_K, alone.logits_K, atol=1e-5)
+    x_CHW = network_input(big, runtime.bundle.input)
+    np.testing.assert_array_equal(runtime.predict_input(x_CHW).logits_K, runtime.predict(big).logits_K)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [[], [[0, 0, 0, 5]], [[0, 0, 33, 5]], [[-1, 0, 5, 5]], [[5, 5, 4, 9]], [[0.0, 0.0, 5.0, 5.0]], [0, 0, 5, 5]],
+)
+def test_regions_that_are_none_are_refused(runtime: OATRuntime, boxes: list[Any]) -> None:
+    with pytest.raises(InputError, match="box"):
+        runtime.predict_regions(frame(), boxes)
+    with pytest.raises(InputError, match="at least one frame"):
+        runtime.predict_batch([])
 
 
 def test_what_is_not_there_is_refused_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"must be one of .*got 'tensorrt'"):
-        OATRuntime.load(tiny_bundle, backend="tensorrt")
-    with pytest.raises(BackendError, match="got 'bfloat16': use openvino"):
-        OATRuntime.load(tiny_bundle, backend="torch", precision="bfloat16")
-    with pytest.raises(InputError, match="device must be 'cpu', got 'cuda'"):
-        OATRuntime.load(tiny_bundle, device="cuda")
+    with pytest.raises(BackendError, match=r"must be one of .*got 'tflite'"):
+        OATRuntime.load(tiny_bundle, backend="tflite")
+    with pytest.raises(InputError, match=r"device must be one of \['cpu', 'cuda'\], got 'tpu'"):
+        OATRuntime.load(tiny_bundle, device="tpu")
+    with pytest.raises(InputError, match="plans must be one of"):
+        OATRuntime.load(tiny_bundle, plans="cached")
+    with pytest.raises(InputError, match="precision must be one of"):
+        OATRuntime.load(tiny_bundle, precision="int4")
     with pytest.raises(BundleError, match="no bundle at"):
         OATRuntime.load(tmp_path / "nowhere")
 

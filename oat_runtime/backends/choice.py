@@ -1,0 +1,176 @@
+"""`auto`: which engine and precision are fastest here. Measured once on this machine, then remembered.
+
+What is remembered decides about speed alone: whatever it says, the engine still has to load, to compile, and to compute
+this network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from oat_runtime.backends import BackendName, Plan, Precision, available, get_backend, versions
+from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.backends.plan import Floats, MakeNet, Settings
+from oat_runtime.devices import device_name
+from oat_runtime.errors import BackendError
+from oat_runtime.timing import interleave
+
+_LOG = logging.getLogger(__name__)
+_SECONDS = 0.5
+"""Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns, however long they take."""
+_MIN_ROUNDS = 5
+_LARGEST_ERROR = 0.05
+"""A candidate's logits may differ from float32 torch's by this share of their largest absolute value: bf16 keeps 8 bits
+(1/256) and a network multiplies that by a few; an engine that computes something else is far beyond it."""
+
+Candidate = tuple[BackendName, Precision]
+_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def choose(
+    make_net: MakeNet,
+    settings: Settings,
+    *,
+    backend: BackendName | None,
+    precision: Precision | None,
+    bundle_sha256: str,
+    cache: Path | None = None,
+) -> Candidate:
+    """The fastest engine and precision for one image at a time.
+
+    Args:
+        make_net: a folded network of the bundle at full width.
+        settings: all but the precision, which is ignored.
+        backend: take this one; None compares all that are installed.
+        precision: take this one; None compares float32 with bfloat16 where the device computes in it, and is float32,
+            in which the tables were measured, where the back end was named.
+        bundle_sha256: the network's identity.
+        cache: file of what was found before; `cache_path()` by default.
+
+    Raises:
+        BackendError: no engine takes this network on this device and in this precision.
+    """
+    if backend is not None:
+        return backend, precision or "float32"
+    names = available(settings.device)
+    if len(names) == 1 and precision is not None:
+        return names[0], precision
+    cache = cache or cache_path()
+    key = _key(names, precision, settings, bundle_sha256)
+    known = _read(cache).get(key)
+    possible = {f"{name} {kind}": (name, kind) for name in names for kind in _PRECISIONS if precision in (None, kind)}
+    if isinstance(known, str) and known in possible:
+        return possible[known]
+    candidates = [(name, kind) for name in names for kind in _precisions(name, settings, precision)]
+    if len(candidates) == 1:
+        return candidates[0]
+    times = measure(make_net, settings, candidates)
+    best = min(times, key=lambda candidate: times[candidate])
+    found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
+    _LOG.info("back end for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
+    _remember(cache, key, best)
+    return best
+
+
+def measure(make_net: MakeNet, settings: Settings, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
+    """Median milliseconds of one image for each candidate that computes this network.
+
+    Raises:
+        BackendError: none does.
+    """
+    plans: dict[Candidate, Plan] = {}
+    x_NCHW = np.random.default_rng(0).random((1, 3, *settings.input_hw), dtype=np.float32)
+    expected = _plan(make_net, settings, ("torch", "float32"))(x_NCHW)
+    refusals = []
+    for candidate in candidates:
+        try:
+            plan = _plan(make_net, settings, candidate)
+            error = float(np.abs(plan(x_NCHW) - expected).max() / max(float(np.abs(expected).max()), 1e-6))
+        except BackendError as refusal:
+            refusals.append(str(refusal))
+            continue
+        if error <= _LARGEST_ERROR:
+            plans[candidate] = plan
+        else:
+            refusals.append(f"{candidate[0]} {candidate[1]} computes something else: logits off by {error:.0%}")
+    if not plans:
+        raise BackendError(f"no back end takes this network on {settings.device}: {'; '.join(refusals)}")
+    for refusal_text in refusals:
+        _LOG.info("left out of the choice: %s", refusal_text)
+    calls: dict[Candidate, Callable[[], Floats]] = {
+        candidate: functools.partial(plan, x_NCHW) for candidate, plan in plans.items()
+    }
+    times = interleave(calls, seconds=_SECONDS, min_rounds=_MIN_ROUNDS)
+    return {candidate: float(np.median(values)) for candidate, values in times.items()}
+
+
+def _plan(make_net: MakeNet, settings: Settings, candidate: Candidate) -> Plan:
+    name, precision = candidate
+    chosen = Settings(settings.input_hw, precision, settings.num_threads, settings.device)
+    return get_backend(name)(make_net, chosen).plan()
+
+
+def _precisions(name: BackendName, settings: Settings, precision: Precision | None) -> tuple[Precision, ...]:
+    """What to compare. On a CPU only OpenVINO's bfloat16: torch's took longer than OpenVINO's float32 (8.6, 8.1 ms)."""
+    if precision is not None:
+        return (precision,)
+    if settings.device == "cuda":
+        fast = name in ("torch", "tensorrt")
+    else:
+        fast = name == "openvino" and has_amx() and bfloat16_works("openvino")
+    return ("float32", "bfloat16") if fast else ("float32",)
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 tiles; without, bfloat16 is no faster than float32."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def cache_path() -> Path:
+    """File of remembered choices, in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "oat" / "backends.json"
+
+
+def _key(names: Sequence[BackendName], precision: Precision | None, settings: Settings, bundle_sha256: str) -> str:
+    """All that a choice depends on."""
+    engines = ", ".join(versions(name) for name in names)
+    threads = f"{settings.num_threads} threads"
+    return " | ".join([bundle_sha256, device_name(settings.device), threads, precision or "any precision", engines])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _LOG.warning("ignoring the remembered back ends in %s: %s", path, error)
+        return {}
+    if not isinstance(document, dict):
+        _LOG.warning("ignoring the remembered back ends in %s: expected an object", path)
+        return {}
+    return document
+
+
+def _remember(path: Path, key: str, best: Candidate) -> None:
+    document = _read(path) | {key: " ".join(best)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            json.dump(document, file, indent=1)
+        os.replace(file.name, path)
+    except OSError as error:
+        _LOG.warning("cannot remember the choice of back end in %s: %s", path, error)

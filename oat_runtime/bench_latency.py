@@ -1,0 +1,154 @@
+"""Comparisons of latency for `oat_runtime.bench`: what takes turns in one process, and the ratios of their medians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from oat_runtime.backends import BackendName, Plan, Settings, available, get_backend
+from oat_runtime.fold import constants, fold, share
+from oat_runtime.layers import LambdaBatch
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
+from oat_runtime.static_net import StaticNet
+from oat_runtime.timing import interleave, median_ratio, p50_p99
+
+Row = dict[str, Any]
+Images = npt.NDArray[np.float32]
+Call = Callable[[], object]
+
+BATCHES = (1, 32)
+
+
+class Latency:
+    """The comparisons of one runtime; each gives its rows."""
+
+    def __init__(self, runtime: OATRuntime, *, seconds: float) -> None:
+        """Take `seconds` for each comparison of one width and batch."""
+        self.runtime, self.seconds = runtime, seconds
+        self.model = runtime.bundle.model()
+        self.lambdas = (*self.model.config.lambdas, unseen(self.model.config.lambdas))
+        spec = runtime.bundle.input
+        self.settings = Settings((spec.height, spec.width), runtime.precision, runtime.num_threads, runtime.device)
+
+    def plans_over_static(self) -> list[Row]:
+        """Folded and shared plans of each λ against a plain static network on the same engine."""
+        compile_network, rows = get_backend(self.runtime.backend), []
+        for width in self.model.config.widths:
+            static = self._static(self.runtime.backend, width)
+            shared = compile_network(partial(share, self.model, width=width), self.settings, shared=True)
+            plans: dict[tuple[str, float | None], Plan] = {("static", None): static}
+            for lam in self.lambdas:
+                plans["folded", lam] = compile_network(
+                    partial(fold, self.model, lam=lam, width=width), self.settings
+                ).plan()
+                plans["shared", lam] = shared.plan(constants(self.model, lam=lam, width=width).numpy())
+            for batch in BATCHES:
+                x_NCHW = self.images(batch)
+                times = interleave({key: partial(plan, x_NCHW) for key, plan in plans.items()}, seconds=self.seconds)
+                rows += [
+                    _row(f"{form}_over_static", batch, width, times[form, lam], times["static", None], lam=lam)
+                    for form, lam in plans
+                    if lam is not None
+                ]
+        return rows
+
+    def infer_over_bare(self) -> list[Row]:
+        """`infer`, with its checks, lock and copies, against the engine's own call on the same plan."""
+        rows = []
+        for batch, lam, width in self._safest():
+            x_NCHW = self.images(batch)
+            calls = {"infer": partial(self.runtime.infer, x_NCHW), "bare": self.runtime._active.plan.bare(x_NCHW)}
+            times = interleave(calls, seconds=self.seconds)
+            rows.append(_row("infer_over_bare_engine", batch, width, times["infer"], times["bare"], lam=lam))
+        return rows
+
+    def speedup_over_reference(self) -> list[Row]:
+        """`infer` against the network as trained (OATNet, torch, float32), and that against a plain torch network."""
+        rows = []
+        model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for batch, lam, width in self._safest():
+            x_NCHW = self.images(batch)
+            x = torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
+            one_lam = LambdaBatch.constant(lam, batch, model.config.lambdas)
+            plain = StaticNet(self.model, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            calls = {
+                "infer": partial(self.runtime.infer, x_NCHW),
+                "reference": _torch_call(partial(model, x, one_lam, width=width), self.runtime.num_threads),
+                "plain": _torch_call(partial(plain, x), self.runtime.num_threads),
+            }
+            times = interleave(calls, seconds=self.seconds)
+            name = f"speedup_over_reference_batch_{batch}"
+            rows.append(_row(name, batch, width, times["reference"], times["infer"], lam=lam))
+            rows.append(_row("reference_over_plain_torch", batch, width, times["reference"], times["plain"], lam=lam))
+        return rows
+
+    def auto_over_static_engines(self) -> list[Row]:
+        """`infer` against the plain static network on OpenVINO and on ONNX Runtime, in the same precision."""
+        rows = []
+        names: list[BackendName] = [n for n in ("openvino", "onnxruntime") if n in available(self.runtime.device)]
+        if self.runtime.precision != "float32":
+            names = [name for name in names if name != "onnxruntime"]
+        for batch, lam, width in self._safest():
+            x_NCHW = self.images(batch)
+            calls: dict[str, Call] = {"infer": partial(self.runtime.infer, x_NCHW)}
+            calls |= {name: self._static(name, width).bare(x_NCHW) for name in names}
+            times = interleave(calls, seconds=self.seconds)
+            rows += [_row(f"auto_over_{n}", batch, width, times["infer"], times[n], lam=lam) for n in names]
+        return rows
+
+    def images(self, batch: int) -> Images:
+        """Random network inputs; what they show does not change the time."""
+        return np.random.default_rng(0).random((batch, 3, *self.settings.input_hw), dtype=np.float32)
+
+    def _static(self, name: BackendName, width: float) -> Plan:
+        def make_net() -> nn.Module:
+            return StaticNet(self.model, width)
+
+        return get_backend(name)(make_net, self.settings).plan()
+
+    def _safest(self) -> Iterator[tuple[int, float, float]]:
+        """Every batch size at the largest λ and width, which is made the active point."""
+        lam, width = self.model.config.lambdas[-1], self.model.config.widths[-1]
+        self.runtime.prepare([OperatingPoint(lam, width)])
+        self.runtime.set_point(lam=lam, width=width)
+        for batch in BATCHES:
+            yield batch, lam, width
+
+
+def unseen(knots: tuple[float, ...]) -> float:
+    """A λ that is no knot: half-way between the last two; the only one where there is no other."""
+    return round((knots[-2] + knots[-1]) / 2, 6) if len(knots) > 1 else knots[-1]
+
+
+def _torch_call(call: Call, num_threads: int) -> Call:
+    @torch.inference_mode()
+    def run() -> object:
+        torch.set_num_threads(num_threads)
+        return call()
+
+    return run
+
+
+def _row(
+    name: str, batch: int, width: float, times: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64],
+    *, lam: float | None,
+) -> Row:  # fmt: skip
+    p50, p99 = p50_p99(times)
+    return {
+        "comparison": name,
+        "batch": batch,
+        "width": width,
+        "lambda": lam,
+        "num_calls": times.size,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "baseline_p50_ms": p50_p99(baseline)[0],
+        "value": median_ratio(times, baseline),
+    }

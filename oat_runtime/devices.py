@@ -1,0 +1,207 @@
+"""What a device is called, how it is powered, and how much energy it takes: Linux's own counters, or nothing."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+from oat_runtime.errors import BackendError
+
+_LOG = logging.getLogger(__name__)
+
+Source = Literal["nvml", "rapl", "ina3221"]
+_SAMPLE_PERIOD_S = 0.02
+"""INA3221 and NVML give power, not energy; the Jetson's sensor converts anew about every 10 ms."""
+
+
+def processor_name() -> str:
+    """Name of the processor, as x86 Linux gives it; else the board's (Jetson, Raspberry Pi), else the architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+        return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def device_name(device: Literal["cpu", "cuda"]) -> str:
+    """Name of the processor, with the GPU's where that is used.
+
+    Raises:
+        BackendError: there is no such GPU.
+    """
+    if device == "cpu":
+        return processor_name()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
+    return f"{torch.cuda.get_device_name()} with {processor_name()}"
+
+
+def power_mode(root: Path = Path("/")) -> str:
+    """How the machine is told to trade speed for power: Jetson's nvpmodel, else the CPU governor, else `unknown`.
+
+    Args:
+        root: where `etc` and `sys` are; another folder for tests.
+    """
+    for name, label in (
+        ("var/lib/nvpmodel/status", "nvpmodel"),
+        ("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "governor"),
+    ):
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        if text:
+            return f"{label} {text.splitlines()[-1]}"
+    return "unknown"
+
+
+def resident_mb(pid: int | Literal["self"] = "self") -> float | None:
+    """Resident memory of a process in megabytes, swap and shared libraries included; None outside Linux."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return None
+
+
+class EnergyCounter(Protocol):
+    """Joules that the device has taken since some moment; the difference of two readings is what counts."""
+
+    source: Source
+
+    def energy_j(self) -> float:
+        """Joules so far."""
+        ...
+
+    def close(self) -> None:
+        """Stop sampling."""
+        ...
+
+
+def energy_counter(device: Literal["cpu", "cuda"], root: Path = Path("/")) -> EnergyCounter | None:
+    """The machine's counter of energy for this device, or None where there is none that this user may read.
+
+    `cuda`: NVML's, of the whole GPU, else the Jetson's. `cpu`: RAPL of all packages, else the Jetson's INA3221 (input
+    of the whole board). Every one of them counts what other programs take, too.
+    """
+    if device == "cuda" and (counter := _nvml()) is not None:
+        return counter
+    if device == "cpu" and (zones := _rapl_zones(root)):
+        return _RAPL(zones)
+    if (rail := _ina3221_rail(root)) is not None:
+        return _Integrator("ina3221", lambda: _ina3221_w(rail))
+    return None
+
+
+def _rapl_zones(root: Path) -> list[Path]:
+    """Package zones whose counter can be read; since 2020 most kernels keep it for root."""
+    zones = []
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        if zone.name.count(":") != 1:
+            continue  # a part of a package, or a mirror
+        try:
+            int((zone / "energy_uj").read_text())
+            int((zone / "max_energy_range_uj").read_text())
+        except (OSError, ValueError) as error:
+            _LOG.info("RAPL zone %s cannot be read: %s", zone.name, error)
+            continue
+        zones.append(zone)
+    return zones
+
+
+class _RAPL:
+    """Running average power limit: energy of the CPU packages, with counters that wrap (within minutes to hours)."""
+
+    source: Source = "rapl"
+
+    def __init__(self, zones: list[Path]) -> None:
+        self._zones = [(zone, int((zone / "max_energy_range_uj").read_text())) for zone in zones]
+        self._last = [self._read(zone) for zone, _ in self._zones]
+        self._total_uj = 0
+
+    @staticmethod
+    def _read(zone: Path) -> int:
+        return int((zone / "energy_uj").read_text())
+
+    def energy_j(self) -> float:
+        now = [self._read(zone) for zone, _ in self._zones]
+        for value, last, (_, wraps_at) in zip(now, self._last, self._zones, strict=True):
+            self._total_uj += value - last if value >= last else value - last + wraps_at
+        self._last = now
+        return 1e-6 * self._total_uj
+
+    def close(self) -> None:
+        pass
+
+
+def _ina3221_rail(root: Path) -> tuple[Path, int] | None:
+    """(hwmon folder, channel) of the board's input: `VDD_IN` on Orin, `POM_5V_IN` on Nano."""
+    for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        try:
+            if (chip / "name").read_text().strip() != "ina3221":
+                continue
+        except OSError:
+            continue
+        for label in sorted(chip.glob("in*_label")):
+            name = label.read_text().strip()
+            channel = int(label.name.removeprefix("in").removesuffix("_label"))
+            if name.endswith("_IN") and (chip / f"curr{channel}_input").is_file():
+                return chip, channel
+    return None
+
+
+def _ina3221_w(rail: tuple[Path, int]) -> float:
+    """Watts of one rail: millivolts times milliamperes."""
+    chip, channel = rail
+    return 1e-6 * int((chip / f"in{channel}_input").read_text()) * int((chip / f"curr{channel}_input").read_text())
+
+
+def _nvml() -> EnergyCounter | None:
+    """The GPU's power by way of torch, which asks NVML; None where its Python binding is missing."""
+    import torch
+
+    try:
+        torch.cuda.power_draw()
+    except (RuntimeError, ImportError, AssertionError) as error:  # no binding, no driver, or no CUDA in this build
+        _LOG.info("NVML cannot be read: %s", error)
+        return None
+    return _Integrator("nvml", lambda: 1e-3 * torch.cuda.power_draw())
+
+
+class _Integrator:
+    """Energy from power, sampled by a thread of its own and summed up by the trapezoidal rule."""
+
+    def __init__(self, source: Source, watts: Callable[[], float]) -> None:
+        self.source: Source = source
+        self._watts = watts
+        self._lock = threading.Lock()
+        self._joules, self._last_s, self._last_w = 0.0, time.monotonic(), watts()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="oat-energy", daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._closed.wait(_SAMPLE_PERIOD_S):
+            self.energy_j()
+
+    def energy_j(self) -> float:
+        with self._lock:
+            now_s, now_w = time.monotonic(), self._watts()
+            self._joules += (now_s - self._last_s) * (now_w + self._last_w) / 2
+            self._last_s, self._last_w = now_s, now_w
+            return self._joules
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()

@@ -1,0 +1,179 @@
+"""The plans of one bundle: made when asked for, kept within a memory budget, in one of three forms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from oat_runtime.backends import Compiled, CompileFn, Plan, Settings
+from oat_runtime.backends.plan import Floats
+from oat_runtime.fold import constants, fold, share
+from oat_runtime.layers import knot_weights
+from oat_runtime.model import OATNet
+from oat_runtime.operating_point import OperatingPoint
+
+_LOG = logging.getLogger(__name__)
+
+PlanForm = Literal["folded", "shared", "auto"]
+"""How points become plans.
+
+`folded`: one network a point, compiled for it; the fastest, and every point holds weights of its own.
+`shared`: one network a width, which takes a scale and a bias per channel at run time; any λ without compiling.
+`auto`: shared for every point, and folded ones on top for those that are prepared, as far as the budget reaches.
+"""
+DEFAULT_BUDGET_MB = 64.0
+"""Weights of folded plans: all 18 points of a WRN-16-2 (31 MB), not two of a ResNet-34 (85 MB each)."""
+_MOST_SHARED = 1024
+"""Shared plans that are kept, some kilobytes each: a slider of λ must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyPlan:
+    """A plan and the lock of the engine memory that it runs in."""
+
+    plan: Plan
+    lock: threading.Lock
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """One width: its network, its lock, and the constants at each knot.
+
+    Scale and bias are linear in γ and β, and those are linear in λ between two knots of the same batch norm; so any λ
+    takes a mean of two rows, some microseconds.
+    """
+
+    network: Compiled
+    lock: threading.Lock
+    constants_KV: Floats
+
+    def plan(self, lam: float, knots: Sequence[float]) -> ReadyPlan:
+        """The plan of one λ."""
+        weights_K = np.array(knot_weights(lam, knots), np.float32)
+        return ReadyPlan(self.network.plan(weights_K @ self.constants_KV), self.lock)
+
+
+class PlanStore:
+    """Makes and keeps plans. `get` never waits for a compiler; `make` and `make_best` may."""
+
+    def __init__(
+        self, model: OATNet, compile_fn: CompileFn, settings: Settings, *, form: PlanForm, budget_mb: float | None
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+            model: the network of the bundle; its weights must stay as they are.
+            compile_fn: the engine's.
+            settings: of the engine.
+            form: see `PlanForm`.
+            budget_mb: megabytes of float32 weights that folded plans may hold, 64 by default. `auto` folds no more than
+                that; `folded` lets go of the plan used least recently, but keeps the last one always.
+        """
+        self._model, self._compile, self._settings = model, compile_fn, settings
+        self.form: PlanForm = form
+        self._budget = 1e6 * (DEFAULT_BUDGET_MB if budget_mb is None else budget_mb)
+        self._networks: dict[float, _Shared] = {}
+        self._shared: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
+        self._folded: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
+        self._making = threading.Lock()
+        self._lock = threading.Lock()
+
+    def get(self, point: OperatingPoint) -> ReadyPlan | None:
+        """The point's best plan that is ready now; None where it has to be compiled first."""
+        with self._lock:
+            if point in self._folded:
+                self._folded.move_to_end(point)
+                return self._folded[point]
+            if point in self._shared:
+                self._shared.move_to_end(point)
+                return self._shared[point]
+            if point.width not in self._networks:
+                return None
+            ready = self._networks[point.width].plan(point.lam, self._model.config.lambdas)
+            self._shared[point] = ready
+            while len(self._shared) > _MOST_SHARED:
+                self._shared.popitem(last=False)
+            return ready
+
+    def make(self, point: OperatingPoint) -> ReadyPlan:
+        """The point's plan, made as cheaply as the form allows.
+
+        Raises:
+            BackendError: the engine refused the network.
+        """
+        with self._making:
+            if (ready := self.get(point)) is not None:
+                return ready
+            return self._fold(point) if self.form == "folded" else self._share(point)
+
+    def make_best(self, point: OperatingPoint) -> ReadyPlan:
+        """The point's plan, folded where the form and the budget allow it.
+
+        Raises:
+            BackendError: the engine refused the network.
+        """
+        with self._making:
+            if self.form != "folded" and point.width not in self._networks:
+                self._share(point)
+            if self.form != "shared" and point not in self._folded and (self.form == "folded" or self._fits(point)):
+                self._fold(point)
+            ready = self.get(point)
+            assert ready is not None
+            return ready
+
+    def clear(self) -> None:
+        """Let go of every plan."""
+        with self._making, self._lock:
+            for plans in (self._networks, self._shared, self._folded):
+                plans.clear()
+
+    def _share(self, point: OperatingPoint) -> ReadyPlan:
+        """Compile the network of the point's width."""
+        width, knots = point.width, self._model.config.lambdas
+        network = self._compile(lambda: share(self._model, width=width), self._settings, shared=True)
+        rows = [constants(self._model, lam=lam, width=width).numpy() for lam in knots]
+        shared = _Shared(network, threading.Lock(), np.stack(rows))
+        self._warm(shared.plan(point.lam, knots))
+        with self._lock:
+            self._networks[width] = shared
+        ready = self.get(point)
+        assert ready is not None
+        return ready
+
+    def _warm(self, ready: ReadyPlan) -> None:
+        """Run once, so that the first frame is as fast as the others."""
+        ready.plan(np.zeros((1, 3, *self._settings.input_hw), np.float32))
+
+    def _fold(self, point: OperatingPoint) -> ReadyPlan:
+        def make_net() -> nn.Module:
+            return fold(self._model, lam=point.lam, width=point.width)
+
+        ready = ReadyPlan(self._compile(make_net, self._settings).plan(), threading.Lock())
+        self._warm(ready)
+        with self._lock:
+            self._folded[point] = ready
+            while len(self._folded) > 1 and self._held() > self._budget:
+                gone, _ = self._folded.popitem(last=False)
+                _LOG.warning(
+                    "%s lost its folded plan to the budget of %g MB: raise memory_budget_mb, or use plans='shared'",
+                    gone,
+                    self._budget / 1e6,
+                )
+        return ready
+
+    def _fits(self, point: OperatingPoint) -> bool:
+        return self._held() + self._num_bytes(point) <= self._budget
+
+    def _held(self) -> int:
+        return sum(map(self._num_bytes, self._folded))
+
+    def _num_bytes(self, point: OperatingPoint) -> int:
+        """Bytes of a folded network's weights in float32."""
+        return 4 * sum(p.numel() for p in share(self._model, width=point.width).parameters())

@@ -1,0 +1,45 @@
+"""What the network says of one image, with calibrated probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from oat_runtime.operating_point import OperatingPoint
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network says of one frame.
+
+    Attributes:
+        point: the operating point that produced it, never a mix of two.
+        label: index of the most probable class.
+        class_name: its name.
+        confidence: its calibrated probability in [0, 1].
+        probabilities_K: calibrated probabilities, float32, sum 1.
+        logits_K: float32, as the network gave them.
+        preprocess_ms: time from frame to network input; of the whole batch, where it came in one.
+        latency_ms: time of the network alone; of the whole batch, where it came in one.
+    """
+
+    point: OperatingPoint
+    label: int
+    class_name: str
+    confidence: float
+    probabilities_K: Floats
+    logits_K: Floats
+    preprocess_ms: float
+    latency_ms: float
+
+
+def softmax(logits_K: Floats, temperature: float) -> Floats:
+    """Probabilities (K,) float32 of logits divided by a calibration temperature (Guo et al. 2017)."""
+    scaled_K = logits_K / np.float32(temperature)
+    exp_K = np.exp(scaled_K - scaled_K.max())
+    probabilities_K: Floats = (exp_K / exp_K.sum()).astype(np.float32)
+    return probabilities_K

@@ -1,0 +1,248 @@
+"""Laws of the engines: each computes the network of its settings in either form, or says why it cannot."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from oat_runtime.backends import BackendName, Precision, Settings, available, choice, get_backend
+from oat_runtime.backends.plan import powers_of_two
+from oat_runtime.errors import BackendError
+from oat_runtime.fold import constants, fold, share
+from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.static_net import StaticNet
+
+MakeNet = Callable[..., OATNet]
+CPU_ENGINES = ("torch", "openvino", "onnxruntime")
+HW = (16, 16)
+CONFIGS = {
+    "wide_resnet": ModelConfig(depth=10, widen_factor=1),
+    "resnet": ModelConfig(family="resnet", depth=10, stem="7x7-stride2-pool", widths=(0.25, 0.5)),
+}
+
+
+def images(num: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(2).random((num, 3, *HW), dtype=np.float32)
+
+
+def need(engine: BackendName) -> None:
+    if engine not in available():
+        pytest.skip(f"{engine} is not installed")
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+@pytest.mark.parametrize("family", CONFIGS)
+@torch.no_grad()
+def test_every_engine_computes_both_forms(make_net: MakeNet, engine: BackendName, family: str) -> None:
+    need(engine)
+    net = make_net(CONFIGS[family]).eval()
+    lam, width, settings = 0.25, net.config.widths[0], Settings(HW)
+    plain = fold(net, lam=lam, width=width)
+    folded = get_backend(engine)(lambda: plain, settings).plan()
+    shared = get_backend(engine)(lambda: share(net, width=width), settings, shared=True)
+    plans = [shared.plan(constants(net, lam=value, width=width).numpy()) for value in (lam, 1.0)]
+    for num in (1, 3, 11):
+        x_NCHW = images(num)
+        expected = plain(torch.from_numpy(x_NCHW)).numpy()
+        atol = 2e-5 * float(np.abs(expected).max())
+        np.testing.assert_allclose(folded(x_NCHW), expected, atol=atol)
+        first = plans[0](x_NCHW)
+        kept = first.copy()
+        assert np.abs(plans[1](x_NCHW) - expected).max() > 10 * atol  # another λ in the same network
+        np.testing.assert_array_equal(first, kept)  # the engine's buffers are its own
+        np.testing.assert_allclose(plans[0](x_NCHW), expected, atol=atol)
+        plans[0].bare(x_NCHW)()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@torch.no_grad()
+def test_the_static_network_is_translated_too(engine: BackendName) -> None:
+    need(engine)
+    static = StaticNet(OATNet(CONFIGS["wide_resnet"]), 1.0)
+    expected = static(torch.from_numpy(images(2))).numpy()
+    got = get_backend(engine)(lambda: static, Settings(HW)).plan()(images(2))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_what_has_no_translation_is_named() -> None:
+    need("onnxruntime")
+    odd = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU())
+    with pytest.raises(BackendError, match="no translation for layer 1: GELU"):
+        get_backend("onnxruntime")(lambda: odd, Settings(HW))
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "says"),
+    [
+        ("torch", Settings(HW, "float16"), "float32 or bfloat16 on the cpu, got 'float16'"),
+        ("onnxruntime", Settings(HW, "bfloat16"), "runs in float32, got 'bfloat16'"),
+        ("openvino", Settings(HW, "float16"), "got 'float16'"),
+        ("openvino", Settings(HW, device="cuda"), "runs on the cpu, got device 'cuda'"),
+        ("tensorrt", Settings(HW), "no provider for tensorrt on cpu"),
+    ],
+)
+def test_settings_that_an_engine_does_not_have_are_refused(
+    make_net: MakeNet, small: ModelConfig, engine: BackendName, settings: Settings, says: str
+) -> None:
+    need("openvino" if engine == "openvino" else "onnxruntime")
+    net = fold(make_net(small), lam=0.0, width=0.5)
+    with pytest.raises(BackendError, match=says):
+        get_backend(engine)(lambda: net, settings)
+
+
+@torch.no_grad()
+def test_torch_in_bfloat16_rounds_between_normalization_and_classifier_only(
+    make_net: MakeNet, small: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oat_runtime.backends.torch_backend.bfloat16_works", lambda engine: True)
+    net = fold(make_net(small), lam=0.3, width=0.5)
+    compiled = get_backend("torch")(lambda: net, Settings(HW, "bfloat16"))
+    lowered = compiled.net  # type: ignore[attr-defined]
+    assert {p.dtype for p in lowered.blocks.parameters()} == {torch.bfloat16}
+    assert lowered.normalize.scale.dtype == lowered.classifier.weight.dtype == torch.float32
+    expected = net(torch.from_numpy(images(4))).numpy()
+    got = compiled.plan()(images(4))
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    assert got.dtype == np.float32
+    assert 0 < error < 0.05
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+@pytest.mark.parametrize("largest", [1, 8])
+def test_pieces_are_powers_of_two_and_add_up(largest: int) -> None:
+    for num in range(1, 40):
+        pieces = powers_of_two(num, largest=largest)
+        assert sum(pieces) == num
+        assert all(piece & (piece - 1) == 0 and piece <= largest for piece in pieces)
+
+
+def test_openvino_reports_nothing_to_anyone() -> None:
+    need("openvino")
+    code = (
+        "import sys\nfrom oat_runtime.backends import get_backend\n"
+        "get_backend('openvino')\nprint(sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"]
+
+
+class Measured:
+    """Stands in for the stopwatch of the automatic choice, and counts how often it is asked."""
+
+    def __init__(self, times: dict[choice.Candidate, float]) -> None:
+        self.times, self.num_calls = times, 0
+
+    def __call__(self, make_net: object, settings: object, candidates: object) -> dict[choice.Candidate, float]:
+        self.num_calls += 1
+        return self.times
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    found = Measured({("torch", "float32"): 3.0, ("openvino", "float32"): 2.0})
+    monkeypatch.setattr(choice, "measure", found)
+    monkeypatch.setattr(choice, "available", lambda device: ("openvino", "torch"))
+    monkeypatch.setattr(choice, "has_amx", lambda: False)
+    monkeypatch.setattr(choice, "versions", lambda name: f"{name} 1.0")
+    return found
+
+
+def choose(cache: Path, *, sha: str = "a", threads: int = 1, precision: Precision | None = None) -> choice.Candidate:
+    return choice.choose(
+        nn.Identity,
+        Settings(HW, num_threads=threads),
+        backend=None,
+        precision=precision,
+        bundle_sha256=sha,
+        cache=cache,
+    )
+
+
+def test_the_fastest_is_chosen_once_and_remembered(tmp_path: Path, measured: Measured) -> None:
+    cache = tmp_path / "deep" / "cache.json"
+    assert choose(cache) == choose(cache) == ("openvino", "float32")
+    assert measured.num_calls == 1
+    choose(cache, sha="b"), choose(cache, threads=2), choose(cache, precision="float32")
+    assert measured.num_calls == 4
+    assert list(cache.parent.iterdir()) == [cache]
+
+
+def test_another_version_of_an_engine_is_measured_anew(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(tmp_path / "cache.json")
+    monkeypatch.setattr(choice, "versions", lambda name: f"{name} 2.0")
+    choose(tmp_path / "cache.json")
+    assert measured.num_calls == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff", '{"key": 3}', None])
+def test_a_damaged_memory_is_ignored(
+    tmp_path: Path, measured: Measured, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache.json"
+    if content is None:  # an engine that is not there, as if remembered
+        choose(cache)
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_bytes()), "abacus float32")))
+    else:
+        cache.write_text(content, encoding="latin-1")
+    with caplog.at_level(logging.WARNING):
+        assert choose(cache) == ("openvino", "float32")
+    assert measured.num_calls == (2 if content is None else 1)
+    assert ("ignoring" in caplog.text) == (content in ("", "{", "[]", "\xff"))
+    assert choose(cache) == ("openvino", "float32")
+
+
+def test_a_memory_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, measured: Measured, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert choose(tmp_path / "file" / "cache.json") == ("openvino", "float32")
+    assert "cannot remember" in caplog.text
+
+
+def test_an_engine_that_computes_something_else_is_never_chosen(
+    make_net: MakeNet, small: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = fold(make_net(small), lam=0.3, width=0.5)
+    real = choice._plan
+
+    def lying(make: object, settings: Settings, candidate: choice.Candidate) -> object:
+        plan = real(make, settings, ("torch", "float32"))  # type: ignore[arg-type]
+        return (lambda x: -plan(x)) if candidate[0] == "openvino" else plan
+
+    monkeypatch.setattr(choice, "_plan", lying)
+    times = choice.measure(lambda: net, Settings(HW), [("openvino", "float32"), ("torch", "float32")])
+    assert list(times) == [("torch", "float32")]
+    with pytest.raises(BackendError, match="computes something else"):
+        choice.measure(lambda: net, Settings(HW), [("openvino", "float32")])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "share_of_largest"), [("float32", 2e-3), ("bfloat16", 0.05), ("float16", 0.01)])
+@torch.no_grad()
+def test_cuda_graphs_compute_both_forms(
+    make_net: MakeNet, small: ModelConfig, precision: Precision, share_of_largest: float
+) -> None:
+    net = make_net(small).eval()
+    settings = Settings(HW, precision, device="cuda")
+    plain = fold(net, lam=0.25, width=0.5)
+    folded = get_backend("torch")(lambda: plain, settings).plan()
+    shared = get_backend("torch")(lambda: share(net, width=0.5), settings, shared=True)
+    plans = {lam: shared.plan(constants(net, lam=lam, width=0.5).numpy()) for lam in (0.25, 1.0)}
+    for num in (1, 3, 300, 1):
+        x_NCHW = images(num)
+        expected = plain(torch.from_numpy(x_NCHW)).numpy()
+        atol = share_of_largest * float(np.abs(expected).max())
+        np.testing.assert_allclose(folded(x_NCHW), expected, atol=atol)
+        plans[1.0](x_NCHW)
+        np.testing.assert_allclose(plans[0.25](x_NCHW), expected, atol=atol)

@@ -1,0 +1,86 @@
+"""Laws of the energy counters, on made-up sysfs trees: what can be read is read right, what cannot is absent."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from oat_runtime.devices import energy_counter, power_mode, resident_mb
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+RAPL = "sys/class/powercap/intel-rapl"
+HWMON = "sys/class/hwmon"
+
+
+def test_a_machine_without_a_counter_has_none(tmp_path: Path) -> None:
+    assert energy_counter("cpu", tmp_path) is None
+    write(tmp_path, {f"{HWMON}/hwmon0/name": "coretemp\n", f"{HWMON}/hwmon1/name": "ina3221\n"})
+    assert energy_counter("cpu", tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "no number\n"])
+def test_a_counter_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> None:
+    write(tmp_path, {f"{RAPL}:0/energy_uj": content, f"{RAPL}:0/max_energy_range_uj": "1000\n"})
+    assert energy_counter("cpu", tmp_path) is None
+
+
+def test_packages_add_up_their_parts_do_not_count_and_counters_wrap(tmp_path: Path) -> None:
+    for zone in ("0", "1", "0:0"):
+        write(tmp_path, {f"{RAPL}:{zone}/energy_uj": "9000000\n", f"{RAPL}:{zone}/max_energy_range_uj": "10000000\n"})
+    counter = energy_counter("cpu", tmp_path)
+    assert counter is not None
+    assert counter.source == "rapl"
+    assert counter.energy_j() == 0.0
+    write(tmp_path, {f"{RAPL}:0/energy_uj": "9500000\n", f"{RAPL}:0:0/energy_uj": "9900000\n"})
+    assert counter.energy_j() == pytest.approx(0.5)
+    write(tmp_path, {f"{RAPL}:0/energy_uj": "500000\n", f"{RAPL}:1/energy_uj": "9000001\n"})
+    assert counter.energy_j() == pytest.approx(1.500001)
+    counter.close()
+
+
+@pytest.mark.parametrize(("device", "rail"), [("cpu", "VDD_IN"), ("cuda", "POM_5V_IN")])
+def test_a_jetson_gives_power_of_its_input_rail_which_is_summed_up_over_time(
+    tmp_path: Path, device: str, rail: str
+) -> None:
+    chip = f"{HWMON}/hwmon3"
+    write(
+        tmp_path,
+        {
+            f"{chip}/name": "ina3221\n", f"{chip}/in1_label": "VDD_CPU_GPU_CV\n", f"{chip}/in2_label": f"{rail}\n",
+            f"{chip}/in1_input": "1\n", f"{chip}/curr1_input": "1\n",
+            f"{chip}/in2_input": "5000\n", f"{chip}/curr2_input": "2000\n",
+        },
+    )  # fmt: skip
+    counter = energy_counter(device, tmp_path)  # type: ignore[arg-type]
+    assert counter is not None
+    assert counter.source == "ina3221"
+    start_j, start_s = counter.energy_j(), time.monotonic()
+    time.sleep(0.05)
+    spent_j, spent_s = counter.energy_j() - start_j, time.monotonic() - start_s
+    counter.close()
+    assert spent_j == pytest.approx(10.0 * spent_s, rel=0.2)
+
+
+def test_the_power_mode_is_named_or_unknown(tmp_path: Path) -> None:
+    assert power_mode(tmp_path) == "unknown"
+    write(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n"})
+    assert power_mode(tmp_path) == "governor powersave"
+    write(tmp_path, {"var/lib/nvpmodel/status": "pmode:0002\n"})
+    assert power_mode(tmp_path) == "nvpmodel pmode:0002"
+
+
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = resident_mb()
+    if before is None:
+        pytest.skip("no /proc")
+    held = b"1" * 50_000_000
+    after = resident_mb()
+    assert after is not None
+    assert after - before > 0.9 * len(held) / 1e6
