@@ -35,11 +35,15 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _a_node_each(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    source = PythonLaunchDescriptionSource(str(_SHARE / "launch" / "perception.launch.py"))
     cameras = [name.strip() for name in LaunchConfiguration("cameras").perform(context).split(",")]
     passed = {
         name: LaunchConfiguration(name).perform(context) for name in ("bundle", "image", "battery_state", "params_file")
     }
     return [
-        IncludeLaunchDescription(source, launch_arguments={**passed, "namespace": camera}.items()) for camera in cameras
+        # A source of its own each: one that is shared would give every camera the same node object.
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(_SHARE / "launch" / "perception.launch.py")),
+            launch_arguments={**passed, "namespace": camera}.items(),
+        )
+        for camera in cameras
     ]

@@ -132,16 +132,16 @@ class Camera(Node):
         """Send one image with a stamp of its own; returns the stamp in nanoseconds."""
         message = self.message if message is None else message
         message.header.stamp = self.get_clock().now().to_msg()
-        stamp_ns = _stamp_ns(message)
-        self._sent_s[stamp_ns] = time.monotonic()
+        key = stamp_ns(message)
+        self._sent_s[key] = time.monotonic()
         self.images.publish(message)
-        return stamp_ns
+        return key
 
     def ask(self, message: Image | None = None) -> Perception:
         """Send one image and wait for its answer."""
-        stamp_ns = self.send(message)
-        self.wait(lambda: stamp_ns in self.answers, "an answer")
-        return self.answers[stamp_ns].message
+        key = self.send(message)
+        self.wait(lambda: key in self.answers, "an answer")
+        return self.answers[key].message
 
     def wait_for_node(self) -> None:
         """Send until the first answer.
@@ -180,9 +180,9 @@ class Camera(Node):
         return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
 
     def _on_answer(self, message: Perception) -> None:
-        stamp_ns = _stamp_ns(message)
-        if stamp_ns in self._sent_s:
-            self.answers[stamp_ns] = Answer(1e3 * (time.monotonic() - self._sent_s[stamp_ns]), message)
+        key = stamp_ns(message)
+        if key in self._sent_s:
+            self.answers[key] = Answer(1e3 * (time.monotonic() - self._sent_s[key]), message)
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         self.diagnoses.update({status.name.rpartition(": ")[2]: status for status in array.status})
@@ -209,5 +209,6 @@ def parameter(name: str, value: float) -> Any:
     return Parameter(name, value=value).to_parameter_msg()
 
 
-def _stamp_ns(message: Any) -> int:
+def stamp_ns(message: Any) -> int:
+    """The stamp of a message's header, in nanoseconds."""
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from oat_msgs.msg import EnvironmentConfidence, Perception
+from oat_msgs.msg import DecisionRecord, EnvironmentConfidence, Perception
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import BatteryState
 
-from oat_perception.bench_camera import NODE, Camera, parameter
+from oat_perception.bench_camera import NODE, Camera, parameter, stamp_ns
 from oat_perception.malformed import malformed_images
 from oat_runtime.errors import OATError
 from oat_runtime.operating_point import OperatingPoint
@@ -148,13 +148,26 @@ def fallbacks(camera: Camera) -> dict[str, float | None]:
             camera.spin_until(time.monotonic() + 0.01)
         return None
 
-    def is_well(answer: Perception) -> bool:
-        return answer.regime_posterior[Perception.REGIME_UNKNOWN] < 0.9 and answer.width == 1.0
+    reasons: dict[int, str] = {}
 
-    camera.wait(lambda: (speak(), is_well(camera.ask()))[1], "trust and a full battery have their effect")
+    def keep(record: DecisionRecord) -> None:
+        reasons[stamp_ns(record)] = record.reason
+
+    subscription = camera.create_subscription(DecisionRecord, f"{NODE}/decision", keep, 10)
+
+    def distrusts(answer: Perception) -> bool:
+        camera.wait(lambda: stamp_ns(answer) in reasons, "the decision of an answered image")
+        return "environment confidence stale" in reasons[stamp_ns(answer)]
+
+    def is_well() -> bool:
+        speak()
+        answer = camera.ask()
+        return bool(reasons) and answer.width == 1.0 and not distrusts(answer)
+
+    camera.wait(is_well, "trust and a full battery have their effect")
     speak()
     last_s = time.monotonic()
-    confident_s = until(lambda answer: answer.regime_posterior[Perception.REGIME_UNKNOWN] > 0.99)
+    confident_s = until(distrusts)
     narrow_s = until(lambda answer: answer.width == TIMEOUTS["battery_unknown_width"])
     camera.ask()
     quiet_s, silent_s = time.monotonic(), None
@@ -162,6 +175,7 @@ def fallbacks(camera: Camera) -> dict[str, float | None]:
         camera.spinner.spin_once(timeout_sec=0.02)
         if camera.diagnoses["camera"].level == DiagnosticStatus.STALE:
             silent_s = time.monotonic()
+    camera.destroy_subscription(subscription)
     for name, came_s, due_s in (
         ("confidence", confident_s, last_s + TIMEOUTS["confidence_max_age_s"]),
         ("battery", narrow_s, last_s + TIMEOUTS["battery_max_age_s"] + TIMEOUTS["battery_hold_s"]),
