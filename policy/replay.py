@@ -1,4 +1,8 @@
-"""`oat-replay`: run a recorded decision log through the policy again, compare, and show the timeline."""
+"""`oat-replay`: run recorded decisions through the policy again, and through others, and show what they do.
+
+A recording is a decision log (JSON lines) or a rosbag2 with the node's ~/decision topic. The inputs are those that the
+robot had: another policy is judged on what the first one saw, also where it would have seen something else.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 
 from oat_runtime.errors import DataError, OATError
+from oat_runtime.operating_point import OperatingTable
+from policy.bags import decision_lines, is_bag
+from policy.config import PolicyConfig
+from policy.controller import AdaptivePolicy
 from policy.decision import Decision
+from policy.estimator import EstimatorConstants
 from policy.record import plain_decision, policy_of, signals_of
 from policy.signals import Signals
+from policy.timeline import comparison_table, save_figure, timeline_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,69 +42,153 @@ class ReplayStep:
         return plain_decision(self.decision) == self.recorded
 
 
-def replay(path: Path) -> list[ReplayStep]:
-    """Replay one log from its first line.
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a robot's policy was told, and what it decided; `header` is empty where the recording does not hold one."""
+
+    header: str
+    steps: tuple[tuple[Signals, dict[str, Any]], ...]
+
+    def policy(self) -> AdaptivePolicy:
+        """A fresh policy, built as the recorded one was.
+
+        Raises:
+            DataError: the recording says nothing of it, or what it says cannot be read.
+            ConfigError: table and configuration contradict each other.
+        """
+        if not self.header:
+            raise DataError(
+                "this recording does not say which policy made it: pass --bundle (and --config) to replay it"
+            )
+        return policy_of(self.header)
+
+
+def read_recording(path: Path) -> Recording:
+    """Read a decision log or a bag.
 
     Raises:
-        DataError: the file is missing, empty, or not a decision log.
-        ConfigError: the log's table and configuration contradict each other.
+        DataError: the file is missing, empty, or not a recording of decisions.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the decision log {path}: {error}") from error
-    if not lines:
-        raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
-    policy = policy_of(lines[0])
-    steps = []
-    for number, line in enumerate(lines[1:], start=2):
+    if is_bag(path):
+        lines = decision_lines(path)
+    else:
         try:
-            signals, recorded = signals_of(line)
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the decision log {path}: {error}") from error
+        if not lines:
+            raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
+        policy_of(lines[0])
+    header = lines[0] if lines and '"kind": "policy"' in lines[0] else ""
+    steps = []
+    for number, line in enumerate(lines[bool(header) :], start=1 + bool(header)):
+        try:
+            steps.append(signals_of(line))
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        steps.append(ReplayStep(signals, recorded, policy.step(signals)))
-    return steps
+    return Recording(header, tuple(steps))
 
 
-def timeline(steps: list[ReplayStep], *, every_step: bool) -> Table:
-    """The steps as a table for people: all of them, or the first, the last and those that changed the point."""
-    table = Table(title=f"{len(steps)} decisions")
-    for column in ("s", "λ", "width", "source", "regime", "equal", "reason"):
-        table.add_column(column, justify="right" if column in ("s", "λ", "width") else "left")
-    start_s = steps[0].signals.now_s if steps else 0.0
-    for number, step in enumerate(steps):
-        decision = step.decision
-        if not (every_step or decision.changed or not step.equal or number in (0, len(steps) - 1)):
-            continue
-        regime, mass = max(decision.posterior.items(), key=lambda item: item[1])
-        table.add_row(
-            f"{step.signals.now_s - start_s:.2f}",
-            f"{decision.point.lam:g}",
-            f"{decision.point.width:g}",
-            decision.source.value,
-            f"{regime.value} {mass:.2f}",
-            "yes" if step.equal else "NO",
-            decision.reason,
-        )
-    return table
+def replay(path: Path) -> list[ReplayStep]:
+    """Replay one recording from its first line with the policy that made it.
+
+    Raises:
+        DataError: the file is missing, empty, or not a recording of decisions.
+        ConfigError: the log's table and configuration contradict each other.
+    """
+    recording = read_recording(path)
+    return play(recording, recording.policy())
+
+
+def play(recording: Recording, policy: AdaptivePolicy) -> list[ReplayStep]:
+    """Run the recorded inputs through a fresh policy."""
+    return [ReplayStep(signals, recorded, policy.step(signals)) for signals, recorded in recording.steps]
+
+
+def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None]:
+    """Table and constants of a bundle, straight from its files: no torch, and no weight is read.
+
+    Raises:
+        DataError: no bundle there, or its files cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        table = OperatingTable.model_validate_json(json.dumps(manifest["select"]))
+        estimator = folder / "estimator.json"
+        constants = EstimatorConstants.model_validate_json(estimator.read_bytes()) if estimator.is_file() else None
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} is not a bundle that can be replayed with: {error}") from error
+    return table, constants
+
+
+def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
+    """The recorded policy where it is known, and one for each configuration, bundle and calibration that was named."""
+    policies: dict[str, AdaptivePolicy] = {}
+    if recording.header:
+        policies["recorded"] = recording.policy()
+    if recording.header and options.bundle is None:
+        own = policies["recorded"]
+        table, constants, base = own.table, own.constants, own.config
+    elif options.bundle is not None:
+        (table, constants), base = read_bundle(options.bundle), PolicyConfig()
+    else:
+        recording.policy()  # says what is missing
+        raise AssertionError("unreachable")
+    if options.estimator is not None:
+        try:
+            constants = EstimatorConstants.model_validate_json(options.estimator.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{options.estimator} holds no estimator constants: {error}") from error
+    for path in options.config:
+        try:
+            policies[path.stem] = AdaptivePolicy(table, PolicyConfig.model_validate_json(path.read_bytes()), constants)
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{path} holds no policy configuration: {error}") from error
+    if not options.config and (options.bundle is not None or options.estimator is not None):
+        policies[(options.estimator or options.bundle).stem] = AdaptivePolicy(table, base, constants)
+    return policies
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 where every decision was equal, 1 where one was not, 2 where the log cannot be read."""
+    """Command line: 0 where every decision was equal, 1 where one was not, 2 where the recording cannot be read."""
     parser = argparse.ArgumentParser(prog="oat-replay", description=__doc__)
-    parser.add_argument("log", type=Path, help="decision log (JSON lines) as the node writes it")
+    parser.add_argument("log", type=Path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")
+    parser.add_argument("--config", type=Path, nargs="+", default=[], help="policy configurations (JSON) to compare")
+    parser.add_argument("--bundle", type=Path, help="table and constants of this bundle instead of the recorded ones")
+    parser.add_argument("--estimator", type=Path, help="estimator constants (JSON) of oat-calibrate instead")
+    parser.add_argument("--plot", type=Path, help="draw the timelines into this file (.png, .svg, .pdf)")
     options = parser.parse_args(argv)
+    console = Console()
     try:
-        steps = replay(options.log)
+        recording = read_recording(options.log)
+        played = {name: play(recording, policy) for name, policy in _policies(options, recording).items()}
+        if options.plot is not None:
+            save_figure({name: _pairs(steps) for name, steps in played.items()}, options.plot)
     except OATError as error:
         print(f"oat-replay: {error}", file=sys.stderr)
         return 2
-    Console().print(timeline(steps, every_step=options.all))
+    for name, steps in played.items():
+        if name == "recorded" or len(played) == 1:
+            equal = [step.equal for step in steps]
+            console.print(timeline_table(_pairs(steps), equal=equal, every_step=options.all))
+    if len(played) > 1:
+        console.print(comparison_table({name: _pairs(steps) for name, steps in played.items()}))
+    steps = played.get("recorded") or next(iter(played.values()))
     num_equal = sum(step.equal for step in steps)
-    num_switches = sum(step.decision.changed for step in steps)
-    print(json.dumps({"name": "replay", "num_steps": len(steps), "num_equal": num_equal, "num_switches": num_switches}))
-    return 0 if num_equal == len(steps) else 1
+    summary: dict[str, Any] = {"name": "replay", "num_steps": len(steps), "num_equal": num_equal}
+    summary["num_switches"] = sum(step.decision.changed for step in steps)
+    if len(played) > 1:
+        summary["policies"] = {
+            name: {"num_switches": sum(s.decision.changed for s in of), "num_equal": sum(s.equal for s in of)}
+            for name, of in played.items()
+        }
+    print(json.dumps(summary))
+    return 0 if num_equal == len(steps) or "recorded" not in played else 1
+
+
+def _pairs(steps: list[ReplayStep]) -> list[tuple[Signals, Decision]]:
+    return [(step.signals, step.decision) for step in steps]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from oat_runtime.bundle import Bundle, attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.config import BatteryStep, PolicyConfig
@@ -14,9 +18,10 @@ from policy.controller import AdaptivePolicy
 from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
 from policy.record import header_line, signals_of, step_line
-from policy.replay import main, replay
+from policy.replay import main, read_bundle, replay
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
+DEFINITIONS = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 LADDER = (BatteryStep(min_charge=0.3, max_width=1.0), BatteryStep(min_charge=0.0, max_width=0.5))
 
 
@@ -120,3 +125,68 @@ def test_a_damaged_step_is_refused_with_its_line(
         replay(log)
     with pytest.raises(DataError, match="cannot be read"):
         signals_of('{"kind": "step", "signals": {}}')
+
+
+def _write_bag(folder: Path, lines: list[str]) -> None:
+    """A rosbag2 (MCAP) of the node's decisions, written as ROS would."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    for file in DEFINITIONS.glob("*.msg"):
+        types.register(get_types_from_msg(file.read_text(), f"oat_msgs/msg/{file.stem}"))
+    stamp = types.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0)
+    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+    name = "oat_msgs/msg/DecisionRecord"
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/oat_perception/decision", name, typestore=types)
+        for number, line in enumerate(lines):
+            message = types.types[name](
+                header=header, sequence=number, lambda_value=0.0, width=1.0, changed=False, lambda_source=1,
+                width_source=1, lambda_rule=1, width_rule=1, reason="", regime_posterior=np.zeros(5, np.float32),
+                runner_up_lambda=0.0, runner_up_width=1.0, expected_accuracy=0.5, max_rate_hz=math.nan,
+                record_json=line,
+            )  # fmt: skip
+            writer.write(connection, number * 10**8, types.serialize_cdr(message, name))
+
+
+def test_a_bag_replays_like_the_log_that_it_holds(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    header, *steps = log.read_text(encoding="utf-8").splitlines()
+    _write_bag(tmp_path / "whole", [f"{header}\n{steps[0]}", *steps[1:]])
+    assert [repr(step.signals) for step in replay(tmp_path / "whole")] == [repr(step.signals) for step in replay(log)]
+    assert all(step.equal for step in replay(next((tmp_path / "whole").glob("*.mcap"))))
+
+    _write_bag(tmp_path / "steps", steps)
+    assert main([str(tmp_path / "steps")]) == 2
+    assert "pass --bundle" in capsys.readouterr().err
+
+
+def test_policies_are_compared_on_the_same_inputs(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    careful = tmp_path / "careful.json"
+    careful.write_text(PolicyConfig(lambda_floor=0.4).model_dump_json())
+    figure = tmp_path / "figures" / "both.png"
+    assert main([str(log), "--config", str(careful), "--plot", str(figure)]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads(out.splitlines()[-1])
+    assert set(summary["policies"]) == {"recorded", "careful"}
+    assert summary["policies"]["recorded"]["num_equal"] == 300 > summary["policies"]["careful"]["num_equal"]
+    assert "Policies on the same inputs" in out
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert main([str(log), "--config", str(log)]) == 2
+    assert "holds no policy configuration" in capsys.readouterr().err
+
+
+def test_a_bundle_is_read_without_torch(tiny_bundle: Callable[[], Bundle], constants: EstimatorConstants) -> None:
+    bundle = tiny_bundle()
+    table, none = read_bundle(bundle.path)
+    assert none is None
+    assert table.rows == bundle.select.rows
+    attach_file(bundle, "estimator.json", constants.model_dump_json().encode())
+    assert read_bundle(bundle.path)[1] == constants
+    with pytest.raises(DataError, match="is not a bundle"):
+        read_bundle(bundle.path.parent)

@@ -1,0 +1,148 @@
+"""What the network says of every image under every condition, at every operating point; cached by bundle hash.
+
+Shape legend: N images, P operating points, S statistics, K classes, H height, W width, C channels (RGB).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.fold import fold
+from oat_runtime.image import network_input
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
+from oat_runtime.stress.corruptions import corrupt_batch
+from policy.benchmark.attacks import ATTACKS, Goal, attack
+from policy.benchmark.images import LabelledImages
+from policy.image import image_statistics
+
+CLEAN, ALL_CLEAN = "clean", "clean-all"
+_BATCH = 100
+_ATTACK_BATCH = 50
+_SCHEMA = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """One condition.
+
+    Attributes:
+        stats_NS: image statistics, float32.
+        label_NP: predicted classes, uint8.
+        confidence_NP: calibrated confidences, float32.
+    """
+
+    stats_NS: NDArray[np.float32]
+    label_NP: NDArray[np.uint8]
+    confidence_NP: NDArray[np.float32]
+
+
+class OutcomeCache:
+    """Computes each condition once and keeps it as one .npz; an interrupted run goes on where it stopped."""
+
+    def __init__(
+        self, folder: Path, bundle: Bundle, data: LabelledImages, *, count: int, num_attacked: int, num_threads: int
+    ) -> None:
+        """Set up; nothing is computed before it is asked for.
+
+        Args:
+            folder: cache folder; files of this bundle and these images lie in a folder of their own in it.
+            bundle: the network.
+            data: test images in their official order.
+            count: images under each corruption (the first ones).
+            num_attacked: images under each attack (the first ones).
+            num_threads: threads of both engines.
+        """
+        self.bundle, self.data, self.count, self.num_attacked = bundle, data, count, num_attacked
+        self.points = tuple(row.point for row in bundle.select.rows)
+        self.lambdas, widest = bundle.select.lambdas, bundle.select.widths[-1]
+        self.reference = tuple(OperatingPoint(lam, widest) for lam in self.lambdas)
+        images_id = f"{zlib.crc32(data.images_NHWC.tobytes()):08x}"
+        self.folder = folder / f"{bundle.sha256[:16]}-{images_id}-v{_SCHEMA}"
+        self._num_threads = num_threads
+        self._runtime: OATRuntime | None = None
+        self._nets: dict[float, Callable[[Tensor], Tensor]] = {}
+
+    def corrupted(self, condition: str) -> Outcomes:
+        """`clean`, or a kind with its severity as in `fog-3`; all points."""
+        return self._get(f"{condition}-n{self.count}", lambda: self._measure(self._corrupt(condition), self.points))
+
+    def all_clean(self, count: int) -> Outcomes:
+        """Clean images, the first `count`, at the reference width only."""
+        images = self.data.first(count).images_NHWC
+        return self._get(f"{ALL_CLEAN}-n{count}", lambda: self._measure(images, self.reference))
+
+    def attacked(self, name: str, lam: float) -> Outcomes:
+        """A white-box attack on the network at `lam` and the reference width, seen at the reference width."""
+        file = f"{name}-at-{lam:g}-n{self.num_attacked}"
+        return self._get(file, lambda: self._measure(self._attack(ATTACKS[name], lam), self.reference))
+
+    def _get(self, name: str, compute: Callable[[], Outcomes]) -> Outcomes:
+        path = self.folder / f"{name}.npz"
+        if not path.is_file():
+            found = compute()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.npz")
+            np.savez_compressed(
+                partial, stats=found.stats_NS, label=found.label_NP, confidence=found.confidence_NP.astype(np.float16)
+            )
+            os.replace(partial, path)
+        with np.load(path, allow_pickle=False) as archive:
+            return Outcomes(archive["stats"], archive["label"], archive["confidence"].astype(np.float32))
+
+    def _corrupt(self, condition: str) -> NDArray[np.uint8]:
+        images = self.data.first(self.count).images_NHWC
+        if condition == CLEAN:
+            return images
+        kind, _, severity = condition.rpartition("-")
+        return corrupt_batch(images, kind, int(severity), rng=np.random.default_rng(zlib.crc32(condition.encode())))
+
+    def _attack(self, goal: Goal, lam: float) -> NDArray[np.uint8]:
+        # Small float32 backward passes of two threads corrupt the heap on some machines (docs/log.md).
+        torch.set_num_threads(self._num_threads if self.num_attacked >= _ATTACK_BATCH else 1)
+        if not self._nets:
+            model = self.bundle.model()
+            self._nets = {p.lam: fold(model, lam=p.lam, width=p.width) for p in self.reference}
+        data = self.data.first(self.num_attacked)
+        x_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2))).float() / 255
+        y_N = torch.from_numpy(data.labels_N)
+        opposite = self.lambdas[0] if lam >= 0.5 else self.lambdas[-1]
+        generator = torch.Generator().manual_seed(0)
+        parts = [slice(start, start + _ATTACK_BATCH) for start in range(0, len(data.labels_N), _ATTACK_BATCH)]
+        adversarial_NCHW = torch.cat(
+            [
+                attack(goal, self._nets[lam], self._nets[opposite], x_NCHW[part], y_N[part], generator=generator)
+                for part in parts
+            ]
+        )
+        # A camera delivers bytes; what rounding takes from the attack it loses on a robot too.
+        bytes_NCHW = (adversarial_NCHW * 255).round().to(torch.uint8)
+        return np.ascontiguousarray(bytes_NCHW.permute(0, 2, 3, 1).numpy())
+
+    def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Outcomes:
+        if self._runtime is None:
+            self._runtime = OATRuntime(self.bundle, num_threads=self._num_threads)
+            self._runtime.prepare()
+        x_NCHW = np.stack([network_input(image, self.bundle.input) for image in images_NHWC])
+        stats_NS = np.array([image_statistics(x_CHW) for x_CHW in x_NCHW], np.float32)
+        label_NP = np.empty((len(x_NCHW), len(points)), np.uint8)
+        confidence_NP = np.empty((len(x_NCHW), len(points)), np.float32)
+        for p, point in enumerate(points):
+            self._runtime.set_point(lam=point.lam, width=point.width)
+            for start in range(0, len(x_NCHW), _BATCH):
+                part = slice(start, start + _BATCH)
+                logits_NK = self._runtime.infer(x_NCHW[part]) / self.bundle.temperature(point)
+                exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+                label_NP[part, p] = logits_NK.argmax(axis=1)
+                confidence_NP[part, p] = exp_NK.max(axis=1) / exp_NK.sum(axis=1)
+        return Outcomes(stats_NS, label_NP, confidence_NP)

@@ -1,0 +1,73 @@
+"""Figures with intervals. Images repeat within and between streams, so intervals are bootstrapped over images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.benchmark.streams import Stream
+
+Bools = NDArray[np.bool_]
+_NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share or a difference of shares with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy(streams: Sequence[Stream], correct: Sequence[Bools], where: Sequence[Bools] | None = None) -> Estimate:
+    """Share of right answers over all frames (`where`: over those)."""
+    return _clustered(streams, [right_T.astype(np.float64) for right_T in correct], where)
+
+
+def difference(
+    streams: Sequence[Stream], ours: Sequence[Bools], theirs: Sequence[Bools], where: Sequence[Bools] | None = None
+) -> Estimate:
+    """Paired difference of accuracy, ours less theirs, on the same frames."""
+    return _clustered(streams, [a_T.astype(np.float64) - b_T for a_T, b_T in zip(ours, theirs, strict=True)], where)
+
+
+def _clustered(
+    streams: Sequence[Stream], values: Sequence[NDArray[np.float64]], where: Sequence[Bools] | None
+) -> Estimate:
+    keep = np.concatenate(where) if where is not None else np.ones(sum(map(len, values)), bool)
+    value_T = np.concatenate(values)[keep]
+    image_T = np.concatenate([stream.image_T for stream in streams])[keep]
+    if not len(value_T):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    num_images = int(image_T.max()) + 1
+    sums_N = np.bincount(image_T, value_T, num_images)
+    counts_N = np.bincount(image_T, minlength=num_images)
+    draws = np.random.default_rng(0).multinomial(num_images, np.full(num_images, 1 / num_images), size=_NUM_RESAMPLES)
+    means = (draws @ sums_N) / np.maximum(draws @ counts_N, 1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(value_T.mean()), float(low), float(high))
+
+
+def worst_segment(streams: Sequence[Stream], correct: Sequence[Bools], *, least: int = 100) -> float:
+    """Lowest accuracy of any segment of at least `least` frames."""
+    worst = 1.0
+    for stream, right_T in zip(streams, correct, strict=True):
+        counts = np.bincount(stream.segment_T)
+        shares = np.bincount(stream.segment_T, right_T) / counts
+        worst = min([worst, *shares[counts >= least].tolist()])
+    return worst
+
+
+def delay_frames(alarm_T: Bools, *, onset: int) -> float:
+    """Frames from the onset to the first alarm, the alarming frame counted; infinite where none comes."""
+    after = np.flatnonzero(alarm_T[onset:])
+    return float(after[0] + 1) if len(after) else float("inf")
+
+
+def false_alarms(alarm_T: Bools) -> int:
+    """How often an alarm begins."""
+    return int(alarm_T[0]) + int(np.count_nonzero(alarm_T[1:] & ~alarm_T[:-1]))

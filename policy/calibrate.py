@@ -1,0 +1,157 @@
+"""`oat-calibrate`: fit the estimator's clean reference to one's own camera, from frames without labels.
+
+The network is not run. Image kinds are fitted anew on the frames and on corrupted copies of them; what an attack does
+to the statistics, and how often the network hesitates, is kept from the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.errors import DataError, OATError
+from oat_runtime.image import InputSpec, network_input
+from oat_runtime.operating_point import Regime
+from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
+from policy.bags import camera_images, is_bag, read_image
+from policy.estimator import EstimatorConstants, ImageKind
+from policy.kinds import (
+    Images,
+    Statistics,
+    count_alarms,
+    fit_estimator,
+    image_kind,
+    independence,
+    statistics_of,
+    with_drift_noise,
+)
+
+_MAX_FITTED = 400
+"""Frames that corrupted copies are made of, evenly spread: more cost time and tell little."""
+_NUM_BLOCKS = 10
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+def calibrate(
+    frames_NHWC: Images, shipped: EstimatorConstants, *, seed: int = 0, fitted_on: str = ""
+) -> EstimatorConstants:
+    """Constants for the camera that took these frames.
+
+    Args:
+        frames_NHWC: uint8 RGB network inputs in their order, at least 100, taken while all was well.
+        shipped: the bundle's constants.
+        seed: of the corruptions.
+        fitted_on: provenance, for people.
+
+    Raises:
+        InputError: too few frames.
+    """
+    spread = np.linspace(0, len(frames_NHWC) - 1, min(_MAX_FITTED, len(frames_NHWC))).astype(int)
+    fitted = fit_estimator(
+        frames_NHWC[spread],
+        corrupt=corrupt,
+        regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
+        network=shipped.network,
+        rng=np.random.default_rng(seed),
+        fitted_on=fitted_on,
+    )
+    clean_NS = statistics_of(frames_NHWC)
+    attacks = tuple(_moved(kind, shipped, clean_NS) for kind in shipped.kinds if kind.name.startswith("attack-at-"))
+    fitted = fitted.model_copy(
+        update={"kinds": fitted.kinds + attacks, "prior": shipped.prior, "independence": independence(clean_NS)}
+    )
+    return with_drift_noise(fitted, [clean_NS])
+
+
+def _moved(attack: ImageKind, shipped: EstimatorConstants, clean_NS: Statistics) -> ImageKind:
+    """An attack adds the same to the statistics of this camera as it did to those of the bundle's images."""
+    before = next(kind for kind in shipped.kinds if kind.regime is Regime.CLEAN)
+    mean_S = clean_NS.mean(axis=0) + np.array(attack.mean) - np.array(before.mean)
+    return image_kind(attack.name, attack.regime, mean_S, np.cov(clean_NS.T))
+
+
+def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Images:
+    """Network inputs (N, H, W, 3), uint8, from an image folder, an .npz with `images`, or a rosbag2.
+
+    Raises:
+        DataError: there is nothing of the kind, or an image cannot be read.
+    """
+    if is_bag(path):
+        source = camera_images(path, topic=topic)
+    elif path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                source = iter(archive["images"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"expected an .npz with `images` at {path}: {error}") from error
+    elif path.is_dir():
+        source = (read_image(file) for file in sorted(path.iterdir()) if file.suffix.lower() in _SUFFIXES)
+    else:
+        raise DataError(f"no frames at {path}: expected an image folder, an .npz, a rosbag2 folder or an .mcap file")
+    inputs = [network_input(frame, spec) for frame in islice(source, limit)]
+    if not inputs:
+        raise DataError(f"{path} holds no image")
+    return np.rint(np.stack(inputs).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+
+def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
+    """Share of frames that raise a false alarm, each block a stream of its own."""
+    stats = [statistics_of(block) for block in blocks]
+    return sum(count_alarms(constants, stats_NS) for stats_NS in stats) / sum(map(len, stats))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: fit, say how many false alarms there were before and are after, and write the constants."""
+    parser = argparse.ArgumentParser(prog="oat-calibrate", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="bundle whose constants are refitted; it is left as it is")
+    parser.add_argument("frames", type=Path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")
+    parser.add_argument("--topic", default="", help="image topic of the bag (default: its only one)")
+    parser.add_argument("--limit", type=int, default=5000, help="frames to read at most (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--output", type=Path, default=Path("estimator.json"), help="file (default: %(default)s)")
+    target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
+    options = parser.parse_args(argv)
+    try:
+        bundle = Bundle.load(options.bundle)
+        if bundle.estimator is None:
+            raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
+        shipped = EstimatorConstants.model_validate(bundle.estimator)
+        frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
+        fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
+        # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
+        blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
+        held_out = blocks[1::2]
+        trial = calibrate(np.concatenate(blocks[::2]), shipped, seed=options.seed)
+        before, after = alarm_shares(shipped, held_out), alarm_shares(trial, held_out)
+        constants = calibrate(frames, shipped, seed=options.seed, fitted_on=fitted_on)
+        content = constants.model_dump_json() + "\n"
+        if options.attach:
+            attach_file(bundle, "estimator.json", content.encode())
+        else:
+            options.output.write_text(content, encoding="utf-8")
+    except (OATError, OSError, ValidationError) as error:
+        print(f"oat-calibrate: {error}", file=sys.stderr)
+        return 2
+    table = Table("before", "after", title=f"False alarms on {sum(map(len, held_out))} frames that the fit did not see")
+    table.add_row(f"{100 * before:.1f} %", f"{100 * after:.1f} %")
+    Console().print(table)
+    summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,
+               "false_alarm_share_after": after, "independence": constants.independence,
+               "drift_noise": constants.drift_noise,
+               "written": "bundle" if options.attach else str(options.output)}  # fmt: skip
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Shows what a policy decided: as a table, next to other policies, and as a figure (matplotlib, extra `training`)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from oat_runtime.errors import DataError
+from oat_runtime.operating_point import Regime
+from policy.decision import Decision
+from policy.signals import Signals
+
+Steps = Sequence[tuple[Signals, Decision]]
+_COLOURS = {
+    Regime.CLEAN: "#d7dde4",
+    Regime.HIGH_FREQUENCY: "#3b82c4",
+    Regime.LOW_FREQUENCY: "#8fbf8f",
+    Regime.ADVERSARIAL: "#c2410c",
+    Regime.UNKNOWN: "#6e7781",
+}
+
+
+def timeline_table(steps: Steps, *, equal: Sequence[bool], every_step: bool) -> Table:
+    """The steps for people: all of them, or the first, the last and those that changed the point or differ."""
+    table = Table(title=f"{len(steps)} decisions")
+    for column in ("s", "λ", "width", "source", "regime", "equal", "reason"):
+        table.add_column(column, justify="right" if column in ("s", "λ", "width") else "left")
+    seconds = _seconds(steps)
+    for number, (_, decision) in enumerate(steps):
+        if not (every_step or decision.changed or not equal[number] or number in (0, len(steps) - 1)):
+            continue
+        regime, mass = max(decision.posterior.items(), key=lambda item: item[1])
+        table.add_row(
+            f"{seconds[number]:.2f}",
+            f"{decision.point.lam:g}",
+            f"{decision.point.width:g}",
+            decision.source.value,
+            f"{regime.value} {mass:.2f}",
+            "yes" if equal[number] else "NO",
+            decision.reason,
+        )
+    return table
+
+
+def comparison_table(played: Mapping[str, Steps]) -> Table:
+    """Policies side by side on the same inputs."""
+    table = Table(title="Policies on the same inputs")
+    for column in ("policy", "switches", "λ: share of frames", "mean λ", "mean width", "expected accuracy", "probes"):
+        table.add_column(column)
+    for name, steps in played.items():
+        count = max(1, len(steps))
+        shares = Counter(decision.point.lam for _, decision in steps)
+        table.add_row(
+            name,
+            str(sum(decision.changed for _, decision in steps)),
+            ", ".join(f"{lam:g}: {100 * shares[lam] / count:.0f} %" for lam in sorted(shares)),
+            f"{sum(decision.point.lam for _, decision in steps) / count:.3f}",
+            f"{sum(decision.point.width for _, decision in steps) / count:.3f}",
+            f"{100 * sum(decision.expected_accuracy for _, decision in steps) / count:.2f} %",
+            str(sum(decision.probe is not None for _, decision in steps)),
+        )
+    return table
+
+
+def save_figure(played: Mapping[str, Steps], path: Path) -> None:
+    """Draw λ and width over time, above the belief over regimes; a column for each policy.
+
+    Raises:
+        DataError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DataError("a figure needs matplotlib: pip install 'oat-robot[training]'") from error
+    figure = Figure(figsize=(max(7.0, 5.0 * len(played)), 5.0), dpi=150, layout="constrained")
+    axes = figure.subplots(2, len(played), sharex=True, sharey="row", squeeze=False)
+    for column, (name, steps) in enumerate(played.items()):
+        _draw(axes[0][column], axes[1][column], name, steps)
+    axes[0][0].set_ylabel("λ, width")
+    axes[1][0].set_ylabel("belief")
+    axes[0][0].legend(loc="best", frameon=False)
+    axes[1][-1].legend(loc="upper right", frameon=False, fontsize="small")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the figure cannot be written to {path}: {error}") from error
+
+
+def _draw(upper: Any, lower: Any, name: str, steps: Steps) -> None:
+    seconds = _seconds(steps)
+    decisions = [decision for _, decision in steps]
+    upper.set_title(f"{name}: {sum(decision.changed for decision in decisions)} switches", loc="left")
+    upper.step(seconds, [decision.point.lam for decision in decisions], where="post", label="λ", color="#c2410c")
+    upper.step(
+        seconds, [decision.point.width for decision in decisions], where="post", label="width", color="#0b4f8a", ls="--"
+    )
+    upper.set_ylim(-0.05, 1.08)
+    masses = [[decision.posterior[regime] for decision in decisions] for regime in Regime]
+    lower.stackplot(
+        seconds, masses, labels=[regime.value.replace("_", " ") for regime in Regime], colors=list(_COLOURS.values())
+    )
+    lower.set_ylim(0.0, 1.0)
+    lower.set_xlabel("s")
+
+
+def _seconds(steps: Steps) -> list[float]:
+    """Time since the first known one; an unknown (NaN) time is drawn at the last known one."""
+    start_s = next((signals.now_s for signals, _ in steps if math.isfinite(signals.now_s)), 0.0)
+    seconds, last_s = [], 0.0
+    for signals, _ in steps:
+        last_s = signals.now_s - start_s if math.isfinite(signals.now_s) else last_s
+        seconds.append(last_s)
+    return seconds

@@ -1,0 +1,123 @@
+"""The benchmark runs from nothing to its JSON, its cache is used again, and its statistics are right."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oat_runtime.bundle import Bundle, attach_file
+from policy.bench import main
+from policy.benchmark import streams as make
+from policy.benchmark.attacks import ATTACKS, EPSILON, attack
+from policy.benchmark.statistics import accuracy, delay_frames, difference, false_alarms
+from policy.estimator import EstimatorConstants
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Callable[[], Bundle], constants: EstimatorConstants) -> Bundle:
+    return attach_file(tiny_bundle(), "estimator.json", constants.model_dump_json().encode())
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_ends_in_json_with_every_check_and_resumes_from_its_cache(
+    bundle: Bundle, scenes: Callable[..., np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "test.npz", images=scenes(20, seed=3), labels=np.arange(20) % 10)
+    arguments = ["--bundle", str(bundle.path), "--images", str(tmp_path / "test.npz"), "--cache", str(tmp_path / "c")]
+    arguments += ["--quick", "--threads", "1", "--count", "6"]
+    assert main(arguments) in (0, 1)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["name"] == "policy.bench"
+    assert report["machine"]["bundle_sha256"] == bundle.sha256
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["replayed decisions that are equal"]["ok"]
+    assert checks["battery spoofing: frames whose λ changes with the battery"]["ok"]
+    assert checks["attacked by pgd-10, floor 1: attacked segments, policy over fixed floor, low end"]["value"] == 0.0
+    for part in ("mixture all", "mixture held-out", "false alarms", "deadline", "energy", "decision p99", "thrash"):
+        assert any(name.startswith(part) or part in name for name in checks), part
+    files = sorted(tmp_path.glob("c/*/*.npz"))
+    stamps = [file.stat().st_mtime_ns for file in files]
+    assert len(files) == 16 + 1 + 6
+    assert main(arguments) in (0, 1)
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+    measured = ("decision", "deadline", "energy", "ladder", "battery", "CPU")
+    stable = [c for c in report["checks"] if not any(word in c["name"] for word in measured)]
+    assert stable == [c for c in again["checks"] if not any(word in c["name"] for word in measured)]
+
+
+def test_a_bundle_without_estimator_or_images_that_are_not_there_are_named(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--bundle", str(tmp_path)]) == 2
+    assert "no bundle at" in capsys.readouterr().err
+    assert main(["--bundle", str(bundle.path), "--images", str(tmp_path)]) == 2
+    assert "no test images at" in capsys.readouterr().err
+
+
+def _stream(images: list[int]) -> make.Stream:
+    stream = make.stream_of([("clean", len(images))], num_images=1, rng=np.random.default_rng(0))
+    return dataclasses.replace(stream, image_T=np.array(images))
+
+
+def test_intervals_count_images_and_not_frames() -> None:
+    """A hundred repeats of two images are two observations."""
+    many = _stream([0, 1] * 100)
+    right_T = np.array([True, False] * 100)
+    found = accuracy([many], [right_T])
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+    paired = difference([many], [right_T], [right_T])
+    assert (paired.value, paired.low, paired.high) == (0.0, 0.0, 0.0)
+
+
+def test_delays_count_the_alarming_frame_and_misses_are_infinite() -> None:
+    alarm_T = np.array([False, True, False, False, True, True])
+    assert delay_frames(alarm_T, onset=2) == 3
+    assert delay_frames(alarm_T[:4], onset=2) == float("inf")
+    assert false_alarms(alarm_T) == 2
+
+
+def test_mixtures_hold_what_they_say() -> None:
+    assert len(make.conditions_of("all", (1, 2, 3, 4, 5))) == 76
+    held_out = make.conditions_of("held-out", (1, 2, 3, 4, 5))
+    assert len(held_out) == 36
+    assert not any(condition.startswith(("fog", "gaussian_noise")) for condition in held_out)
+    stream = make.mixed(held_out, num_segments=40, num_images=7, seed=0, attack="pgd-10", attack_share=0.5)
+    assert set(stream.condition_T) <= {*held_out, "attack:pgd-10"}
+    assert 10 < len({t for t in range(len(stream)) if stream.is_attacked(t)}) < len(stream)
+    assert stream.image_T.max() == 6
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_fools_its_network_within_the_ball(name: str) -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    x_NCHW, y_N = torch.rand(16, 3, 16, 16, generator=generator), torch.arange(16) % 4
+    weights = [torch.randn(4, 768, generator=generator) / 30 for _ in range(2)]
+    net, other = (lambda images, w=w: images.flatten(1) @ w.T for w in weights)
+    found = attack(ATTACKS[name], net, other, x_NCHW, y_N, generator=generator)
+    assert (found - x_NCHW).abs().max() <= EPSILON + 1e-6
+    assert 0.0 <= found.min() <= found.max() <= 1.0
+    right_before, right_after = ((net(images).argmax(1) == y_N).sum() for images in (x_NCHW, found))
+    assert right_after < right_before
+
+
+def test_the_monitor_aware_attack_leaves_less_noise_and_less_disagreement_than_the_plain_one() -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(16, 3, 4, 4, generator=generator)
+    x_NCHW = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear", align_corners=True)
+    y_N = torch.arange(16) % 4
+    weights = [torch.randn(4, 768, generator=generator) / 30 for _ in range(2)]
+    net, other = (lambda images, w=w: images.flatten(1) @ w.T for w in weights)
+    noise, agreement = {}, {}
+    for name in ("pgd-10", "monitor-aware-pgd-10"):
+        found = attack(ATTACKS[name], net, other, x_NCHW, y_N, generator=torch.Generator().manual_seed(1))
+        noise[name] = (found[..., 1:] - found[..., :-1]).abs().mean()
+        agreement[name] = (net(found).argmax(1) == other(found).argmax(1)).float().mean()
+    assert noise["monitor-aware-pgd-10"] < noise["pgd-10"]
+    assert agreement["monitor-aware-pgd-10"] >= agreement["pgd-10"]

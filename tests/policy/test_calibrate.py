@@ -1,0 +1,90 @@
+"""A camera of one's own stops raising false alarms, and still notices what it should."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.errors import DataError
+from oat_runtime.image import InputSpec
+from oat_runtime.operating_point import Regime
+from policy.bags import camera_images
+from policy.calibrate import main, read_frames
+from policy.estimator import EstimatorConstants
+from policy.kinds import count_alarms, fit_estimator, statistics_of
+
+Scenes = Callable[..., np.ndarray]
+BAG = Path(__file__).parents[3] / "shared" / "data" / "bags" / "donkeycar"
+
+
+@pytest.fixture(scope="module")
+def shipped(scenes: Scenes, corrupt_scene: Callable[..., np.ndarray]) -> EstimatorConstants:
+    regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
+    return fit_estimator(
+        scenes(120, seed=0),
+        corrupt=corrupt_scene,
+        regimes=regimes,
+        attacked={"attack-at-0": scenes(120, seed=0) ^ 3},
+        rng=np.random.default_rng(0),
+    )
+
+
+def _camera(scenes: Scenes, count: int, *, seed: int) -> np.ndarray:
+    """Another camera: flat, dim pictures with a little noise of its own."""
+    dim = 60 + 0.3 * scenes(count, seed=seed) + np.random.default_rng(seed).normal(0, 4, (count, 32, 32, 3))
+    return np.clip(dim, 0, 255).astype(np.uint8)
+
+
+def test_alarms_before_and_after(
+    scenes: Scenes,
+    corrupt_scene: Callable[..., np.ndarray],
+    shipped: EstimatorConstants,
+    tiny_bundle: Callable[[], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = attach_file(tiny_bundle(), "estimator.json", shipped.model_dump_json().encode())
+    np.savez(tmp_path / "camera.npz", images=_camera(scenes, 260, seed=1))
+    output = tmp_path / "mine.json"
+    assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--output", str(output)]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["false_alarm_share_before"] > 0.5
+    assert summary["false_alarm_share_after"] < 0.05
+    assert Bundle.load(bundle.path).sha256 == bundle.sha256
+    mine = EstimatorConstants.model_validate_json(output.read_bytes())
+    assert {"clean", "attack-without-trace", "attack-at-0"} <= {kind.name for kind in mine.kinds}
+    rng = np.random.default_rng(0)
+    noisy = np.stack([corrupt_scene(image, "noise", 4, rng=rng) for image in _camera(scenes, 60, seed=2)])
+    assert count_alarms(mine, statistics_of(noisy)) > 40
+
+    assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--attach"]) == 0
+    assert Bundle.load(bundle.path).sha256 != bundle.sha256
+    assert EstimatorConstants.model_validate(Bundle.load(bundle.path).estimator).kinds == mine.kinds
+
+
+def test_frames_come_from_folders_in_the_order_of_their_names(scenes: Scenes, tmp_path: Path) -> None:
+    images = scenes(3, seed=5)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image[:, :, ::-1])
+    assert np.array_equal(read_frames(tmp_path, InputSpec(height=32, width=32), topic="", limit=9), images)
+    with pytest.raises(DataError, match="no frames at"):
+        read_frames(tmp_path / "none", InputSpec(), topic="", limit=9)
+
+
+def test_a_bundle_without_an_estimator_is_refused(
+    tiny_bundle: Callable[[], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tiny_bundle().path), str(tmp_path)]) == 2
+    assert "run `python -m policy.fit` first" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not BAG.is_dir(), reason="the donkeycar bag is not at hand")
+def test_a_real_bag_gives_its_images() -> None:
+    first = next(camera_images(BAG))
+    assert (first.shape, first.dtype) == ((120, 160, 3), np.uint8)
+    with pytest.raises(DataError, match="expected one image topic"):
+        next(camera_images(BAG, topic="/none"))
