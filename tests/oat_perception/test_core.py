@@ -89,8 +89,8 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
 def test_a_point_that_is_not_ready_is_not_claimed(core: PerceptionCore, runtime: OATRuntime, monkeypatch) -> None:
     before = _run(core, 0.0).prediction.point
     ready = threading.Event()
-    prepare = runtime._prepare
-    monkeypatch.setattr(runtime, "_prepare", lambda point: (ready.wait(10), prepare(point))[1])
+    make = runtime._plans.make
+    monkeypatch.setattr(runtime._plans, "make", lambda point: (ready.wait(10), make(point))[1])
     waiting = _run(core, 0.1, override_lam=Override(0.55))
     assert waiting.decision.point.lam == 0.55
     assert waiting.prediction.point == before

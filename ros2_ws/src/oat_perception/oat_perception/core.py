@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +40,12 @@ class Runtime(Protocol):
         """Run at this point from now on, or as soon as it is prepared; returns the point that will run."""
         ...
 
-    def predict(self, frame_HWC: npt.NDArray[np.uint8]) -> Prediction:
-        """Classify one frame at the active point."""
+    def predict_batch(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+        """Classify frames of any sizes in one batch, all at the point that is active when it begins."""
+        ...
+
+    def predict_input(self, x_CHW: npt.NDArray[np.float32]) -> Prediction:
+        """Classify what `network_input` made of a frame, at the active point."""
         ...
 
     def predict_at(self, frame_HWC: npt.NDArray[np.uint8], point: OperatingPoint) -> Prediction:
@@ -155,7 +160,7 @@ class PerceptionCore:
         spec = self._runtime.bundle.input
         grey_HWC = np.full((2 * spec.height, 2 * spec.width, 3), 127, np.uint8)
         image_statistics(network_input(grey_HWC, spec))
-        self._runtime.predict(grey_HWC)
+        self._runtime.predict_input(network_input(grey_HWC, spec))
 
     def process(self, frame: Frame, *, external: ExternalSignals, now_s: float) -> FrameResult:
         """Decide on the operating point for this frame, and classify it there.
@@ -170,8 +175,6 @@ class PerceptionCore:
         """
         started = time.perf_counter()
         x_CHW = network_input(frame.image_HWC, self._runtime.bundle.input)
-        # Resampled once: a frame of exactly the network's size goes through the runtime to the bit.
-        fitted_HWC = np.ascontiguousarray(np.rint(x_CHW * np.float32(255)).astype(np.uint8).transpose(1, 2, 0))
         fitted = time.perf_counter()
         signals = Signals(
             now_s=now_s,
@@ -186,25 +189,26 @@ class PerceptionCore:
         decision, policy_failed = self._decide(signals)
         expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
         decided = time.perf_counter()
-        prediction = self._runtime.predict(fitted_HWC)
+        prediction, regions = self._predict(frame, x_CHW)
         predicted = time.perf_counter()
         probe = None
         if decision.probe is not None and decision.probe != prediction.point:
-            probe = self._runtime.predict_at(fitted_HWC, decision.probe)
+            probe = self._runtime.predict_at(_fitted(x_CHW), decision.probe)
         probe_ms = 0.0 if probe is None else 1e3 * (time.perf_counter() - predicted)
         self._last = (
             NetworkSignals(
                 point=prediction.point,
                 confidence=prediction.confidence,
                 disagrees=None if probe is None else probe.label != prediction.label,
-                latency_ms=prediction.latency_ms,
+                # A batch's time says nothing about the profile's single image.
+                latency_ms=None if frame.boxes else prediction.latency_ms,
             ),
             now_s,
         )
         return FrameResult(
             prediction=prediction,
             probe=probe,
-            regions=self._classify(frame),
+            regions=regions,
             signals=signals,
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
@@ -227,11 +231,17 @@ class PerceptionCore:
         self._policy_failed = False
         return decision, False
 
-    def _classify(self, frame: Frame) -> tuple[Prediction | None, ...]:
-        return tuple(
-            None if box is None else self._runtime.predict(frame.image_HWC[box[1] : box[3], box[0] : box[2]])
-            for box in frame.boxes
-        )
+    def _predict(
+        self, frame: Frame, x_CHW: npt.NDArray[np.float32]
+    ) -> tuple[Prediction, tuple[Prediction | None, ...]]:
+        """The whole image and its regions, in one batch, so that no switch comes between them."""
+        boxes = [box for box in frame.boxes if box is not None]
+        if not boxes:
+            return self._runtime.predict_input(x_CHW), (None,) * len(frame.boxes)
+        crops = [frame.image_HWC[top:bottom, left:right] for left, top, right, bottom in boxes]
+        whole, *seen = self._runtime.predict_batch([_fitted(x_CHW), *crops])
+        answers = iter(seen)
+        return whole, tuple(None if box is None else next(answers) for box in frame.boxes)
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
         """What the network said about the previous frame, at its present age."""
@@ -239,6 +249,11 @@ class PerceptionCore:
             return None
         last, at_s = self._last
         return NetworkSignals(last.point, last.confidence, last.disagrees, last.latency_ms, now_s - at_s)
+
+
+def _fitted(x_CHW: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The network's input as a frame again, exactly, so that the camera's is resampled only once."""
+    return np.ascontiguousarray(np.rint(x_CHW * np.float32(255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:
