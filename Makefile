@@ -25,7 +25,7 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
 	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
 
-.PHONY: help setup ws demo test coverage lint format bench constraints clean
+.PHONY: help setup ws demo test soak coverage lint format bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -36,9 +36,13 @@ ws: $(WS) ## build the ROS 2 workspace
 demo: $(WS) ## the ROS graph on real images; ends by itself, writes out/demo/report.html
 	$(ROS) python -m oat_perception.demo $(DEMO_ARGS)
 
-test: $(WS) ## every test: first those without ROS, then the ROS graph
-	$(PY) -m pytest -m "not ros" $(PYTEST_ARGS)
-	$(ROS) python -m pytest -m ros $(PYTEST_ARGS)
+test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
+	$(PY) -m pytest -m "not ros and not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not ros and slow" $(PYTEST_ARGS)
+	$(ROS) python -m pytest -m "ros and not slow" $(PYTEST_ARGS)
+
+soak: $(WS) ## the slow tests of the ROS graph: ten minutes of images, thousands of overrides and damaged images
+	$(ROS) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
 
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)

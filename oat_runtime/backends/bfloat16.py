@@ -34,5 +34,8 @@ compile_unchecked(lambda: net, Settings((32, 32), "bfloat16")).request(1).infer(
 @functools.cache
 def bfloat16_works(engine: Literal["torch", "torch-inference", "openvino"]) -> bool:
     """Try bfloat16 in a process of its own, which an illegal instruction may kill; takes a few seconds, once."""
-    trial = subprocess.run([sys.executable, "-c", _TRIALS[engine]], capture_output=True, timeout=120, check=False)
-    return trial.returncode == 0
+    command = [sys.executable, "-c", _TRIALS[engine]]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False

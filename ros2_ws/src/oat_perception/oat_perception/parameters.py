@@ -146,7 +146,7 @@ SPECS: tuple[Spec, ...] = (
          choices=("raw", "compressed")),
     Spec("image_reliability", "best_effort", "Reliability that is asked of the camera; best_effort hears every camera.",
          choices=("best_effort", "reliable")),
-    Spec("image_depth", 1, "Images that the middleware keeps for this node; the newest wins in any case.", 1, 1000),
+    Spec("image_depth", 5, "Images that the middleware keeps for this node; the newest wins in any case.", 1, 1000),
     Spec("camera_timeout_s", 1.0, "Seconds without an image after which diagnostics call the camera silent.",
          0.01, _HOUR_S),
     Spec("policy_timeout_s", 1.0, "Seconds that an image may be in work before diagnostics call the policy silent.",
