@@ -145,7 +145,8 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
         except (OSError, ValidationError) as error:
             raise DataError(f"{path} holds no policy configuration: {error}") from error
     if not options.config and (options.bundle is not None or options.estimator is not None):
-        policies[(options.estimator or options.bundle).stem] = AdaptivePolicy(table, base, constants)
+        sources: list[Path] = [path for path in (options.estimator, options.bundle) if path is not None]
+        policies[sources[0].stem] = AdaptivePolicy(table, base, constants)
     return policies
 
 

@@ -106,7 +106,7 @@ def mixed(
     segments = []
     for _ in range(num_segments):
         attacked = bool(attack) and rng.random() < attack_share
-        condition = ATTACK_PREFIX + attack if attacked else conditions[rng.integers(len(conditions))]
+        condition = ATTACK_PREFIX + attack if attacked else conditions[int(rng.integers(len(conditions)))]
         segments.append((condition, max(_MIN_SEGMENT, round(rng.exponential(MEAN_SEGMENT)))))
     if attack and not any(condition.startswith(ATTACK_PREFIX) for condition, _ in segments):
         segments[-1] = (ATTACK_PREFIX + attack, segments[-1][1])
