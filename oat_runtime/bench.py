@@ -120,12 +120,11 @@ def text_table(found: Sequence[dict[str, Any]], rows: Sequence[Row], title: str)
 def _accuracy(runtime: OATRuntime, args: argparse.Namespace) -> list[Row]:
     """Agreement of the runtime's own precision, and of bfloat16 where that works."""
     num_images, num_attacked = (100, 20) if args.quick else (2000, 500)
+    dataset = runtime.bundle.manifest.provenance.dataset
     try:
+        if dataset != "cifar10":
+            raise DataError(f"the bundle was not trained on cifar10 but on {dataset}")
         images_NHWC, labels_N = read_test_images(args.data, num_images)
-        if runtime.bundle.manifest.provenance.dataset not in ("cifar10", "CIFAR-10"):
-            raise DataError(
-                f"the bundle was not trained on CIFAR-10 but on {runtime.bundle.manifest.provenance.dataset}"
-            )
     except DataError as error:
         return [{"comparison": "agreement_bfloat16", "not_measured": str(error)}]
     rows = agreement(runtime, images_NHWC, labels_N, num_attacked=num_attacked)

@@ -109,6 +109,6 @@ def _labels(runtime: OATRuntime, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray
 
 @torch.inference_mode()
 def _reference_labels(net: torch.nn.Module, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    chunks = torch.from_numpy(x_NCHW).split(_CHUNK)
+    chunks = torch.split(torch.from_numpy(x_NCHW), _CHUNK)
     labels: npt.NDArray[np.int64] = torch.cat([net(chunk).argmax(dim=1) for chunk in chunks]).numpy()
     return labels

@@ -64,7 +64,10 @@ class Latency:
         rows = []
         for batch, lam, width in self._safest():
             x_NCHW = self.images(batch)
-            calls = {"infer": partial(self.runtime.infer, x_NCHW), "bare": self.runtime._active.plan.bare(x_NCHW)}
+            calls: dict[str, Call] = {
+                "infer": partial(self.runtime.infer, x_NCHW),
+                "bare": self.runtime._active.plan.bare(x_NCHW),
+            }
             times = interleave(calls, seconds=self.seconds)
             rows.append(_row("infer_over_bare_engine", batch, width, times["infer"], times["bare"], lam=lam))
         return rows
@@ -78,7 +81,7 @@ class Latency:
             x = torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
             one_lam = LambdaBatch.constant(lam, batch, model.config.lambdas)
             plain = StaticNet(self.model, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            calls = {
+            calls: dict[str, Call] = {
                 "infer": partial(self.runtime.infer, x_NCHW),
                 "reference": _torch_call(partial(model, x, one_lam, width=width), self.runtime.num_threads),
                 "plain": _torch_call(partial(plain, x), self.runtime.num_threads),

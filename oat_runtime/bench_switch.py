@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.prediction import Prediction
 from oat_runtime.runtime import OATRuntime
 
 Row = dict[str, Any]
@@ -77,15 +78,16 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
         else:
             plan.append(draw.choice(table).point)
     runtime.set_point(lam=lambdas[-1], width=widths[-1])
-    num_frames = num_switches + 30
-    quiet_ms = [_frame(runtime, frames, n, start_s)[1] for start_s in [time.monotonic()] for n in range(num_frames)]
+    start_s = time.monotonic()
+    quiet_ms = [_frame(runtime, frames, number, start_s)[1] for number in range(num_switches + 30)]
 
     def switch() -> None:
         for point in plan:
             time.sleep(draw.uniform(0.0, 2.0 / _FRAME_RATE_HZ))
             runtime.set_point(lam=point.lam, width=point.width, wait=False)
 
-    switcher, start_s, answers = threading.Thread(target=switch), time.monotonic(), []
+    answers: list[tuple[Prediction, float]] = []
+    switcher, start_s = threading.Thread(target=switch), time.monotonic()
     switcher.start()
     while switcher.is_alive():
         answers.append(_frame(runtime, frames, len(answers), start_s))
@@ -102,6 +104,7 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
             "num_calls": len(answers),
             "num_switches": len(plan),
             "num_points_seen": len({answer.point for answer, _ in answers}),
+            "num_late": sum(taken > 1e3 / _FRAME_RATE_HZ for taken in taken_ms),
             "value": float(mixed),
         },
         {
@@ -115,7 +118,7 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
     ]
 
 
-def _frame(runtime: OATRuntime, frames: np.ndarray[Any, Any], number: int, start_s: float) -> tuple[Any, float]:
+def _frame(runtime: OATRuntime, frames: np.ndarray[Any, Any], number: int, start_s: float) -> tuple[Prediction, float]:
     """Wait for the frame's time, classify it: (prediction, milliseconds)."""
     time.sleep(max(0.0, start_s + number / _FRAME_RATE_HZ - time.monotonic()))
     started_s = time.perf_counter()

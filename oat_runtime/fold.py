@@ -207,9 +207,9 @@ def _scaled(conv: SlimmableConv2d, num_in: int, route: Route, site: SwitchableNo
 def _convolution(like: SlimmableConv2d, weight: Tensor, bias_C: Tensor | None = None) -> nn.Conv2d:
     """A convolution of the geometry of `like` around the given tensors, which are not copied."""
     num_out, num_in = weight.shape[:2]
-    plain = nn.Conv2d(
-        num_in, num_out, like.kernel_size, like.stride, like.padding, bias=bias_C is not None, device="meta"
-    )  # type: ignore[arg-type]
+    assert not isinstance(like.padding, str)
+    (size, _), (stride, _), (padding, _) = like.kernel_size, like.stride, like.padding
+    plain = nn.Conv2d(num_in, num_out, size, stride, padding, bias=bias_C is not None, device="meta")
     plain.weight = nn.Parameter(weight, requires_grad=False)
     if bias_C is not None:
         plain.bias = nn.Parameter(bias_C, requires_grad=False)

@@ -74,4 +74,14 @@ def get_backend(name: BackendName) -> CompileFn:
 def versions(name: BackendName) -> str:
     """The packages of an engine with their versions, as in `openvino 2026.4.1`."""
     packages = [package for package in _NEEDS[name] if package != "onnx"]
-    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return ", ".join(f"{package} {_version(package)}" for package in packages)
+
+
+def _version(package: str) -> str:
+    """Of the distribution that holds the package: for GPUs some have another name."""
+    for distribution in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"

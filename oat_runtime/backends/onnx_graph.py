@@ -135,7 +135,7 @@ class _Graph:
         if target in (F.relu, torch.relu, "relu"):
             self._node("Relu", names, [node.name])
         elif target in _BINARY and len(names) == 2:
-            self._node(_BINARY[target], names, [node.name])  # type: ignore[index]
+            self._node(_BINARY[target], names, [node.name])
         elif target == "mean" and node.kwargs.get("dim") == (2, 3):
             self._node("GlobalAveragePool", names, [f"{node.name}.pooled"])
             self._node("Flatten", [f"{node.name}.pooled"], [node.name], axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,16 +12,15 @@ from oat_runtime.backends.onnx_graph import CONSTANTS, INPUT, to_onnx
 from oat_runtime.backends.plan import Compiled, Device, Floats, MakeNet, Settings
 from oat_runtime.errors import BackendError
 
-Engine = Literal["onnxruntime", "tensorrt"]
 Provider = tuple[str, dict[str, Any]]
 
 
-def providers(engine: Engine, device: Device, *, precision: str = "float32") -> list[Provider]:
+def providers(engine: str, device: Device, *, precision: str = "float32") -> list[Provider]:
     """The execution providers of an engine on a device that this ONNX Runtime was built with; empty where it has none.
 
     What a GPU provider leaves over runs on the CPU's.
     """
-    wanted: dict[tuple[Engine, Device], Provider] = {
+    wanted: dict[tuple[str, Device], Provider] = {
         ("onnxruntime", "cpu"): ("CPUExecutionProvider", {}),
         ("onnxruntime", "cuda"): ("CUDAExecutionProvider", {"use_tf32": "0"}),
         ("tensorrt", "cuda"): (
@@ -57,7 +56,7 @@ def compile_tensorrt(make_net: MakeNet, settings: Settings, *, shared: bool = Fa
     return _compile("tensorrt", make_net, settings, shared)
 
 
-def _compile(engine: Engine, make_net: MakeNet, settings: Settings, shared: bool) -> Compiled:
+def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -> Compiled:
     chosen = providers(engine, settings.device, precision=settings.precision)
     if not chosen:
         raise BackendError(

@@ -63,7 +63,7 @@ class _Network:
         """Make these the constants of the next calls: some kilobytes, and only after a switch."""
         if constants_V is None or self._written_by is plan:
             return
-        parts = constants_V.split([site.numel() for site in self._sites])
+        parts = torch.split(constants_V, [site.numel() for site in self._sites])
         for site, values in zip(self._sites, parts, strict=True):
             site.copy_(values.view_as(site))
         self._written_by = plan
@@ -99,7 +99,7 @@ class TorchPlan:
         net, x = self._network.net, torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
         self._network.enter(self, self._constants_V)
         torch.set_num_threads(self._num_threads)
-        return torch.inference_mode()(lambda: net(x))  # type: ignore[no-any-return]
+        return torch.inference_mode()(lambda: net(x))
 
 
 class _Capture:
@@ -108,7 +108,7 @@ class _Capture:
     def __init__(self, net: nn.Module, batch: int, input_hw: tuple[int, int]) -> None:
         self.host = torch.zeros(batch, 3, *input_hw).pin_memory()
         self.x_NCHW = torch.zeros(batch, 3, *input_hw, device="cuda")
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # what libraries set up in their first calls cannot be captured
             for _ in range(3):

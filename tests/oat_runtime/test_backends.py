@@ -49,7 +49,7 @@ def test_every_engine_computes_both_forms(make_net: MakeNet, engine: BackendName
     folded = get_backend(engine)(lambda: plain, settings).plan()
     shared = get_backend(engine)(lambda: share(net, width=width), settings, shared=True)
     plans = [shared.plan(constants(net, lam=value, width=width).numpy()) for value in (lam, 1.0)]
-    for num in (1, 3, 11):
+    for num in (1, 3):  # 3 runs in pieces of 2 and 1 where shapes are fixed
         x_NCHW = images(num)
         expected = plain(torch.from_numpy(x_NCHW)).numpy()
         atol = 2e-5 * float(np.abs(expected).max())
