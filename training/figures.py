@@ -59,7 +59,7 @@ def attacks_by_lambda(document: Document) -> Figure:
     shown = widths if len(widths) == 1 else [widths[0], widths[-1]]
     with new_figure(5.2 * len(shown), 4.0) as figure:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-        colours = lambda_colours([float(index) for index in range(len(names))])
+        colours = lambda_colours([float(index) for index in range(len(names))]) | {0.0: INK}
         for axes, width in zip(panels, shown, strict=True):
             for index, name in enumerate(names):
                 curve = _over_lambda(rows, name, width)
@@ -184,7 +184,8 @@ def calibration_curves(document: Document) -> Figure:
         right.plot([0, 1], [0, 1], ":", color=FAINT)
         right.set_xlabel("Confidence")
         right.set_ylabel("Accuracy")
-        right.legend(frameon=False, fontsize=8.5)
+        if right.get_legend_handles_labels()[0]:
+            right.legend(frameon=False, fontsize=8.5)
         title(right, "Reliability, bins of 10 images or more")
     return figure
 
@@ -236,7 +237,7 @@ def saliency_maps(document: Document) -> Figure:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"Alignment |cos(image, gradient)|, mean of {rows[0]['num_total']}, 95 %")
-        title(axes, "Saliency looks like the image")
+        title(axes, "How much saliency looks like the image")
     return figure
 
 

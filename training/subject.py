@@ -52,11 +52,10 @@ class Subject:
                     "chosen by the test set: leave --split out, or export a bundle first"
                 )
             return load_dataset(self.dataset, "test", download=download)
-        training_set = load_dataset(self.dataset, "train", download=download)
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
-        return split_validation(training_set, num, seed=seed)[1]
+        return split_validation(load_dataset(self.dataset, "train", download=download), num, seed=seed)[1]
 
 
 def load_subject(path: Path, *, device: str = "cpu") -> Subject:
@@ -70,7 +69,7 @@ def load_subject(path: Path, *, device: str = "cpu") -> Subject:
         config = checkpoint.config
         model = OATNet(config.model)
         model.load_state_dict(checkpoint.model)
-        if checkpoint.average is not None:
+        if checkpoint.average is not None and not checkpoint.finished:  # a finished run holds it already
             model.load_state_dict(checkpoint.average, strict=False)
         name = path.resolve().parent.name
         dataset, recipe, bundle = config.dataset, config.model_dump(mode="json"), None

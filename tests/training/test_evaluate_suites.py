@@ -167,7 +167,7 @@ def test_alignment_is_one_for_the_image_itself_and_ignores_scale_sign_and_bright
 
 def test_saliency_is_the_slope_of_the_loss() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double().requires_grad_(False)
     x_NCHW, y_N = torch.rand(2, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 2])
     slope = inspection.saliency(net, x_NCHW, y_N)
     moved = x_NCHW.clone()
@@ -228,6 +228,7 @@ def test_a_checkpoint_is_never_judged_on_the_test_set(job: Job) -> None:
         Subject("x", job.subject.model, "cifar10", {}, None).images("validation")
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_figure_and_every_warning(
     job: Job, documents: dict[str, dict[str, object]], tmp_path: Path
 ) -> None:
