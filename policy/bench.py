@@ -26,11 +26,10 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.profile import processor_name
-from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import interleave, p50_p99
 from policy.benchmark import hazards, trials
 from policy.benchmark.images import read_images
-from policy.benchmark.outcomes import OutcomeCache
+from policy.benchmark.outcomes import OutcomeCache, float32_runtime
 from policy.benchmark.players import World
 from policy.benchmark.stage import Effort, Stage
 from policy.benchmark.streams import FRAME_S
@@ -49,7 +48,7 @@ _COUNT, _QUICK_COUNT = 250, 16
 
 def profiled(bundle: Bundle, *, seconds: float, num_threads: int) -> OperatingTable:
     """The `select` table with this machine's latencies and simulated energies."""
-    runtime = OATRuntime(bundle, num_threads=num_threads)
+    runtime = float32_runtime(bundle, num_threads=num_threads)
     table = bundle.select
     points = {width: OperatingPoint(table.lambdas[0], width) for width in table.widths}
     runtime.prepare(points.values())

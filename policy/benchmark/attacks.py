@@ -16,8 +16,8 @@ from oat_runtime.stress.attack_loop import Ball, Objective, PlainStep, ascend
 from oat_runtime.stress.attacks import cross_entropy
 
 EPSILON, STEP_SIZE, NUM_STEPS = 8 / 255, 2 / 255, 10
-_MU, _NOISE_WEIGHT = 1.0, 10.0
-"""Weight of the monitor's score against the cross-entropy, and of noise within that score."""
+_MU = 1.0
+"""Weight of the monitor's score against the cross-entropy."""
 _NOISE_KERNEL = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
 
 Network = Callable[[Tensor], Tensor]
@@ -34,17 +34,28 @@ def monitor_aware(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> 
     """Cross-entropy less μ times the monitor's score.
 
     The score is what the estimator listens to: disagreement of the probed λ (its cross-entropy to the label that the
-    attack has reached) and the noise that the attack adds to luma and colour differences.
+    attack has reached) and the noise that the attack adds to luma and colour differences. It is scaled, image by image,
+    so that at μ = 1 both pull equally hard on a noisy start; by itself the noise would win, and nothing be attacked.
     """
     noise_N3 = _noise(x_NCHW)
 
-    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, labels = net(images), y_N[rows]
         disagreement = F.cross_entropy(other(images), _likeliest_wrong(logits.detach(), labels), reduction="none")
         added = torch.log(_noise(images) + 1e-3) - torch.log(noise_N3[rows] + 1e-3)
-        score = disagreement + _NOISE_WEIGHT * added.clamp(min=0).sum(dim=1)
-        loss = F.cross_entropy(logits, labels, reduction="none") - _MU * score
-        return loss, logits.argmax(dim=1) == labels
+        score = disagreement + added.clamp(min=0).sum(dim=1)
+        return F.cross_entropy(logits, labels, reduction="none"), score, logits.argmax(dim=1) == labels
+
+    noisy = Ball(x_NCHW, EPSILON, "linf").random_start(torch.Generator().manual_seed(0)).requires_grad_(True)
+    loss, score, _ = terms(noisy, torch.arange(len(y_N)))
+    pull, counter_pull = (
+        torch.autograd.grad(term.sum(), noisy, retain_graph=True)[0].abs().mean(dim=(1, 2, 3)) for term in (loss, score)
+    )
+    weight_N = _MU * pull / counter_pull.clamp_min(1e-12)
+
+    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        loss, score, right = terms(images, rows)
+        return loss - weight_N[rows] * score, right
 
     return objective
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oat_runtime.backends import BackendName, available
 from oat_runtime.bundle import Bundle
 from oat_runtime.fold import fold
 from oat_runtime.image import network_input
@@ -45,6 +46,12 @@ class Outcomes:
     stats_NS: NDArray[np.float32]
     label_NP: NDArray[np.uint8]
     confidence_NP: NDArray[np.float32]
+
+
+def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
+    """The engine to measure with: the same one everywhere if it is there, in the precision of the tables."""
+    engine: BackendName = "openvino" if "openvino" in available() else "torch"
+    return OATRuntime(bundle, backend=engine, precision="float32", num_threads=num_threads)
 
 
 class OutcomeCache:
@@ -131,7 +138,7 @@ class OutcomeCache:
 
     def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Outcomes:
         if self._runtime is None:
-            self._runtime = OATRuntime(self.bundle, num_threads=self._num_threads)
+            self._runtime = float32_runtime(self.bundle, num_threads=self._num_threads)
             self._runtime.prepare()
         x_NCHW = np.stack([network_input(image, self.bundle.input) for image in images_NHWC])
         stats_NS = np.array([image_statistics(x_CHW) for x_CHW in x_NCHW], np.float32)
