@@ -142,8 +142,13 @@ def main(argv: list[str] | None = None) -> int:
     except (OATError, OSError, ValidationError) as error:
         print(f"oat-calibrate: {error}", file=sys.stderr)
         return 2
-    table = Table("before", "after", title=f"False alarms on {sum(map(len, held_out))} frames that the fit did not see")
-    table.add_row(f"{100 * before:.1f} %", f"{100 * after:.1f} %")
+    table = Table("", "frames", "before", "after")
+    table.add_row(
+        "False alarms on frames that the fit did not see",
+        str(sum(map(len, held_out))),
+        f"{100 * before:.1f} %",
+        f"{100 * after:.1f} %",
+    )
     Console().print(table)
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,
                "false_alarm_share_after": after, "independence": constants.independence,

@@ -39,6 +39,7 @@ def _camera(scenes: Scenes, count: int, *, seed: int) -> np.ndarray:
     return np.clip(dim, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_alarms_before_and_after(
     scenes: Scenes,
     corrupt_scene: Callable[..., np.ndarray],
@@ -48,7 +49,7 @@ def test_alarms_before_and_after(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = attach_file(tiny_bundle(), "estimator.json", shipped.model_dump_json().encode())
-    np.savez(tmp_path / "camera.npz", images=_camera(scenes, 260, seed=1))
+    np.savez(tmp_path / "camera.npz", images=_camera(scenes, 210, seed=1))
     output = tmp_path / "mine.json"
     assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--output", str(output)]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
