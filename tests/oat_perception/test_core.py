@@ -86,7 +86,10 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     assert third.signals.network.disagrees is None
 
 
-def test_a_point_that_is_not_ready_is_not_claimed(core: PerceptionCore, runtime: OATRuntime, monkeypatch) -> None:
+def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, monkeypatch) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans="folded", num_threads=1)
+    runtime.prepare()
+    core = PerceptionCore(runtime, PolicyConfig())
     before = _run(core, 0.0).prediction.point
     ready = threading.Event()
     make = runtime._plans.make

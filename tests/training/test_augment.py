@@ -35,7 +35,7 @@ def test_a_crop_moves_by_an_eighth_at_most_and_without_mirror_nothing_is_flipped
 
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_cutout_greys_a_square_of_its_size_and_nothing_else(size: int) -> None:
-    x_NCHW = 0.1 * torch.rand(200, 3, 16, 16, generator=generator(3))
+    x_NCHW = 0.1 * torch.rand(4000, 3, 16, 16, generator=generator(3))
     out = cutout(x_NCHW, size, generator=generator(4))
     grey = (out == 0.5).all(dim=1)
     assert torch.equal(out[~grey[:, None].expand_as(out)], x_NCHW[~grey[:, None].expand_as(out)])

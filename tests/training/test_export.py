@@ -44,8 +44,8 @@ def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def loader(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_module, "load_cifar10", lambda split, download: sets[split])
-    monkeypatch.setattr(export_module, "load_dataset", lambda name, split, download: sets[split])
+    for module in (evaluate_module, export_module):
+        monkeypatch.setattr(module, "load_dataset", lambda name, split, download: sets[split])
 
 
 @pytest.fixture(scope="module")
