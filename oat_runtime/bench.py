@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime = OATRuntime.load(
             bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
         )
-        latency = Latency(runtime, seconds=QUICK_SECONDS if args.quick else FULL_SECONDS)
+        latency = Latency(runtime, seconds=QUICK_SECONDS if args.quick else FULL_SECONDS, quick=args.quick)
         num_switches = 100 if args.quick else 2000
         parts: dict[str, Callable[[], list[Row]]] = {
             "plans against a static network": latency.plans_over_static,
@@ -180,9 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "agreement with the reference": lambda: _accuracy(runtime, args),
         }
         rows: list[Row] = []
+        progress = Console(stderr=True)
         for title, measure in parts.items():
-            with Console(stderr=True).status(title):
+            started_s = time.monotonic()
+            with progress.status(title):
                 rows += measure()
+            progress.print(f"{title}: {time.monotonic() - started_s:.0f} s", style="dim")
         about = machine(runtime)
         runtime.close()
     except OATError as error:

@@ -29,18 +29,21 @@ BATCHES = (1, 32)
 class Latency:
     """The comparisons of one runtime; each gives its rows."""
 
-    def __init__(self, runtime: OATRuntime, *, seconds: float) -> None:
-        """Take `seconds` for each comparison of one width and batch."""
+    def __init__(self, runtime: OATRuntime, *, seconds: float, quick: bool = False) -> None:
+        """Take `seconds` for each comparison of one width and batch; `quick` compares plans at two λ of one width."""
         self.runtime, self.seconds = runtime, seconds
         self.model = runtime.bundle.model()
-        self.lambdas = (*self.model.config.lambdas, unseen(self.model.config.lambdas))
+        knots, self.widths = self.model.config.lambdas, self.model.config.widths
+        self.lambdas = (*knots, unseen(knots))
+        if quick:
+            self.lambdas, self.widths = (knots[0], unseen(knots)), self.widths[-1:]
         spec = runtime.bundle.input
         self.settings = Settings((spec.height, spec.width), runtime.precision, runtime.num_threads, runtime.device)
 
     def plans_over_static(self) -> list[Row]:
         """Folded and shared plans of each λ against a plain static network on the same engine."""
         compile_network, rows = get_backend(self.runtime.backend), []
-        for width in self.model.config.widths:
+        for width in self.widths:
             static = self._static(self.runtime.backend, width)
             shared = compile_network(partial(share, self.model, width=width), self.settings, shared=True)
             plans: dict[tuple[str, float | None], Plan] = {("static", None): static}

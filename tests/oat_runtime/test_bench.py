@@ -91,7 +91,7 @@ def test_the_command_ends_with_one_json_line_of_every_check(
     assert {name for name in missing if "bfloat16" not in name} <= {
         "speedup_over_reference_batch_32", "auto_over_openvino", "auto_over_onnxruntime",
     }  # fmt: skip
-    assert len([row for row in document["rows"] if row["comparison"] == "shared_over_static"]) == 21
+    assert len([row for row in document["rows"] if row["comparison"] == "shared_over_static"]) == 2
 
 
 def test_a_stream_names_a_mixed_frame(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,8 +111,10 @@ def test_a_point_that_is_not_offered_changes_nothing(
     assert runtime.predict(frame()).point == before
 
 
+@pytest.mark.parametrize("plans", ["folded", "shared"])
 @torch.no_grad()
-def test_every_point_runs_the_network_of_that_point(runtime: OATRuntime) -> None:
+def test_every_point_runs_the_network_of_that_point(tiny_bundle: Path, plans: PlanForm) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans=plans, num_threads=1)
     net, x_NCHW = runtime.bundle.model(), inputs()
     for lam in (*net.config.lambdas, 0.25, 0.7):
         for width in net.config.widths:
@@ -120,6 +122,7 @@ def test_every_point_runs_the_network_of_that_point(runtime: OATRuntime) -> None
             batch = LambdaBatch.constant(lam, len(x_NCHW), net.config.lambdas)
             expected = net(torch.from_numpy(x_NCHW), batch, width=width).numpy()
             np.testing.assert_allclose(runtime.infer(x_NCHW), expected, atol=1e-4)
+    runtime.close()
 
 
 def test_a_background_switch_keeps_the_old_point_until_it_is_ready(runtime: OATRuntime) -> None:
