@@ -89,7 +89,7 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
     answers: list[tuple[Prediction, float]] = []
     switcher, start_s = threading.Thread(target=switch), time.monotonic()
     switcher.start()
-    while switcher.is_alive():
+    while switcher.is_alive() or not answers:
         answers.append(_frame(runtime, frames, len(answers), start_s))
     switcher.join()
     mixed = sum(

@@ -39,7 +39,7 @@ def annotate(
     canvas_HWC = np.array(cv2.resize(image_HWC, size_wh, interpolation=cv2.INTER_NEAREST), np.uint8)
     for (left, top, right, bottom), seen in regions:
         corners = (scale * left, scale * top), (scale * right - 1, scale * bottom - 1)
-        cv2.rectangle(canvas_HWC, *corners, _GREEN, max(1, scale))
+        cv2.rectangle(canvas_HWC, *corners, _GREEN, thickness=2)
         _write(canvas_HWC, f"{seen.class_name} {seen.confidence:.0%}", corners[0][0] + 2, corners[0][1] + 14)
     point = prediction.point
     _write(canvas_HWC, f"{prediction.class_name} {prediction.confidence:.0%}", 4, 18)
