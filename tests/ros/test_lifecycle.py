@@ -21,8 +21,9 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.profile import DeviceProfile, ProfileRow, processor_name
+from oat_runtime.profile import DeviceProfile, ProfileRow
 from policy.config import PolicyConfig
 from policy.replay import replay
 
@@ -218,16 +219,24 @@ def test_a_profile_of_another_bundle_is_refused_and_the_right_one_gives_deadline
     assert "deadline_ms" in graph.node.problem
     rows = tuple(
         ProfileRow(
-            width=w, latency_ms_p50=100 * w, latency_ms_p99=100 * w, num_calls=1, lambdas=(0.0,), lambda_ratio=None
+            lam=point.lam,
+            width=point.width,
+            batch=1,
+            latency_ms_p50=100 * point.width,
+            latency_ms_p99=100 * point.width,
+            num_calls=1,
+            images_per_s=10 / point.width,
         )
-        for w in (0.5, 0.75, 1.0)
+        for point in (row.point for row in Bundle.load(bundle).select.rows)
     )
     for sha256, kept in (("0" * 64, 0), (Bundle.load(bundle).sha256, 1)):
         DeviceProfile(
             bundle_sha256=sha256,
             device=processor_name(),
+            power_mode=power_mode(),
             backend="torch",
             precision="float32",
+            plans="auto",
             num_threads=1,
             rows=rows,
         ).save(tmp_path / "profile.json")

@@ -25,8 +25,8 @@ TYPE_HASHES = {
 
 def region(x: float, y: float, size: float, *, name: str = "", theta: float = 0.0):
     found = vision.Detection2D(id=name)
-    found.bbox.center.position.x, found.bbox.center.position.y, found.bbox.center.theta = x, y, theta
-    found.bbox.size_x = found.bbox.size_y = size
+    found.bbox.center.position.x, found.bbox.center.position.y, found.bbox.center.theta = float(x), float(y), theta
+    found.bbox.size_x = found.bbox.size_y = float(size)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ class CameraReplay(Node):
     def _number(self, name: str) -> float:
         return float(self.get_parameter(name).value)
 
-    def _open(self) -> Iterator[SourceFrame]:
+    def _open(self) -> Generator[SourceFrame, None, None]:
         seed = int(self._number("seed"))
         return open_source(
             self._text("source"), data_root=self._text("data_root"), topic=self._text("bag_topic"), seed=seed
@@ -231,6 +231,11 @@ class CameraReplay(Node):
             return
         treatment = {"phase": phase, "corruption": corruption, "severity": severity if corruption != "none" else 0}
         self._send(frame, treatment, attack=attack)
+
+    def destroy_node(self) -> None:
+        """Let go of the source, then of the node."""
+        self._frames.close()
+        super().destroy_node()
 
     def _next(self) -> SourceFrame | None:
         frame = next(self._frames, None)

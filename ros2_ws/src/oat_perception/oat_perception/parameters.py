@@ -123,7 +123,8 @@ def _policy(name: str, meaning: str, low: float = 0.0, high: float = 1.0, field:
     default = PolicyConfig.model_fields[field or name].default
     if default is None:
         default = 0.0 if name in _NO_LIMIT else _NONE[name]
-    return Spec(name, default, meaning, low, high, policy_field=field or name)
+    bounds = (None, None) if isinstance(default, bool) else (low, high)
+    return Spec(name, default, meaning, *bounds, policy_field=field or name)
 
 
 _HOUR_S = 3600.0

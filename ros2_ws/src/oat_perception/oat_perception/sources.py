@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +66,7 @@ class LabelledImages:
         """One image with its label."""
         return SourceFrame(self.images_NHWC[index], int(self.labels_N[index]), index)
 
-    def frames(self, *, seed: int) -> Iterator[SourceFrame]:
+    def frames(self, *, seed: int) -> Generator[SourceFrame, None, None]:
         """All images once, in an order drawn by `seed`."""
         for index in np.random.default_rng(seed).permutation(len(self.labels_N)):
             yield self[int(index)]
@@ -140,7 +140,7 @@ def read_image(path: Path) -> Bytes:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> Iterator[SourceFrame]:
+def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> Generator[SourceFrame, None, None]:
     """One pass over a source.
 
     Args:
@@ -172,20 +172,20 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
     )
 
 
-def _folder(folder: Path) -> Iterator[SourceFrame]:
+def _folder(folder: Path) -> Generator[SourceFrame, None, None]:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"{folder} holds no image: expected files ending in {', '.join(_IMAGE_SUFFIXES)}")
     return (SourceFrame(read_image(path), None, index) for index, path in enumerate(paths))
 
 
-def _capture(device: int | str) -> Iterator[SourceFrame]:
+def _capture(device: int | str) -> Generator[SourceFrame, None, None]:
     capture = cv2.VideoCapture(device)
     if not capture.isOpened():
         what = f"webcam {device}" if isinstance(device, int) else f"video {device}"
         raise DataError(f"{what} cannot be opened: check that it is there, readable, and of a format OpenCV knows")
 
-    def frames() -> Iterator[SourceFrame]:
+    def frames() -> Generator[SourceFrame, None, None]:
         index = 0
         try:
             while True:
@@ -200,7 +200,7 @@ def _capture(device: int | str) -> Iterator[SourceFrame]:
     return frames()
 
 
-def _bag(path: Path, topic: str) -> Iterator[SourceFrame]:
+def _bag(path: Path, topic: str) -> Generator[SourceFrame, None, None]:
     # Imported here: only bags need it.
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import Stores, get_typestore
@@ -216,7 +216,7 @@ def _bag(path: Path, topic: str) -> Iterator[SourceFrame]:
         reader.close()
         raise DataError(f"{path}: expected one image topic, got {topic or topics}: set bag_topic to one of {topics}")
 
-    def frames() -> Iterator[SourceFrame]:
+    def frames() -> Generator[SourceFrame, None, None]:
         try:
             connections = [c for c in reader.connections if c.topic == wanted[0]]
             for index, (connection, _, raw) in enumerate(reader.messages(connections)):
