@@ -48,6 +48,10 @@ class SourceFrame:
     index: int
 
 
+Frames = Generator[SourceFrame, None, None]
+"""One pass over a source; `close` lets go of its files and devices."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
     """CIFAR-10 test images in memory, in the official order from the first one on.
@@ -66,7 +70,7 @@ class LabelledImages:
         """One image with its label."""
         return SourceFrame(self.images_NHWC[index], int(self.labels_N[index]), index)
 
-    def frames(self, *, seed: int) -> Generator[SourceFrame, None, None]:
+    def frames(self, *, seed: int) -> Frames:
         """All images once, in an order drawn by `seed`."""
         for index in np.random.default_rng(seed).permutation(len(self.labels_N)):
             yield self[int(index)]
@@ -140,7 +144,7 @@ def read_image(path: Path) -> Bytes:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> Generator[SourceFrame, None, None]:
+def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> Frames:
     """One pass over a source.
 
     Args:
@@ -172,20 +176,20 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
     )
 
 
-def _folder(folder: Path) -> Generator[SourceFrame, None, None]:
+def _folder(folder: Path) -> Frames:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"{folder} holds no image: expected files ending in {', '.join(_IMAGE_SUFFIXES)}")
     return (SourceFrame(read_image(path), None, index) for index, path in enumerate(paths))
 
 
-def _capture(device: int | str) -> Generator[SourceFrame, None, None]:
+def _capture(device: int | str) -> Frames:
     capture = cv2.VideoCapture(device)
     if not capture.isOpened():
         what = f"webcam {device}" if isinstance(device, int) else f"video {device}"
         raise DataError(f"{what} cannot be opened: check that it is there, readable, and of a format OpenCV knows")
 
-    def frames() -> Generator[SourceFrame, None, None]:
+    def frames() -> Frames:
         index = 0
         try:
             while True:
@@ -200,7 +204,7 @@ def _capture(device: int | str) -> Generator[SourceFrame, None, None]:
     return frames()
 
 
-def _bag(path: Path, topic: str) -> Generator[SourceFrame, None, None]:
+def _bag(path: Path, topic: str) -> Frames:
     # Imported here: only bags need it.
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import Stores, get_typestore
@@ -216,7 +220,7 @@ def _bag(path: Path, topic: str) -> Generator[SourceFrame, None, None]:
         reader.close()
         raise DataError(f"{path}: expected one image topic, got {topic or topics}: set bag_topic to one of {topics}")
 
-    def frames() -> Generator[SourceFrame, None, None]:
+    def frames() -> Frames:
         try:
             connections = [c for c in reader.connections if c.topic == wanted[0]]
             for index, (connection, _, raw) in enumerate(reader.messages(connections)):
