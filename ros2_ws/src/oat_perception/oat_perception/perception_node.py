@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -294,23 +295,32 @@ def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted: 0 then, 2 where a parameter is refused at start."""
-    rclpy.init(args=args)
+    # rclpy's own handler ends the spin. Python's would raise KeyboardInterrupt wherever it likes, within rclpy's
+    # conversion of a message too, which turns it into a RuntimeError.
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        rclpy.init(args=args)
+        return _spin()
+    finally:
+        rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, handler)
+
+
+def _spin() -> int:
     try:
         node = PerceptionNode()
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         rclpy.logging.get_logger("oat_perception").fatal(str(error))
-        rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         node.release()
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 
