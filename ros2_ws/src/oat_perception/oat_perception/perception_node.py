@@ -318,6 +318,9 @@ def _spin() -> int:
         executor.spin()
     except ExternalShutdownException:
         pass
+    except RuntimeError:  # rclpy's own, where the interrupt came between its look at the context and its use
+        if rclpy.ok():
+            raise
     finally:
         node.release()
         node.destroy_node()
