@@ -53,7 +53,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise DataError(f"{path} cannot be decoded: expected an image file such as PNG or JPEG")
+        raise DataError(f"{path} cannot be decoded: expected an image file such as PNG, JPEG or WebP")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from oat_perception.attacker import Attacker
 from oat_perception.day_record import Record
-from oat_perception.sources import LabelledImages, read_image
+from oat_perception.sources import LabelledImages
 from oat_perception.treatment import disturb
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
+from policy.bags import read_image
 
 
 def fixed_answers(

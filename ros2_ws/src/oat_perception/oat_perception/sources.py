@@ -17,6 +17,7 @@ import numpy.typing as npt
 import oat_runtime
 from oat_perception.conversions import check_compressed, check_image, rgb_compressed, rgb_image
 from oat_runtime.errors import DataError, InputError
+from policy.bags import is_bag, read_image
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -132,18 +133,6 @@ def load_foolbox_cifar10() -> LabelledImages:
     return LabelledImages(np.stack([read_image(path) for path in paths]), labels_N, "foolbox")
 
 
-def read_image(path: Path) -> Bytes:
-    """One image file as uint8 RGB.
-
-    Raises:
-        DataError: it cannot be decoded.
-    """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DataError(f"{path} cannot be decoded: expected an image file such as PNG, JPEG or WebP")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> Frames:
     """One pass over a source.
 
@@ -164,7 +153,7 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
     if source.isdigit():
         return _capture(int(source))
     path = Path(source)
-    if path.suffix == ".mcap" or (path / "metadata.yaml").is_file():
+    if is_bag(path):
         return _bag(path, topic)
     if path.is_dir():
         return _folder(path)
