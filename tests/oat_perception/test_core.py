@@ -158,6 +158,13 @@ def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
         np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
 
 
+def test_the_deadline_is_for_the_image_and_its_regions_together(core: PerceptionCore) -> None:
+    with_regions = core.process(replace(FRAME, boxes=((0, 0, 32, 32),) * 8), external=ExternalSignals(), now_s=0.0)
+    after = _run(core, 0.1)
+    assert after.signals.network is not None
+    assert after.signals.network.latency_ms == with_regions.prediction.latency_ms
+
+
 def test_age_counts_from_receipt() -> None:
     assert Received().reading(5.0).state(low=0, high=1, max_age_s=1) is SignalState.MISSING
     received = Received(0.5, received_s=5.0, source="tower")
@@ -169,12 +176,20 @@ def test_the_log_replays_and_keeps_the_one_before(core: PerceptionCore, tmp_path
     path = tmp_path / "deep" / "log.jsonl"
     for num_frames in (3, 5):
         fresh = PerceptionCore(core._runtime, PolicyConfig())
-        log = DecisionLog(path, fresh.policy)
+        log = DecisionLog(path)
         for step in range(num_frames):
             log.write(_run(fresh, step / 10, override_lam=Override(0.3) if step == 1 else None))
         log.close()
     assert [len(replay(path)), len(replay(path.with_name("log.jsonl.old")))] == [5, 3]
     assert all(step.equal for step in replay(path))
+
+
+def test_only_the_policys_first_decision_says_how_the_policy_was_built(core: PerceptionCore, monkeypatch) -> None:
+    step = core.policy.step
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    assert not _run(core, 0.0).record_header, "a decision that is not recorded cannot carry it"
+    monkeypatch.setattr(core.policy, "step", step)
+    assert [bool(_run(core, now_s).record_header) for now_s in (0.1, 0.2, 0.3)] == [True, False, False]
 
 
 def test_mailbox_keeps_the_newest_and_counts_the_rest() -> None:

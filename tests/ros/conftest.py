@@ -213,7 +213,6 @@ class Graph:
     def close(self) -> None:
         self._executor.shutdown()
         self.thread.join()
-        self.node.release()
         self.node.destroy_node()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)

@@ -10,16 +10,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 from lifecycle_msgs.msg import Transition
-from oat_msgs.msg import Perception
+from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.parameters import SPECS, _same, policy_config
+from oat_perception.parameters import BY_NAME, SPECS, _same, policy_config
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
+from oat_runtime.backends import BackendName, Precision
 from oat_runtime.bundle import Bundle
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
@@ -29,6 +31,7 @@ from policy.replay import replay
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+ROBOT_YAML = Path(perception_node.__file__).parents[1] / "config" / "perception.yaml"
 SHUTDOWN = Transition.TRANSITION_ACTIVE_SHUTDOWN
 
 
@@ -121,6 +124,55 @@ def test_the_decision_log_replays(start_graph, tmp_path: Path) -> None:
     assert len(replay(log.with_name("decisions.jsonl.old"))) == 12
 
 
+def test_an_estimator_of_ones_own_is_used_and_one_that_does_not_fit_is_refused(start_graph, bundle, tmp_path) -> None:
+    shipped = json.loads((bundle / "estimator.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps(shipped | {"fitted_on": "this camera"}))
+    (tmp_path / "old.json").write_text(json.dumps(shipped | {"statistics": ["sharpness"]}))
+    (tmp_path / "empty.json").write_text("")
+    graph = start_graph(auto_activate=False)
+    for name, reason in (("none", "oat-calibrate"), ("old", "constants of another version"), ("empty", "Invalid JSON")):
+        assert graph.peer.set(estimator=str(tmp_path / f"{name}.json"))[0].successful
+        assert not graph.peer.change_state(CONFIGURE)
+        assert reason in graph.node.problem
+        assert "estimator" in graph.node.problem
+    log = tmp_path / "log.jsonl"
+    assert all(r.successful for r in graph.peer.set(estimator=str(tmp_path / "mine.json"), decision_log=str(log)))
+    assert graph.peer.change_state(CONFIGURE)
+    assert graph.peer.change_state(ACTIVATE)
+    graph.peer.ask()
+    result = graph.peer.set(estimator="")[0]
+    assert "cannot change while the node is configured" in result.reason
+    assert graph.peer.change_state(DEACTIVATE)
+    assert graph.peer.change_state(CLEANUP)
+    assert json.loads(log.read_text().splitlines()[0])["constants"]["fitted_on"] == "this camera"
+
+
+def test_a_bundle_of_another_hash_than_the_wanted_one_is_refused(start_graph, bundle: Path) -> None:
+    graph = start_graph(auto_activate=False, bundle_sha256="0" * 64)
+    assert not graph.peer.change_state(CONFIGURE)
+    assert "another bundle" in graph.node.problem
+    assert graph.peer.set(bundle_sha256=Bundle.load(bundle).sha256)[0].successful
+    assert graph.peer.change_state(CONFIGURE)
+
+
+def test_recorded_decisions_replay_without_the_bundle(start_graph, tmp_path: Path) -> None:
+    peer = start_graph(dwell_s=0.05).peer
+    records: list[DecisionRecord] = []
+    peer.create_subscription(DecisionRecord, "/oat_perception/decision", records.append, 50)
+    peer.until(lambda: peer.count_publishers("/oat_perception/decision"), "the node publishes decisions")
+    peer.spin(0.5)  # or the node may not know its reader yet at the first image
+    for index in range(6):
+        peer.say(confidence=1.0 if index % 2 else 0.0)
+        peer.spin(0.03)
+        peer.ask()
+    peer.until(lambda: len(records) == 6, "every decision")
+    log = tmp_path / "bag.jsonl"
+    log.write_text("\n".join(record.record_json for record in records))
+    steps = replay(log)
+    assert len(steps) == 6
+    assert all(step.equal for step in steps)
+
+
 def _values(peer) -> dict:
     names = [spec.name for spec in SPECS]
     answer = peer.call(GetParameters, "get_parameters", GetParameters.Request(names=names))
@@ -195,15 +247,31 @@ def test_the_nodes_defaults_are_the_policys_own() -> None:
     assert policy_config({spec.name: spec.default for spec in SPECS}) == PolicyConfig()
 
 
+def test_every_setting_of_the_policy_is_a_parameter_and_takes_its_whole_range() -> None:
+    offered = [spec for spec in SPECS if spec.policy_field]
+    elsewhere = {"confidence_topic", "battery_ladder", "device"}  # two of another form; a profile is always checked
+    assert {spec.policy_field for spec in offered} | elsewhere == PolicyConfig.model_fields.keys()
+    defaults = {spec.name: spec.default for spec in SPECS}
+    for spec in offered:
+        for bound in {spec.low, spec.high} - {None}:
+            policy_config(defaults | {spec.name: bound})
+
+
+def test_engines_and_precisions_are_the_runtimes_own() -> None:
+    for name, words in (("backend", BackendName), ("precision", Precision)):
+        assert set(BY_NAME[name].choices) == {"auto", *get_args(words)}
+        (line,) = [line for line in ROBOT_YAML.read_text().splitlines() if line.startswith(f"    {name}:")]
+        assert set(get_args(words)) <= set(re.findall(r"\w+", line)), "the parameter file names them all"
+
+
 def test_the_parameter_file_of_a_robot_explains_every_parameter(start_graph) -> None:
-    file = Path(perception_node.__file__).parents[1] / "config" / "perception.yaml"
-    lines = [line for line in file.read_text().splitlines() if re.match(r" {4}\w+:", line)]
+    lines = [line for line in ROBOT_YAML.read_text().splitlines() if re.match(r" {4}\w+:", line)]
     assert [line.split(":")[0].strip() for line in lines if "#" not in line] == []
     assert {line.split(":")[0].strip() for line in lines} == {spec.name for spec in SPECS}
     node = PerceptionNode(
         context=start_graph(auto_activate=False).context,
         namespace="robot",
-        cli_args=["--ros-args", "--params-file", str(file)],
+        cli_args=["--ros-args", "--params-file", str(ROBOT_YAML)],
     )
     others = {spec.name for spec in SPECS if not _same(node.get_parameter(spec.name).value, spec.default)}
     node.destroy_node()
@@ -236,7 +304,7 @@ def test_a_profile_of_another_bundle_is_refused_and_the_right_one_gives_deadline
             power_mode=power_mode(),
             backend="torch",
             precision="float32",
-            plans="auto",
+            plans="shared",
             num_threads=1,
             rows=rows,
         ).save(tmp_path / "profile.json")

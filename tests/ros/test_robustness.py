@@ -124,7 +124,6 @@ def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, bundle: Path)
     finally:
         executor.shutdown()
         thread.join()
-        second.release()
         second.destroy_node()
 
 

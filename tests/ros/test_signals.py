@@ -120,3 +120,17 @@ def test_the_granted_rate_is_kept(start_graph) -> None:
         peer.spin(1 / 60)
     granted = 5.0 * (time.monotonic() - started_s)
     assert 0.5 * granted - 1 <= len(peer.results) - before <= granted + 1
+
+
+def test_a_part_that_goes_from_bad_to_worse_says_so_at_once(start_graph) -> None:
+    peer = start_graph(camera_timeout_s=0.3).peer
+    peer.ask()
+    broken = peer.make_image()
+    broken.encoding = "nonsense"
+    peer.image.publish(broken)
+    levels, started_s = [], time.monotonic()
+    peer.until(
+        lambda: (levels.append(peer.diagnoses["camera"].level), levels[-1] == DiagnosticStatus.STALE)[1], "silence"
+    )
+    assert DiagnosticStatus.WARN in levels
+    assert time.monotonic() - started_s < 0.9, "not with the next report, a second after the warning's"

@@ -6,27 +6,25 @@ import sys
 
 import rclpy
 from oat_msgs.msg import Perception
-from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
+
+from oat_perception.spin import spin
 
 
 def main() -> int:
     """Echo until interrupted."""
-    rclpy.init()
+    return spin(_echo)
+
+
+def _echo() -> Node:
     node = rclpy.create_node("echo")
     answers = node.create_publisher(Perception, "echo/perception", 5)
     node.create_subscription(
         Image, "echo/image", lambda image: answers.publish(Perception(header=image.header)), qos_profile_sensor_data
     )
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return node
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import rclpy
 from oat_msgs.msg import EnvironmentConfidence
 from oat_msgs.msg import OperatingPoint as OperatingPointMsg
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
-from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -25,8 +23,9 @@ from sensor_msgs.msg import BatteryState, Image
 from oat_perception.parameters import Change, Spec
 from oat_perception.scenario import Moment, Scenario, load_scenario
 from oat_perception.sources import Bytes, SourceFrame, open_source
+from oat_perception.spin import spin
 from oat_perception.treatment import disturb, fit_square
-from oat_runtime.errors import ConfigError, DataError, OATError
+from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -287,25 +286,10 @@ def to_image(image_HWC: Bytes, *, frame_id: str) -> Image:
     return message
 
 
-def main() -> None:
+def main() -> int:
     """Run the node until Ctrl-C, the end of the scenario, or the end of a source that does not loop."""
-    rclpy.init()
-    node = None
-    try:
-        node = CameraReplay()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while rclpy.ok() and not node.done:
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (OATError, InvalidParameterTypeException) as error:
-        raise SystemExit(f"camera_replay: {error}") from error
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    return spin(CameraReplay, done=lambda node: node.done)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,6 +25,7 @@ from policy.controller import AdaptivePolicy
 from policy.decision import Decision, Rule, Source
 from policy.estimator import EstimatorConstants
 from policy.image import image_statistics
+from policy.record import header_line
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
 _log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class FrameResult:
         decision: what the policy chose for this frame.
         note: why the point that ran is not the decided one; empty where it is.
         policy_failed: the policy raised, so the decision is the fallback's.
+        record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
         waited_ms: time from receipt to the start of processing.
         preprocess_ms: camera frame to network input.
         policy_ms: image statistics and decision.
@@ -126,6 +128,7 @@ class FrameResult:
     decision: Decision
     note: str
     policy_failed: bool
+    record_header: str
     waited_ms: float
     preprocess_ms: float
     policy_ms: float
@@ -135,22 +138,31 @@ class FrameResult:
 class PerceptionCore:
     """Runs frames through policy and network. Used from one thread at a time; never reads a clock for a decision."""
 
-    def __init__(self, runtime: Runtime, config: PolicyConfig, *, table: OperatingTable | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: PolicyConfig,
+        *,
+        table: OperatingTable | None = None,
+        constants: EstimatorConstants | None = None,
+    ) -> None:
         """Build the policy from the bundle's `select` table and estimator constants.
 
         Args:
             runtime: the loaded network.
             config: limits, budgets and hysteresis.
             table: the runtime's table with this device's latencies; None: the runtime's own, without.
+            constants: the estimator's, fitted to this camera; None: the bundle's own.
 
         Raises:
             ConfigError: table and configuration contradict each other.
             pydantic.ValidationError: the bundle's estimator constants are of another version.
         """
-        constants = runtime.bundle.estimator
-        self.policy = AdaptivePolicy(
-            table or runtime.table, config, None if constants is None else EstimatorConstants.model_validate(constants)
-        )
+        shipped = runtime.bundle.estimator
+        if constants is None and shipped is not None:
+            constants = EstimatorConstants.model_validate(shipped)
+        self.policy = AdaptivePolicy(table or runtime.table, config, constants)
+        self._record_header = header_line(self.policy)
         self._runtime = runtime
         self._last: tuple[NetworkSignals, float] | None = None
         self._policy_failed = False
@@ -187,6 +199,9 @@ class PerceptionCore:
             safety_lock=external.safety_lock,
         )
         decision, policy_failed = self._decide(signals)
+        record_header = ""
+        if not policy_failed:
+            record_header, self._record_header = self._record_header, ""
         expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
         decided = time.perf_counter()
         prediction, regions = self._predict(frame, x_CHW)
@@ -200,8 +215,9 @@ class PerceptionCore:
                 point=prediction.point,
                 confidence=prediction.confidence,
                 disagrees=None if probe is None else probe.label != prediction.label,
-                # A batch's time says nothing about the profile's single image.
-                latency_ms=None if frame.boxes else prediction.latency_ms,
+                # Of the whole batch, where regions came with the image: the deadline is for all of one inference, so
+                # regions count as a machine that is that much slower than its profile of one image.
+                latency_ms=prediction.latency_ms,
             ),
             now_s,
         )
@@ -213,6 +229,7 @@ class PerceptionCore:
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
             policy_failed=policy_failed,
+            record_header=record_header,
             waited_ms=1e3 * (now_s - frame.received_s),
             preprocess_ms=1e3 * (fitted - started),
             policy_ms=1e3 * (decided - fitted),

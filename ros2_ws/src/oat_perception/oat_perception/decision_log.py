@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from oat_perception.core import FrameResult
-from policy.controller import AdaptivePolicy
-from policy.record import header_line, step_line
+from policy.record import step_line
 
 _FLUSH_PERIOD_S = 1.0
 
@@ -15,7 +14,7 @@ _FLUSH_PERIOD_S = 1.0
 class DecisionLog:
     """Decisions as JSON lines, which `oat-replay` turns back into the same decisions."""
 
-    def __init__(self, path: Path, policy: AdaptivePolicy) -> None:
+    def __init__(self, path: Path) -> None:
         """Start a log; an older one at `path` is kept as `<path>.old`.
 
         Raises:
@@ -25,7 +24,6 @@ class DecisionLog:
         if path.exists():
             os.replace(path, path.with_name(path.name + ".old"))
         self._file = path.open("w", encoding="utf-8")
-        self._file.write(header_line(policy) + "\n")
         self._flushed_s = 0.0
 
     def write(self, result: FrameResult) -> None:
@@ -34,7 +32,7 @@ class DecisionLog:
         Raises:
             OSError: the file can no longer be written.
         """
-        self._file.write(step_line(result.signals, result.decision) + "\n")
+        self._file.write(record(result) + "\n")
         if result.signals.now_s - self._flushed_s >= _FLUSH_PERIOD_S:
             self._file.flush()
             self._flushed_s = result.signals.now_s
@@ -42,3 +40,9 @@ class DecisionLog:
     def close(self) -> None:
         """Finish the file."""
         self._file.close()
+
+
+def record(result: FrameResult) -> str:
+    """One decision as `oat-replay` reads it: a line, and before that of a policy's first decision the log's header."""
+    line = step_line(result.signals, result.decision)
+    return f"{result.record_header}\n{line}" if result.record_header else line

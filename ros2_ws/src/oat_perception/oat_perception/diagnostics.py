@@ -1,122 +1,26 @@
-"""What the node says of its own health once a second, in the manner of REP 107. The tally is kept here too."""
+"""What the node says of its own health, in the manner of REP 107."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from oat_perception.core import ExternalSignals, FrameResult
+from oat_perception.core import ExternalSignals
+from oat_perception.tally import Snapshot
 from policy.config import PolicyConfig
 from policy.signals import Reading, SignalState
 
-_WINDOW = 300
-"""Frames that percentiles are taken over."""
-_RECENT_S = 5.0
-"""Time that the rate is taken over, and for which a refused image is a warning."""
-
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The tally at one moment; times on the steady clock."""
+class Watched:
+    """One outside signal: its state, its age in seconds (None: never received), and the age up to which it counts."""
 
-    num_received: int
-    num_processed: int
-    num_errors: int
-    num_probes: int
-    refused: Mapping[str, int]
-    num_out_of_order: int
-    recent_refusal: str
-    last_received_s: float | None
-    in_work_since_s: float | None
-    rate_hz: float
-    inference_ms: tuple[float, float]
-    total_ms: tuple[float, float]
-    policy_ms: tuple[float, float]
-    last: FrameResult | None
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts of one activation. Written by the receiving and by the inference thread."""
-
-    num_received: int = 0
-    num_processed: int = 0
-    num_errors: int = 0
-    num_probes: int = 0
-    num_out_of_order: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    last_received_s: float | None = None
-    in_work_since_s: float | None = None
-    _last_stamp_ns: int = 0
-    _last_refusal: tuple[float, str] | None = None
-    _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _policy_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _last: FrameResult | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def received(self, now_s: float, stamp_ns: int) -> None:
-        """An image message came, good or bad. A stamp before the last one: a bag began again, or a clock was set."""
-        with self._lock:
-            self.num_received += 1
-            self.last_received_s = now_s
-            self.num_out_of_order += stamp_ns < self._last_stamp_ns
-            self._last_stamp_ns = stamp_ns
-
-    def begin(self, now_s: float | None) -> None:
-        """An image is taken into work; None: it is done with."""
-        self.in_work_since_s = now_s
-
-    def refuse(self, reason: str, now_s: float) -> None:
-        """An image was dropped; counted by what stands before the colon."""
-        with self._lock:
-            self.refused[reason.split(":")[0]] += 1
-            self._last_refusal = now_s, reason
-
-    def failed(self) -> None:
-        """An image could not be processed for a reason that is not its own fault."""
-        with self._lock:
-            self.num_errors += 1
-
-    def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
-        """A result was published."""
-        with self._lock:
-            self.num_processed += 1
-            self.num_probes += result.probe is not None
-            self._done_s.append(now_s)
-            self._inference_ms.append(result.prediction.latency_ms)
-            self._total_ms.append(total_ms)
-            self._policy_ms.append(result.policy_ms)
-            self._last = result
-
-    def snapshot(self, now_s: float) -> Snapshot:
-        """All of it at one moment."""
-        with self._lock:
-            recent = [done_s for done_s in self._done_s if now_s - done_s <= _RECENT_S]
-            refused_s, refusal = self._last_refusal or (now_s, "")
-            span_s = now_s - recent[0] if recent else 0.0
-            return Snapshot(
-                num_received=self.num_received,
-                num_processed=self.num_processed,
-                num_errors=self.num_errors,
-                num_probes=self.num_probes,
-                num_out_of_order=self.num_out_of_order,
-                refused=dict(self.refused),
-                recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
-                last_received_s=self.last_received_s,
-                in_work_since_s=self.in_work_since_s,
-                rate_hz=len(recent) / span_s if span_s > 0 else 0.0,
-                inference_ms=_percentiles(self._inference_ms),
-                total_ms=_percentiles(self._total_ms),
-                policy_ms=_percentiles(self._policy_ms),
-                last=self._last,
-            )
+    state: SignalState
+    age_s: float | None
+    max_age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +36,7 @@ class Health:
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
         num_dropped: images replaced by newer ones before they were processed.
-        signals: state and age (None: never received) of each outside signal.
+        signals: the outside signals, by name.
         machine: readings of the machine, by name and unit.
         camera_timeout_s: silence of the camera that counts as such.
         policy_timeout_s: time without a decision on an image in work that counts as silence.
@@ -147,24 +51,43 @@ class Health:
     bundle: Mapping[str, str]
     tally: Snapshot | None
     num_dropped: int
-    signals: Mapping[str, tuple[SignalState, float | None]]
+    signals: Mapping[str, Watched]
     machine: Mapping[str, str]
     camera_timeout_s: float
     policy_timeout_s: float
     now_s: float
 
 
-def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, tuple[SignalState, float | None]]:
-    """State and age of the outside signals that this robot is meant to have."""
+def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, Watched]:
+    """The outside signals that this robot is meant to have."""
     found: dict[str, tuple[Reading, float]] = {}
     if external.confidence.value is not None or config.confidence_topic == "required":
         found["environment confidence"] = external.confidence, config.confidence_max_age_s
     if config.battery_ladder:
         found["battery"] = external.battery, config.battery_max_age_s
     return {
-        name: (reading.state(low=0.0, high=1.0, max_age_s=limit_s), None if reading.value is None else reading.age_s)
+        name: Watched(
+            reading.state(low=0.0, high=1.0, max_age_s=limit_s),
+            None if reading.value is None else reading.age_s,
+            limit_s,
+        )
         for name, (reading, limit_s) in found.items()
     }
+
+
+def next_silence_s(health: Health) -> float:
+    """Steady time at which the first part that is well falls silent, unless it speaks before; infinity without one."""
+    expiries_s = [math.inf]
+    if (tally := health.tally) is not None:
+        if health.listening_since_s is not None:
+            heard_s = max(tally.last_received_s or 0.0, health.listening_since_s)
+            expiries_s.append(heard_s + health.camera_timeout_s)
+        if tally.in_work_since_s is not None:
+            expiries_s.append(tally.in_work_since_s + health.policy_timeout_s)
+        for signal in health.signals.values():
+            if signal.age_s is not None:
+                expiries_s.append(health.now_s + signal.max_age_s - signal.age_s)
+    return min(expiry_s for expiry_s in expiries_s if expiry_s >= health.now_s)
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
@@ -183,10 +106,9 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
     return found
 
 
-def silences(found: Iterable[DiagnosticStatus]) -> dict[str, str]:
+def troubles(found: Iterable[DiagnosticStatus]) -> dict[str, DiagnosticStatus]:
     """What is not as it should be, by the part's name."""
-    bad = [status for status in found if status.level != DiagnosticStatus.OK]
-    return {status.name.rpartition(": ")[2]: status.message for status in bad}
+    return {status.name.rpartition(": ")[2]: status for status in found if status.level != DiagnosticStatus.OK}
 
 
 def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
@@ -261,7 +183,7 @@ def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
 
 
 def _signal(health: Health, name: str) -> DiagnosticStatus:
-    state, age_s = health.signals[name]
+    state, age_s = health.signals[name].state, health.signals[name].age_s
     level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
         state, DiagnosticStatus.WARN
     )
@@ -276,10 +198,3 @@ def _status(health: Health, part: str, level: bytes, message: str, values: Mappi
         message=message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
-
-
-def _percentiles(values: deque[float]) -> tuple[float, float]:
-    if not values:
-        return float("nan"), float("nan")
-    p50, p99 = np.percentile(np.array(values), (50, 99))
-    return float(p50), float(p99)

@@ -63,6 +63,8 @@ def guarded(transition: _Transition[_Node]) -> Callable[[_Node, LifecycleState],
             node.get_logger().error(node.problem)
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
+            if not node.context.ok():  # rclpy's own complaint, where an interrupt came in the middle
+                return TransitionCallbackReturn.FAILURE
             node.problem = f"{transition.__name__}: {error!r}"
             node.get_logger().error(f"{transition.__name__} failed unexpectedly\n{traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR

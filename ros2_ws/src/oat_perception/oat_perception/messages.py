@@ -11,11 +11,11 @@ from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
 from std_msgs.msg import Header
 
 from oat_perception.core import FrameResult
+from oat_perception.decision_log import record
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import Regime
 from oat_runtime.runtime import Prediction
 from policy.decision import Decision, Rule, Source
-from policy.record import step_line
 from policy.signals import Reading
 
 try:
@@ -91,7 +91,7 @@ def decision_record(result: FrameResult, header: Header, *, sequence: int) -> De
         runner_up_width=math.nan if decision.runner_up is None else decision.runner_up.width,
         expected_accuracy=decision.expected_accuracy,
         max_rate_hz=_or_nan(decision.max_rate_hz),
-        record_json=step_line(result.signals, decision),
+        record_json=record(result),
     )
 
 

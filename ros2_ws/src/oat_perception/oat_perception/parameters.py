@@ -19,7 +19,7 @@ from policy.config import BatteryStep, PolicyConfig
 ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
 OVERRIDES = ("lambda", "width")
-_NONE = {"default_lambda": -1.0, "default_width": -1.0, "battery_unknown_width": -1.0}
+_NONE = {name: -1.0 for name in ("default_lambda", "default_width", "reference_width", "battery_unknown_width")}
 _NO_LIMIT = ("deadline_ms", "power_budget_w", "max_rate_hz", "battery_capacity_wh")
 
 Value = bool | int | float | str | list[float]
@@ -123,7 +123,7 @@ def _policy(name: str, meaning: str, low: float = 0.0, high: float = 1.0, field:
     default = PolicyConfig.model_fields[field or name].default
     if default is None:
         default = 0.0 if name in _NO_LIMIT else _NONE[name]
-    bounds = (None, None) if isinstance(default, bool) else (low, high)
+    bounds = (low, high) if isinstance(default, float) else (None, None)
     return Spec(name, default, meaning, *bounds, policy_field=field or name)
 
 
@@ -139,9 +139,11 @@ SPECS: tuple[Spec, ...] = (
     Spec("auto_activate", False, "Configure and activate by itself at start, for use without a lifecycle manager.",
          change=Change.AT_START),
     Spec("bundle", "", "Folder of the trained network (manifest.json and its files)."),
-    Spec("backend", "auto", "Inference engine.", choices=("auto", "torch", "openvino")),
-    Spec("precision", "auto", "Arithmetic of the network.", choices=("auto", "float32", "bfloat16")),
+    _policy("bundle_sha256", "Hash that this bundle must have, 64 hex digits; empty: any."),
+    Spec("backend", "auto", "Inference engine.", choices=("auto", "torch", "openvino", "onnxruntime", "tensorrt")),
+    Spec("precision", "auto", "Arithmetic of the network.", choices=("auto", "float32", "bfloat16", "float16")),
     Spec("profile", "", "File with this device's latencies, from oat-profile; deadline_ms needs it. Empty: none."),
+    Spec("estimator", "", "File that oat-calibrate fitted to this camera; empty: the bundle's own estimator."),
     Spec("num_threads", 0, "CPU threads of the network; 0: all that this process may use.", 0, 1024),
     Spec("image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage on <image>/compressed.",
          choices=("raw", "compressed")),
@@ -162,8 +164,11 @@ SPECS: tuple[Spec, ...] = (
     _policy("lambda_min", "Least lambda, for the operator too.", field="lam_min"),
     _policy("lambda_max", "Greatest lambda, for the operator too.", field="lam_max"),
     _policy("width_min", "Least width, for the operator too."),
-    _policy("width_max", "Greatest width, for the operator too."),
+    _policy("width_max", "Greatest width, for the operator too.", 0.001),
+    _policy("reference_width", "Width at which lambdas are compared; -1: the widest.", -1.0),
     _policy("hedge", "Weight of the worst credible regime against the expectation over regimes."),
+    _policy("credible_mass", "Belief from which a regime is credible.", 0.001, 0.999),
+    _policy("switch_cost", "Gain in expected accuracy that a change of lambda must bring to be considered."),
     _policy("margin", "Gain in expected accuracy that a move to a less robust lambda needs."),
     _policy("settle_s", "Seconds that a less robust lambda must have been wanted before it is taken.", 0.0, _HOUR_S),
     _policy("dwell_s", "Least mean seconds between changes of lambda.", 0.001, _HOUR_S),
@@ -171,6 +176,8 @@ SPECS: tuple[Spec, ...] = (
     _policy("probe_period_s", "Seconds between probes of the opposite lambda; 0: never.", 0.0, _HOUR_S),
     _policy("alert_probe_period_s", "The same while an attack is credible and not certain.", 0.0, _HOUR_S),
     _policy("regime_persistence_s", "Seconds that a regime lasts, roughly.", 0.001, _HOUR_S),
+    _policy("evidence_weight", "Share of an image's evidence that counts, since neighbouring images are alike.", 0.001),
+    _policy("evidence_cap_nats", "Most nats by which one image moves the odds between two regimes.", 0.001, 100.0),
     Spec("confidence_required", True, "False: this robot has no environment confidence; never having one is fine."),
     _policy("confidence_max_age_s", "Seconds after which a confidence no longer counts.", 0.001, _HOUR_S),
     _policy("network_max_age_s", "Seconds after which the previous frame no longer counts.", 0.001, _HOUR_S),
@@ -192,6 +199,7 @@ SPECS: tuple[Spec, ...] = (
     _policy("battery_unknown_width", "Greatest width after that; -1: that of the ladder's last step.", -1.0),
     _policy("deadline_ms", "Milliseconds that one inference may take; 0: any. Needs a device profile.",
             0.0, 60_000.0),
+    _policy("deadline_probability", "Probability with which it must be met.", 0.5, 0.9999),
     _policy("power_budget_w", "Mean watts for inference; 0: any. Needs a device profile.", 0.0, 10_000.0),
     _policy("min_rate_hz", "Images a second that the power budget must allow for a width to be chosen.", 0.001, 1000.0),
     _policy("max_rate_hz", "Most images a second; 0: any.", 0.0, 1000.0),

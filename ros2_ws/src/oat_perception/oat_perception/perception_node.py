@@ -8,51 +8,40 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import rclpy
 from oat_msgs.srv import GetTable, SetOperatingPoint
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from oat_perception import messages
 from oat_perception.commands import Commands
-from oat_perception.core import ExternalSignals, PerceptionCore
-from oat_perception.decision_log import DecisionLog
-from oat_perception.diagnostics import Health, signal_states
+from oat_perception.core import ExternalSignals
+from oat_perception.diagnostics import Health, Watched, signal_states
 from oat_perception.intake import Intake
 from oat_perception.lifecycle import GuardedLifecycleNode, guarded
+from oat_perception.loading import Loaded, load
 from oat_perception.machine import Machine
 from oat_perception.outside import OutsideSignals
-from oat_perception.parameters import ADAPTIVE, BY_NAME, policy_config
+from oat_perception.parameters import BY_NAME
 from oat_perception.pipeline import Pipeline
 from oat_perception.publishers import ResultPublishers
-from oat_perception.watch import WATCH_PERIOD_S, Watch
+from oat_perception.spin import spin
+from oat_perception.watch import Watch
 from oat_runtime.errors import ConfigError
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.profile import DeviceProfile
-from oat_runtime.runtime import OATRuntime
-from policy.config import PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Configured:
     """What exists from configure to cleanup."""
 
-    runtime: OATRuntime
-    config: PolicyConfig
-    core: PerceptionCore
-    log: DecisionLog | None
+    loaded: Loaded
     publishers: ResultPublishers
     outside: OutsideSignals
 
@@ -88,7 +77,7 @@ class PerceptionNode(GuardedLifecycleNode):
             cli_args=cli_args,
             parameter_overrides=parameter_overrides,
         )
-        self._loaded: _Loaded | None = None
+        self._configured: _Configured | None = None
         self._running: _Running | None = None
         # Ages and expiries must not follow a simulated or corrected clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -97,8 +86,7 @@ class PerceptionNode(GuardedLifecycleNode):
         self._warn_of_unknown_parameters()
         self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point)
         self.create_service(GetTable, "~/get_table", self._on_get_table)
-        watch = Watch(self, announce=self._announce)
-        self.create_timer(WATCH_PERIOD_S, lambda: watch.tick(self._health(time.monotonic())), clock=steady)
+        self._watch = Watch(self, steady=steady, health=self._health, announce=self._announce)
         self.guard_change_state()
         if self.get_parameter("auto_activate").value:
             self._commands.once(0.0, self._auto_activate)
@@ -109,50 +97,35 @@ class PerceptionNode(GuardedLifecycleNode):
         values = self._commands.values
         if values["max_regions"] and messages.vision is None:
             raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
-        if not values["bundle"]:
-            raise ConfigError("parameter bundle is empty: set it to the folder of a trained network")
-        config = policy_config(values)
-        runtime = OATRuntime.load(
-            values["bundle"],
-            backend=values["backend"],
-            precision=values["precision"],
-            num_threads=values["num_threads"] or None,
-        )
         try:
-            core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]))
-            self._commands.bind(runtime, config)
-            runtime.prepare()
-            if values["lambda"] != ADAPTIVE:
-                widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
-                runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)
-            core.warm()
-            log = DecisionLog(Path(values["decision_log"]), core.policy) if values["decision_log"] else None
+            loaded = load(values, check=self._commands.bind)
         except BaseException:
             self._commands.unbind()
-            runtime.close()
             raise
         outside = OutsideSignals(
             self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
         )
         regions = values["max_regions"] > 0
+        runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
-        self._loaded = _Loaded(runtime, config, core, log, publishers, outside)
+        self._configured = _Configured(loaded, publishers, outside)
         self.get_logger().info(f"loaded {runtime.bundle.manifest.name} on {runtime.backend} in {runtime.precision}")
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:
         """Start the inference thread, then let images in."""
-        loaded = self._loaded
-        assert loaded is not None, "only what is configured can be activated"
-        loaded.publishers.begin(loaded.runtime.active, self.get_clock().now().to_msg())
+        configured = self._configured
+        assert configured is not None, "only what is configured can be activated"
+        loaded, publishers = configured.loaded, configured.publishers
+        publishers.begin(loaded.runtime.active, self.get_clock().now().to_msg())
         compressed = self.get_parameter("image_transport").value == "compressed"
         max_regions = int(self.get_parameter("max_regions").value)
         pipeline = Pipeline(
             self,
             loaded.core,
-            loaded.publishers,
+            publishers,
             compressed=compressed,
-            external=functools.partial(self._external, loaded.outside),
+            external=functools.partial(self._external, configured.outside),
             log=loaded.log,
             max_regions=max_regions,
         )
@@ -179,19 +152,22 @@ class PerceptionNode(GuardedLifecycleNode):
         """Give back everything, so that the node can be configured again."""
         self.release()
 
+    def destroy_node(self) -> None:
+        """Give back everything, then the node itself."""
+        self.release()
+        super().destroy_node()
+
     def release(self) -> None:
         """Stop, and give back all that configure took; harmless where there is nothing."""
         self._stop()
-        loaded, self._loaded = self._loaded, None
+        configured, self._configured = self._configured, None
         self._commands.unbind()
-        if loaded is None:
+        if configured is None:
             return
-        loaded.outside.close()
-        for publisher in loaded.publishers.all:
+        configured.outside.close()
+        for publisher in configured.publishers.all:
             self.destroy_publisher(publisher)
-        loaded.runtime.close()
-        if loaded.log is not None:
-            loaded.log.close()
+        configured.loaded.close()
 
     def _stop(self) -> None:
         running, self._running = self._running, None
@@ -200,8 +176,8 @@ class PerceptionNode(GuardedLifecycleNode):
         running.intake.listen(False)
         running.pipeline.close()
         reason = self._commands.suspend()
-        if reason and self._loaded is not None and self.context.ok():
-            self._loaded.publishers.announce(reason)
+        if reason and self._configured is not None and self.context.ok():
+            self._configured.publishers.announce(reason)
 
     def _auto_activate(self) -> None:
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
@@ -215,10 +191,10 @@ class PerceptionNode(GuardedLifecycleNode):
 
     def _listen(self) -> None:
         """Listen to the camera while results are wanted, and only then."""
-        if self._loaded is None or self._running is None:
+        if self._configured is None or self._running is None:
             return
-        always = self._loaded.log is not None or bool(self.get_parameter("always_process").value)
-        self._running.intake.listen(always or self._loaded.publishers.wanted)
+        always = self._configured.loaded.log is not None or bool(self.get_parameter("always_process").value)
+        self._running.intake.listen(always or self._configured.publishers.wanted)
 
     def describe_parameter(self, name: str) -> ParameterDescriptor:
         """As declared, and with the range, which `Commands` enforces and explains."""
@@ -235,38 +211,41 @@ class PerceptionNode(GuardedLifecycleNode):
         )
 
     def _announce(self, reason: str) -> None:
-        if self._running is not None and self._loaded is not None:
-            self._loaded.publishers.announce(reason)
+        if self._running is not None and self._configured is not None:
+            self._configured.publishers.announce(reason)
 
     def _on_set_operating_point(self, request: Any, response: Any) -> Any:
-        if self._running is None or self._loaded is None:
+        if self._running is None or self._configured is None:
             response.message = f"the node is {self.state}: activate it first"
             return response
-        response.operating_point = copy.deepcopy(self._loaded.publishers.last_point)
+        response.operating_point = copy.deepcopy(self._configured.publishers.last_point)
         response.message = self._commands.set_operating_point(request, active=response.operating_point)
         response.success = not response.message
         return response
 
     def _on_get_table(self, request: Any, response: Any) -> Any:
-        if self._loaded is None:
+        if self._configured is None:
             response.message = f"the node is {self.state}: configure it first"
             return response
-        bundle, table = self._loaded.runtime.bundle, self._loaded.core.policy.table
+        bundle, table = self._configured.loaded.runtime.bundle, self._configured.loaded.core.policy.table
         response.success = True
         response.bundle_name, response.bundle_sha256 = bundle.manifest.name, bundle.sha256
         response.device, response.table_json = table.device, table.model_dump_json()
         return response
 
-    def _health(self, now_s: float) -> Health:
-        loaded, running = self._loaded, self._running
+    def _health(self) -> Health:
+        now_s = time.monotonic()
+        configured, running = self._configured, self._running
         bundle: dict[str, str] = {}
+        signals: dict[str, Watched] = {}
         machine = self._machine.values()
-        if loaded is not None:
-            if math.isfinite(loaded.outside.battery_power_w):
-                machine["battery's power (W)"] = f"{loaded.outside.battery_power_w:.1f}"
-            name, sha256 = loaded.runtime.bundle.manifest.name, loaded.runtime.bundle.sha256
-            engine = {"back end": loaded.runtime.backend, "precision": loaded.runtime.precision}
-            bundle = {"bundle": name, "bundle sha256": sha256, **engine}
+        if configured is not None:
+            runtime, outside = configured.loaded.runtime, configured.outside
+            if math.isfinite(outside.battery_power_w):
+                machine["battery's power (W)"] = f"{outside.battery_power_w:.1f}"
+            bundle = {"bundle": runtime.bundle.manifest.name, "bundle sha256": runtime.bundle.sha256}
+            bundle |= {"back end": runtime.backend, "precision": runtime.precision}
+            signals = signal_states(configured.loaded.config, self._external(outside, now_s))
         return Health(
             node=self.get_fully_qualified_name(),
             state=self.state,
@@ -276,7 +255,7 @@ class PerceptionNode(GuardedLifecycleNode):
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,
-            signals={} if loaded is None else signal_states(loaded.config, self._external(loaded.outside, now_s)),
+            signals=signals,
             machine=machine,
             camera_timeout_s=float(self.get_parameter("camera_timeout_s").value),
             policy_timeout_s=float(self.get_parameter("policy_timeout_s").value),
@@ -284,47 +263,9 @@ class PerceptionNode(GuardedLifecycleNode):
         )
 
 
-def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
-    """The table with this device's latencies; None without a profile."""
-    if not profile:
-        return None
-    return DeviceProfile.load(profile).apply(
-        runtime.table, backend=runtime.backend, precision=runtime.precision, num_threads=runtime.num_threads
-    )
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted: 0 then, 2 where a parameter is refused at start."""
-    # rclpy's own handler ends the spin. Python's would raise KeyboardInterrupt wherever it likes, within rclpy's
-    # conversion of a message too, which turns it into a RuntimeError.
-    handler = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        rclpy.init(args=args)
-        return _spin()
-    finally:
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, handler)
-
-
-def _spin() -> int:
-    try:
-        node = PerceptionNode()
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        rclpy.logging.get_logger("oat_perception").fatal(str(error))
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except RuntimeError:  # rclpy's own, where the interrupt came between its look at the context and its use
-        if rclpy.ok():
-            raise
-    finally:
-        node.release()
-        node.destroy_node()
-    return 0
+    return spin(PerceptionNode, args=args)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from rclpy.time import Time
 from oat_perception import conversions
 from oat_perception.core import ExternalSignals, Frame, FrameResult, PerceptionCore
 from oat_perception.decision_log import DecisionLog
-from oat_perception.diagnostics import Tally
 from oat_perception.mailbox import Mailbox
 from oat_perception.publishers import ResultPublishers
 from oat_perception.regions import BoxXYXY, StampMatcher, box_xyxy
+from oat_perception.tally import Tally
 from oat_runtime.errors import InputError
 
 _THROTTLE_S = 5.0

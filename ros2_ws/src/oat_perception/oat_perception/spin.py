@@ -1,0 +1,74 @@
+"""The main of every node here: spins it until it is done or interrupted; ends with a status, not with a traceback."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
+
+from oat_runtime.errors import ConfigError, OATError
+
+REFUSED = 2
+"""Exit status where a parameter, file or bundle is refused: starting again cannot mend that."""
+_BEAT_S = 0.5
+_Node = TypeVar("_Node", bound=Node)
+
+
+def spin(
+    make_node: Callable[[], _Node], *, args: list[str] | None = None, done: Callable[[_Node], bool] = lambda _: False
+) -> int:
+    """Make a node and run it, from the main thread, with rclpy's own global context.
+
+    Args:
+        make_node: called once rclpy is there.
+        args: command line; None: the process's own.
+        done: asked after each callback whether the node has finished.
+
+    Returns:
+        Exit status: 0 where it was interrupted or is done, `REFUSED` where it cannot start, as the log then says.
+    """
+    # Nothing is interrupted but the spin, which ends by rclpy's own handler. Python's would raise KeyboardInterrupt
+    # wherever it likes, within rclpy's conversion of a message too, which turns it into a RuntimeError.
+    interrupts: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        try:
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:  # a parameter file or an argument that rclpy cannot read
+            raise ConfigError(str(error)) from error
+        node = make_node()
+        try:
+            _spin(node, done, interrupts)
+        finally:
+            node.destroy_node()
+    except (OATError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        rclpy.logging.get_logger("oat_perception").fatal(str(error))
+        return REFUSED
+    finally:
+        rclpy.try_shutdown()
+        uninstall_signal_handlers()
+        signal.signal(signal.SIGINT, handler)
+    return 0
+
+
+def _spin(node: _Node, done: Callable[[_Node], bool], interrupts: list[int]) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    # rclpy wakes the spin and then shuts its context down: a spin that looks in between would wait for ever.
+    node.create_timer(_BEAT_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    install_signal_handlers()
+    try:
+        while rclpy.ok() and not (interrupts or done(node)):
+            executor.spin_once()
+    except ExternalShutdownException:
+        pass
+    except RuntimeError:  # rclpy's own, where the interrupt came between its look at the context and its use
+        if rclpy.ok() and not interrupts:
+            raise

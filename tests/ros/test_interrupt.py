@@ -1,0 +1,75 @@
+"""SIGINT at any moment ends each of the package's processes with status 0 and without a traceback."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_DOMAINS = itertools.count(30)
+_AT_A_TIME = 4
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 60.0
+
+
+def _begun(pid: int) -> bool:
+    """Whether the process makes its node: the middleware's threads are there."""
+    try:
+        return any(file.read_text().startswith("dds") for file in Path(f"/proc/{pid}/task").glob("*/comm"))
+    except FileNotFoundError:  # a thread ended, or the process did, as its status will say
+        return not Path(f"/proc/{pid}").exists()
+
+
+def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, folder: Path) -> None:
+    """Start a process for each delay, and interrupt it so long after it began to make its node."""
+    command = [sys.executable, "-m", f"oat_perception.{module}", "--ros-args"]
+    for name, value in settings.items():
+        command += ["-p", f"{name}:={value}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS)), "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"{delay_s}.log" for delay_s in delays_s]
+    processes = []
+    try:
+        for log in logs:
+            with log.open("w") as stream:
+                processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=stream))
+        until_s = time.monotonic() + _START_TIMEOUT_S
+        waiting = dict(zip(processes, delays_s, strict=True))
+        while waiting:
+            assert time.monotonic() < until_s, "main never began"
+            for process in [process for process in waiting if _begun(process.pid)]:
+                time.sleep(waiting.pop(process))
+                process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        for process, log in zip(processes, logs, strict=True):
+            assert process.wait(_STOP_TIMEOUT_S) == 0, log.read_text()
+            assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("num", [_AT_A_TIME, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        ("perception_node", {"auto_activate": True, "always_process": True, "backend": "torch", "num_threads": 1}),
+        ("camera_replay_node", {"source": "foolbox", "wait_for_subscriber": False, "rate_hz": 500.0}),
+        ("bench_echo", {}),
+    ],
+)
+def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, num, bundle, tmp_path) -> None:
+    if module == "perception_node":
+        settings = settings | {"bundle": bundle}
+    rng = np.random.default_rng(num)
+    for _ in range(num // _AT_A_TIME):
+        # Half of them within the first moments, when the node is made; the others while it loads or runs.
+        delays_s = np.concatenate([rng.uniform(0, 0.05, _AT_A_TIME // 2), rng.uniform(0, 1.5, _AT_A_TIME // 2)])
+        _interrupt(module, settings, delays_s, tmp_path)

@@ -1,0 +1,66 @@
+"""The watchdog looks at the very moment at which a silence reaches its configured time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from oat_perception.core import ExternalSignals, Received
+from oat_perception.diagnostics import Health, next_silence_s, signal_states, statuses
+from oat_perception.tally import Tally
+
+from policy.config import BatteryStep, PolicyConfig
+
+CONFIG = PolicyConfig(
+    confidence_max_age_s=0.7,
+    battery_max_age_s=0.9,
+    battery_ladder=(BatteryStep(min_charge=0.0, max_width=1.0),),
+)
+
+
+def _health(now_s: float, *, image_s: float, work_s: float | None, confidence_s: float, battery_s: float) -> Health:
+    """What the node sees at `now_s`, where each part spoke last at the other times."""
+    tally = Tally()
+    tally.received(image_s, stamp_ns=1)
+    tally.begin(work_s)
+    external = ExternalSignals(
+        confidence=Received(1.0, confidence_s).reading(now_s), battery=Received(1.0, battery_s).reading(now_s)
+    )
+    return Health(
+        node="/oat_perception", state="active", problem="", listening_since_s=0.0, incompatible_qos="", bundle={},
+        tally=tally.snapshot(now_s), num_dropped=0, signals=signal_states(CONFIG, external), machine={},
+        camera_timeout_s=0.5, policy_timeout_s=0.3, now_s=now_s,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "spoke", "timeout_s"),
+    [
+        ("camera", "image_s", 0.5),
+        ("policy", "work_s", 0.3),
+        ("environment confidence", "confidence_s", 0.7),
+        ("battery", "battery_s", 0.9),
+    ],
+)
+def test_the_next_look_is_where_a_part_turns_silent(part: str, spoke: str, timeout_s: float) -> None:
+    last_s = dict.fromkeys(("image_s", "confidence_s", "battery_s"), 10.0) | {"work_s": None}
+    last_s[spoke] = 9.9 if spoke != "work_s" else 10.0
+    if spoke != "work_s":  # all others have just spoken, so this one is next
+        last_s |= {name: 10.0 + timeout_s for name in ("image_s", "confidence_s", "battery_s") if name != spoke}
+
+    def level(now_s: float) -> bytes:
+        found = statuses(_health(now_s, **last_s))
+        return next(status.level for status in found if status.name.endswith(part))
+
+    look_s = next_silence_s(_health(10.0, **last_s))
+    assert look_s == pytest.approx(last_s[spoke] + timeout_s)
+    assert level(look_s - 1e-6) == DiagnosticStatus.OK
+    assert level(look_s + 1e-6) in (DiagnosticStatus.STALE, DiagnosticStatus.ERROR)
+
+
+def test_nothing_that_is_silent_already_calls_for_a_look() -> None:
+    health = _health(100.0, image_s=1.0, work_s=2.0, confidence_s=3.0, battery_s=4.0)
+    assert next_silence_s(health) == math.inf
+    assert next_silence_s(replace(health, tally=None)) == math.inf
