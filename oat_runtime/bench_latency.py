@@ -30,7 +30,7 @@ class Latency:
     """The comparisons of one runtime; each gives its rows."""
 
     def __init__(self, runtime: OATRuntime, *, seconds: float, quick: bool = False) -> None:
-        """Take `seconds` for each comparison of one width and batch; `quick` compares plans at two λ of one width."""
+        """Take `seconds` for a comparison of single images; `quick` compares plans at two λ of one width."""
         self.runtime, self.seconds = runtime, seconds
         self.model = runtime.bundle.model()
         knots, self.widths = self.model.config.lambdas, self.model.config.widths
@@ -54,7 +54,9 @@ class Latency:
                 plans["shared", lam] = shared.plan(constants(self.model, lam=lam, width=width).numpy())
             for batch in BATCHES:
                 x_NCHW = self.images(batch)
-                times = interleave({key: partial(plan, x_NCHW) for key, plan in plans.items()}, seconds=self.seconds)
+                times = interleave(
+                    {key: partial(plan, x_NCHW) for key, plan in plans.items()}, seconds=self._seconds(batch)
+                )
                 rows += [
                     _row(f"{form}_over_static", batch, width, times[form, lam], times["static", None], lam=lam)
                     for form, lam in plans
@@ -71,7 +73,7 @@ class Latency:
                 "infer": partial(self.runtime.infer, x_NCHW),
                 "bare": self.runtime._active.plan.bare(x_NCHW),
             }
-            times = interleave(calls, seconds=self.seconds)
+            times = interleave(calls, seconds=self._seconds(batch))
             rows.append(_row("infer_over_bare_engine", batch, width, times["infer"], times["bare"], lam=lam))
         return rows
 
@@ -89,29 +91,50 @@ class Latency:
                 "reference": _torch_call(partial(model, x, one_lam, width=width), self.runtime.num_threads),
                 "plain": _torch_call(partial(plain, x), self.runtime.num_threads),
             }
-            times = interleave(calls, seconds=self.seconds)
+            times = interleave(calls, seconds=self._seconds(batch))
             name = f"speedup_over_reference_batch_{batch}"
             rows.append(_row(name, batch, width, times["reference"], times["infer"], lam=lam))
             rows.append(_row("reference_over_plain_torch", batch, width, times["reference"], times["plain"], lam=lam))
         return rows
 
     def auto_over_static_engines(self) -> list[Row]:
-        """`infer` against the plain static network on OpenVINO and on ONNX Runtime, in the same precision."""
+        """`infer` against the plain static network on OpenVINO and on ONNX Runtime, in the same precision.
+
+        With folded plans, since a plan that serves every λ may cost more by itself; with shared ones for comparison.
+        """
         rows = []
         names: list[BackendName] = [n for n in ("openvino", "onnxruntime") if n in available(self.runtime.device)]
         if self.runtime.precision != "float32":
             names = [name for name in names if name != "onnxruntime"]
+        folded = OATRuntime(
+            self.runtime.bundle,
+            device=self.runtime.device,
+            backend=self.runtime.backend,
+            precision=self.runtime.precision,
+            plans="folded",
+            num_threads=self.runtime.num_threads,
+        )
         for batch, lam, width in self._safest():
+            folded.set_point(lam=lam, width=width)
             x_NCHW = self.images(batch)
-            calls: dict[str, Call] = {"infer": partial(self.runtime.infer, x_NCHW)}
+            calls: dict[str, Call] = {
+                "folded": partial(folded.infer, x_NCHW),
+                "shared": partial(self.runtime.infer, x_NCHW),
+            }
             calls |= {name: self._static(name, width).bare(x_NCHW) for name in names}
-            times = interleave(calls, seconds=self.seconds)
-            rows += [_row(f"auto_over_{n}", batch, width, times["infer"], times[n], lam=lam) for n in names]
+            times = interleave(calls, seconds=self._seconds(batch))
+            for name in names:
+                rows.append(_row(f"auto_over_{name}", batch, width, times["folded"], times[name], lam=lam))
+                rows.append(_row(f"shared_auto_over_{name}", batch, width, times["shared"], times[name], lam=lam))
+        folded.close()
         return rows
 
     def images(self, batch: int) -> Images:
         """Random network inputs; what they show does not change the time."""
         return np.random.default_rng(0).random((batch, 3, *self.settings.input_hw), dtype=np.float32)
+
+    def _seconds(self, batch: int) -> float:
+        return self.seconds if batch == 1 else 3 * self.seconds
 
     def _static(self, name: BackendName, width: float) -> Plan:
         def make_net() -> nn.Module:

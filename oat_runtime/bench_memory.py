@@ -20,7 +20,6 @@ from oat_runtime.static_net import StaticNet
 Row = dict[str, Any]
 LARGE = ModelConfig(family="resnet", depth=18)
 """Untrained; large enough for weights to outweigh what an engine holds for itself."""
-WAYS: tuple[PlanForm, ...] = ("shared", "auto", "folded")
 
 
 def memory(bundle: Path | None, settings: Settings, backend: str, *, forms: tuple[PlanForm, ...]) -> list[Row]:
@@ -79,7 +78,7 @@ def _held_mb(request: dict[str, Any]) -> float | None:
         store = PlanStore(model, compile_network, settings, form=request["way"], budget_mb=1e6)
         for lam in model.config.lambdas:
             for factor in model.config.widths:
-                store.make_best(OperatingPoint(lam, factor))
+                store.make(OperatingPoint(lam, factor))
         kept = [store, model]
     if request["way"] == "static":
         del model

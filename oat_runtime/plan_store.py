@@ -1,4 +1,4 @@
-"""The plans of one bundle: made when asked for, kept within a memory budget, in one of three forms."""
+"""The plans of one bundle: made when asked for, in one of two forms, and kept within a memory budget."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from oat_runtime.operating_point import OperatingPoint
 
 _LOG = logging.getLogger(__name__)
 
-PlanForm = Literal["folded", "shared", "auto"]
+PlanForm = Literal["shared", "folded"]
 """How points become plans.
 
-`folded`: one network a point, compiled for it; the fastest, and every point holds weights of its own.
 `shared`: one network a width, which takes a scale and a bias per channel at run time; any λ without compiling.
-`auto`: shared for every point, and folded ones on top for those that are prepared, as far as the budget reaches.
+`folded`: one network a point, compiled for it; 1 to 5 % faster, and every point holds weights of its own.
 """
 DEFAULT_BUDGET_MB = 64.0
 """Weights of folded plans: all 18 points of a WRN-16-2 (31 MB), not two of a ResNet-34 (85 MB each)."""
-_MOST_SHARED = 1024
+_MOST_SHARED = 256
 """Shared plans that are kept, some kilobytes each: a slider of λ must not fill the memory."""
 
 
@@ -61,7 +60,7 @@ class _Shared:
 
 
 class PlanStore:
-    """Makes and keeps plans. `get` never waits for a compiler; `make` and `make_best` may."""
+    """Makes and keeps plans. `get` never waits for a compiler; `make` may."""
 
     def __init__(
         self, model: OATNet, compile_fn: CompileFn, settings: Settings, *, form: PlanForm, budget_mb: float | None
@@ -73,8 +72,8 @@ class PlanStore:
             compile_fn: the engine's.
             settings: of the engine.
             form: see `PlanForm`.
-            budget_mb: megabytes of float32 weights that folded plans may hold, 64 by default. `auto` folds no more than
-                that; `folded` lets go of the plan used least recently, but keeps the last one always.
+            budget_mb: megabytes of float32 weights that folded plans may hold, 64 by default; beyond it, the plan used
+                least recently is let go of, but never the last one.
         """
         self._model, self._compile, self._settings = model, compile_fn, settings
         self.form: PlanForm = form
@@ -86,7 +85,7 @@ class PlanStore:
         self._lock = threading.Lock()
 
     def get(self, point: OperatingPoint) -> ReadyPlan | None:
-        """The point's best plan that is ready now; None where it has to be compiled first."""
+        """The point's plan if it is ready now; None where something has to be compiled first."""
         with self._lock:
             if point in self._folded:
                 self._folded.move_to_end(point)
@@ -103,7 +102,7 @@ class PlanStore:
             return ready
 
     def make(self, point: OperatingPoint) -> ReadyPlan:
-        """The point's plan, made as cheaply as the form allows.
+        """The point's plan, compiled first where it has to be.
 
         Raises:
             BackendError: the engine refused the network.
@@ -112,21 +111,6 @@ class PlanStore:
             if (ready := self.get(point)) is not None:
                 return ready
             return self._fold(point) if self.form == "folded" else self._share(point)
-
-    def make_best(self, point: OperatingPoint) -> ReadyPlan:
-        """The point's plan, folded where the form and the budget allow it.
-
-        Raises:
-            BackendError: the engine refused the network.
-        """
-        with self._making:
-            if self.form != "folded" and point.width not in self._networks:
-                self._share(point)
-            if self.form != "shared" and point not in self._folded and (self.form == "folded" or self._fits(point)):
-                self._fold(point)
-            ready = self.get(point)
-            assert ready is not None
-            return ready
 
     def clear(self) -> None:
         """Let go of every plan."""
@@ -167,9 +151,6 @@ class PlanStore:
                     self._budget / 1e6,
                 )
         return ready
-
-    def _fits(self, point: OperatingPoint) -> bool:
-        return self._held() + self._num_bytes(point) <= self._budget
 
     def _held(self) -> int:
         return sum(map(self._num_bytes, self._folded))

@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all of this process)")
     parser.add_argument("--device", choices=get_args(Device), default="cpu")
-    parser.add_argument("--plans", choices=get_args(PlanForm), default="auto")
+    parser.add_argument("--plans", choices=get_args(PlanForm), default="shared")
     parser.add_argument("--seconds-per-point", type=float, default=1.0, help="for each point and batch size")
     parser.add_argument("--plot", type=Path, help="picture to write (PNG, SVG or PDF, by its ending)")
     args = parser.parse_args(argv)

@@ -76,7 +76,7 @@ class OATRuntime:
         device: Device = "cpu",
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        plans: PlanForm = "auto",
+        plans: PlanForm = "shared",
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
     ) -> None:
@@ -125,7 +125,7 @@ class OATRuntime:
         device: Device = "cpu",
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        plans: PlanForm = "auto",
+        plans: PlanForm = "shared",
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
     ) -> Self:
@@ -138,7 +138,7 @@ class OATRuntime:
                 for a few seconds at first and remembered in the user's cache folder.
             precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named back end; with `backend="auto"`
                 the faster one of float32 and bfloat16, where the device computes in it.
-            plans: `folded`, `shared`, or `auto`, see `oat_runtime.plan_store.PlanForm`.
+            plans: `shared` or `folded`, see `oat_runtime.plan_store.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.
             memory_budget_mb: megabytes of weights that folded plans may hold, in float32; 64 by default.
 
@@ -201,7 +201,7 @@ class OATRuntime:
         """
         for point in points if points is not None else [row.point for row in self.table.rows]:
             self._refuse_if_closed()
-            self._plans.make_best(self.effective(lam=point.lam, width=point.width))
+            self._plans.make(self.effective(lam=point.lam, width=point.width))
 
     def is_prepared(self, point: OperatingPoint) -> bool:
         """Whether a switch to `point` takes effect on the next frame."""

@@ -116,13 +116,19 @@ class _Graph:
             }
             tensors = [self._tensor(f"{name}.{part}", value) for part, value in parts.items() if value is not None]
             self._node("BatchNormalization", [x, *tensors], [out], epsilon=layer.eps)
-        elif isinstance(layer, ChannelAffine):
-            scale, bias = self._affines.get(name) or (
-                self._tensor(f"{name}.scale", layer.scale),
-                self._tensor(f"{name}.bias", layer.bias),
-            )
+        elif isinstance(layer, ChannelAffine) and name in self._affines:
+            scale, bias = self._affines[name]
             self._node("Mul", [x, scale], [f"{name}.scaled"])
             self._node("Add", [f"{name}.scaled", bias], [out])
+        elif isinstance(layer, ChannelAffine):
+            # A batch norm of mean 0 and variance 1, which engines know how to fuse: one pass in place of two.
+            zeros, ones = np.zeros(layer.scale.numel(), np.float32), np.ones(layer.scale.numel(), np.float32)
+            scale, bias = (
+                self._tensor(f"{name}.scale", layer.scale.flatten()),
+                self._tensor(f"{name}.bias", layer.bias.flatten()),
+            )
+            mean, variance = self._tensor(f"{name}.mean", zeros), self._tensor(f"{name}.variance", ones)
+            self._node("BatchNormalization", [x, scale, bias, mean, variance], [out], epsilon=0.0)
         elif isinstance(layer, nn.ReLU):
             self._node("Relu", [x], [out])
         else:

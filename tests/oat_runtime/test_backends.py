@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from oat_runtime.backends import BackendName, Precision, Settings, available, choice, get_backend
+from oat_runtime.backends import BackendName, Plan, Precision, Settings, available, choice, get_backend
 from oat_runtime.backends.plan import powers_of_two
 from oat_runtime.errors import BackendError
 from oat_runtime.fold import constants, fold, share
@@ -60,6 +60,29 @@ def test_every_engine_computes_both_forms(make_net: MakeNet, engine: BackendName
         np.testing.assert_array_equal(first, kept)  # the engine's buffers are its own
         np.testing.assert_allclose(plans[0](x_NCHW), expected, atol=atol)
         plans[0].bare(x_NCHW)()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@torch.no_grad()
+def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_does(
+    make_net: MakeNet, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnxruntime")
+    from oat_runtime.backends import onnxruntime_backend as backend
+
+    net = make_net(CONFIGS[family]).eval()
+    width = net.config.widths[0]
+    constants_V = constants(net, lam=0.25, width=width).numpy()
+
+    def plan() -> Plan:
+        return backend.compile_network(lambda: share(net, width=width), Settings(HW), shared=True).plan(constants_V)
+
+    optimized = plan()
+    assert isinstance(optimized, backend.SlottedPlan)
+    monkeypatch.setattr(backend, "_optimized", lambda *_: None)
+    plain = plan()
+    assert isinstance(plain, backend.ONNXRuntimePlan)
+    np.testing.assert_allclose(optimized(images(3)), plain(images(3)), atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

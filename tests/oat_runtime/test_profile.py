@@ -44,7 +44,7 @@ def profile(table: OperatingTable) -> DeviceProfile:
         bundle_sha256=table.bundle_sha256,
         device=processor_name(),
         power_mode=power_mode(),
-        plans="auto",
+        plans="shared",
         rows=rows,
         **IN_USE,
     )

@@ -323,32 +323,20 @@ def test_the_probe_passes_on_the_runtime_and_fails_on_another_network(runtime: O
     assert runtime.bundle.replay_probe(logits_at) < 1e-4
     with torch.no_grad():
         runtime._model.classifier.bias[3] += 0.01
-    runtime._plans._folded.clear()
+    runtime._plans.clear()
     with pytest.raises(BundleError, match="probe"):
         runtime.bundle.replay_probe(logits_at)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.15, 0.4, 0.85])
-@pytest.mark.parametrize("plans", ["shared", "auto"])
-def test_a_λ_never_used_runs_at_once_where_its_width_is_ready(tiny_bundle: Path, plans: PlanForm, lam: float) -> None:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans=plans, num_threads=1)
+def test_a_λ_never_used_runs_at_once_where_its_width_is_ready(tiny_bundle: Path, lam: float) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
     Gate(runtime, error=BackendError("compiled again"))
     started_s = time.monotonic()
     assert runtime.set_point(lam=lam, width=1.0, wait=False) == runtime.active == P(lam, 1.0)
     assert runtime.pending is None
     assert started_s <= runtime.activation.since_s <= time.monotonic()
     assert runtime.predict(frame()).point == P(lam, 1.0)
-    runtime.close()
-
-
-@pytest.mark.parametrize(("budget_mb", "num_folded"), [(0.0, 0), (1e3, 3)])
-def test_auto_folds_what_is_prepared_as_far_as_the_budget_reaches(
-    tiny_bundle: Path, budget_mb: float, num_folded: int
-) -> None:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1, memory_budget_mb=budget_mb)
-    runtime.prepare(SOME_POINTS)
-    assert len(runtime._plans._folded) == num_folded
-    assert all(runtime.is_prepared(point) for point in SOME_POINTS)
     runtime.close()
 
 
