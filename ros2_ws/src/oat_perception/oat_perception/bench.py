@@ -25,18 +25,11 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rich.console import Console
-from rich.table import Table
 
 from oat_perception.bench_camera import Camera, Run
-from oat_perception.bench_control import (
-    TIMEOUTS,
-    Control,
-    fallbacks,
-    prepared_switches,
-    survive_malformed,
-    unprepared_switch,
-)
+from oat_perception.bench_checks import checks, show
+from oat_perception.bench_control import Control, prepared_switches, survive_malformed, unprepared_switch
+from oat_perception.bench_fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import p50_p99
@@ -48,8 +41,6 @@ _WARM_UP_S = 1.0
 _PEAK_LOSS = 0.05
 _PROFILE_FILE = Path(__file__).parents[1] / "config" / "fastdds.xml"
 _POINT = OperatingPoint(1.0, 1.0)
-_LATE_MS = 200.0
-"""What a fallback may need after its configured time: the watchdog's look every 100 ms, or one image, and transport."""
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -186,12 +177,11 @@ def measure_control(bundle: Path, profile: str, backend: str, plan: Plan) -> dic
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
     found: dict[str, Any] = {}
-    settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0, "use_battery": True}
-    settings |= {"battery_ladder_rate_hz": [0.0, 0.0, 0.0], "width_dwell_s": 0.05, "margin": 0.0, **TIMEOUTS}
-    with _domain(profile), _node(bundle, backend, settings):
+    settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
+    with _domain(profile), _node(bundle, backend, {**settings, **SETTINGS}):
         camera = Camera(image_HWC, reliable=True, depth=100)
         camera.wait_for_node()
-        found["late_ms"] = fallbacks(camera)
+        found["late_ms"] = signal_fallbacks(camera)
         control = Control(camera)
         switches = prepared_switches(camera, control, runtime.table.lambdas, num=plan.num_switches)
         found |= {"num_switches": switches.num_tries, "num_effective": switches.num_effective}
@@ -205,6 +195,10 @@ def measure_control(bundle: Path, profile: str, backend: str, plan: Plan) -> dic
             "num_good": good,
             "num_answered": answered,
         }
+        camera.destroy_node()
+    with _domain(profile), _node(bundle, backend, POLICY_SETTINGS):
+        camera = Camera(image_HWC)
+        found["late_ms"]["policy"] = policy_fallback(camera)
         camera.destroy_node()
     return found
 
@@ -247,31 +241,6 @@ def _process(module: str, *parameters: str) -> Iterator[int]:
             process.wait()
 
 
-def checks(rows: list[dict[str, Any]], control: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the node is held to."""
-    vga = next((row for row in rows if (row["size"], row["profile"]) == ("vga", "shipped")), {})
-    late_ms = control["late_ms"]
-    found = [
-        _at_most("images lost, VGA at 30 Hz, shipped profile", vga.get("lost"), 0.0),
-        _at_most("node overhead p50, VGA at 30 Hz, shipped profile", vga.get("overhead_ms_p50"), 2.0, "ms"),
-        _at_least("peak rate over what the machine allows, VGA, shipped profile", vga.get("peak_share"), 0.85),
-        _at_least("lambda effective on the next image", control["num_effective"], control["num_switches"]),
-        _at_most("lambda never prepared, time to run", control["unprepared_s"], 1.0, "s"),
-        _at_least("results name the point that ran", float(control["named_truly"]), 1.0),
-        _at_least("malformed images counted", control["num_counted"], control["num_malformed"]),
-        _at_least("good images among them answered", control["num_answered"], control["num_good"]),
-    ]
-    return found + [_at_most(f"fallback after its time, {part}", late_ms[part], _LATE_MS, "ms") for part in late_ms]
-
-
-def _at_most(name: str, value: float | None, limit: float, unit: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "limit": limit, "unit": unit, "ok": value is not None and value <= limit}
-
-
-def _at_least(name: str, value: float | None, limit: float, unit: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "limit": limit, "unit": unit, "ok": value is not None and value >= limit}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print a table for people, then one JSON line."""
     parser = argparse.ArgumentParser(prog="oat_perception.bench", description=__doc__)
@@ -294,24 +263,11 @@ def main(argv: list[str] | None = None) -> int:
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         control = process.submit(measure_control, bundle, "shipped", options.backend, plan).result()
     found = checks(rows, control)
-    _show(f"{bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, found)
+    show(f"{bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
     rows.append({"size": "32x32", "profile": "shipped", **control})
     print(json.dumps({"name": "oat_perception.bench", "machine": machine, "rows": rows, "checks": found}))
     return 0
-
-
-def _show(title: str, rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
-    table = Table("", *(f"{row['size']} {row['profile']}" for row in rows), title=title)
-    for name in list(rows[0])[2:]:
-        table.add_row(name, *("-" if row[name] is None else f"{row[name]:.3g}" for row in rows))
-    laws = Table("law", "value", "limit", "", title="checks")
-    for check in found:
-        value = "not measured" if check["value"] is None else f"{check['value']:.4g} {check['unit']}"
-        laws.add_row(check["name"], value, f"{check['limit']:g}", "ok" if check["ok"] else "NOT MET")
-    console = Console()
-    console.print(table)
-    console.print(laws)
 
 
 if __name__ == "__main__":

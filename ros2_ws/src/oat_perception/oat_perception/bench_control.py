@@ -1,36 +1,23 @@
-"""The benchmark's laws: switches that hold from the next image on, malformed images, and fallbacks in time."""
+"""The benchmark's laws on commands and bad input: switches that hold from the next image on, malformed images."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
-from oat_msgs.msg import DecisionRecord, EnvironmentConfidence, Perception
+from oat_msgs.msg import Perception
 from rcl_interfaces.srv import SetParameters
-from sensor_msgs.msg import BatteryState
 
-from oat_perception.bench_camera import NODE, Camera, parameter, stamp_ns
+from oat_perception.bench_camera import NODE, Camera, parameter
 from oat_perception.malformed import malformed_images
 from oat_runtime.errors import OATError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
 
-TIMEOUTS = {
-    "camera_timeout_s": 0.5,
-    "confidence_max_age_s": 0.5,
-    "battery_max_age_s": 0.5,
-    "battery_hold_s": 0.5,
-    "battery_unknown_width": 0.5,
-}
-"""The node's parameters for the fallbacks, so that each comes soon."""
 _NEW_LAMBDAS = (0.15, 0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BURST = 50
-_EARLY_S = 0.1
-"""A fallback that comes earlier than this before its time is not the one that was waited for."""
 _SAME = 1e-4
 
 
@@ -73,9 +60,9 @@ def prepared_switches(camera: Camera, control: Control, lambdas: tuple[float, ..
     """Set λ again and again, with an image on its way each time."""
     effective, reply_ms = 0, []
     rng = np.random.default_rng(0)
-    for lam in rng.choice(lambdas, num):
+    for lam in rng.choice(lambdas, num).tolist():
         camera.send()
-        reply_ms.append(control.set_lambda(float(lam)))
+        reply_ms.append(control.set_lambda(lam))
         effective += camera.ask().lambda_value == lam
     return Switches(num, effective, tuple(reply_ms))
 
@@ -130,57 +117,3 @@ def survive_malformed(camera: Camera, *, num: int) -> tuple[int, int, int]:
     with contextlib.suppress(OATError):
         camera.wait(lambda: camera.refused() - before >= num, "diagnostics count every malformed image", timeout_s=3.0)
     return camera.refused() - before, num_good, num_answered
-
-
-def fallbacks(camera: Camera) -> dict[str, float | None]:
-    """Milliseconds by which each fallback came after its configured time; None: never, or far too early."""
-    late_ms: dict[str, float | None] = {}
-
-    def speak() -> None:
-        camera.confidence.publish(EnvironmentConfidence(confidence=1.0))
-        camera.battery.publish(BatteryState(percentage=1.0, present=True))
-
-    def until(condition: Callable[[Perception], bool]) -> float | None:
-        start_s = time.monotonic()
-        while time.monotonic() - start_s < 5:
-            if condition(camera.ask()):
-                return time.monotonic()
-            camera.spin_until(time.monotonic() + 0.01)
-        return None
-
-    reasons: dict[int, str] = {}
-
-    def keep(record: DecisionRecord) -> None:
-        reasons[stamp_ns(record)] = record.reason
-
-    subscription = camera.create_subscription(DecisionRecord, f"{NODE}/decision", keep, 10)
-
-    def distrusts(answer: Perception) -> bool:
-        camera.wait(lambda: stamp_ns(answer) in reasons, "the decision of an answered image")
-        return "environment confidence stale" in reasons[stamp_ns(answer)]
-
-    def is_well() -> bool:
-        speak()
-        answer = camera.ask()
-        return bool(reasons) and answer.width == 1.0 and not distrusts(answer)
-
-    camera.wait(is_well, "trust and a full battery have their effect")
-    speak()
-    last_s = time.monotonic()
-    confident_s = until(distrusts)
-    narrow_s = until(lambda answer: answer.width == TIMEOUTS["battery_unknown_width"])
-    camera.ask()
-    quiet_s, silent_s = time.monotonic(), None
-    while time.monotonic() - quiet_s < 5 and silent_s is None:
-        camera.spinner.spin_once(timeout_sec=0.02)
-        if camera.diagnoses["camera"].level == DiagnosticStatus.STALE:
-            silent_s = time.monotonic()
-    camera.destroy_subscription(subscription)
-    for name, came_s, due_s in (
-        ("confidence", confident_s, last_s + TIMEOUTS["confidence_max_age_s"]),
-        ("battery", narrow_s, last_s + TIMEOUTS["battery_max_age_s"] + TIMEOUTS["battery_hold_s"]),
-        ("camera", silent_s, quiet_s + TIMEOUTS["camera_timeout_s"]),
-    ):
-        too_early = came_s is not None and came_s < due_s - _EARLY_S
-        late_ms[name] = None if came_s is None or too_early else max(0.0, 1e3 * (came_s - due_s))
-    return late_ms
