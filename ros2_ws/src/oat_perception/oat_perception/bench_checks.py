@@ -10,7 +10,7 @@ from rich.table import Table
 
 _LATE_MS = 10.0
 """What measuring a fallback from outside adds to its configured time: one message's way, and the wake-up of a process
-that waits for it. Four runs on 2 idle cores gave 0 for the signals, 4.0 to 4.4 for the camera, 4.5 to 5.3 for the policy.
+that waits for it. Four runs on 2 idle cores: 0 for the signals, 4.0 to 4.4 for the camera, 4.5 to 5.3 for the policy.
 """
 
 
