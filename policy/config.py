@@ -93,7 +93,7 @@ class PolicyConfig(StrictModel):
     evidence_weight: float = Field(default=0.8, gt=0, le=1)
     """Power to which one frame's likelihood is raised, because neighbouring frames are not independent."""
     evidence_cap_nats: float = Field(default=4.0, gt=0)
-    """No single frame moves the odds between two regimes by more than exp of this."""
+    """No single frame moves the odds between two kinds of image by more than exp of this."""
 
     bundle_sha256: str = ""
     """Bundle that the table must belong to; empty: any."""

@@ -46,7 +46,7 @@ class AdaptivePolicy:
         self._reference = config.reference_width if config.reference_width is not None else table.widths[-1]
         if self._reference not in table.widths:
             raise ConfigError(f"reference_width must be one of {list(table.widths)}, got {self._reference}")
-        self._scores = Scores(table, config)
+        self._scores = Scores(table, config, constants.kinds if constants is not None else ())
         minimax_lam = max(self._lambdas, key=lambda lam: self._scores.rank(OperatingPoint(lam, self._reference)))
         self._lam_rule = Hysteresis(
             {lam: self._scores.rank(OperatingPoint(lam, self._reference)) for lam in self._lambdas},
@@ -165,7 +165,11 @@ class AdaptivePolicy:
         elif states["confidence"] is SignalState.MISSING and self.config.confidence_topic == "absent":
             confidence, doubt = 1.0, ""
         return Belief.of(
-            self._filter.posterior(), confidence=confidence, credible_mass=self.config.credible_mass, doubt=doubt
+            self._filter.posterior(),
+            confidence=confidence,
+            credible_mass=self.config.credible_mass,
+            doubt=doubt,
+            kinds=self._filter.kinds(),
         )
 
     def _choose_lam(self, belief: Belief) -> tuple[float, Rule, dict[float, float]]:

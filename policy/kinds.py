@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import Regime
 from policy.config import PolicyConfig
-from policy.estimator import ALARM_BELOW, DRIFT_NOISE, PRIOR, EstimatorConstants, ImageKind, NetworkRates, RegimeFilter
+from policy.estimator import (
+    ALARM_BELOW,
+    DRIFT_NOISE,
+    PRIOR,
+    STRENGTHS,
+    EstimatorConstants,
+    ImageKind,
+    NetworkRates,
+    RegimeFilter,
+)
 from policy.image import ImageStatistics, image_statistics
 from policy.rates import Corrupt
 
 Images = NDArray[np.uint8]
 Statistics = NDArray[np.float64]
-_SEVERITIES = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
 _SHRINKAGE = 0.3
 """Share of the pooled covariance in each kind's own, for kinds that were not fitted."""
 _MIN_IMAGES = 100
@@ -68,7 +76,7 @@ def fit_estimator(
     for name, images in (attacked or {}).items():
         groups.append((name, Regime.ADVERSARIAL, statistics_of(images)))
     for name, regime in regimes.items():
-        for strength, severities in _SEVERITIES.items():
+        for strength, severities in STRENGTHS.items():
             drawn = rng.choice(severities, size=len(images_NHWC))
             images = np.stack(
                 [

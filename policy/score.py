@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
-from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
+import numpy as np
+from numpy.typing import NDArray
+
+from oat_runtime.operating_point import (
+    MEASURED_REGIMES,
+    OperatingPoint,
+    OperatingRow,
+    OperatingTable,
+    Proportion,
+    Regime,
+)
 from policy.config import PolicyConfig
+from policy.estimator import ImageKind
+
+_Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +33,7 @@ class Belief:
         credible: regimes with enough mass to hedge against, fixed before external confidence is applied.
         posterior: all five masses, for the record.
         doubt: why the trust is not full, for people; empty where only the estimator itself doubts.
+        kinds: belief in each fitted kind of image, in their order; empty where only the regimes are known.
     """
 
     trust: float
@@ -26,16 +41,26 @@ class Belief:
     credible: tuple[Regime, ...]
     posterior: dict[Regime, float]
     doubt: str = ""
+    kinds: _Vector = field(default_factory=lambda: np.empty(0))
 
     @classmethod
-    def of(cls, masses: dict[Regime, float], *, confidence: float, credible_mass: float, doubt: str = "") -> Self:
+    def of(
+        cls,
+        masses: dict[Regime, float],
+        *,
+        confidence: float,
+        credible_mass: float,
+        doubt: str = "",
+        kinds: _Vector | None = None,
+    ) -> Self:
         """Belief from the estimator's masses, trusted as far as the external confidence goes."""
         known = sum(masses[regime] for regime in MEASURED_REGIMES)
         trust = confidence * known
         shares = {regime: masses[regime] / known for regime in MEASURED_REGIMES}
         credible = tuple(regime for regime in MEASURED_REGIMES if shares[regime] >= credible_mass)
         posterior = {regime: trust * share for regime, share in shares.items()}
-        return cls(trust, shares, credible, {**posterior, Regime.UNKNOWN: max(0.0, 1.0 - trust)}, doubt)
+        posterior[Regime.UNKNOWN] = max(0.0, 1.0 - trust)
+        return cls(trust, shares, credible, posterior, doubt, np.empty(0) if kinds is None else kinds)
 
     @classmethod
     def unknown(cls, doubt: str) -> Self:
@@ -47,14 +72,21 @@ class Belief:
 class Scores:
     """Lower-bound accuracies of each point, read from the table once."""
 
-    def __init__(self, table: OperatingTable, config: PolicyConfig) -> None:
-        """Read the bounds."""
+    def __init__(self, table: OperatingTable, config: PolicyConfig, kinds: Sequence[ImageKind] = ()) -> None:
+        """Read the bounds: of each regime, and of each kind of image that the estimator tells apart."""
         self._hedge = config.hedge
         self._switch_cost = config.switch_cost
         self._bounds = {
             row.point: {regime: row.accuracy(regime).interval()[0] for regime in MEASURED_REGIMES} for row in table.rows
         }
         self._minimax = {point: min(bounds.values()) for point, bounds in self._bounds.items()}
+        self._members = {
+            regime: np.array([k for k, kind in enumerate(kinds) if kind.regime is regime], np.int64)
+            for regime in MEASURED_REGIMES
+        }
+        self._kind_bounds = {
+            row.point: np.array([_counted(row, kind).interval()[0] for kind in kinds]) for row in table.rows
+        }
 
     def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
         """Key of the one fixed total order: minimax accuracy, then λ, then width."""
@@ -62,11 +94,21 @@ class Scores:
 
     def blended(self, point: OperatingPoint, belief: Belief) -> float:
         """Blend: trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
-        bounds = self._bounds[point]
+        if not belief.trust:
+            return self._minimax[point]
+        bounds = {regime: self._in_regime(point, belief, regime) for regime in MEASURED_REGIMES}
         expected = sum(belief.shares[regime] * bounds[regime] for regime in MEASURED_REGIMES)
         worst = min((bounds[regime] for regime in belief.credible), default=expected)
         informed = (1 - self._hedge) * expected + self._hedge * worst
         return belief.trust * informed + (1 - belief.trust) * self._minimax[point]
+
+    def _in_regime(self, point: OperatingPoint, belief: Belief, regime: Regime) -> float:
+        """Accuracy in a regime: the mean over its kinds as they are believed in; over all alike where none is told."""
+        members = self._members[regime]
+        if not (len(members) and len(belief.kinds)):
+            return self._bounds[point][regime]
+        weights = belief.kinds[members]
+        return float(weights @ self._kind_bounds[point][members] / max(float(weights.sum()), 1e-300))
 
     def net(self, point: OperatingPoint, belief: Belief, *, present: OperatingPoint) -> float:
         """Blend less the cost of switching from `present`.
@@ -77,3 +119,18 @@ class Scores:
         """
         cost = 0.0 if point == present else self._switch_cost
         return self.blended(point, belief) - belief.trust * cost
+
+
+def _counted(row: OperatingRow, kind: ImageKind) -> Proportion:
+    """What was counted under this kind of image; else under its corruption at any severity; else in its regime."""
+    corruption, _, _ = kind.name.rpartition("-")
+    of_corruption = {
+        measured.condition: row.condition(measured.condition)
+        for measured in row.measurements
+        if corruption and measured.condition.rpartition("-")[0] == corruption
+    }
+    own = [counts for name, counts in of_corruption.items() if int(name.rpartition("-")[2]) in kind.severities]
+    counted = own or list(of_corruption.values())
+    if not counted:
+        return row.accuracy(kind.regime)
+    return Proportion(sum(c.num_correct for c in counted), sum(c.num_total for c in counted))

@@ -1,10 +1,12 @@
-"""What the network says of every image under every condition, at every operating point; cached by bundle hash.
+"""What the network says of every image under every condition, at every operating point; cached by its hash.
 
 Shape legend: N images, P operating points, S statistics, K classes, H height, W width, C channels (RGB).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -54,6 +56,14 @@ def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
     return OATRuntime(bundle, backend=engine, precision="float32", num_threads=num_threads)
 
 
+def _network_id(bundle: Bundle) -> str:
+    """Hash of what outcomes depend on, in 16 digits: an estimator that is fitted anew changes none of them."""
+    manifest = bundle.manifest
+    parts = manifest.model_dump(mode="json", include={"model", "input", "temperatures"})
+    parts["weights"] = manifest.files["weights.safetensors"].sha256
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class OutcomeCache:
     """Computes each condition once and keeps it as one .npz; an interrupted run goes on where it stopped."""
 
@@ -63,7 +73,7 @@ class OutcomeCache:
         """Set up; nothing is computed before it is asked for.
 
         Args:
-            folder: cache folder; files of this bundle and these images lie in a folder of their own in it.
+            folder: cache folder; files of this network and these images lie in a folder of their own in it.
             bundle: the network.
             data: test images in their official order.
             count: images under each corruption (the first ones).
@@ -75,7 +85,7 @@ class OutcomeCache:
         self.lambdas, widest = bundle.select.lambdas, bundle.select.widths[-1]
         self.reference = tuple(OperatingPoint(lam, widest) for lam in self.lambdas)
         images_id = f"{zlib.crc32(data.images_NHWC.tobytes()):08x}"
-        self.folder = folder / f"{bundle.sha256[:16]}-{images_id}-v{_SCHEMA}"
+        self.folder = folder / f"{_network_id(bundle)}-{images_id}-v{_SCHEMA}"
         self._num_threads = num_threads
         self._runtime: OATRuntime | None = None
         self._nets: dict[float, Callable[[Tensor], Tensor]] = {}

@@ -13,6 +13,8 @@ from oat_runtime.bundle import Bundle, attach_file
 from policy.bench import main
 from policy.benchmark import streams as make
 from policy.benchmark.attacks import ATTACKS, EPSILON, attack
+from policy.benchmark.images import LabelledImages
+from policy.benchmark.outcomes import OutcomeCache
 from policy.benchmark.statistics import accuracy, delay_frames, difference, false_alarms
 from policy.estimator import EstimatorConstants
 
@@ -57,6 +59,28 @@ def test_a_bundle_without_estimator_or_images_that_are_not_there_are_named(
     assert "no bundle at" in capsys.readouterr().err
     assert main(["--bundle", str(bundle.path), "--images", str(tmp_path)]) == 2
     assert "no test images at" in capsys.readouterr().err
+
+
+def test_outcomes_outlive_a_new_estimator_and_not_other_weights(
+    bundle: Bundle, scenes: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    def folder(of: Bundle, images_NHWC: np.ndarray) -> Path:
+        data = LabelledImages(images_NHWC, np.arange(len(images_NHWC)), "scenes")
+        return OutcomeCache(tmp_path, of, data, count=2, num_attacked=2, num_threads=1).folder
+
+    def with_weights(sha256: str) -> Bundle:
+        files = dict(bundle.manifest.files)
+        files["weights.safetensors"] = files["weights.safetensors"].model_copy(update={"sha256": sha256})
+        return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}))
+
+    images = scenes(4, seed=3)
+    files = {**bundle.manifest.files, "estimator.json": bundle.manifest.files["weights.safetensors"]}
+    refitted = dataclasses.replace(
+        bundle, manifest=bundle.manifest.model_copy(update={"files": files}), sha256="0" * 64
+    )
+    assert folder(refitted, images) == folder(bundle, images)
+    assert folder(with_weights("0" * 64), images) != folder(bundle, images)
+    assert folder(bundle, images[::-1]) != folder(bundle, images)
 
 
 def _stream(images: list[int]) -> make.Stream:

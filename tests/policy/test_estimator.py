@@ -87,6 +87,23 @@ def test_a_drift_that_nobody_fitted_is_noticed_and_one_odd_frame_is_not_one(cons
     assert posterior[Regime.HIGH_FREQUENCY] + posterior[Regime.LOW_FREQUENCY] > 0.9
 
 
+def test_drift_counts_as_the_corrupted_kind_in_whose_direction_it_strays(
+    constants: EstimatorConstants, typical: Typical
+) -> None:
+    """Frames lie far beyond a fitted kind, so they are not of that kind, but in its direction."""
+    rng = np.random.default_rng(0)
+    for regime in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY):
+        belief = RegimeFilter(constants, PolicyConfig())
+        for _ in range(40):
+            belief.update(ImageStatistics(*rng.normal(size=12)), None, elapsed_s=FRAME_S)
+        for _ in range(40):
+            frame_S = rng.normal(size=12) + 3.0 * np.array(typical[regime])
+            belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=FRAME_S)
+        names = [kind.regime for kind in constants.kinds]
+        assert belief.kinds()[names.index(regime)] > 0.95
+        assert belief.kinds().sum() + belief.posterior()[Regime.UNKNOWN] == pytest.approx(1.0)
+
+
 def test_drift_noise_is_raised_until_a_lingering_camera_raises_no_alarm(constants: EstimatorConstants) -> None:
     rng = np.random.default_rng(0)
     alone = rng.normal(size=(300, 12))
