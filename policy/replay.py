@@ -44,10 +44,14 @@ class ReplayStep:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a robot's policy was told, and what it decided; `header` is empty where the recording does not hold one."""
+    """What a robot's policy was told, and what it decided; `header` is empty where the recording does not hold one.
+
+    At each of the steps numbered in `restarts` the node had built its policy anew, in the same way.
+    """
 
     header: str
     steps: tuple[tuple[Signals, dict[str, Any]], ...]
+    restarts: frozenset[int] = frozenset()
 
     def policy(self) -> AdaptivePolicy:
         """A fresh policy, built as the recorded one was.
@@ -79,14 +83,20 @@ def read_recording(path: Path) -> Recording:
         if not lines:
             raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
         policy_of(lines[0])
-    header = lines[0] if lines and '"kind": "policy"' in lines[0] else ""
-    steps = []
-    for number, line in enumerate(lines[bool(header) :], start=1 + bool(header)):
+    header, restarts = "", set()
+    steps: list[tuple[Signals, dict[str, Any]]] = []
+    for number, line in enumerate(lines, start=1):
+        if line.startswith('{"kind": "policy"'):
+            if header not in ("", line):
+                raise DataError(f"{path}, line {number}: from here on another policy decides: cut the recording in two")
+            header = line
+            restarts.add(len(steps))
+            continue
         try:
             steps.append(signals_of(line))
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-    return Recording(header, tuple(steps))
+    return Recording(header, tuple(steps), frozenset(restarts))
 
 
 def replay(path: Path) -> list[ReplayStep]:
@@ -101,8 +111,13 @@ def replay(path: Path) -> list[ReplayStep]:
 
 
 def play(recording: Recording, policy: AdaptivePolicy) -> list[ReplayStep]:
-    """Run the recorded inputs through a fresh policy."""
-    return [ReplayStep(signals, recorded, policy.step(signals)) for signals, recorded in recording.steps]
+    """Run the recorded inputs through a fresh policy, and through another like it wherever the node built one anew."""
+    steps = []
+    for number, (signals, recorded) in enumerate(recording.steps):
+        if number and number in recording.restarts:
+            policy = AdaptivePolicy(policy.table, policy.config, policy.constants)
+        steps.append(ReplayStep(signals, recorded, policy.step(signals)))
+    return steps
 
 
 def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None]:

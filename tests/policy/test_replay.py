@@ -157,6 +157,13 @@ def test_a_bag_replays_like_the_log_that_it_holds(
     assert [repr(step.signals) for step in replay(tmp_path / "whole")] == [repr(step.signals) for step in replay(log)]
     assert all(step.equal for step in replay(next((tmp_path / "whole").glob("*.mcap"))))
 
+    _write_bag(tmp_path / "twice", [f"{header}\n{steps[0]}", *steps[1:], f"{header}\n{steps[0]}", *steps[1:]])
+    assert [step.equal for step in replay(tmp_path / "twice")] == [True] * 2 * len(steps), "a node that was restarted"
+    other = json.dumps(json.loads(header) | {"config": PolicyConfig(hedge=0.9).model_dump(mode="json")})
+    _write_bag(tmp_path / "two", [f"{header}\n{steps[0]}", f"{other}\n{steps[0]}"])
+    with pytest.raises(DataError, match="another policy"):
+        replay(tmp_path / "two")
+
     _write_bag(tmp_path / "steps", steps)
     assert main([str(tmp_path / "steps")]) == 2
     assert "pass --bundle" in capsys.readouterr().err
