@@ -134,3 +134,10 @@ def test_a_part_that_goes_from_bad_to_worse_says_so_at_once(start_graph) -> None
     )
     assert DiagnosticStatus.WARN in levels
     assert time.monotonic() - started_s < 0.9, "not with the next report, a second after the warning's"
+
+
+def test_a_signal_that_this_robot_does_not_have_is_explained(start_graph) -> None:
+    peer = start_graph(use_battery=True).peer
+    for part, name in (("environment confidence", "confidence_required"), ("battery", "use_battery")):
+        peer.until(lambda part=part: peer.diagnoses[part].level == DiagnosticStatus.WARN, f"{part} is missed")
+        assert f"set {name} to false" in peer.diagnoses[part].message

@@ -13,6 +13,12 @@ from oat_perception.tally import Snapshot
 from policy.config import PolicyConfig
 from policy.signals import Reading, SignalState
 
+_WITHOUT = {
+    "environment confidence": "set confidence_required to false where there is none, or lambda stays the safest",
+    "battery": "set use_battery to false where there is none, or width stays that of an unknown one",
+}
+"""What to do about a signal that was never received."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -187,7 +193,8 @@ def _signal(health: Health, name: str) -> DiagnosticStatus:
     level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
         state, DiagnosticStatus.WARN
     )
-    return _status(health, name, level, state.value, {"age (s)": "" if age_s is None else f"{age_s:.2f}"})
+    message = state.value if state is not SignalState.MISSING else f"{state.value}: {_WITHOUT[name]}"
+    return _status(health, name, level, message, {"age (s)": "" if age_s is None else f"{age_s:.2f}"})
 
 
 def _status(health: Health, part: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
