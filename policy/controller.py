@@ -121,6 +121,11 @@ class AdaptivePolicy:
         self._last_point = point
         return decision
 
+    @property
+    def alarmed(self) -> bool:
+        """Whether the last frames are not as usual, whatever that means for λ; False without an estimator."""
+        return self._filter is not None and self._filter.alarmed()
+
     def _advance(self, now_s: float) -> tuple[float, SignalState]:
         """Time gone forward since the last step; the policy's own clock counts nothing else."""
         if not math.isfinite(now_s):

@@ -44,8 +44,8 @@ _RESEMBLANCE = 0.1
 """How much less alike, as a cosine, makes a kind e times less likely to be what drift resembles."""
 DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
 """Expected squared length of the running mean of independent clean frames, whitened."""
-ALARM_BELOW = 0.5
-"""Belief in clean under which the estimator says that something has changed: it is likelier than not."""
+ALARM_BELOW = 0.4
+"""Belief that all is as usual under which the estimator says that something has changed."""
 STRENGTHS = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
 """Severities of a corruption that make up one kind of image; the kind is named `fog-mild`."""
 PRIOR = {
@@ -149,6 +149,7 @@ class RegimeFilter:
         self._log_scale_K = np.log(np.einsum("kss->ks", self._whitening_KSS)).sum(axis=1)
         self._clean = next(k for k, kind in enumerate(constants.kinds) if kind.regime is Regime.CLEAN)
         self._regimes_K = tuple(kind.regime for kind in constants.kinds)
+        self._usual_K = np.array([_is_usual(kind) for kind in constants.kinds])
         self._corrupted_K = np.array([regime in _CORRUPTED for regime in self._regimes_K])
         apart_KS = (self._means_KS - self._means_KS[self._clean]) @ self._whitening_KSS[self._clean].T
         self._directions_KS = apart_KS / np.maximum(np.linalg.norm(apart_KS, axis=1, keepdims=True), 1e-12)
@@ -193,6 +194,14 @@ class RegimeFilter:
         alike_K = self._corrupted_K * self._prior_K[:-2] * np.exp((cosine_K - 1.0) / _RESEMBLANCE)
         spread_K: _Vector = self._belief_K[:-2] + drifted * alike_K / alike_K.sum()
         return spread_K
+
+    def alarmed(self) -> bool:
+        """Whether the images are no longer as usual.
+
+        Mild haze, snow and brightness count as usual here: a run of bright or pale scenes looks the same. They were
+        behind most false alarms, and no kind at severity 3 or more was found later for it (docs/log.md).
+        """
+        return float(self._belief_K[:-2] @ self._usual_K) < ALARM_BELOW
 
     def _priors(self) -> _Vector:
         prior = self._constants.prior
@@ -244,6 +253,11 @@ class RegimeFilter:
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
         return np.array([math.log(rate if happened else 1 - rate) for rate in rates_K])
+
+
+def _is_usual(kind: ImageKind) -> bool:
+    mild = kind.severities == STRENGTHS["mild"]
+    return kind.regime is Regime.CLEAN or (kind.regime is Regime.LOW_FREQUENCY and mild)
 
 
 def _log_t(square: float) -> float:

@@ -14,7 +14,6 @@ from oat_runtime.errors import InputError
 from oat_runtime.operating_point import Regime
 from policy.config import PolicyConfig
 from policy.estimator import (
-    ALARM_BELOW,
     DRIFT_NOISE,
     PRIOR,
     STRENGTHS,
@@ -119,7 +118,7 @@ def count_alarms(constants: EstimatorConstants, stats_NS: Statistics) -> int:
     belief, count = RegimeFilter(constants, PolicyConfig()), 0
     for frame_S in stats_NS:
         belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=_FRAME_S)
-        count += belief.posterior()[Regime.CLEAN] < ALARM_BELOW
+        count += belief.alarmed()
     return count
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.benchmark.outcomes import OutcomeCache, Outcomes
 from policy.benchmark.streams import ATTACK_PREFIX, FRAME_S, Stream
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import ALARM_BELOW, EstimatorConstants
+from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
 from policy.signals import NetworkSignals, Reading, Signals
 
@@ -153,7 +153,7 @@ def play_policy(
         taken_ms = None if math.isnan(latency_ms_T[t]) else float(latency_ms_T[t])
         last = NetworkSignals(decision.point, min(1.0, confidence), disagrees, taken_ms, FRAME_S)
         point_T[t], correct_T[t] = present, label == world.labels_N[image]
-        alarm_T[t] = decision.posterior[Regime.CLEAN] < ALARM_BELOW
+        alarm_T[t] = policy.alarmed
         if keep:
             decisions.append(decision)
             inputs.append(signals)

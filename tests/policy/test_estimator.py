@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint, Regime
 from policy.config import PolicyConfig
-from policy.estimator import ALARM_BELOW, EstimatorConstants, RegimeFilter
+from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics, image_statistics
 from policy.kinds import fit_estimator, independence, with_drift_noise
 from policy.rates import Corrupt, measure_rates, network_rates
@@ -75,7 +75,7 @@ def test_a_drift_that_nobody_fitted_is_noticed_and_one_odd_frame_is_not_one(cons
     belief = RegimeFilter(constants, PolicyConfig())
     for _ in range(200):
         belief.update(ImageStatistics(*rng.normal(size=12)), None, elapsed_s=FRAME_S)
-        assert belief.posterior()[Regime.CLEAN] > ALARM_BELOW
+        assert not belief.alarmed()
     belief.update(ImageStatistics(*lean * 3), None, elapsed_s=FRAME_S)
     for _ in range(20):
         belief.update(ImageStatistics(*rng.normal(size=12)), None, elapsed_s=FRAME_S)
@@ -83,8 +83,27 @@ def test_a_drift_that_nobody_fitted_is_noticed_and_one_odd_frame_is_not_one(cons
     for _ in range(15):
         belief.update(ImageStatistics(*(rng.normal(size=12) + lean)), None, elapsed_s=FRAME_S)
     posterior = belief.posterior()
-    assert posterior[Regime.CLEAN] < ALARM_BELOW
+    assert belief.alarmed()
     assert posterior[Regime.HIGH_FREQUENCY] + posterior[Regime.LOW_FREQUENCY] > 0.9
+
+
+def test_mild_haze_is_no_alarm_and_strong_haze_or_mild_noise_is(
+    constants: EstimatorConstants, typical: Typical
+) -> None:
+    for regime, strength, alarmed in (
+        (Regime.LOW_FREQUENCY, "mild", False),
+        (Regime.LOW_FREQUENCY, "strong", True),
+        (Regime.HIGH_FREQUENCY, "mild", True),
+    ):
+        kinds = tuple(
+            kind.model_copy(update={"name": f"it-{strength}"}) if kind.regime is regime else kind
+            for kind in constants.kinds
+        )
+        belief = RegimeFilter(constants.model_copy(update={"kinds": kinds}), PolicyConfig())
+        for _ in range(30):
+            belief.update(typical[regime], None, elapsed_s=FRAME_S)
+        assert _top(belief) is regime
+        assert belief.alarmed() is alarmed
 
 
 def test_drift_counts_as_the_corrupted_kind_in_whose_direction_it_strays(
