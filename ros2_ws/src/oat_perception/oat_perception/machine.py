@@ -9,6 +9,8 @@ from pathlib import Path
 
 _ZONES = Path("/sys/class/thermal")
 _PLAUSIBLE_C = (-40.0, 150.0)
+_READ_EVERY_S = 0.9
+"""The watchdog looks far more often: some sensors take milliseconds, and CPU time over an instant says nothing."""
 
 
 class Machine:
@@ -19,15 +21,22 @@ class Machine:
         self._sensors = sorted(zones.glob("thermal_zone*/temp"))
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._before = time.process_time(), time.monotonic()
+        self._values: dict[str, str] = {}
+        self._read_s = -math.inf
 
     def values(self) -> dict[str, str]:
-        """Readings by name, with the unit; what is not measured is left out. CPU is since the last call."""
+        """Readings by name, with the unit, at most about a second old; what is not measured is left out."""
+        now_s = time.monotonic()
+        if now_s - self._read_s < _READ_EVERY_S:
+            return dict(self._values)
+        self._read_s = now_s
         readings = {
             "hottest sensor (°C)": self.temperature_c(),
             "memory (MB)": self.memory_mb(),
             "CPU (% of one core)": self._cpu_percent(),
         }
-        return {name: f"{value:.1f}" for name, value in readings.items() if math.isfinite(value)}
+        self._values = {name: f"{value:.1f}" for name, value in readings.items() if math.isfinite(value)}
+        return dict(self._values)
 
     def temperature_c(self) -> float:
         """Of the hottest sensor; NaN where there is none that can be read."""
@@ -42,6 +51,7 @@ class Machine:
         return pages * self._page_bytes / 1e6
 
     def _cpu_percent(self) -> float:
+        """Since the last reading."""
         now = time.process_time(), time.monotonic()
         before, self._before = self._before, now
         wall_s = now[1] - before[1]
