@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
@@ -199,11 +200,26 @@ def test_a_dumped_parameter_file_loads_back_to_the_same_state(start_graph, tmp_p
     assert {name: list(v) if isinstance(dumped[name], list) else v for name, v in loaded.items()} == dumped
 
 
-def test_a_refused_value_in_the_file_ends_the_process_with_a_reason(tmp_path: Path, capfd) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"/**": {"ros__parameters": {"lambda": 1.3}}}', "lambda must be in [0, 1]"),
+        ('{"/**": {"ros__parameters": {"image_depth": "five"}}}', "image_depth"),
+        ("[", "Couldn't parse params file"),
+    ],
+)
+def test_a_file_that_is_refused_ends_the_process_with_a_reason(tmp_path: Path, capfd, content, reason) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text(json.dumps({"/**": {"ros__parameters": {"lambda": 1.3}}}))
+    file.write_text(content)
     assert main(["--ros-args", "--params-file", str(file)]) == 2
-    assert "lambda must be in [0, 1]" in capfd.readouterr().err
+    assert reason in capfd.readouterr().err
+
+
+def test_a_camera_without_a_source_ends_with_a_reason() -> None:
+    command = [sys.executable, "-m", "oat_perception.camera_replay_node", "--ros-args", "-p", "source:=/nowhere"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "no image source '/nowhere'" in ended.stderr) == (2, True), ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
