@@ -83,7 +83,7 @@ class Camera(Node):
             reliable: whether images are sent reliably.
             depth: images that the middleware keeps.
         """
-        super().__init__("bench_camera")
+        super().__init__("bench_camera_echo" if prefix else "bench_camera")
         self.message = image_message(image_HWC)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         self.images = self.create_publisher(Image, f"{prefix}image", QoSProfile(depth=depth, reliability=reliability))
