@@ -73,3 +73,41 @@ def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, nu
         # Half of them within the first moments, when the node is made; the others while it loads or runs.
         delays_s = np.concatenate([rng.uniform(0, 0.05, _AT_A_TIME // 2), rng.uniform(0, 1.5, _AT_A_TIME // 2)])
         _interrupt(module, settings, delays_s, tmp_path)
+
+
+STUCK = """
+import time
+from oat_perception.spin import spin
+from rclpy.node import Node
+
+class Stuck(Node):
+    def destroy_node(self):
+        print("stuck", flush=True)
+        while True:
+            time.sleep(0.1)
+
+spin(lambda: Stuck("stuck"))
+"""
+
+
+def test_a_node_that_hangs_on_its_way_out_ends_with_the_third_interrupt() -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS))}
+    process = subprocess.Popen([sys.executable, "-c", STUCK], env=environment, stdout=subprocess.PIPE)
+    try:
+        until_s = time.monotonic() + _START_TIMEOUT_S
+        while not _begun(process.pid):
+            assert time.monotonic() < until_s, "the node is not made"
+            time.sleep(0.01)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stuck\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None, "two may come of one Ctrl-C: from the terminal and from ros2 launch"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(_STOP_TIMEOUT_S) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

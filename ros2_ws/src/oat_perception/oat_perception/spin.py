@@ -37,7 +37,13 @@ def spin(
     # Nothing is interrupted but the spin, which ends by rclpy's own handler. Python's would raise KeyboardInterrupt
     # wherever it likes, within rclpy's conversion of a message too, which turns it into a RuntimeError.
     interrupts: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+
+    def remember(number: int, _: object) -> None:
+        interrupts.append(number)
+        if len(interrupts) > 1:  # whoever interrupts a third time wants an end, well or not
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    handler = signal.signal(signal.SIGINT, remember)
     try:
         try:
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
