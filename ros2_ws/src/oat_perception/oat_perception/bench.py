@@ -162,14 +162,23 @@ def _peak(camera: Camera, plan: Plan, allowed_hz: float, *, pid: int) -> float |
     best, low_hz, high_hz = None, _RATE_HZ, 1.5 * allowed_hz
     for step in range(plan.peak_steps + 1):
         rate_hz = low_hz if step == 0 else (low_hz + high_hz) / 2
-        run = camera.run(rate_hz, plan.peak_seconds, pid=pid)
-        if run.unanswered <= _PEAK_LOSS:
-            best, low_hz = max(best or 0.0, len(run.answers) / run.seconds), rate_hz
+        answered_hz = _answered_hz(camera, plan, rate_hz, pid=pid)
+        if answered_hz is not None:
+            best, low_hz = max(best or 0.0, answered_hz), rate_hz
         elif step == 0:
             return None
         else:
             high_hz = rate_hz
     return best
+
+
+def _answered_hz(camera: Camera, plan: Plan, rate_hz: float, *, pid: int) -> float | None:
+    """Answers a second; None where too few come, twice: one stretch that something else disturbs is no verdict."""
+    for _ in range(2):
+        run = camera.run(rate_hz, plan.peak_seconds, pid=pid)
+        if run.unanswered <= _PEAK_LOSS:
+            return len(run.answers) / run.seconds
+    return None
 
 
 def measure_control(bundle: Path, profile: str, backend: str, plan: Plan) -> dict[str, Any]:
