@@ -42,7 +42,16 @@ def test_any_box_has_pixels_or_is_refused(x, y, size_x, size_y, theta, height, w
     assert 0 <= top < bottom <= height
 
 
-@pytest.mark.parametrize("bad", [box(5, 5, 0, 5), box(5, 5, -4, 5), box(50, 5, 4, 4), box(5, 5, 4, 4, math.pi / 2)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        box(5, 5, 0, 5),
+        box(5, 5, -4, 5),
+        box(50, 5, 4, 4),
+        box(5, 5, 4, 4, math.pi / 2),
+        box(0, 1.5e308, 0, -1.5e308),  # its borders are infinite, which no integer is
+    ],
+)
 def test_a_box_without_upright_pixels_is_refused(bad: SimpleNamespace) -> None:
     with pytest.raises(InputError, match="bad region"):
         box_xyxy(bad, height=10, width=10)

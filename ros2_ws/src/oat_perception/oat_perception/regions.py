@@ -80,8 +80,9 @@ def box_xyxy(box: Any, *, height: int, width: int) -> BoxXYXY:
         raise InputError(f"bad region: expected finite numbers, got centre ({x}, {y}), size {box.size_x}x{box.size_y}")
     if abs(box.center.theta) > _MAX_ANGLE_RAD:
         raise InputError(f"bad region: expected an upright box, got one rotated by {box.center.theta:.3f} rad")
-    left, right = max(0.0, x - box.size_x / 2), min(float(width), x + box.size_x / 2)
-    top, bottom = max(0.0, y - box.size_y / 2), min(float(height), y + box.size_y / 2)
+    # Each border within the image, from both sides: the sum of two finite numbers need not be finite.
+    left, right = (min(max(0.0, x + side * box.size_x / 2), float(width)) for side in (-1, 1))
+    top, bottom = (min(max(0.0, y + side * box.size_y / 2), float(height)) for side in (-1, 1))
     pixels = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
     if box.size_x <= 0 or box.size_y <= 0 or right <= left or bottom <= top:
         raise InputError(
