@@ -1,6 +1,6 @@
 """`python -m policy.bench --bundle DIR`: the policy on streams of real test images, against what else one could do.
 
-Network outcomes come from the bundle itself, condition by condition, and are cached by its hash; an interrupted run
+Network outcomes come from the bundle itself, condition by condition, and are cached by network; an interrupted run
 goes on where it stopped. Times are this machine's; energy is simulated, since few machines have a counter.
 """
 

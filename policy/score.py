@@ -80,13 +80,9 @@ class Scores:
             row.point: {regime: row.accuracy(regime).interval()[0] for regime in MEASURED_REGIMES} for row in table.rows
         }
         self._minimax = {point: min(bounds.values()) for point, bounds in self._bounds.items()}
-        self._members = {
-            regime: np.array([k for k, kind in enumerate(kinds) if kind.regime is regime], np.int64)
-            for regime in MEASURED_REGIMES
-        }
-        self._kind_bounds = {
-            row.point: np.array([_counted(row, kind).interval()[0] for kind in kinds]) for row in table.rows
-        }
+        self._members_RK = np.array([[kind.regime is regime for kind in kinds] for regime in MEASURED_REGIMES])
+        self._kind_bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
+        self._told: tuple[Belief, dict[OperatingPoint, dict[Regime, float]]] | None = None
 
     def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
         """Key of the one fixed total order: minimax accuracy, then λ, then width."""
@@ -96,19 +92,31 @@ class Scores:
         """Blend: trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
         if not belief.trust:
             return self._minimax[point]
-        bounds = {regime: self._in_regime(point, belief, regime) for regime in MEASURED_REGIMES}
+        bounds = self._by_regime(belief)[point]
         expected = sum(belief.shares[regime] * bounds[regime] for regime in MEASURED_REGIMES)
         worst = min((bounds[regime] for regime in belief.credible), default=expected)
         informed = (1 - self._hedge) * expected + self._hedge * worst
         return belief.trust * informed + (1 - belief.trust) * self._minimax[point]
 
-    def _in_regime(self, point: OperatingPoint, belief: Belief, regime: Regime) -> float:
-        """Accuracy in a regime: the mean over its kinds as they are believed in; over all alike where none is told."""
-        members = self._members[regime]
-        if not (len(members) and len(belief.kinds)):
-            return self._bounds[point][regime]
-        weights = belief.kinds[members]
-        return float(weights @ self._kind_bounds[point][members] / max(float(weights.sum()), 1e-300))
+    def _by_regime(self, belief: Belief) -> dict[OperatingPoint, dict[Regime, float]]:
+        """Accuracy in each regime: the mean over its kinds as they are believed in; over all alike where none is told.
+
+        All points at once, and once for a belief: one by one they were most of a decision's time.
+        """
+        if not len(belief.kinds):
+            return self._bounds
+        if self._told is None or self._told[0] is not belief:
+            weights_RK = self._members_RK * belief.kinds
+            sums_R = weights_RK.sum(axis=1)
+            bounds_PR = self._kind_bounds_PK @ (weights_RK / np.maximum(sums_R, 1e-300)[:, None]).T
+            self._told = (
+                belief,
+                {
+                    point: dict(zip(MEASURED_REGIMES, bounds_R, strict=True))
+                    for point, bounds_R in zip(self._bounds, bounds_PR.tolist(), strict=True)
+                },
+            )
+        return self._told[1]
 
     def net(self, point: OperatingPoint, belief: Belief, *, present: OperatingPoint) -> float:
         """Blend less the cost of switching from `present`.
