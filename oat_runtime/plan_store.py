@@ -25,7 +25,7 @@ PlanForm = Literal["shared", "folded"]
 """How points become plans.
 
 `shared`: one network a width, which takes a scale and a bias per channel at run time; any λ without compiling.
-`folded`: one network a point, compiled for it; 1 to 5 % faster, and every point holds weights of its own.
+`folded`: one network a point, compiled for it; up to 6 % faster, and every point holds weights of its own.
 """
 DEFAULT_BUDGET_MB = 64.0
 """Weights of folded plans: all 18 points of a WRN-16-2 (31 MB), not two of a ResNet-34 (85 MB each)."""

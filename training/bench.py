@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -228,7 +228,8 @@ def measure_norms(device: str, dtype: torch.dtype, *, seconds: float) -> list[Ro
 
 
 def _print(rows: list[Row]) -> None:
-    table = Table("recipe", "ms a step", "p50", "p99", "clean steps", "images/s", "share of bf16 peak")
+    recipe = Column("recipe", no_wrap=True)
+    table = Table(recipe, "ms a step", "p50", "p99", "clean steps", "images/s", "share of bf16 peak")
     for row in (row for row in rows if "recipe" in row):
         figures = [f"{row[key]:.2f}" for key in ("step_ms", "p50_ms", "p99_ms", "clean_steps")]
         rate = f"{row['images_per_s']:.0f}" if "images_per_s" in row else "–"

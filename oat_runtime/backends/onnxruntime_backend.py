@@ -107,7 +107,7 @@ def _session(
 
 
 def _optimized(net: nn.Module, settings: Settings, chosen: list[Provider]) -> _SlottedNetwork | None:
-    """A shared network as fast as a folded one: optimized with constants in it, which then become inputs.
+    """A shared network nearly as fast as a folded one: optimized with constants in it, which can be rewritten.
 
     ONNX Runtime lays features out in blocks of channels, and turns a batch norm of constants into a convolution of that
     layout; given constants at run time it leaves the layout before each one and comes back behind it (1.2 to 1.6 times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ def show(title: str, rows: list[dict[str, Any]], found: list[dict[str, Any]]) ->
     for check in found:
         value = "not measured" if check["value"] is None else f"{check['value']:.4g} {check['unit']}"
         laws.add_row(check["name"], value, f"{check['limit']:g}", "ok" if check["ok"] else "NOT MET")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(laws)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from oat_perception.core import FrameResult
+from oat_runtime.timing import p50_p99
 
 _WINDOW = 300
 """Frames that percentiles are taken over."""
@@ -119,5 +120,4 @@ class Tally:
 def _percentiles(values: deque[float]) -> tuple[float, float]:
     if not values:
         return float("nan"), float("nan")
-    p50, p99 = np.percentile(np.array(values), (50, 99))
-    return float(p50), float(p99)
+    return p50_p99(np.array(values))
