@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -23,6 +23,10 @@ from oat_runtime.fold import ChannelAffine, affines
 INPUT, CONSTANTS, OUTPUT = "x_NCHW", "constants_V", "logits_NK"
 _OPSET, _IR_VERSION = 17, 9  # read by ONNX Runtime 1.16 and OpenVINO 2023 on
 
+ConstantsForm = Literal["inside", "vector", "inputs"]
+"""Where a network has its λ-dependent constants: inside it, or as one more input, `CONSTANTS`, in the order of
+`oat_runtime.fold.constants`; or as inputs of their own, (1, C, 1, 1) each, in that order too."""
+
 _BINARY = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", operator.truediv: "Div", torch.add: "Add"}
 
 
@@ -33,21 +37,24 @@ class _Tracer(fx.Tracer):
         return isinstance(m, ChannelAffine) or super().is_leaf_module(m, module_qualified_name)
 
 
-def to_onnx(net: nn.Module, *, input_hw: tuple[int, int], shared: bool = False) -> bytes:
+def to_onnx(net: nn.Module, *, input_hw: tuple[int, int], constants: ConstantsForm = "inside") -> bytes:
     """The network as a serialized ONNX model of any batch size.
 
     Args:
         net: a plain CNN in evaluation mode: convolution, linear, batch norm, affine, ReLU, arithmetic, pooling.
         input_hw: rows and columns of its images.
-        shared: make the λ-dependent affines' constants a second input, in the order of `oat_runtime.fold.constants`.
+        constants: where the λ-dependent affines have theirs.
 
     Raises:
         BackendError: the network holds an operation that has no translation here.
     """
     graph = _Graph(net)
     inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", 3, *input_hw])]
-    if shared:
+    if constants == "vector":
         inputs.append(helper.make_tensor_value_info(CONSTANTS, TensorProto.FLOAT, [graph.split_constants()]))
+    elif constants == "inputs":
+        for name, num_channels in graph.name_constants():
+            inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, num_channels, 1, 1]))
     for node in _Tracer().trace(net).nodes:
         graph.translate(node)
     output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", None])
@@ -66,20 +73,23 @@ class _Graph:
         self._net, self._names = net, dict[fx.Node, str]()
         self._affines: dict[str, tuple[str, str]] = {}
 
-    def split_constants(self) -> int:
-        """Cut the constants' vector into scale and bias of each affine; returns its length."""
-        shapes, outputs = [], []
+    def name_constants(self) -> list[tuple[str, int]]:
+        """Name the affines' constants, which others provide; returns the names, each with its number of channels."""
+        named = []
         for name, module in affines(self._net).items():
             self._affines[name] = (f"{name}.scale", f"{name}.bias")
-            for part in self._affines[name]:
-                shapes.append(module.scale.numel())
-                outputs.append(f"{part}.flat")
-        sizes = self._tensor("constants.sizes", np.array(shapes, np.int64))
-        self._node("Split", [CONSTANTS, sizes], outputs, axis=0)
+            named += [(part, module.scale.numel()) for part in self._affines[name]]
+        return named
+
+    def split_constants(self) -> int:
+        """Cut the constants' vector into scale and bias of each affine; returns its length."""
+        named = self.name_constants()
+        sizes = self._tensor("constants.sizes", np.array([size for _, size in named], np.int64))
+        self._node("Split", [CONSTANTS, sizes], [f"{name}.flat" for name, _ in named], axis=0)
         column = self._tensor("column", np.array([1, -1, 1, 1], np.int64))
-        for flat in outputs:
-            self._node("Reshape", [flat, column], [flat.removesuffix(".flat")])
-        return sum(shapes)
+        for name, _ in named:
+            self._node("Reshape", [f"{name}.flat", column], [name])
+        return sum(size for _, size in named)
 
     def translate(self, node: fx.Node) -> None:
         """Write one node of the traced network."""

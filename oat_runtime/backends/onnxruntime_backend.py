@@ -80,7 +80,7 @@ def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -
     net = make_net()
     if shared and settings.device == "cpu" and (network := _optimized(net, settings, chosen)) is not None:
         return network
-    graph = to_onnx(net, input_hw=settings.input_hw, shared=shared)
+    graph = to_onnx(net, input_hw=settings.input_hw, constants="vector" if shared else "inside")
     session = _session(graph, _options(settings), chosen)
     if session.get_providers()[0] != chosen[0][0]:
         raise BackendError(f"{chosen[0][0]} did not start, only {session.get_providers()}: check its libraries")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from oat_runtime.backends.bfloat16 import bfloat16_works
-from oat_runtime.backends.onnx_graph import INPUT, to_onnx
+from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, powers_of_two
 from oat_runtime.errors import BackendError
+from oat_runtime.fold import affines
 
 # openvino reports its use over the network where nobody has objected; with this it takes its own empty stand-in.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -51,18 +53,40 @@ class _Network:
     """One network, compiled for each batch size that is a power of two, when it is first met.
 
     Fixed shapes: with the batch left open, a shared WRN-16-2 took 1.9 times as long at batch 32 and a folded one 1.1.
+
+    A shared network reads its constants from memory of ours, which holds one λ at a time: one vector in float32. What
+    is cut out of a vector OpenVINO would round to bfloat16, so there each scale and bias is an input of its own, which
+    stays as it is: top-1 agreement 99.9 % in place of 99.6, for 2 to 5 % of the time.
     """
 
     def __init__(self, make_net: MakeNet, settings: Settings, shared: bool) -> None:
-        self._make_net, self._settings, self._shared = make_net, settings, shared
+        self._make_net, self._settings = make_net, settings
         self._requests: dict[int, openvino.InferRequest] = {}
+        self._holds: OpenVINOPlan | None = None
+        self._form: ConstantsForm = "inside"
+        self._constants_V, self._inputs = np.zeros(0, np.float32), list[openvino.Tensor]()
+        if shared:
+            self._form = "vector" if settings.precision == "float32" else "inputs"
+            sizes = [vector.numel() for site in affines(make_net()).values() for vector in (site.scale, site.bias)]
+            self._constants_V = np.zeros(sum(sizes), np.float32)
+            columns = [part.reshape(1, -1, 1, 1) for part in np.split(self._constants_V, np.cumsum(sizes)[:-1])]
+            inputs = [self._constants_V] if self._form == "vector" else columns
+            self._inputs = [openvino.Tensor(array, shared_memory=True) for array in inputs]
 
     def request(self, batch: int) -> openvino.InferRequest:
         """The inference request for `batch` images; compiles at first."""
         if batch not in self._requests:
             request = self._compile(batch).create_infer_request()
+            for index, tensor in enumerate(self._inputs, start=1):
+                request.set_input_tensor(index, tensor)
             self._requests[batch] = request
         return self._requests[batch]
+
+    def hold(self, plan: OpenVINOPlan) -> None:
+        """Put a plan's constants where the requests read them: some microseconds."""
+        if plan.constants_V is not None and self._holds is not plan:
+            self._constants_V[:] = plan.constants_V
+            self._holds = plan
 
     def _compile(self, batch: int) -> openvino.CompiledModel:
         settings = self._settings
@@ -74,7 +98,8 @@ class _Network:
             "NUM_STREAMS": 1,
         }
         try:
-            model = _CORE.read_model(to_onnx(self._make_net(), input_hw=settings.input_hw, shared=self._shared), b"")
+            graph = to_onnx(self._make_net(), input_hw=settings.input_hw, constants=self._form)
+            model = _CORE.read_model(graph, b"")
             model.reshape({INPUT: [batch, 3, *settings.input_hw]})
             return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
@@ -84,30 +109,31 @@ class _Network:
         return OpenVINOPlan(self, constants_V)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class OpenVINOPlan:
     """A compiled network, with the constants of one λ where it is a shared one."""
 
-    def __init__(self, network: _Network, constants_V: Floats | None) -> None:
-        """Keep the constants where the engine can read them."""
-        self._network = network
-        self._constants = [] if constants_V is None else [openvino.Tensor(np.ascontiguousarray(constants_V))]
+    network: _Network
+    constants_V: Floats | None
 
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Logits of a batch; the result is copied because the request owns its buffers."""
+        self.network.hold(self)
         num, start, logits = len(x_NCHW), 0, []
         for size in (num,) if num == 1 else powers_of_two(num, largest=_LARGEST_BATCH):
-            request = self._network.request(size)
-            request.infer([x_NCHW[start : start + size], *self._constants], share_inputs=True)
+            request = self.network.request(size)
+            request.infer({0: x_NCHW[start : start + size]}, share_inputs=True)
             logits.append(request.get_output_tensor(0).data.copy())
             start += size
         result: Floats = logits[0] if len(logits) == 1 else np.concatenate(logits)
         return result
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """`InferRequest.infer` on the same memory, as often as there are pieces."""
+        """`InferRequest.infer` as often as there are pieces, as long as no other plan of the network runs."""
+        self.network.hold(self)
         calls, start = [], 0
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_BATCH):
-            calls.append((self._network.request(size).infer, [x_NCHW[start : start + size], *self._constants]))
+            calls.append((self.network.request(size).infer, {0: x_NCHW[start : start + size]}))
             start += size
 
         def call() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from oat_runtime.backends import BackendName, Plan, Precision, Settings, available, choice, get_backend
 from oat_runtime.backends.plan import powers_of_two
 from oat_runtime.errors import BackendError
-from oat_runtime.fold import constants, fold, share
+from oat_runtime.fold import ChannelAffine, PlainNet, constants, fold, share
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.static_net import StaticNet
 
@@ -83,6 +83,26 @@ def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_doe
     plain = plan()
     assert isinstance(plain, backend.ONNXRuntimePlan)
     np.testing.assert_allclose(optimized(images(3)), plain(images(3)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
+    need("openvino")
+    from oat_runtime.backends.bfloat16 import bfloat16_works
+
+    if not bfloat16_works("openvino"):
+        pytest.skip("bfloat16 does not work on this CPU")
+    unit, small = torch.ones(3), 2.0**-10
+    stem, classifier = nn.Conv2d(3, 3, 1, bias=False), nn.Linear(3, 3)
+    stem.weight.copy_(torch.eye(3)[:, :, None, None])
+    classifier.weight.copy_(torch.eye(3))
+    classifier.bias.zero_()
+    affine = ChannelAffine(unit, 0 * unit)
+    net = PlainNet(ChannelAffine(unit, 0 * unit), nn.Sequential(stem, affine), [], None, classifier).eval()
+    shared = get_backend("openvino")(lambda: net, Settings(HW, "bfloat16"), shared=True)
+    bias_C = small * unit - 1  # bfloat16 would make -1 of it
+    plan = shared.plan(torch.cat([unit, bias_C]).numpy())
+    np.testing.assert_allclose(plan(np.ones((1, 3, *HW), np.float32)), small, rtol=0.01)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
