@@ -34,6 +34,7 @@ from policy.kinds import (
     statistics_of,
     with_drift_noise,
 )
+from policy.ranks import NormalScores
 
 _MAX_FITTED = 400
 """Frames that corrupted copies are made of, evenly spread: more cost time and tell little."""
@@ -65,7 +66,8 @@ def calibrate(
         fitted_on=fitted_on,
     )
     clean_NS = statistics_of(frames_NHWC)
-    attacks = tuple(_moved(kind, shipped, clean_NS) for kind in shipped.kinds if kind.name.startswith("attack-at-"))
+    scores_NS = NormalScores(fitted.ranks)(clean_NS)
+    attacks = tuple(_moved(kind, shipped, scores_NS) for kind in shipped.kinds if kind.name.startswith("attack-at-"))
     fitted = fitted.model_copy(
         update={"kinds": fitted.kinds + attacks, "prior": shipped.prior, "independence": independence(clean_NS)}
     )
@@ -73,7 +75,7 @@ def calibrate(
 
 
 def _moved(attack: ImageKind, shipped: EstimatorConstants, clean_NS: Statistics) -> ImageKind:
-    """An attack adds the same to the statistics of this camera as it did to those of the bundle's images."""
+    """An attack adds the same to the scores of this camera's clean frames as it did to those of the bundle's images."""
     before = next(kind for kind in shipped.kinds if kind.regime is Regime.CLEAN)
     mean_S = clean_NS.mean(axis=0) + np.array(attack.mean) - np.array(before.mean)
     return image_kind(attack.name, attack.regime, mean_S, np.cov(clean_NS.T))
@@ -126,6 +128,10 @@ def main(argv: list[str] | None = None) -> int:
         if bundle.estimator is None:
             raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
         shipped = EstimatorConstants.model_validate(bundle.estimator)
+        if not shipped.ranks:
+            raise DataError(
+                f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again"
+            )
         frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
         fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
         # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.

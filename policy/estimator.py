@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
 from policy.config import PolicyConfig
 from policy.image import ImageStatistics
+from policy.ranks import NormalScores, Ranks
 from policy.signals import NetworkSignals
 
 _Vector = NDArray[np.float64]
@@ -113,6 +114,8 @@ class EstimatorConstants(StrictModel):
     statistics: tuple[str, ...]
     """Names of the statistics in order; refused where they differ from this version's."""
     kinds: tuple[ImageKind, ...] = Field(min_length=1)
+    ranks: tuple[Ranks, ...] = ()
+    """Of each statistic; densities are over its normal scores. Empty: over the statistics as they are."""
     outlier_log_density: float
     """Gaussian log density under which an image looks like nothing that was fitted."""
     drift_noise: float = Field(default=DRIFT_NOISE, gt=0)
@@ -130,6 +133,8 @@ class EstimatorConstants(StrictModel):
     def _fits_this_version(self) -> Self:
         if self.statistics != ImageStatistics._fields:
             raise ValueError(f"constants of another version: expected {ImageStatistics._fields}, got {self.statistics}")
+        if len(self.ranks) not in (0, _NUM_STATISTICS):
+            raise ValueError(f"ranks must be of all {_NUM_STATISTICS} statistics or of none, got {len(self.ranks)}")
         missing = set(MEASURED_REGIMES) - {kind.regime for kind in self.kinds}
         if missing:
             raise ValueError(f"no kind of image for {sorted(missing)}: fit at least one for each measurable regime")
@@ -144,6 +149,7 @@ class RegimeFilter:
     def __init__(self, constants: EstimatorConstants, config: PolicyConfig) -> None:
         """Start from the prior."""
         self._constants, self._config = constants, config
+        self._normal = NormalScores(constants.ranks)
         self._means_KS = np.array([kind.mean for kind in constants.kinds])
         self._whitening_KSS = np.stack([kind.whitening_SS() for kind in constants.kinds])
         self._log_scale_K = np.log(np.einsum("kss->ks", self._whitening_KSS)).sum(axis=1)
@@ -213,7 +219,8 @@ class RegimeFilter:
         return normalized_K
 
     def _image_evidence(self, image: ImageStatistics) -> _Vector:
-        white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, np.array(image) - self._means_KS)
+        score_S = self._normal(np.array([image]))[0]
+        white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, score_S - self._means_KS)
         squares_K = np.einsum("ki,ki->k", white_KS, white_KS)
         log_density_K = self._log_scale_K - 0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * np.log1p(
             squares_K / _DEGREES_OF_FREEDOM

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         required=True,
         help="validation images (.npz): uint8 RGB `images` (N, H, W, 3) at the network's input size, `labels` (N,)",
     )
-    parser.add_argument("--count", type=int, default=500, help="how many of them to use (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=1000, help="how many of them to use (default: %(default)s)")
     parser.add_argument("--num-steps", type=int, default=10, help="steps of the PGD attack (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)

@@ -81,7 +81,7 @@ class Scores:
         }
         self._minimax = {point: min(bounds.values()) for point, bounds in self._bounds.items()}
         self._members_RK = np.array([[kind.regime is regime for kind in kinds] for regime in MEASURED_REGIMES])
-        self._kind_bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
+        self._kind_bounds_PK = _kind_bounds(table, kinds)
         self._told: tuple[Belief, dict[OperatingPoint, dict[Regime, float]]] | None = None
 
     def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
@@ -127,6 +127,26 @@ class Scores:
         """
         cost = 0.0 if point == present else self._switch_cost
         return self.blended(point, belief) - belief.trust * cost
+
+
+def _kind_bounds(table: OperatingTable, kinds: Sequence[ImageKind]) -> _Vector:
+    """Bound of each point under each kind (P, K): its regime's curve over λ, raised and tilted to fit what was counted.
+
+    A few hundred images of one kind tell how far it lies above its regime and which end of λ it likes better, but not
+    which of two neighbouring λ: that is left to the thousands of its regime. The tilt is in √λ, since half of what λ
+    changes happens below 0.2 (validation images; docs/log.md).
+    """
+    bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
+    if not bounds_PK.size:
+        return bounds_PK
+    regime_PK = np.array([[row.accuracy(kind.regime).interval()[0] for kind in kinds] for row in table.rows])
+    for width in table.widths:
+        same = np.array([row.width == width for row in table.rows])
+        roots = np.sqrt([row.lam for row in table.rows if row.width == width])
+        line_L2 = np.stack([np.ones_like(roots), roots], axis=1)
+        tilt_2K = np.linalg.pinv(line_L2) @ (bounds_PK - regime_PK)[same]
+        bounds_PK[same] = np.clip(regime_PK[same] + line_L2 @ tilt_2K, 0.0, 1.0)
+    return bounds_PK
 
 
 def _counted(row: OperatingRow, kind: ImageKind) -> Proportion:

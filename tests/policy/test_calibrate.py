@@ -83,6 +83,18 @@ def test_a_bundle_without_an_estimator_is_refused(
     assert "run `python -m policy.fit` first" in capsys.readouterr().err
 
 
+def test_an_estimator_of_an_earlier_version_is_refused(
+    tiny_bundle: Callable[[], Bundle],
+    constants: EstimatorConstants,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its attacks are told in raw statistics, and cannot be moved to another camera's scores."""
+    bundle = attach_file(tiny_bundle(), "estimator.json", constants.model_dump_json().encode())
+    assert main([str(bundle.path), str(tmp_path)]) == 2
+    assert "run `python -m policy.fit` again" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not BAG.is_dir(), reason="the donkeycar bag is not at hand")
 def test_a_real_bag_gives_its_images() -> None:
     first = next(camera_images(BAG))

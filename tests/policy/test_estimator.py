@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from oat_runtime.operating_point import OperatingPoint, Regime
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics, image_statistics
-from policy.kinds import fit_estimator, independence, with_drift_noise
+from policy.kinds import fit_estimator, independence, statistics_of, with_drift_noise
+from policy.ranks import NormalScores
 from policy.rates import Corrupt, measure_rates, network_rates
 from policy.signals import NetworkSignals
 
@@ -176,6 +178,10 @@ def test_constants_survive_json_and_refuse_another_version(constants: EstimatorC
         EstimatorConstants.model_validate({**plain, "statistics": ["sharpness"]})
     with pytest.raises(ValidationError, match="no kind of image for"):
         EstimatorConstants.model_validate({**plain, "kinds": [plain["kinds"][0]]})
+    with pytest.raises(ValidationError, match="of all 12 statistics or of none, got 1"):
+        EstimatorConstants.model_validate({**plain, "ranks": [[0.0, 1.0]]})
+    with pytest.raises(ValidationError, match="two ascending values or more"):
+        EstimatorConstants.model_validate({**plain, "ranks": [[0.0, 0.0]] * 12})
 
 
 def test_fitted_constants_tell_noise_from_haze_on_newscenes(scenes: Scenes, corrupt_scene: Corrupt) -> None:
@@ -191,6 +197,51 @@ def test_fitted_constants_tell_noise_from_haze_on_newscenes(scenes: Scenes, corr
             x_CHW = np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
             belief.update(image_statistics(x_CHW), None, elapsed_s=FRAME_S)
         assert _top(belief) is regime, name
+
+
+def test_scores_are_normal_on_what_they_were_fitted_on_and_keep_its_order(
+    scenes: Scenes, corrupt_scene: Corrupt
+) -> None:
+    """Even where a statistic piles up, as one that is constant does; and nothing is ever farther out than the bound."""
+    images = scenes(150, seed=0)
+    images[:40] = 128
+    regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
+    fitted = fit_estimator(images, corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0))
+    normal, stats_NS = NormalScores(fitted.ranks), statistics_of(images)
+    scores_NS = normal(stats_NS)
+    varied_NS = scores_NS[40:]
+    for own_N, scored_N in zip(stats_NS[40:].T, varied_NS.T, strict=True):
+        order = np.argsort(own_N, kind="stable")
+        assert np.all(np.diff(scored_N[order]) >= 0)
+    assert np.all(np.abs(np.median(scores_NS, axis=0)) < 0.7)
+    far_NS = normal(np.stack([stats_NS.min(axis=0) - 1e6, stats_NS.max(axis=0) + 1e6]))
+    assert np.all(np.isfinite(far_NS))
+    assert np.all(np.abs(far_NS) < 20)
+    assert np.all(far_NS[0] < scores_NS.min(axis=0))
+    assert np.all(far_NS[1] > scores_NS.max(axis=0))
+
+
+def test_normal_statistics_are_their_own_scores(constants: EstimatorConstants) -> None:
+    """With the ranks of a standard normal the filter believes exactly what it does without."""
+    at_Q = tuple(NormalDist().inv_cdf((rank + 0.5) / 33) for rank in range(33))
+    frames = np.random.default_rng(0).normal(0, 1.5, (40, 12))
+    plain, ranked = (
+        RegimeFilter(constants.model_copy(update={"ranks": ranks}), PolicyConfig()) for ranks in ((), (at_Q,) * 12)
+    )
+    for frame_S in frames:
+        for belief in (plain, ranked):
+            belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=FRAME_S)
+    assert ranked.posterior() == pytest.approx(plain.posterior())
+
+
+def test_one_more_kind_lies_amid_the_weather(scenes: Scenes, corrupt_scene: Corrupt) -> None:
+    regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY, "mist": Regime.LOW_FREQUENCY}
+    fitted = fit_estimator(scenes(120, seed=0), corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0))
+    by_name = {kind.name: kind for kind in fitted.kinds}
+    middle = by_name["low_frequency-medium"]
+    assert middle.regime is Regime.LOW_FREQUENCY
+    ends = np.array([by_name["haze-medium"].mean, by_name["mist-medium"].mean])
+    assert middle.mean == pytest.approx(ends.mean(axis=0), abs=1e-4)
 
 
 def test_fit_refuses_too_few_images(scenes: Scenes, corrupt_scene: Corrupt) -> None:

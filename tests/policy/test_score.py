@@ -72,9 +72,11 @@ def test_full_trust_is_the_hedged_expectation_and_none_is_minimax(table: Operati
     assert untrusted == scores.blended(point, Belief.unknown("no reason")) == row.minimax()
 
 
-def _with_fog(table: OperatingTable) -> OperatingTable:
-    """In mild fog λ=0 is best, in strong fog λ=1, and nothing else was counted of low frequency."""
-    right = {2: {0.0: 900, 0.4: 850, 1.0: 800}, 4: {0.0: 500, 0.4: 550, 1.0: 700}}
+_ROOT = 0.4**0.5
+
+
+def _with_fog(table: OperatingTable, right: dict[int, dict[float, int]]) -> OperatingTable:
+    """Counts of fog by severity and λ, of 1,000 each; nothing else was counted of low frequency."""
 
     def counted(lam: float) -> tuple[Measurement, ...]:
         return tuple(
@@ -100,31 +102,49 @@ def _with_fog(table: OperatingTable) -> OperatingTable:
     return table.model_copy(update={"rows": rows})
 
 
+def _worth(drawn: OperatingTable, constants: EstimatorConstants, **shares: float) -> dict[float, float]:
+    """Worth of each λ where the regime is low frequency, and its kinds are believed in by these shares."""
+    like = next(kind for kind in constants.kinds if kind.regime is Regime.LOW_FREQUENCY)
+    kinds = tuple(like.model_copy(update={"name": name.replace("_", "-")}) for name in shares)
+    scores = Scores(drawn, PolicyConfig(), kinds)
+    masses = {**dict.fromkeys(Regime, 0.0), Regime.LOW_FREQUENCY: 1.0}
+    belief = Belief.of(masses, confidence=1.0, credible_mass=0.1, kinds=np.array(list(shares.values())))
+    return {row.lam: scores.blended(row.point, belief) for row in drawn.rows}
+
+
 def test_a_kind_of_image_is_worth_what_was_counted_under_it(
     table: OperatingTable, constants: EstimatorConstants
 ) -> None:
-    drawn = _with_fog(table)
-    like = next(kind for kind in constants.kinds if kind.regime is Regime.LOW_FREQUENCY)
-    names = ("fog-mild", "fog-medium", "fog-strong", "haze-mild")
-    kinds = tuple(like.model_copy(update={"name": name}) for name in names)
-    scores = Scores(drawn, PolicyConfig(), kinds)
-    masses = {**dict.fromkeys(Regime, 0.0), Regime.LOW_FREQUENCY: 1.0}
+    """In mild fog λ=0 is best, in strong fog λ=1; how they differ is a straight line in √λ, so nothing is smoothed."""
+    mild = {0.0: 900, 0.4: round(900 - 100 * _ROOT), 1.0: 800}
+    strong = {0.0: 500, 0.4: round(500 + 200 * _ROOT), 1.0: 700}
+    drawn = _with_fog(table, {2: mild, 4: strong})
+    bounds = {
+        (severity, lam): drawn.row(OperatingPoint(lam, 1.0)).condition(f"fog-{severity}").interval()[0]
+        for severity in (2, 4)
+        for lam in mild
+    }
+    for lam in mild:
+        assert _worth(drawn, constants, fog_mild=1.0)[lam] == pytest.approx(bounds[2, lam], abs=0.003)
+        assert _worth(drawn, constants, fog_strong=1.0)[lam] == pytest.approx(bounds[4, lam], abs=0.003)
+        both = _worth(drawn, constants, fog_mild=0.25, fog_strong=0.75)[lam]
+        assert both == pytest.approx(0.25 * bounds[2, lam] + 0.75 * bounds[4, lam], abs=0.003)
+        # A severity that was not counted: all of its corruption. A corruption that was not: all of its regime.
+        pooled = drawn.row(OperatingPoint(lam, 1.0)).accuracy(Regime.LOW_FREQUENCY).interval()[0]
+        assert _worth(drawn, constants, fog_medium=1.0)[lam] == pytest.approx(pooled)
+        assert _worth(drawn, constants, haze_mild=1.0)[lam] == pytest.approx(pooled)
 
-    def worth(lam: float, *shares: float) -> float:
-        belief = Belief.of(masses, confidence=1.0, credible_mass=0.1, kinds=np.array(shares))
-        return scores.blended(OperatingPoint(lam, 1.0), belief)
 
-    mild, strong = (
-        drawn.row(OperatingPoint(0.0, 1.0)).condition(f"fog-{severity}").interval()[0] for severity in (2, 4)
-    )
-    assert worth(0.0, 1, 0, 0, 0) == pytest.approx(mild)
-    assert worth(0.0, 0, 0, 1, 0) == pytest.approx(strong)
-    assert worth(0.0, 0.25, 0, 0.75, 0) == pytest.approx(0.25 * mild + 0.75 * strong)
-    assert worth(0.0, 1, 0, 0, 0) > worth(1.0, 1, 0, 0, 0)
-    assert worth(0.0, 0, 0, 1, 0) < worth(1.0, 0, 0, 1, 0)
-    # A severity that was not counted: all of its corruption. A corruption that was not: all of its regime.
-    pooled = drawn.row(OperatingPoint(0.0, 1.0)).accuracy(Regime.LOW_FREQUENCY).interval()[0]
-    assert worth(0.0, 0, 1, 0, 0) == worth(0.0, 0, 0, 0, 1) == pytest.approx(pooled)
+def test_luck_at_one_lambda_does_not_choose_it(table: OperatingTable, constants: EstimatorConstants) -> None:
+    """Mild fog was luckier at λ=0.2 than beside it, strong fog unluckier; their regime is no better there."""
+    lambdas = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    curve = {lam: round(700 - 100 * lam) for lam in lambdas}
+    lucky = {lam: count + 25 * (lam == 0.2) for lam, count in curve.items()}
+    unlucky = {lam: count - 25 * (lam == 0.2) for lam, count in curve.items()}
+    drawn = _with_fog(table, {2: lucky, 4: unlucky})
+    assert max(lucky, key=lambda lam: lucky[lam]) == 0.2
+    worth = _worth(drawn, constants, fog_mild=1.0)
+    assert max(worth, key=lambda lam: worth[lam]) == 0.0
 
 
 def test_rank_is_a_total_order_by_minimax_accuracy(table: OperatingTable) -> None:
