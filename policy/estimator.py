@@ -37,10 +37,10 @@ _DRIFT_GAIN = 0.2
 """Weight of the newest frame in the running mean of drift."""
 _DRIFT_PRIOR = 0.02
 """Share of both corrupted regimes' prior that belongs to drift in a direction that was not fitted."""
-_MAX_STRAY = 3.5
-"""Frames farther than this from clean (in standard deviations, all statistics together) count as this far in drift: the
-root mean square of clean frames, so the odd ones cannot pull. Against 4.5, frost is found a frame earlier at an equal
-number of false alarms (28,800 training images; docs/log.md)."""
+_MAX_STRAY = 4.5
+"""Frames farther than this from clean (in standard deviations, all statistics together) count as this far in drift, so
+that odd ones cannot pull. 4 to 5.5 do equally well; at 3.5, the root mean square of clean frames, glass blur is found
+two frames later at an equal number of false alarms (576,000 frames of training images; docs/log.md)."""
 _RESEMBLANCE = 0.1
 """How much less alike, as a cosine, makes a kind e times less likely to be what drift resembles."""
 DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
