@@ -228,6 +228,7 @@ def measure_norms(device: str, dtype: torch.dtype, *, seconds: float) -> list[Ro
 
 
 def _print(rows: list[Row]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 110)
     recipe = Column("recipe", no_wrap=True)
     table = Table(recipe, "ms a step", "p50", "p99", "clean steps", "images/s", "share of bf16 peak")
     for row in (row for row in rows if "recipe" in row):
@@ -235,13 +236,13 @@ def _print(rows: list[Row]) -> None:
         rate = f"{row['images_per_s']:.0f}" if "images_per_s" in row else "–"
         share = f"{100 * row['share_of_bf16_peak']:.1f} %" if "share_of_bf16_peak" in row else "–"
         table.add_row(row["recipe"], *figures, rate, share)
-    Console().print(table)
+    console.print(table)
     norms = [row for row in rows if "norm" in row]
     if norms:
         table = Table("one norm site", "channels", "side", "ms forward + backward")
         for row in norms:
             table.add_row(row["norm"], str(row["channels"]), str(row["side"]), f"{row['p50_ms']:.3f}")
-        Console().print(table)
+        console.print(table)
 
 
 def main() -> int:

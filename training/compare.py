@@ -134,17 +134,18 @@ def dual_check(name: str, one: Outcomes, dual: Outcomes) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 110)
     table = Table("recipe", "width", "λ", "SA %", "RA %", "SA by seed", "RA by seed")
     for row in rows:
         by_seed = [", ".join(f"{100 * value:.1f}" for value in row[f"{kind}_by_seed"]) for kind in LIMITS]
         accuracies = [f"{100 * row[kind]:.2f}" for kind in LIMITS]
         table.add_row(row["recipe"], f"{row['width']:g}", f"{row['lambda']:g}", *accuracies, *by_seed)
-    Console().print(table)
+    console.print(table)
     verdicts = Table("check", "bound, points", "limit, points", "")
     for check in checks:
         bound, limit = (f"{100 * check[key]:+.2f}" for key in ("value", "limit"))
         verdicts.add_row(check["name"], bound, limit, "ok" if check["ok"] else "NO")
-    Console().print(verdicts)
+    console.print(verdicts)
 
 
 def main() -> int:
