@@ -15,7 +15,9 @@ def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
     config = read_recipe(name)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert (RECIPES[name].__doc__ or "").strip()
-    assert (config.attack.epsilon, config.model.lambdas[-1]) == (8 / 255, 1.0) or len(config.model.lambdas) == 1
+    wider = name in ("compare-fast", "compare-shared", "compare-one-bn")
+    assert config.attack.epsilon == (10 if wider else 8) / 255
+    assert config.model.lambdas[-1] == 1.0 or len(config.model.lambdas) == 1
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -40,8 +42,11 @@ def test_baselines_differ_in_their_lambdas_and_widths_alone() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 20])
 def test_pgd_can_cross_its_ball(num_steps: int) -> None:
+    for epsilon in (4 / 255, 10 / 255):
+        attack = pgd(num_steps, epsilon=epsilon)
+        assert attack.epsilon == epsilon
+        assert attack.num_steps * attack.step_size >= epsilon
     attack = pgd(num_steps)
-    assert attack.num_steps * attack.step_size >= attack.epsilon
     assert (attack.step_size == 2 / 255) == (num_steps >= 5)
 
 
