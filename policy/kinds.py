@@ -71,9 +71,10 @@ def fit_estimator(
             f"expected uint8 RGB images (N, H, W, 3) with N >= {_MIN_IMAGES}, "
             f"got {images_NHWC.dtype} {images_NHWC.shape}"
         )
-    ranks = ranks_of(statistics_of(images_NHWC))
+    stats_NS = statistics_of(images_NHWC)
+    ranks = ranks_of(stats_NS)
     normal = NormalScores(ranks)
-    clean = normal(statistics_of(images_NHWC))
+    clean = normal(stats_NS)
     groups: list[tuple[str, Regime, Statistics]] = [
         ("clean", Regime.CLEAN, clean),
         ("attack-without-trace", Regime.ADVERSARIAL, clean),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -81,7 +81,7 @@ class Scores:
         }
         self._minimax = {point: min(bounds.values()) for point, bounds in self._bounds.items()}
         self._members_RK = np.array([[kind.regime is regime for kind in kinds] for regime in MEASURED_REGIMES])
-        self._kind_bounds_PK = _kind_bounds(table, kinds)
+        self._kind_bounds_PK = _kind_bounds(table, kinds, self._bounds)
         self._told: tuple[Belief, dict[OperatingPoint, dict[Regime, float]]] | None = None
 
     def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
@@ -129,7 +129,9 @@ class Scores:
         return self.blended(point, belief) - belief.trust * cost
 
 
-def _kind_bounds(table: OperatingTable, kinds: Sequence[ImageKind]) -> _Vector:
+def _kind_bounds(
+    table: OperatingTable, kinds: Sequence[ImageKind], bounds: Mapping[OperatingPoint, Mapping[Regime, float]]
+) -> _Vector:
     """Bound of each point under each kind (P, K): its regime's curve over λ, raised and tilted to fit what was counted.
 
     A few hundred images of one kind tell how far it lies above its regime and which end of λ it likes better, but not
@@ -139,7 +141,7 @@ def _kind_bounds(table: OperatingTable, kinds: Sequence[ImageKind]) -> _Vector:
     bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
     if not bounds_PK.size:
         return bounds_PK
-    regime_PK = np.array([[row.accuracy(kind.regime).interval()[0] for kind in kinds] for row in table.rows])
+    regime_PK = np.array([[bounds[row.point][kind.regime] for kind in kinds] for row in table.rows])
     for width in table.widths:
         same = np.array([row.width == width for row in table.rows])
         roots = np.sqrt([row.lam for row in table.rows if row.width == width])
