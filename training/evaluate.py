@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -223,13 +224,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beside", type=Path, nargs="+", default=[], help="bundles to compare with, say PGD-AT")
     parser.add_argument("--out", type=Path, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
     parser.add_argument("--plots", type=Path, help="folder for figures and index.html, drawn from the JSON files")
+    parser.add_argument("--publish", type=Path, metavar="PAGE",
+                        help="keep the JSON files' counts in the bundle, and write them as Markdown")  # fmt: skip
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
     args = parser.parse_args(argv)
+    args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
     try:
         if args.count < 1:
             raise ConfigError(f"--count must be at least 1, got {args.count}")
-        if args.suite or args.plots:
+        if args.suite or args.plots or args.publish:
             from training.suites import run_suites  # builds on this module
 
             return run_suites(args)

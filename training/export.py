@@ -76,7 +76,7 @@ def export(
             dataset_sha256=fingerprint(training_set),
             recipe=config.model_dump(mode="json"),
             seed=config.seed,
-            commit=_commit(),
+            commit=commit_of_code(),
             hardware=f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             train_minutes=round(checkpoint.seconds / 60.0, 1),
         ),
@@ -89,7 +89,7 @@ def export(
     )
 
 
-def _commit() -> str:
+def commit_of_code() -> str:
     """The commit of the code at hand, or `unknown` outside a checkout."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]

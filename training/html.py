@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
-from oat_runtime.errors import DataError
 from training.figures import FIGURES
+from training.results import ABOUT, read_documents, setting
 from training.subject import Subject
 
 _STYLE = """
@@ -19,18 +18,6 @@ img { max-width: 100%; } p.note { color: #57606a; } .warn { background: #fff8e1;
 table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .15rem .7rem; text-align: right; }
 th { border-bottom: 2px solid #e4e7eb; } tr:nth-child(even) { background: #f6f8fa; } details { margin: .8rem 0; }
 """
-_ABOUT = {
-    "attacks": "Clean and robust accuracy of every operating point. An image counts as broken if any iterate of the "
-    "attack is misclassified; “worst-case” counts it as right only if no attack broke it.",
-    "unseen": "λ that no training saw, made by interpolating γ and β between the trained neighbours.",
-    "transfer": "Attacks made against one λ and shown to another: changing λ is not a defence where rows and columns "
-    "look alike.",
-    "joint": "One perturbation for all operating points at once, by an attacker who does not know which one is active.",
-    "corruptions": "Fifteen kinds of corruption after CIFAR-10-C, five severities each.",
-    "calibration": "How far confidence is from accuracy. Temperatures were fitted on validation images.",
-    "inside": "Batch-norm statistics by λ, gradients of the loss with respect to the pixels, and cost. Multiply-adds "
-    "are those of convolutions and classifier, plus what scales and shifts by channel and cannot be folded.",
-}
 _COLUMNS = ("lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95")
 _MORE = (
     "temperature",
@@ -52,17 +39,12 @@ def write_page(subject: Subject, results: Path, folder: Path) -> Path:
     Raises:
         DataError: no documents, or a document of another network.
     """
-    documents = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    documents = {name: documents[name] for name in _ABOUT if name in documents}
-    if not documents:
-        raise DataError(f"no results under {results}: run oat-evaluate with --suite first")
-    for name, document in documents.items():
-        if document["subject"] != subject.name or document["bundle_sha256"] != subject.identity:
-            raise DataError(f"{results / name}.json is of another network: run its suite again, or name another --out")
+    documents = read_documents(subject, results)
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"<h1>{html.escape(subject.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
-        parts.append(f"<h2>{html.escape(name.capitalize())}</h2>{_paragraph(_ABOUT[name])}{_setting(document)}")
+        parts.append(f"<h2>{html.escape(name.capitalize())}</h2>{_paragraph(ABOUT[name])}")
+        parts.append(f"<p class='note'>{html.escape(setting(document))}</p>")
         for warning in document["warnings"]:
             at = ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning)
             parts.append(f"<p class='warn'>{html.escape(at)}: {html.escape(warning['text'])}</p>")
@@ -89,16 +71,7 @@ def _summary(documents: dict[str, Any]) -> str:
         f"{first['model']} trained on {first['dataset']}; judged on {first['split']} images. Accuracy under an attack "
         "is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals."
     )
-    return _paragraph(text) + _paragraph(f"Bundle {first['bundle_sha256'][:12]}" if first["bundle_sha256"] else "")
-
-
-def _setting(document: dict[str, Any]) -> str:
-    attack = document["attack"]
-    text = (
-        f"{document['num_images']:,} images, {document['minutes']:g} minutes; attack of this part: {attack['name']}, "
-        f"ε = {255 * attack['epsilon']:g}/255, step {255 * attack['step_size']:g}/255, seed {attack['seed']}."
-    )
-    return f"<p class='note'>{html.escape(text)}</p>"
+    return _paragraph(text) + _paragraph(f"Weights {first['weights_sha256'][:12]}" if first["weights_sha256"] else "")
 
 
 def _paragraph(text: str) -> str:

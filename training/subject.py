@@ -35,8 +35,8 @@ class Subject:
 
     @property
     def identity(self) -> str:
-        """Hash of the bundle; empty for a checkpoint."""
-        return "" if self.bundle is None else self.bundle.sha256
+        """Hash of a bundle's weights, which what else is put into it leaves as it is; empty for a checkpoint."""
+        return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
 
     def images(self, split: JudgedOn, *, download: bool = False) -> ImageSet:
         """The images to judge it on.

@@ -19,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from oat_runtime.devices import processor_name
 from oat_runtime.errors import ConfigError
 from oat_runtime.fold import fold
 from oat_runtime.layers import effective_lambda
@@ -28,6 +29,8 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from training import attack_checks, inspection
 from training.data import ImageSet, to_unit
 from training.evaluate import ATTACKS, corrupted_sets, evaluate, first
+from training.export import commit_of_code
+from training.results import publish
 from training.subject import JudgedOn, Subject, load_subject
 
 _LOG = logging.getLogger(__name__)
@@ -297,7 +300,7 @@ SUITES: dict[str, Callable[[Job], Result]] = {
 
 
 def run_suites(args: argparse.Namespace) -> int:
-    """`oat-evaluate --suite ... --plots ...`: run, write one JSON file a suite, draw; 1 if a check fails."""
+    """`oat-evaluate --suite ... --plots ...`: run, write one JSON file a suite, draw, publish; 1 if a check fails."""
     names = list(SUITES) if args.suite == ["all"] else list(args.suite or ())
     unknown = sorted(set(names) - set(SUITES))
     if unknown:
@@ -321,7 +324,7 @@ def run_suites(args: argparse.Namespace) -> int:
         )
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            documents.append(_run(name, job, split))
+            documents.append(_run(name, job, split) | {"command": args.command})
             (folder / f"{name}.json").write_text(json.dumps(documents[-1]) + "\n")
             Console().print(_table(documents[-1]))
             for warning in documents[-1]["warnings"]:
@@ -330,6 +333,9 @@ def run_suites(args: argparse.Namespace) -> int:
         from training.html import write_page  # matplotlib is heavy
 
         Console(stderr=True).print(f"wrote {write_page(subject, folder, args.plots)}")
+    if args.publish is not None:
+        published = publish(subject, folder, args.publish)
+        Console(stderr=True).print(f"wrote {args.publish} and {published.path} ({published.sha256[:12]})")
     checks = [check for document in documents for check in document["checks"]]
     rows = [{"suite": d["name"], "num_rows": len(d["rows"]), "minutes": d["minutes"]} for d in documents]
     warnings = sum(len(document["warnings"]) for document in documents)
@@ -346,13 +352,19 @@ def _run(name: str, job: Job, split: str) -> Row:
     return {
         "name": name,
         "subject": job.subject.name,
-        "bundle_sha256": job.subject.identity,
+        "weights_sha256": job.subject.identity,
         "model": job.subject.model.config.name,
         "dataset": job.subject.dataset,
         "split": split,
         "num_images": len(job.data),
         "attack": job.attack.model_dump(),
-        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(job.device)},
+        "machine": {
+            "processor": processor_name(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": str(job.device),
+        },
+        "commit": commit_of_code(),
         "minutes": round((time.monotonic() - started) / 60.0, 2),
         "rows": result.rows,
         "checks": result.checks,

@@ -1,6 +1,7 @@
 """Laws of the full evaluation: rows are honest counts, doubts are raised where they should be, and all is drawn."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.fold import fold
 from oat_runtime.model import ModelConfig, OATNet
 from training import attack_checks, inspection, suites
 from training.data import ImageSet
 from training.evaluate import ATTACKS, main
+from training.results import publish
 from training.subject import Subject, load_subject
 from training.suites import SUITES, Job
 
@@ -263,7 +266,33 @@ def test_the_command_runs_a_suite_on_a_bundle_and_writes_its_document(
     assert main(command) == 0
     document = json.loads((tmp_path / "calibration.json").read_text())
     assert (document["split"], document["num_images"]) == ("test", 3)
-    assert document["bundle_sha256"] == load_subject(tiny_bundle).identity
+    assert document["weights_sha256"] == load_subject(tiny_bundle).identity
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] == "oat-evaluate"
     assert main([str(tiny_bundle), "--suite", "nonsense"]) == 2
     assert "unknown suite nonsense: expected attacks" in capsys.readouterr().err
+
+
+def test_published_counts_are_those_of_the_documents(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patches: Callable[..., ImageSet]
+) -> None:
+    monkeypatch.setattr(Subject, "images", lambda *_, **__: patches(4))
+    bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
+    shutil.copytree(tiny_bundle, bundle)
+    command = [str(bundle), "--count", "3", "--out", str(out)]
+    narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
+    assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration"]) == 0
+    assert main([*command, "--publish", str(page)]) == 0
+    kept = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
+    assert "evaluation.json" in Bundle.load(bundle).manifest.files
+    for name in ("attacks", "transfer", "corruptions", "calibration"):
+        document = json.loads((out / f"{name}.json").read_text())
+        for row, counts in zip(document["rows"], kept[name]["rows"], strict=True):
+            assert counts == {key: row[key] for key in counts} and counts["num_total"] == 3
+    text = page.read_text()
+    assert "oat-evaluate" in text and str(out) in text  # the command that makes the figures again
+    (row,) = [r for r in kept["attacks"]["rows"] if (r["lambda"], r["condition"]) == (0.3, "clean")]
+    assert f"| {100 * row['num_correct'] / 3:.1f} ± " in text
+    assert main([*command, "--publish", str(page)]) == 0  # what was put into the bundle changed no network
+    subject = load_subject(bundle)
+    with pytest.raises(ConfigError, match="export it"):
+        publish(Subject("run", subject.model, "cifar10", {}, None), out, page)

@@ -1,0 +1,232 @@
+"""What the suites found: JSON documents, kept in a bundle as counts and written as a page of Markdown tables."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.operating_point import OperatingTable, Proportion
+from training.subject import Subject
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+
+ABOUT = {
+    "attacks": "Clean and robust accuracy of every operating point. An image counts as broken if any iterate of the "
+    "attack is misclassified; “worst-case” counts it as right only if no attack broke it.",
+    "unseen": "λ that no training saw, made by interpolating γ and β between the trained neighbours.",
+    "transfer": "Attacks made against one λ and shown to another: changing λ is not a defence where rows and columns "
+    "look alike.",
+    "joint": "One perturbation for all operating points at once, by an attacker who does not know which one is active.",
+    "corruptions": "Fifteen kinds of corruption after CIFAR-10-C, five severities each.",
+    "calibration": "How far confidence is from accuracy. Temperatures were fitted on validation images.",
+    "inside": "Batch-norm statistics by λ, gradients of the loss with respect to the pixels, and cost. Multiply-adds "
+    "are those of convolutions and classifier, plus what scales and shifts by channel and cannot be folded.",
+}
+"""What each suite looks at, in the order in which people read them."""
+_ATTACHED = "evaluation.json"
+_DERIVED = ("accuracy", "low_95", "high_95")
+
+
+def read_documents(subject: Subject, folder: Path) -> dict[str, Document]:
+    """The documents of a network's suites in `folder`, by name, in the order of `ABOUT`.
+
+    Raises:
+        DataError: no documents, or a document of another network.
+    """
+    paths = {name: folder / f"{name}.json" for name in ABOUT}
+    documents = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    if not documents:
+        raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
+    for name, document in documents.items():
+        if (document["subject"], document.get("weights_sha256")) != (subject.name, subject.identity):
+            raise DataError(f"{paths[name]} is of another network: run its suite again, or name another --out")
+    return documents
+
+
+def attack_text(attack: Row) -> str:
+    """Name, ε, step, number of steps and seed of an `AttackSpec` dumped to a dict."""
+    return (
+        f"{attack['name']} (ε = {255 * attack['epsilon']:.3g}/255, step size {255 * attack['step_size']:.3g}/255, "
+        f"steps: {attack['num_steps']}, seed {attack['seed']})"
+    )
+
+
+def setting(document: Document) -> str:
+    """One sentence: how many images, how long, which attack."""
+    images = f"{document['num_images']:,} {document['split']} images, {document['minutes']:g} minutes"
+    return f"{images}; attack of this part: {attack_text(document['attack'])}."
+
+
+def publish(subject: Subject, folder: Path, page: Path) -> Bundle:
+    """Keep the counts of all documents in the bundle, listed in its manifest, and write them as a page.
+
+    Args:
+        subject: a bundle.
+        folder: where its documents are.
+        page: a Markdown file to write.
+
+    Raises:
+        ConfigError: a checkpoint, which has nothing to keep them in.
+        DataError: no documents, or a document of another network.
+    """
+    if subject.bundle is None:
+        raise ConfigError(f"{subject.name} is a checkpoint: export it, and publish the bundle's results")
+    documents = read_documents(subject, folder)
+    counts = {name: document | {"rows": _counts(document["rows"])} for name, document in documents.items()}
+    bundle = attach_file(subject.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
+    page.parent.mkdir(parents=True, exist_ok=True)
+    recipe = json.dumps(bundle.manifest.provenance.recipe, indent=1)
+    parts = [*_head(bundle), *_operating_points(bundle.report), *_sections(documents)]
+    page.write_text("\n\n".join([*parts, "## Recipe", f"```json\n{recipe}\n```"]) + "\n")
+    return bundle
+
+
+def _counts(rows: Iterable[Row]) -> list[Row]:
+    """Rows without curves, pictures and what follows from the counts."""
+    slim = ({k: v for k, v in row.items() if k not in _DERIVED and not isinstance(v, list)} for row in rows)
+    return [row for row in slim if row.get("part") not in ("norm", "images")]
+
+
+def _head(bundle: Bundle) -> list[str]:
+    manifest, origin = bundle.manifest, bundle.manifest.provenance
+    weights = manifest.files["weights.safetensors"]
+    return [
+        f"# Figures of `{manifest.name}`",
+        f"{manifest.model.name}, trained on {origin.dataset} with seed {origin.seed}, by the recipe at the end, in "
+        f"{origin.train_minutes:g} minutes on {origin.hardware}; code at `{origin.commit[:12]}`. "
+        f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
+        "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
+        "Nothing was chosen by test images.",
+    ]
+
+
+def _operating_points(report: OperatingTable) -> list[str]:
+    """SA and RA of every trained point, as the bundle reports them."""
+    conditions = ("clean", report.attack.name)
+    columns = [f"{what}, width {width:g}" for width in reversed(report.widths) for what in ("SA", "RA")]
+    table = _table("λ", *columns)
+    by_point = {(row.lam, row.width): row for row in report.rows}
+    for lam in report.lambdas:
+        rows = [by_point[lam, width] for width in reversed(report.widths)]
+        table.add_row(f"{lam:g}", *(_share(row.condition(name)) for row in rows for name in conditions))
+    clean, attacked = (report.rows[0].condition(name).num_total for name in conditions)
+    text = (
+        f"SA on {clean:,} test images, RA on the first {attacked:,} under {attack_text(report.attack.model_dump())}; "
+        "in %, with half the interval's width."
+    )
+    return ["## Operating points", text, _markdown(table)]
+
+
+def _sections(documents: dict[str, Document]) -> Iterable[str]:
+    for name, draw in _TABLES.items():
+        if name not in documents:
+            continue
+        document = documents[name]
+        yield f"## {name.capitalize()}"
+        yield f"{ABOUT[name]} {setting(document)}"
+        yield f"```\n{document['command']}\n```"
+        yield _markdown(draw(document["rows"]))
+        verdicts = [
+            f"- {check['name']}: {check['value']:.4g} ({check['unit']}), limit {check['limit']:g}: "
+            f"{'holds' if check['ok'] else 'does **not** hold'}."
+            for check in document["checks"]
+        ]
+        doubts = [f"- Warning at {_place(warning)}: {warning['text']}" for warning in document["warnings"]]
+        if verdicts or doubts:
+            yield "\n".join(verdicts + doubts)
+
+
+def _by_condition(rows: list[Row]) -> Table:
+    """A line an operating point, a column a condition."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    table = _table("width", "λ", *conditions)
+    points: dict[tuple[Any, Any], dict[str, str]] = {}
+    for row in rows:
+        points.setdefault((row["width"], row["lambda"]), {})[row["condition"]] = _share(_proportion(row))
+    for point, cells in points.items():
+        table.add_row(*(_number(value) for value in point), *(cells.get(condition, "") for condition in conditions))
+    return table
+
+
+def _matrix(rows: list[Row]) -> Table:
+    """A line each λ that attacks were made at, a column each λ that saw them."""
+    lambdas = list(dict.fromkeys(row["made_at"] for row in rows))
+    table = _table("made at λ", *(f"seen by {lam:g}" for lam in lambdas))
+    for source in lambdas:
+        seen = [_share(_proportion(row)) for row in rows if row["made_at"] == source]
+        table.add_row(f"{source:g}", *seen)
+    return table
+
+
+def _corruptions(rows: list[Row]) -> Table:
+    """A line a kind, a column each λ; all severities together."""
+    lambdas = list(dict.fromkeys(row["lambda"] for row in rows))
+    table = _table("kind", "regime", *(f"λ={lam:g}" for lam in lambdas))
+    kinds = {row["kind"]: row["regime"] for row in rows}
+    for kind, regime in (*kinds.items(), ("all", "")):
+        cells = []
+        for lam in lambdas:
+            hits = [row for row in rows if row["lambda"] == lam and kind in (row["kind"], "all")]
+            num_correct, num_total = (sum(row[key] for row in hits) for key in ("num_correct", "num_total"))
+            cells.append(f"{100 * num_correct / num_total:.1f}")
+        table.add_row(kind, regime, *cells)
+    return table
+
+
+def _calibration(rows: list[Row]) -> Table:
+    """Expected calibration error of each point, without and with its temperature."""
+    table = _table("width", "λ", "temperature", "error without, %", "error with, %")
+    pairs: dict[tuple[float, float], dict[str, Row]] = {}
+    for row in rows:
+        pairs.setdefault((row["width"], row["lambda"]), {})[row["condition"]] = row
+    for (width, lam), pair in pairs.items():
+        errors = [f"{100 * pair[name]['error']:.2f}" for name in ("raw", "fitted")]
+        table.add_row(f"{width:g}", f"{lam:g}", f"{pair['fitted']['temperature']:.3f}", *errors)
+    return table
+
+
+_TABLES: dict[str, Callable[[list[Row]], Table]] = {
+    "attacks": _by_condition,
+    "unseen": _by_condition,
+    "transfer": _matrix,
+    "joint": _by_condition,
+    "corruptions": _corruptions,
+    "calibration": _calibration,
+}
+
+
+def _proportion(row: Row) -> Proportion:
+    return Proportion(row["num_correct"], row["num_total"])
+
+
+def _share(count: Proportion) -> str:
+    low, high = count.interval()
+    return f"{100 * count.rate:.1f} ± {50 * (high - low):.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "any" if value is None else f"{value:g}"
+
+
+def _place(warning: Row) -> str:
+    return ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning) or "all points"
+
+
+def _table(*names: str) -> Table:
+    return Table(*(Column(name, justify="right", no_wrap=True) for name in names), box=box.MARKDOWN)
+
+
+def _markdown(table: Table) -> str:
+    text = io.StringIO()
+    Console(file=text, width=1000, color_system=None).print(table)
+    return "\n".join(line.strip() for line in text.getvalue().strip().splitlines())
