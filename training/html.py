@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.figures import FIGURES
-from training.results import ABOUT, read_documents, setting
+from training.results import ABOUT, doubt, read_documents, setting, verdict
 from training.subject import Subject
 
 _STYLE = """
@@ -45,14 +45,8 @@ def write_page(subject: Subject, results: Path, folder: Path) -> Path:
     for name, document in documents.items():
         parts.append(f"<h2>{html.escape(name.capitalize())}</h2>{_paragraph(ABOUT[name])}")
         parts.append(f"<p class='note'>{html.escape(setting(document))}</p>")
-        for warning in document["warnings"]:
-            at = ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning)
-            parts.append(f"<p class='warn'>{html.escape(at)}: {html.escape(warning['text'])}</p>")
-        for check in document["checks"]:
-            mark = "holds" if check["ok"] else "does not hold"
-            parts.append(
-                _paragraph(f"Check “{check['name']}”: {_text(check['value'])}, limit {check['limit']}: {mark}.")
-            )
+        parts += [f"<p class='warn'>{html.escape(doubt(warning))}</p>" for warning in document["warnings"]]
+        parts += [_paragraph(verdict(check)) for check in document["checks"]]
         for file_name, draw in FIGURES.get(name, {}).items():
             path = folder / f"{file_name}.png"
             draw(document).savefig(path)

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from oat_runtime.bundle import Bundle, attach_file
 from oat_runtime.errors import ConfigError, DataError
-from oat_runtime.operating_point import OperatingTable, Proportion
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Proportion
 from training.subject import Subject
 
 Document = dict[str, Any]
@@ -67,6 +67,19 @@ def setting(document: Document) -> str:
     return f"{images}; attack of this part: {attack_text(document['attack'])}."
 
 
+def verdict(check: Row) -> str:
+    """One sentence on a check: what it measured (nothing: –) and whether its limit holds."""
+    value = "–" if check["value"] is None else f"{check['value']:.4g}"
+    mark = "holds" if check["ok"] else "does not hold"
+    return f"Check “{check['name']}”: {value} ({check['unit']}), limit {check['limit']:g}: {mark}."
+
+
+def doubt(warning: Row) -> str:
+    """A warning and the point, or the width, that it is about."""
+    at = ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning)
+    return f"Warning at {at}: {warning['text']}"
+
+
 def publish(subject: Subject, folder: Path, page: Path) -> Bundle:
     """Keep the counts of all documents in the bundle, listed in its manifest, and write them as a page.
 
@@ -83,12 +96,11 @@ def publish(subject: Subject, folder: Path, page: Path) -> Bundle:
         raise ConfigError(f"{subject.name} is a checkpoint: export it, and publish the bundle's results")
     documents = read_documents(subject, folder)
     counts = {name: document | {"rows": _counts(document["rows"])} for name, document in documents.items()}
-    bundle = attach_file(subject.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
+    recipe = json.dumps(subject.bundle.manifest.provenance.recipe, indent=1)
+    parts = [*_head(subject.bundle), *_operating_points(subject.bundle.report), *_sections(documents)]
     page.parent.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps(bundle.manifest.provenance.recipe, indent=1)
-    parts = [*_head(bundle), *_operating_points(bundle.report), *_sections(documents)]
     page.write_text("\n\n".join([*parts, "## Recipe", f"```json\n{recipe}\n```"]) + "\n")
-    return bundle
+    return attach_file(subject.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
 
 
 def _counts(rows: Iterable[Row]) -> list[Row]:
@@ -115,9 +127,8 @@ def _operating_points(report: OperatingTable) -> list[str]:
     conditions = ("clean", report.attack.name)
     columns = [f"{what}, width {width:g}" for width in reversed(report.widths) for what in ("SA", "RA")]
     table = _table("λ", *columns)
-    by_point = {(row.lam, row.width): row for row in report.rows}
     for lam in report.lambdas:
-        rows = [by_point[lam, width] for width in reversed(report.widths)]
+        rows = [report.row(OperatingPoint(lam, width)) for width in reversed(report.widths)]
         table.add_row(f"{lam:g}", *(_share(row.condition(name)) for row in rows for name in conditions))
     clean, attacked = (report.rows[0].condition(name).num_total for name in conditions)
     text = (
@@ -136,14 +147,9 @@ def _sections(documents: dict[str, Document]) -> Iterable[str]:
         yield f"{ABOUT[name]} {setting(document)}"
         yield f"```\n{document['command']}\n```"
         yield _markdown(draw(document["rows"]))
-        verdicts = [
-            f"- {check['name']}: {check['value']:.4g} ({check['unit']}), limit {check['limit']:g}: "
-            f"{'holds' if check['ok'] else 'does **not** hold'}."
-            for check in document["checks"]
-        ]
-        doubts = [f"- Warning at {_place(warning)}: {warning['text']}" for warning in document["warnings"]]
-        if verdicts or doubts:
-            yield "\n".join(verdicts + doubts)
+        remarks = [*map(verdict, document["checks"]), *map(doubt, document["warnings"])]
+        if remarks:
+            yield "\n".join(f"- {remark}" for remark in remarks)
 
 
 def _by_condition(rows: list[Row]) -> Table:
@@ -216,10 +222,6 @@ def _share(count: Proportion) -> str:
 
 def _number(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
-
-
-def _place(warning: Row) -> str:
-    return ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning) or "all points"
 
 
 def _table(*names: str) -> Table:

@@ -17,7 +17,7 @@ from oat_runtime.model import ModelConfig, OATNet
 from training import attack_checks, inspection, suites
 from training.data import ImageSet
 from training.evaluate import ATTACKS, main
-from training.results import publish
+from training.results import publish, verdict
 from training.subject import Subject, load_subject
 from training.suites import SUITES, Job
 
@@ -296,3 +296,9 @@ def test_published_counts_are_those_of_the_documents(
     subject = load_subject(bundle)
     with pytest.raises(ConfigError, match="export it"):
         publish(Subject("run", subject.model, "cifar10", {}, None), out, page)
+
+
+def test_a_check_that_measured_nothing_is_said_to_have() -> None:
+    check = {"name": "n", "value": None, "limit": 1e-3, "unit": "u", "ok": False}
+    assert verdict(check) == "Check “n”: – (u), limit 0.001: does not hold."
+    assert verdict(check | {"value": 0.25, "ok": True}) == "Check “n”: 0.25 (u), limit 0.001: holds."
