@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.count < 1:
             raise ConfigError(f"--count must be at least 1, got {args.count}")
         if args.suite or args.plots or args.publish:
-            from training.suites import run_suites  # builds on this module
+            from training.run_suites import run_suites  # builds on this module
 
             return run_suites(args)
         return _check_again(args)

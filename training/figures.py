@@ -116,7 +116,7 @@ def transfer_map(document: Document) -> Figure:
         axes.grid(False)
         axes.set_xlabel("λ of the network")
         axes.set_ylabel("λ at which the attack was made")
-        title(axes, f"Accuracy under transferred {document['attack']['name'].upper()}, %")
+        title(axes, f"Accuracy under transferred {document['attacks'][0]['name'].upper()}, %")
         figure.colorbar(image, shrink=0.85).outline.set_visible(False)
     return figure
 

@@ -136,7 +136,12 @@ def gtsrb() -> TrainConfig:
 def folder() -> TrainConfig:
     """Your own images, a folder a class: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
     return TrainConfig(
-        model=ModelConfig(stem="3x3-stride2"), dataset="images@64", fit_to_data=True, num_validation=100, epochs=15
+        model=ModelConfig(stem="3x3-stride2"),
+        dataset="images@64",
+        fit_to_data=True,
+        num_validation=100,
+        epochs=15,
+        num_recalibration=20,
     )
 
 

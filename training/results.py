@@ -31,6 +31,8 @@ ABOUT = {
     "calibration": "How far confidence is from accuracy. Temperatures were fitted on validation images.",
     "inside": "Batch-norm statistics by λ, gradients of the loss with respect to the pixels, and cost. Multiply-adds "
     "are those of convolutions and classifier, plus what scales and shifts by channel and cannot be folded.",
+    "crosscheck": "Our Auto-PGD beside that of the Adversarial Robustness Toolbox, a third party's.",
+    "dedicated": "One network for every λ and width beside networks trained for one λ and one width each.",
 }
 """What each suite looks at, in the order in which people read them."""
 _ATTACHED = "evaluation.json"
@@ -54,17 +56,17 @@ def read_documents(subject: Subject, folder: Path) -> dict[str, Document]:
 
 
 def attack_text(attack: Row) -> str:
-    """Name, ε, step, number of steps and seed of an `AttackSpec` dumped to a dict."""
-    return (
-        f"{attack['name']} (ε = {255 * attack['epsilon']:.3g}/255, step size {255 * attack['step_size']:.3g}/255, "
-        f"steps: {attack['num_steps']}, seed {attack['seed']})"
-    )
+    """Name, ε, number and size of steps and seed of an `AttackSpec` dumped to a dict."""
+    scale, unit = (1, " (L2)") if attack["name"].endswith("-l2") else (255, "/255")
+    size = f" of {scale * attack['step_size']:.3g}{unit}" if attack["step_size"] else " it sizes itself"
+    steps = f"{attack['num_steps']} step{'s' if attack['num_steps'] > 1 else ''}{size}"
+    return f"{attack['name']} (ε = {scale * attack['epsilon']:.3g}{unit}, {steps}, seed {attack['seed']})"
 
 
 def setting(document: Document) -> str:
-    """One sentence: how many images, how long, which attack."""
+    """One sentence: how many images, how long, which attacks."""
     images = f"{document['num_images']:,} {document['split']} images, {document['minutes']:g} minutes"
-    return f"{images}; attack of this part: {attack_text(document['attack'])}."
+    return f"{'; '.join([images, *map(attack_text, document['attacks'])])}."
 
 
 def verdict(check: Row) -> str:
@@ -96,10 +98,15 @@ def publish(subject: Subject, folder: Path, page: Path) -> Bundle:
         raise ConfigError(f"{subject.name} is a checkpoint: export it, and publish the bundle's results")
     documents = read_documents(subject, folder)
     counts = {name: document | {"rows": _counts(document["rows"])} for name, document in documents.items()}
-    recipe = json.dumps(subject.bundle.manifest.provenance.recipe, indent=1)
-    parts = [*_head(subject.bundle), *_operating_points(subject.bundle.report), *_sections(documents)]
+    parts = [
+        *_head(subject.bundle),
+        _origin(documents),
+        *_operating_points(subject.bundle.report),
+        *_sections(documents),
+        f"## Recipe\n\n```json\n{json.dumps(subject.bundle.manifest.provenance.recipe, indent=1)}\n```",
+    ]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n\n".join([*parts, "## Recipe", f"```json\n{recipe}\n```"]) + "\n")
+    page.write_text("\n\n".join(parts) + "\n")
     return attach_file(subject.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
 
 
@@ -122,6 +129,16 @@ def _head(bundle: Bundle) -> list[str]:
     ]
 
 
+def _origin(documents: dict[str, Document]) -> str:
+    """Which code counted the parts, and where."""
+    places = [
+        f"{document['machine']['processor']}, {document['machine']['threads']} threads, code at "
+        f"`{document['commit'][:12]}`"
+        for document in documents.values()
+    ]
+    return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
+
+
 def _operating_points(report: OperatingTable) -> list[str]:
     """SA and RA of every trained point, as the bundle reports them."""
     conditions = ("clean", report.attack.name)
@@ -139,17 +156,19 @@ def _operating_points(report: OperatingTable) -> list[str]:
 
 
 def _sections(documents: dict[str, Document]) -> Iterable[str]:
-    for name, draw in _TABLES.items():
-        if name not in documents:
-            continue
-        document = documents[name]
+    for name, document in documents.items():
         yield f"## {name.capitalize()}"
         yield f"{ABOUT[name]} {setting(document)}"
         yield f"```\n{document['command']}\n```"
-        yield _markdown(draw(document["rows"]))
+        yield from map(_markdown, tables(document))
         remarks = [*map(verdict, document["checks"]), *map(doubt, document["warnings"])]
         if remarks:
             yield "\n".join(f"- {remark}" for remark in remarks)
+
+
+def tables(document: Document) -> list[Table]:
+    """What a suite counted, for people."""
+    return [draw(document["rows"]) for draw in _TABLES[document["name"]]]
 
 
 def _by_condition(rows: list[Row]) -> Table:
@@ -201,13 +220,35 @@ def _calibration(rows: list[Row]) -> Table:
     return table
 
 
-_TABLES: dict[str, Callable[[list[Row]], Table]] = {
-    "attacks": _by_condition,
-    "unseen": _by_condition,
-    "transfer": _matrix,
-    "joint": _by_condition,
-    "corruptions": _corruptions,
-    "calibration": _calibration,
+def _costs(rows: list[Row]) -> Table:
+    """Multiply-adds of an image and numbers stored, by width."""
+    keys = ("convolutions", "norms", "film", "folded")
+    table = _table("width", *(f"{key}, 10⁶" for key in keys), "parameters")
+    for row in rows:
+        if row["part"] == "cost":
+            table.add_row(f"{row['width']:g}", *(f"{row[key] / 1e6:.2f}" for key in keys), f"{row['parameters']:,}")
+    return table
+
+
+def _alignments(rows: list[Row]) -> Table:
+    """How much the gradient by the pixels looks like the image."""
+    table = _table("network", "images", "alignment of gradient and image")
+    for row in rows:
+        if row["part"] == "saliency":
+            table.add_row(row["network"], f"{row['num_total']}", f"{row['alignment']:.3f} ± {row['half_95']:.3f}")
+    return table
+
+
+_TABLES: dict[str, tuple[Callable[[list[Row]], Table], ...]] = {
+    "attacks": (_by_condition,),
+    "unseen": (_by_condition,),
+    "transfer": (_matrix,),
+    "joint": (_by_condition,),
+    "corruptions": (_corruptions,),
+    "calibration": (_calibration,),
+    "inside": (_costs, _alignments),
+    "crosscheck": (_by_condition,),
+    "dedicated": (_by_condition,),
 }
 
 
@@ -225,10 +266,11 @@ def _number(value: float | None) -> str:
 
 
 def _table(*names: str) -> Table:
-    return Table(*(Column(name, justify="right", no_wrap=True) for name in names), box=box.MARKDOWN)
+    return Table(*(Column(name, justify="right") for name in names))
 
 
 def _markdown(table: Table) -> str:
+    table.box = box.MARKDOWN
     text = io.StringIO()
     Console(file=text, width=1000, color_system=None).print(table)
     return "\n".join(line.strip() for line in text.getvalue().strip().splitlines())

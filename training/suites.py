@@ -1,14 +1,9 @@
-"""The parts of a full evaluation (`oat-evaluate --suite`), each a function from a network to rows of counts."""
+"""The parts of a full evaluation that need nothing but the network, each a function from a `Job` to rows of counts."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,11 +11,8 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
-from oat_runtime.devices import processor_name
-from oat_runtime.errors import ConfigError
 from oat_runtime.fold import fold
 from oat_runtime.layers import effective_lambda
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
@@ -28,12 +20,9 @@ from oat_runtime.stress.attacks import perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from training import attack_checks, inspection
 from training.data import ImageSet, to_unit
-from training.evaluate import ATTACKS, corrupted_sets, evaluate, first
-from training.export import commit_of_code
-from training.results import publish
-from training.subject import JudgedOn, Subject, load_subject
+from training.evaluate import ATTACKS, corrupted_sets, evaluate
+from training.subject import Subject
 
-_LOG = logging.getLogger(__name__)
 Row = dict[str, Any]
 Item = TypeVar("Item")
 
@@ -75,6 +64,11 @@ class Job:
         """Where the network is."""
         return self.subject.model.code_KD.device
 
+    def attack_named(self, name: str) -> AttackSpec:
+        """An attack of `ATTACKS`; Auto-PGD with the steps asked for."""
+        asked = self.num_steps is not None and name.startswith("apgd")
+        return ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
+
     def points(self) -> list[OperatingPoint]:
         """Every λ at every width, the widest first."""
         return [OperatingPoint(lam, width) for width in sorted(self.widths, reverse=True) for lam in self.lambdas]
@@ -93,11 +87,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a suite found: rows, checks in the form of the benchmarks, and reasons for doubt."""
+    """What a suite found.
+
+    Attributes:
+        rows: mostly counts, see `counted`.
+        checks: in the form of the benchmarks, see `check`.
+        warnings: reasons for doubt.
+        attacks: what the images were attacked with.
+    """
 
     rows: list[Row]
-    checks: list[Row]
-    warnings: list[Row]
+    checks: Sequence[Row] = ()
+    warnings: Sequence[Row] = ()
+    attacks: Sequence[AttackSpec] = ()
 
 
 def counted(lam: float, width: float, condition: str, right_N: npt.NDArray[np.bool_]) -> Row:
@@ -115,15 +117,13 @@ def attacks(job: Job) -> Result:
     rows, warnings = [], []
     rates: dict[float, dict[float, tuple[float, float]]] = {}
     gaps: list[float] = []
-    specs = [ATTACKS[name] for name in ATTACKS if name in job.attacks]
+    specs = [job.attack_named(name) for name in ATTACKS if name in job.attacks]
     if len(job.data.class_names) < 4:
         specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
-    for point in _progress(job.points(), "attacks"):
+    for point in progress(job.points(), "attacks"):
         plain = job.plain(point.lam, point.width)
         outcomes = {"clean": evaluate(plain, job.data, attack=None, device=job.device).correct_N}
         for spec in specs:
-            if job.num_steps is not None and spec.name.startswith("apgd"):
-                spec = spec.model_copy(update={"num_steps": job.num_steps})
             outcomes[spec.name] = evaluate(plain, job.data, attack=spec, device=job.device).correct_N
         x_NCHW, y_N = next(job.batches())
         doubts = attack_checks.inspect_network(plain, x_NCHW, y_N) + attack_checks.inspect_outcomes(outcomes)
@@ -138,9 +138,9 @@ def attacks(job: Job) -> Result:
     for width, by_lambda in rates.items():
         warnings += [{"width": width} | asdict(doubt) for doubt in attack_checks.inspect_lambdas(by_lambda)]
     checks = (
-        [_check("accuracy under apgd-ce above that under pgd-20", max(gaps), 0.0, "share of images")] if gaps else []
+        [check("accuracy under apgd-ce above that under pgd-20", max(gaps), 0.0, "share of images")] if gaps else []
     )
-    return Result(rows, checks, warnings)
+    return Result(rows, checks, warnings, specs)
 
 
 def unseen(job: Job) -> Result:
@@ -149,7 +149,7 @@ def unseen(job: Job) -> Result:
     usable = [lam for lam in UNSEEN if knots[0] <= lam <= knots[-1] and lam not in knots]
     rows: list[Row] = []
     outside, same = [0.0], []
-    for width in _progress(sorted(job.widths, reverse=True), "unseen λ"):
+    for width in progress(sorted(job.widths, reverse=True), "unseen λ"):
         found: dict[float, tuple[npt.NDArray[np.bool_], ...]] = {}
         logits: dict[float, Tensor] = {}
         for lam in sorted({*knots, *usable}):
@@ -172,11 +172,11 @@ def unseen(job: Job) -> Result:
                 outside.append(max(ends[0] - rate, rate - ends[1]))
             same.append(min(float((logits[lam] - logits[knot]).abs().max()) for knot in (below, above)))
     checks = [
-        _check("outside its neighbours' range", max(outside), MARGIN, "share of images"),
+        check("outside its neighbours' range", max(outside), MARGIN, "share of images"),
         {"name": "logits differ from both neighbours'", "value": min(same, default=None), "limit": 1e-3,
          "unit": "largest difference", "ok": bool(same) and min(same) > 1e-3},
     ]  # fmt: skip
-    return Result(rows, checks, [])
+    return Result(rows, checks, attacks=[job.attack])
 
 
 def transfer(job: Job) -> Result:
@@ -184,7 +184,7 @@ def transfer(job: Job) -> Result:
     width = max(job.widths)
     rows = []
     nets = {lam: job.plain(lam, width) for lam in job.lambdas}
-    for source in _progress(job.lambdas, "transfer"):
+    for source in progress(job.lambdas, "transfer"):
         generator = torch.Generator(job.device).manual_seed(job.attack.seed)
         right: dict[float, list[npt.NDArray[np.bool_]]] = {lam: [] for lam in nets}
         for x_NCHW, y_N in job.batches():
@@ -194,7 +194,7 @@ def transfer(job: Job) -> Result:
                     right[lam].append((net(images).argmax(dim=1) == y_N).cpu().numpy())
         for lam, parts in right.items():
             rows.append(counted(lam, width, job.attack.name, np.concatenate(parts)) | {"made_at": source})
-    return Result(rows, [], [])
+    return Result(rows, attacks=[job.attack])
 
 
 def joint(job: Job) -> Result:
@@ -205,7 +205,7 @@ def joint(job: Job) -> Result:
     for name, draws in (("joint", None), ("expectation", min(4, len(nets)))):
         generator = torch.Generator(job.device).manual_seed(job.attack.seed)
         right: list[list[npt.NDArray[np.bool_]]] = [[] for _ in nets]
-        for x_NCHW, y_N in _progress(list(job.batches()), name):
+        for x_NCHW, y_N in progress(list(job.batches()), name):
             images = perturb(nets, x_NCHW, y_N, spec=job.attack, generator=generator, keep="last", draws=draws)
             with torch.no_grad():
                 for parts, net in zip(right, nets, strict=True):
@@ -214,7 +214,7 @@ def joint(job: Job) -> Result:
         rows += [counted(p.lam, p.width, condition, np.concatenate(r)) for p, r in zip(points, right, strict=True)]
         stands_N = np.logical_or.reduce([np.concatenate(parts) for parts in right])
         rows.append(counted(float("nan"), float("nan"), f"{condition}, any point right", stands_N))
-    return Result([{k: None if v != v else v for k, v in row.items()} for row in rows], [], [])
+    return Result([{k: None if v != v else v for k, v in row.items()} for row in rows], attacks=[job.attack])
 
 
 def corruptions(job: Job) -> Result:
@@ -224,20 +224,20 @@ def corruptions(job: Job) -> Result:
     rows = []
     conditions = corrupted_sets(job.data, tuple(CORRUPTIONS), SEVERITIES)
     total = len(CORRUPTIONS) * len(SEVERITIES)
-    for condition, regime, images in _progress(conditions, "corruptions", total=total):
+    for condition, regime, images in progress(conditions, "corruptions", total=total):
         kind, severity = condition.rsplit("-", 1)
         for lam, net in nets.items():
             right_N = evaluate(net, images, attack=None, device=job.device).correct_N
             extra = {"kind": kind, "severity": int(severity), "regime": str(regime)}
             rows.append(counted(lam, width, condition, right_N) | extra)
-    return Result(rows, [], [])
+    return Result(rows)
 
 
 def calibration(job: Job) -> Result:
     """Expected calibration error of each point, as the network is and with the bundle's temperature."""
     rows = []
     labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
-    for point in _progress(job.points(), "calibration"):
+    for point in progress(job.points(), "calibration"):
         logits = _logits(job, job.plain(point.lam, point.width))
         fitted = 1.0 if job.subject.bundle is None else job.subject.bundle.temperature(point)
         for name, temperature in (("raw", 1.0), ("fitted", fitted)):
@@ -245,7 +245,7 @@ def calibration(job: Job) -> Result:
             row = {"lambda": point.lam, "width": point.width, "condition": name, "temperature": temperature}
             bins = {key: _finite(getattr(found, key)) for key in ("confidence_B", "accuracy_B", "share_B")}
             rows.append(row | {"num_total": len(job.data), "error": found.error} | bins)
-    return Result(rows, [], [])
+    return Result(rows)
 
 
 def inside(job: Job) -> Result:
@@ -284,115 +284,11 @@ def inside(job: Job) -> Result:
         {"part": "cost"} | asdict(inspection.cost(model, width=at, height=height, columns=columns)) for at in job.widths
     ]
     rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6].tolist()})
-    return Result(rows, [], [])
+    return Result(rows, attacks=[attack])
 
 
-SUITES: dict[str, Callable[[Job], Result]] = {
-    "attacks": attacks,
-    "unseen": unseen,
-    "transfer": transfer,
-    "joint": joint,
-    "corruptions": corruptions,
-    "calibration": calibration,
-    "inside": inside,
-}
-"""Parts of a full evaluation, by name."""
-
-
-def run_suites(args: argparse.Namespace) -> int:
-    """`oat-evaluate --suite ... --plots ...`: run, write one JSON file a suite, draw, publish; 1 if a check fails."""
-    names = list(SUITES) if args.suite == ["all"] else list(args.suite or ())
-    unknown = sorted(set(names) - set(SUITES))
-    if unknown:
-        raise ConfigError(f"unknown suite {', '.join(unknown)}: expected {', '.join(SUITES)} or all")
-    subject = load_subject(args.subject, device=args.device)
-    folder = args.out or Path("out") / "evaluate" / subject.name
-    documents = []
-    if names:
-        split: JudgedOn = args.split or ("validation" if subject.bundle is None else "test")
-        data = first(subject.images(split, download=args.download), args.count)
-        config = subject.model.config
-        job = Job(
-            subject=subject,
-            data=data,
-            lambdas=tuple(args.lambdas or config.lambdas),
-            widths=tuple(args.widths or config.widths),
-            attack=ATTACKS[args.attack or "pgd-20"],
-            attacks=tuple(args.attacks or LINF_ATTACKS),
-            num_steps=args.steps,
-            beside=tuple(load_subject(path, device=args.device) for path in args.beside),
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            documents.append(_run(name, job, split) | {"command": args.command})
-            (folder / f"{name}.json").write_text(json.dumps(documents[-1]) + "\n")
-            Console().print(_table(documents[-1]))
-            for warning in documents[-1]["warnings"]:
-                _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
-    if args.plots is not None:
-        from training.html import write_page  # matplotlib is heavy
-
-        Console(stderr=True).print(f"wrote {write_page(subject, folder, args.plots)}")
-    if args.publish is not None:
-        published = publish(subject, folder, args.publish)
-        Console(stderr=True).print(f"wrote {args.publish} and {published.path} ({published.sha256[:12]})")
-    checks = [check for document in documents for check in document["checks"]]
-    rows = [{"suite": d["name"], "num_rows": len(d["rows"]), "minutes": d["minutes"]} for d in documents]
-    warnings = sum(len(document["warnings"]) for document in documents)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device}
-    print(
-        json.dumps({"name": "oat-evaluate", "machine": machine, "rows": rows, "checks": checks, "warnings": warnings})
-    )
-    return 0 if all(check["ok"] for check in checks) else 1
-
-
-def _run(name: str, job: Job, split: str) -> Row:
-    started = time.monotonic()
-    result = SUITES[name](job)
-    return {
-        "name": name,
-        "subject": job.subject.name,
-        "weights_sha256": job.subject.identity,
-        "model": job.subject.model.config.name,
-        "dataset": job.subject.dataset,
-        "split": split,
-        "num_images": len(job.data),
-        "attack": job.attack.model_dump(),
-        "machine": {
-            "processor": processor_name(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "device": str(job.device),
-        },
-        "commit": commit_of_code(),
-        "minutes": round((time.monotonic() - started) / 60.0, 2),
-        "rows": result.rows,
-        "checks": result.checks,
-        "warnings": result.warnings,
-    }
-
-
-def _table(document: Row) -> Table:
-    """The counts of a suite, for people."""
-    table = Table(
-        "λ", "width", "condition", "right", "of", "%", "95 %", title=f"{document['name']}: {document['split']}"
-    )
-    for row in document["rows"]:
-        if "num_correct" in row and row.get("severity", 3) == 3:
-            lam, width = (("any" if row[key] is None else f"{row[key]:g}") for key in ("lambda", "width"))
-            made_at = f" from λ={row['made_at']:g}" if "made_at" in row else ""
-            interval = f"{100 * row['low_95']:.1f}–{100 * row['high_95']:.1f}"
-            share = f"{100 * row['accuracy']:.2f}"
-            counts = (str(row["num_correct"]), str(row["num_total"]))
-            table.add_row(lam, width, row["condition"] + made_at, *counts, share, interval)
-        elif "error" in row:
-            name = f"calibration error, {row['condition']}"
-            error = f"{100 * row['error']:.2f}"
-            table.add_row(f"{row['lambda']:g}", f"{row['width']:g}", name, "", str(row["num_total"]), error, "")
-    return table
-
-
-def _check(name: str, value: float, limit: float, unit: str) -> Row:
+def check(name: str, value: float, limit: float, unit: str) -> Row:
+    """One check in the form of the benchmarks: `value` may be `limit` at most."""
     return {"name": name, "value": value, "limit": limit, "unit": unit, "ok": value <= limit}
 
 
@@ -405,5 +301,6 @@ def _finite(values: npt.NDArray[np.float64]) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def _progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+    """`items`, with a bar on the standard error."""
     return iter(track(items, description=title, total=total, console=Console(stderr=True)))

@@ -1,8 +1,10 @@
 """Laws of the full evaluation: rows are honest counts, doubts are raised where they should be, and all is drawn."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,13 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.fold import fold
 from oat_runtime.model import ModelConfig, OATNet
-from training import attack_checks, inspection, suites
+from training import attack_checks, inspection, results, run_suites
 from training.data import ImageSet
 from training.evaluate import ATTACKS, main
 from training.results import publish, verdict
+from training.run_suites import ALONE
 from training.subject import Subject, load_subject
-from training.suites import SUITES, Job
+from training.suites import Job
 
 CONFIG = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 0.3, 1.0))
 NUM = 6
@@ -46,7 +49,7 @@ def job(patches: Callable[..., ImageSet]) -> Job:
 
 @pytest.fixture(scope="module")
 def documents(job: Job) -> dict[str, dict[str, object]]:
-    return {name: json.loads(json.dumps(suites._run(name, job, "validation"))) for name in SUITES}
+    return {name: json.loads(json.dumps(run_suites._run(name, job, "validation"))) for name in ALONE}
 
 
 def rows(documents: dict[str, dict[str, object]], suite: str) -> list[dict[str, object]]:
@@ -280,11 +283,11 @@ def test_published_counts_are_those_of_the_documents(
     shutil.copytree(tiny_bundle, bundle)
     command = [str(bundle), "--count", "3", "--out", str(out)]
     narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
-    assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration"]) == 0
+    assert main([*command, *narrow, "--suite", "attacks", "transfer", "calibration", "inside"]) == 0
     assert main([*command, "--publish", str(page)]) == 0
     kept = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
     assert "evaluation.json" in Bundle.load(bundle).manifest.files
-    for name in ("attacks", "transfer", "corruptions", "calibration"):
+    for name in ("attacks", "transfer", "calibration"):
         document = json.loads((out / f"{name}.json").read_text())
         for row, counts in zip(document["rows"], kept[name]["rows"], strict=True):
             assert counts == {key: row[key] for key in counts} and counts["num_total"] == 3
@@ -292,10 +295,62 @@ def test_published_counts_are_those_of_the_documents(
     assert "oat-evaluate" in text and str(out) in text  # the command that makes the figures again
     (row,) = [r for r in kept["attacks"]["rows"] if (r["lambda"], r["condition"]) == (0.3, "clean")]
     assert f"| {100 * row['num_correct'] / 3:.1f} ± " in text
+    (cost,) = [row for row in kept["inside"]["rows"] if row["part"] == "cost"]
+    assert f"{cost['parameters']:,} |" in text and re.search(r"\| +λ=0.3 \| +3 \|", text)
     assert main([*command, "--publish", str(page)]) == 0  # what was put into the bundle changed no network
     subject = load_subject(bundle)
     with pytest.raises(ConfigError, match="export it"):
         publish(Subject("run", subject.model, "cifar10", {}, None), out, page)
+
+
+def test_every_suite_has_a_text_and_a_table(documents: dict[str, dict[str, object]]) -> None:
+    assert list(results.ABOUT) == list(results._TABLES) == list(run_suites.SUITES)
+    num_rows = {name: [table.row_count for table in results.tables(found)] for name, found in documents.items()}
+    assert num_rows == {
+        "attacks": [6], "unseen": [18], "transfer": [3], "joint": [7], "corruptions": [16], "calibration": [6],
+        "inside": [2, 3],
+    }  # fmt: skip
+    texts = {name: results.setting(found) for name, found in documents.items()}
+    assert "6 validation images" in texts["calibration"] and "ε" not in texts["calibration"]
+    assert "fgsm (ε = 8/255, 1 step of 8/255, seed 0); " in texts["attacks"]
+    assert "apgd-ce (ε = 8/255, 2 steps it sizes itself, seed 0)" in texts["attacks"]
+
+
+def single(lam: float, width: float, job: Job, **recipe: int) -> Subject:
+    """A network trained for one point."""
+    torch.manual_seed(1)
+    net = OATNet(CONFIG.model_copy(update={"lambdas": (lam,), "widths": (width,)}))
+    return Subject(f"at-{lam:g}-{width:g}", net.eval().requires_grad_(False), job.subject.dataset, recipe, None)
+
+
+def test_dedicated_networks_are_counted_on_the_same_images_at_their_own_point(job: Job) -> None:
+    other = single(1.0, 0.5, job)
+    x_NCHW, _ = next(job.batches())
+    theirs_N = fold(other.model, lam=1.0, width=0.5)(x_NCHW).argmax(dim=1).numpy()
+    ours_N = job.plain(1.0, 0.5)(x_NCHW).argmax(dim=1).numpy()
+    data = replace(job.data, labels_N=theirs_N)  # they are always right
+    found = run_suites.SUITES["dedicated"](replace(job, data=data, beside=(other,)))
+    counts = {row["condition"]: row["num_correct"] for row in found.rows}
+    assert (counts["clean"], counts["clean, dedicated"]) == (int((ours_N == theirs_N).sum()), NUM)
+    assert {(row["lambda"], row["width"]) for row in found.rows} == {(1.0, 0.5)}
+    checks = {check["name"]: check for check in found.checks}
+    mean, worst = (checks[f"clean: below the dedicated networks, {of}"] for of in ("mean over points", "worst point"))
+    assert counts["clean"] < NUM  # else nothing is lost here
+    assert mean["value"] == worst["value"] == pytest.approx(1 - counts["clean"] / NUM)
+    assert (mean["ok"], mean["limit"], worst["limit"]) == (False, 0.005, 0.015)
+
+
+def test_a_network_that_does_not_compare_is_refused(job: Job) -> None:
+    dedicated = run_suites.SUITES["dedicated"]
+    with pytest.raises(ConfigError, match="name them with --beside"):
+        dedicated(job)
+    for other, reason in (
+        (job.subject, "expected one of each"),
+        (single(0.9, 1.0, job), "λ=0.9 and width 1, which tiny was not trained for"),
+        (single(1.0, 1.0, job, seed=1, num_validation=6), "trained on other images than tiny"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            dedicated(replace(job, beside=(other,)))
 
 
 def test_a_check_that_measured_nothing_is_said_to_have() -> None:
