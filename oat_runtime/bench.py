@@ -25,6 +25,7 @@ from oat_runtime.bench_switch import stream, switches
 from oat_runtime.devices import device_name, power_mode
 from oat_runtime.errors import BackendError, ConfigError, DataError, OATError
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.terminal import wide_console
 
 Row = dict[str, Any]
 
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = (
         f"{about['bundle']} on {about['device']}, {about['backend']} {about['precision']}, {about['threads']} threads"
     )
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = wide_console()
     console.print(text_table(found, rows, title))
     for row in rows:
         if "not_measured" in row:

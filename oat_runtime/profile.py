@@ -31,6 +31,7 @@ from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 
 __all__ = ["DeviceProfile", "ProfileRow", "main", "measure", "processor_name"]
@@ -306,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"oat-profile: cannot write: {error}", file=sys.stderr)
         return 2
-    Console().print(text_table(profile))
+    wide_console().print(text_table(profile))
     print(profile.model_dump_json())
     return 0
 

@@ -26,6 +26,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.profile import processor_name
+from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 from policy.benchmark import hazards, trials
 from policy.benchmark.images import read_images
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"policy.bench: {error}", file=sys.stderr)
         return 2
     rows = [{name: _number(value) for name, value in row.items()} for row in stage.rows]
-    show(Console(), rows, stage.checks)
+    show(wide_console(), rows, stage.checks)
     machine = {
         "processor": processor_name(), "threads": options.threads, "bundle": bundle.path.name,
         "bundle_sha256": bundle.sha256, "images": data.name, "images_per_condition": count,

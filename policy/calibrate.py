@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, attach_file
@@ -22,6 +21,7 @@ from oat_runtime.errors import DataError, OATError
 from oat_runtime.image import InputSpec, network_input
 from oat_runtime.operating_point import Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
+from oat_runtime.terminal import wide_console
 from policy.bags import camera_images, is_bag, read_image
 from policy.estimator import EstimatorConstants, ImageKind
 from policy.kinds import (
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{100 * before:.1f} %",
         f"{100 * after:.1f} %",
     )
-    Console().print(table)
+    wide_console().print(table)
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,
                "false_alarm_share_after": after, "independence": constants.independence,
                "drift_noise": constants.drift_noise,

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingTable
+from oat_runtime.terminal import wide_console
 from policy.bags import decision_lines, is_bag
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--estimator", type=Path, help="estimator constants (JSON) of oat-calibrate instead")
     parser.add_argument("--plot", type=Path, help="draw the timelines into this file (.png, .svg, .pdf)")
     options = parser.parse_args(argv)
-    console = Console()
+    console = wide_console()
     try:
         recording = read_recording(options.log)
         played = {name: play(recording, policy) for name, policy in _policies(options, recording).items()}

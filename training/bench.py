@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +19,7 @@ from oat_runtime.devices import processor_name
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import Block, ModelConfig, OATNet
 from oat_runtime.norm import normalize_batch, normalize_natively
+from oat_runtime.terminal import wide_console
 from oat_runtime.timing import Millis, interleave
 from training.config import TrainConfig
 from training.data import CIFAR10_CLASSES, ImageSet
@@ -228,7 +228,7 @@ def measure_norms(device: str, dtype: torch.dtype, *, seconds: float) -> list[Ro
 
 
 def _print(rows: list[Row]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = wide_console()
     recipe = Column("recipe", no_wrap=True)
     table = Table(recipe, "ms a step", "p50", "p99", "clean steps", "images/s", "share of bf16 peak")
     for row in (row for row in rows if "recipe" in row):

@@ -25,6 +25,7 @@ from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.fold import fold
 from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.terminal import wide_console
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, load_dataset
@@ -134,7 +135,7 @@ def dual_check(name: str, one: Outcomes, dual: Outcomes) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = wide_console()
     table = Table("recipe", "width", "λ", "SA %", "RA %", "SA by seed", "RA by seed")
     for row in rows:
         by_seed = [", ".join(f"{100 * value:.1f}" for value in row[f"{kind}_by_seed"]) for kind in LIMITS]

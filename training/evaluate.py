@@ -25,6 +25,7 @@ from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
+from oat_runtime.terminal import wide_console
 from training.data import ImageSet, load_dataset, to_unit
 
 ATTACKS = {
@@ -264,7 +265,7 @@ def _check_again(args: argparse.Namespace) -> int:
             f"{100 * float(r['accuracy'] or 0):.2f} %",
             f"{100 * float(r['low_95'] or 0):.1f} – {100 * float(r['high_95'] or 0):.1f}", agreement,
         )  # fmt: skip
-    Console().print(table)
+    wide_console().print(table)
     agreements = [float(r["agreement"]) for r in records if r["agreement"] is not None]
     worst = min(agreements) if agreements else None
     check = {"name": "agreement", "value": worst, "limit": 0.99, "unit": "share of images", "ok": (worst or 0) >= 0.99}

@@ -257,8 +257,9 @@ def _proportion(row: Row) -> Proportion:
 
 
 def _share(count: Proportion) -> str:
+    """Per cent and half its interval's width, without blanks so that a narrow table keeps it together."""
     low, high = count.interval()
-    return f"{100 * count.rate:.1f} ± {50 * (high - low):.1f}"
+    return f"{100 * count.rate:.1f}±{50 * (high - low):.1f}"
 
 
 def _number(value: float | None) -> str:
@@ -266,7 +267,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(*names: str) -> Table:
-    return Table(*(Column(name, justify="right") for name in names))
+    return Table(*(Column(name, justify="right", overflow="fold") for name in names))
 
 
 def _markdown(table: Table) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from oat_runtime.devices import processor_name
 from oat_runtime.errors import ConfigError
+from oat_runtime.terminal import wide_console
 from training import suites
 from training.crosscheck import crosscheck
 from training.dedicated import dedicated
@@ -66,7 +67,7 @@ def run_suites(args: argparse.Namespace) -> int:
         for name in names:
             documents.append(_run(name, job, split) | {"command": args.command})
             (folder / f"{name}.json").write_text(json.dumps(documents[-1]) + "\n")
-            Console().print(f"\n[bold]{name}[/bold]: {setting(documents[-1])}", *tables(documents[-1]), sep="\n")
+            wide_console().print(f"\n[bold]{name}[/bold]: {setting(documents[-1])}", *tables(documents[-1]), sep="\n")
             for warning in documents[-1]["warnings"]:
                 _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
     if args.plots is not None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.terminal import wide_console
 from training.config import TrainConfig
 from training.data import ImageSet, fit_model, load_dataset, split_validation
 from training.distributed import World
@@ -186,7 +186,7 @@ def list_recipes() -> None:
         widths = ", ".join(f"{width:g}" for width in config.model.widths)
         about = (make.__doc__ or "").strip().splitlines()[0]
         table.add_row(name, config.model.name, widths, config.attack.name, str(config.epochs), about)
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: TrainConfig) -> None:
@@ -194,7 +194,7 @@ def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: 
     table = Table(key, "score", *names, title="on validation images, best first")
     for value, figures in results:
         table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -294,7 +294,7 @@ def test_published_counts_are_those_of_the_documents(
     text = page.read_text()
     assert "oat-evaluate" in text and str(out) in text  # the command that makes the figures again
     (row,) = [r for r in kept["attacks"]["rows"] if (r["lambda"], r["condition"]) == (0.3, "clean")]
-    assert f"| {100 * row['num_correct'] / 3:.1f} ± " in text
+    assert f"| {100 * row['num_correct'] / 3:.1f}±" in text
     (cost,) = [row for row in kept["inside"]["rows"] if row["part"] == "cost"]
     assert f"{cost['parameters']:,} |" in text and re.search(r"\| +λ=0.3 \| +3 \|", text)
     assert main([*command, "--publish", str(page)]) == 0  # what was put into the bundle changed no network

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from oat_runtime.terminal import wide_console
 
 _LATE_MS = 10.0
 """What measuring a fallback from outside adds to its configured time: one message's way, and the wake-up of a process
@@ -41,7 +41,7 @@ def show(title: str, rows: list[dict[str, Any]], found: list[dict[str, Any]]) ->
     for check in found:
         value = "not measured" if check["value"] is None else f"{check['value']:.4g} {check['unit']}"
         laws.add_row(check["name"], value, f"{check['limit']:g}", "ok" if check["ok"] else "NOT MET")
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = wide_console(columns=150)
     console.print(table)
     console.print(laws)
 
