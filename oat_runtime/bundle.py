@@ -21,6 +21,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from oat_runtime.errors import BundleError
 from oat_runtime.image import InputSpec
@@ -253,6 +254,13 @@ def _table_form(model: OATNet) -> OATNet:
     return model
 
 
+def _compact(tensor: Tensor) -> Tensor:
+    """In half the bytes where float16 holds every value exactly; `Bundle.model` makes float32 of it again."""
+    half = tensor.half()
+    lossless = tensor.dtype == torch.float32 and torch.equal(half.float(), tensor)
+    return (half if lossless else tensor).contiguous()
+
+
 def save_bundle(
     path: Path,
     model: OATNet,
@@ -270,7 +278,8 @@ def save_bundle(
 
     Args:
         path: the folder to make.
-        model: a trained network; its FiLM MLPs are stored as γ and β at the knots.
+        model: a trained network; its FiLM MLPs are stored as γ and β at the knots, and in float16 what that holds
+            exactly.
         name: its name, lower case.
         class_names: one a class.
         input_spec: what camera frames are turned into.
@@ -287,7 +296,7 @@ def save_bundle(
     shipped = model.with_film_tables().cpu().eval()
     shipped.compute_dtype = torch.float32
     files = {
-        _WEIGHTS: safetensors.torch.save({k: v.contiguous() for k, v in shipped.state_dict().items()}),
+        _WEIGHTS: safetensors.torch.save({k: _compact(v) for k, v in shipped.state_dict().items()}),
         _PROBE: safetensors.numpy.save(_make_probe(shipped, input_spec)),
         _OUTCOMES: safetensors.numpy.save({key: np.packbits(value) for key, value in outcomes.items()}),
     }

@@ -20,6 +20,7 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
+from training.optimizer import decayed_weights
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -35,7 +36,10 @@ def export(
     num_corrupted: int,
     device: str,
 ) -> Bundle:
-    """Measure both tables and write the bundle.
+    """Round the weights, measure both tables, and write the bundle.
+
+    Convolution and classifier weights are rounded to what float16 holds, before anything is counted: the bundle is half
+    as large, and its figures are those of the network that ships.
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
     `test_set` and every kind. Nothing of `report` decides anything.
@@ -44,6 +48,9 @@ def export(
     model = OATNet(config.model)
     model.load_state_dict(checkpoint.model)
     model.eval().requires_grad_(False)
+    with torch.no_grad():
+        for weight in decayed_weights(model):
+            weight.copy_(weight.half())
     model = model.with_film_tables().to(device)
     _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
     select_plan = Plan(

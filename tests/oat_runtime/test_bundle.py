@@ -16,7 +16,7 @@ import torch
 
 from oat_runtime.bundle import Bundle, LogitsAt, attach_file, check_target, outcome_key, save_bundle
 from oat_runtime.errors import BundleError
-from oat_runtime.layers import LambdaBatch
+from oat_runtime.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
 from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 
@@ -42,7 +42,7 @@ def save_again(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
         "report": manifest.report,
         "outcomes": bundle.outcomes(),
     }
-    return save_bundle(path, bundle.model(), **(arguments | changes))
+    return save_bundle(path, **({"model": bundle.model()} | arguments | changes))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -203,6 +203,22 @@ def test_a_bundle_holds_the_network_without_its_mlps(
     lam = LambdaBatch.constant(0.35, 2, manifest.model.lambdas)
     with torch.no_grad():
         assert torch.equal(shipped(x_NCHW, lam, width=0.75), net.eval()(x_NCHW, lam, width=0.75))
+
+
+def test_weights_take_half_the_bytes_where_nothing_is_lost(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    net = bundle.model()
+    weights = [module.weight for module in net.modules() if isinstance(module, SlimmableConv2d | SlimmableLinear)]
+    with torch.no_grad():
+        for weight in weights:
+            weight.copy_(weight.half())
+    rounded = save_again(bundle, tmp_path / "rounded", model=net)
+    saved = [one.manifest.files["weights.safetensors"].num_bytes for one in (bundle, rounded)]
+    assert saved[0] - saved[1] == pytest.approx(2 * sum(weight.numel() for weight in weights), rel=0.01)
+    again = rounded.model().state_dict()
+    for name, tensor in net.state_dict().items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "write_text", "chmod"])

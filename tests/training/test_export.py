@@ -18,6 +18,7 @@ from training import export as export_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, fingerprint, split_validation
+from training.optimizer import decayed_weights
 from training.trainer import Trainer
 
 Sets = dict[str, ImageSet]
@@ -67,10 +68,15 @@ def command(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *arguments
 
 
 @torch.no_grad()
-def test_a_bundle_computes_what_the_checkpoint_computes(bundle: Bundle, checkpoint: Path) -> None:
+def test_a_bundle_computes_what_the_checkpoint_computes_with_weights_that_float16_holds(
+    bundle: Bundle, checkpoint: Path
+) -> None:
     saved = load_checkpoint(checkpoint)
     net = OATNet(saved.config.model).eval()
     net.load_state_dict(saved.model)
+    for weight in decayed_weights(net):
+        torch.testing.assert_close(weight.half().float(), weight, atol=1e-7, rtol=2**-11)
+        weight.copy_(weight.half())
     x_NCHW = torch.rand(3, 3, 16, 16)
     for lam in (0.0, 0.4, 1.0):
         for width in (0.5, 1.0):
