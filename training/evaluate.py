@@ -103,27 +103,31 @@ class Plan:
     severities: tuple[int, ...]
 
 
-def measure_point(model: OATNet, point: OperatingPoint, plan: Plan) -> tuple[OperatingRow, Outcomes]:
-    """One table row and its per-image outcomes, on the folded float32 network that is deployed."""
+def measure_point(model: OATNet, point: OperatingPoint, plan: Plan) -> Outcomes:
+    """Per-image outcomes of one point under every condition, on the folded float32 network that is deployed."""
     device = model.code_KD.device
     plain = fold(model, lam=point.lam, width=point.width)
-    counted = [
-        ("clean", Regime.CLEAN, evaluate(plain, plan.clean, attack=None, device=device)),
-        (plan.attack.name, Regime.ADVERSARIAL, evaluate(plain, plan.attacked, attack=plan.attack, device=device)),
-    ]
-    for condition, regime, images in corrupted_sets(plan.corrupted, plan.kinds, plan.severities):
-        counted.append((condition, regime, evaluate(plain, images, attack=None, device=device)))
-    measurements = tuple(
-        Measurement(
-            condition=condition,
-            regime=regime,
-            num_correct=counts.proportion.num_correct,
-            num_total=counts.proportion.num_total,
+    counted = {
+        "clean": evaluate(plain, plan.clean, attack=None, device=device),
+        plan.attack.name: evaluate(plain, plan.attacked, attack=plan.attack, device=device),
+    }
+    for condition, _, images in corrupted_sets(plan.corrupted, plan.kinds, plan.severities):
+        counted[condition] = evaluate(plain, images, attack=None, device=device)
+    return {outcome_key(condition, point): counts.correct_N for condition, counts in counted.items()}
+
+
+def row_of(point: OperatingPoint, outcomes: Outcomes, plan: Plan) -> OperatingRow:
+    """The table row of a point's outcomes."""
+    regimes = {"clean": Regime.CLEAN, plan.attack.name: Regime.ADVERSARIAL}
+    for kind in plan.kinds:
+        regimes |= {f"{kind}-{severity}": CORRUPTIONS[kind].regime for severity in plan.severities}
+    measurements = []
+    for condition, regime in regimes.items():
+        count = EvalCounts(outcomes[outcome_key(condition, point)]).proportion
+        measurements.append(
+            Measurement(condition=condition, regime=regime, num_correct=count.num_correct, num_total=count.num_total)
         )
-        for condition, regime, counts in counted
-    )
-    outcomes = {outcome_key(condition, point): counts.correct_N for condition, _, counts in counted}
-    return OperatingRow(lam=point.lam, width=point.width, measurements=measurements), outcomes
+    return OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
 
 
 def corrupted_sets(
@@ -138,14 +142,34 @@ def corrupted_sets(
             yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
 
 
-def measure_table(model: OATNet, plan: Plan, *, title: str) -> tuple[tuple[OperatingRow, ...], Outcomes]:
-    """Rows for every trained λ and width, with progress; and all per-image outcomes."""
+def measure_table(
+    model: OATNet, plan: Plan, *, title: str, kept: Path | None = None
+) -> tuple[tuple[OperatingRow, ...], Outcomes]:
+    """Rows for every trained λ and width, with progress; and all per-image outcomes.
+
+    Args:
+        model: the network.
+        plan: what to count.
+        title: of the progress bar.
+        kept: where the outcomes of each point are kept and, after a stop, taken from. It must be of this network and
+            this plan: see `training.export.kept_folder`.
+    """
     points = [OperatingPoint(lam, width) for lam in model.config.lambdas for width in model.config.widths]
     rows: list[OperatingRow] = []
     outcomes: Outcomes = {}
     for point in track(points, description=title, console=Console(stderr=True)):
-        row, of_point = measure_point(model, point, plan)
-        rows.append(row)
+        file = None if kept is None else kept / f"{point.lam:g}-{point.width:g}.npz"
+        if file is not None and file.is_file():
+            with np.load(file, allow_pickle=False) as archive:
+                of_point = dict(archive)
+        else:
+            of_point = measure_point(model, point, plan)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                partial = file.with_suffix(".partial.npz")
+                np.savez_compressed(partial, **of_point)  # type: ignore[arg-type]
+                partial.replace(file)
+        rows.append(row_of(point, of_point, plan))
         outcomes |= of_point
     return tuple(rows), outcomes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def export(
     num_attacked: int,
     num_corrupted: int,
     device: str,
+    kept: Path | None = None,
 ) -> Bundle:
     """Round the weights, measure both tables, and write the bundle.
 
@@ -42,7 +44,8 @@ def export(
     as large, and its figures are those of the network that ships.
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything.
+    `test_set` and every kind. Nothing of `report` decides anything. Below `kept`, points that were counted are kept, so
+    that an export that was stopped goes on where it was.
     """
     config = checkpoint.config
     model = OATNet(config.model)
@@ -69,8 +72,9 @@ def export(
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )
-    select_rows, _ = measure_table(model, select_plan, title="select table")
-    report_rows, outcomes = measure_table(model, report_plan, title="report table")
+    folders = [kept_folder(kept, model, plan) for plan in (select_plan, report_plan)]
+    select_rows, _ = measure_table(model, select_plan, title="select table", kept=folders[0])
+    report_rows, outcomes = measure_table(model, report_plan, title="report table", kept=folders[1])
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
     return save_bundle(
         path,
@@ -94,6 +98,20 @@ def export(
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
     )
+
+
+def kept_folder(kept: Path | None, model: OATNet, plan: Plan) -> Path | None:
+    """A folder below `kept` that no other weights, images, attack or committed code share; None for other code."""
+    commit = commit_of_code()
+    if kept is None or commit == "unknown" or commit.endswith("-dirty"):
+        return None
+    digest = hashlib.sha256(commit.encode())
+    for images in (plan.clean, plan.attacked, plan.corrupted):
+        digest.update(fingerprint(images).encode())
+    digest.update(repr((plan.attack, plan.kinds, plan.severities)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return kept / digest.hexdigest()[:16]
 
 
 def commit_of_code() -> str:
@@ -132,6 +150,7 @@ def main() -> int:
             num_attacked=args.attacked,
             num_corrupted=args.corrupted,
             device=args.device,
+            kept=args.checkpoint.parent / "measured",
         )
     except OATError as error:
         print(f"oat-export: {error}", file=sys.stderr)

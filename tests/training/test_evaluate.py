@@ -13,7 +13,7 @@ from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.data import ImageSet, to_unit
-from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point
+from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point, row_of
 
 Patches = Callable[..., ImageSet]
 SMALL = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 0.3, 1.0))
@@ -108,7 +108,8 @@ def test_a_row_counts_what_the_network_says_at_that_point(net: OATNet, patches: 
         kinds=FITTING_KINDS[:2],
         severities=(1, 5),
     )
-    row, outcomes = measure_point(net, point, plan)
+    outcomes = measure_point(net, point, plan)
+    row = row_of(point, outcomes, plan)
     kinds = [f"{kind}-{severity}" for kind in FITTING_KINDS[:2] for severity in (1, 5)]
     assert [m.condition for m in row.measurements] == ["clean", "pgd-7", *kinds]
     assert [m.num_total for m in row.measurements] == [24, 6, 5, 5, 5, 5]

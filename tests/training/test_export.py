@@ -18,6 +18,7 @@ from training import export as export_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, fingerprint, split_validation
+from training.evaluate import EvalCounts
 from training.optimizer import decayed_weights
 from training.trainer import Trainer
 
@@ -123,6 +124,43 @@ def test_the_policys_table_does_not_depend_on_the_test_set(
     assert other.manifest.select == bundle.manifest.select
     assert other.manifest.temperatures == bundle.manifest.temperatures
     assert other.manifest.report != bundle.manifest.report
+
+
+def test_an_export_goes_on_where_it_was_stopped(
+    bundle: Bundle, checkpoint: Path, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    stop_at = [5]
+
+    def evaluate(*args: object, attack: object, **kwargs: object) -> EvalCounts:
+        if attack is not None:  # once a point
+            if len(counted) == stop_at[0]:
+                raise KeyboardInterrupt
+            counted.append("a point")
+        return original(*args, attack=attack, **kwargs)  # type: ignore[arg-type]
+
+    def export(name: str, scale: float = 1.0) -> Bundle:
+        saved = load_checkpoint(checkpoint)
+        saved.model["classifier.weight"].mul_(scale)
+        options = {"num_attacked": 6, "num_corrupted": 3, "device": "cpu", "kept": tmp_path / "kept"}
+        data = {"training_set": sets["train"], "test_set": sets["test"]}
+        return export_module.export(saved, tmp_path / name, **data, **options)  # type: ignore
+
+    original = evaluate_module.evaluate
+    monkeypatch.setattr(evaluate_module, "evaluate", evaluate)
+    monkeypatch.setattr(export_module, "commit_of_code", lambda: 40 * "a")
+    with pytest.raises(KeyboardInterrupt):
+        export("exported")
+    stop_at[0] = 99
+    resumed = export("exported")
+    assert len(counted) == 8  # four points in each of two tables, none twice
+    assert (resumed.manifest.select, resumed.manifest.report) == (bundle.manifest.select, bundle.manifest.report)
+    assert all(np.array_equal(hits, bundle.outcomes()[key]) for key, hits in resumed.outcomes().items())
+    export("other", scale=2.0)
+    assert len(counted) == 16  # another network's points are its own
+    monkeypatch.setattr(export_module, "commit_of_code", lambda: 40 * "a" + "-dirty")
+    export("again")
+    assert len(counted) == 24  # code that has no name proves nothing
 
 
 def test_a_bundle_says_where_it_comes_from(bundle: Bundle, checkpoint: Path, sets: Sets) -> None:
