@@ -119,8 +119,8 @@ def measure_point(model: OATNet, point: OperatingPoint, plan: Plan) -> Outcomes:
 def row_of(point: OperatingPoint, outcomes: Outcomes, plan: Plan) -> OperatingRow:
     """The table row of a point's outcomes."""
     regimes = {"clean": Regime.CLEAN, plan.attack.name: Regime.ADVERSARIAL}
-    for kind in plan.kinds:
-        regimes |= {f"{kind}-{severity}": CORRUPTIONS[kind].regime for severity in plan.severities}
+    named = corruption_conditions(plan.kinds, plan.severities)
+    regimes |= {condition: CORRUPTIONS[kind].regime for condition, (kind, _) in named.items()}
     measurements = []
     for condition, regime in regimes.items():
         count = EvalCounts(outcomes[outcome_key(condition, point)]).proportion
@@ -130,16 +130,19 @@ def row_of(point: OperatingPoint, outcomes: Outcomes, plan: Plan) -> OperatingRo
     return OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
 
 
+def corruption_conditions(kinds: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """Kind and severity by the name of the condition, `KIND-SEVERITY`."""
+    return {f"{kind}-{severity}": (kind, severity) for kind in kinds for severity in severities}
+
+
 def corrupted_sets(
     data: ImageSet, kinds: Sequence[str], severities: Sequence[int]
 ) -> Iterator[tuple[str, Regime, ImageSet]]:
     """`data` under every kind and severity, as (condition, regime, images); the same pixels every time."""
-    for kind in kinds:
-        for severity in severities:
-            condition = f"{kind}-{severity}"
-            rng = np.random.default_rng(zlib.crc32(condition.encode()))
-            images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
-            yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
+    for condition, (kind, severity) in corruption_conditions(kinds, severities).items():
+        rng = np.random.default_rng(zlib.crc32(condition.encode()))
+        images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
+        yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
 
 
 def measure_table(

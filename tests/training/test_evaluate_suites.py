@@ -283,11 +283,11 @@ def test_published_counts_are_those_of_the_documents(
     shutil.copytree(tiny_bundle, bundle)
     command = [str(bundle), "--count", "3", "--out", str(out)]
     narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
-    assert main([*command, *narrow, "--suite", "attacks", "transfer", "calibration", "inside"]) == 0
+    assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration", "inside"]) == 0
     assert main([*command, "--publish", str(page)]) == 0
     kept = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
     assert "evaluation.json" in Bundle.load(bundle).manifest.files
-    for name in ("attacks", "transfer", "calibration"):
+    for name in ("attacks", "transfer", "corruptions", "calibration"):
         document = json.loads((out / f"{name}.json").read_text())
         for row, counts in zip(document["rows"], kept[name]["rows"], strict=True):
             assert counts == {key: row[key] for key in counts} and counts["num_total"] == 3
