@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.figures import FIGURES
-from training.results import ABOUT, doubt, read_documents, setting, verdict
+from training.results import ABOUT, doubt, heading, read_documents, setting, verdict
 from training.subject import Subject
 
 _STYLE = """
@@ -43,12 +43,12 @@ def write_page(subject: Subject, results: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"<h1>{html.escape(subject.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
-        parts.append(f"<h2>{html.escape(name.capitalize())}</h2>{_paragraph(ABOUT[name])}")
+        parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(ABOUT[document['name']])}")
         parts.append(f"<p class='note'>{html.escape(setting(document))}</p>")
         parts += [f"<p class='warn'>{html.escape(doubt(warning))}</p>" for warning in document["warnings"]]
         parts += [_paragraph(verdict(check)) for check in document["checks"]]
-        for file_name, draw in FIGURES.get(name, {}).items():
-            path = folder / f"{file_name}.png"
+        for file_name, draw in FIGURES.get(document["name"], {}).items():
+            path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
             draw(document).savefig(path)
             code = base64.b64encode(path.read_bytes()).decode()
             parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")

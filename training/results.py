@@ -40,19 +40,30 @@ _DERIVED = ("accuracy", "low_95", "high_95")
 
 
 def read_documents(subject: Subject, folder: Path) -> dict[str, Document]:
-    """The documents of a network's suites in `folder`, by name, in the order of `ABOUT`.
+    """The documents of a network's suites in `folder` and in folders within, in the order of `ABOUT`.
+
+    Returns:
+        Documents by where they are below `folder`: `attacks`, `targeted/attacks`.
 
     Raises:
         DataError: no documents, or a document of another network.
     """
-    paths = {name: folder / f"{name}.json" for name in ABOUT}
-    documents = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in ABOUT]
+    found.sort(key=lambda path: (list(ABOUT).index(path.stem), len(path.parts), path))
+    paths = {path.with_suffix("").as_posix(): folder / path for path in found}
+    documents = {name: json.loads(path.read_text()) for name, path in paths.items()}
     if not documents:
         raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
     for name, document in documents.items():
         if (document["subject"], document.get("weights_sha256")) != (subject.name, subject.identity):
             raise DataError(f"{paths[name]} is of another network: run its suite again, or name another --out")
     return documents
+
+
+def heading(name: str) -> str:
+    """The title of a document: its suite, and the folders that it lies in."""
+    *folders, suite = name.split("/")
+    return ", ".join([suite.capitalize(), *folders])
 
 
 def attack_text(attack: Row) -> str:
@@ -157,8 +168,8 @@ def _operating_points(report: OperatingTable) -> list[str]:
 
 def _sections(documents: dict[str, Document]) -> Iterable[str]:
     for name, document in documents.items():
-        yield f"## {name.capitalize()}"
-        yield f"{ABOUT[name]} {setting(document)}"
+        yield f"## {heading(name)}"
+        yield f"{ABOUT[document['name']]} {setting(document)}"
         yield f"```\n{document['command']}\n```"
         yield from map(_markdown, tables(document))
         remarks = [*map(verdict, document["checks"]), *map(doubt, document["warnings"])]

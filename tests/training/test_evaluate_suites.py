@@ -284,14 +284,19 @@ def test_published_counts_are_those_of_the_documents(
     command = [str(bundle), "--count", "3", "--out", str(out)]
     narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
     assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration", "inside"]) == 0
-    assert main([*command, "--publish", str(page)]) == 0
+    apart = ["--attacks", "mi-fgsm", "--lambda", "0.3", "--width", "1", "--suite", "attacks"]
+    assert main([*command[:-1], str(out / "momentum"), *apart]) == 0
+    assert main([*command, "--publish", str(page), "--plots", str(tmp_path / "plots")]) == 0
     kept = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
     assert "evaluation.json" in Bundle.load(bundle).manifest.files
     for name in ("attacks", "transfer", "corruptions", "calibration"):
         document = json.loads((out / f"{name}.json").read_text())
         for row, counts in zip(document["rows"], kept[name]["rows"], strict=True):
             assert counts == {key: row[key] for key in counts} and counts["num_total"] == 3
+    assert {row["condition"] for row in kept["momentum/attacks"]["rows"]} == {"clean", "mi-fgsm", "worst-case"}
     text = page.read_text()
+    assert text.index("\n## Attacks\n") < text.index("\n## Attacks, momentum\n") < text.index("\n## Transfer\n")
+    assert len(list((tmp_path / "plots").glob("momentum-*.png"))) > 0
     assert "oat-evaluate" in text and str(out) in text  # the command that makes the figures again
     (row,) = [r for r in kept["attacks"]["rows"] if (r["lambda"], r["condition"]) == (0.3, "clean")]
     assert f"| {100 * row['num_correct'] / 3:.1f}±" in text
