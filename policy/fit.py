@@ -20,8 +20,8 @@ from torch import Tensor
 
 from oat_runtime.bundle import Bundle, attach_file
 from oat_runtime.errors import DataError, OATError
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import OATNet, frozen
+from oat_runtime.fold import fold
+from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.stress.attacks import pgd_linf
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
@@ -58,16 +58,15 @@ def fit_network(
     rng = np.random.default_rng(seed)
     regimes = {name: CORRUPTIONS[name].regime for name in FITTING_KINDS}
     network = _CalibratedNetwork(model, width=width, temperature=temperature, attack=attack, seed=seed)
-    with frozen(model):
-        rates, attacked = measure_rates(
-            network,
-            lambdas=model.config.lambdas,
-            images_NHWC=images_NHWC,
-            labels_N=labels_N,
-            corrupt=corrupt,
-            regimes=regimes,
-            rng=rng,
-        )
+    rates, attacked = measure_rates(
+        network,
+        lambdas=model.config.lambdas,
+        images_NHWC=images_NHWC,
+        labels_N=labels_N,
+        corrupt=corrupt,
+        regimes=regimes,
+        rng=rng,
+    )
     return fit_estimator(
         images_NHWC,
         corrupt=corrupt,
@@ -80,17 +79,18 @@ def fit_network(
 
 
 class _CalibratedNetwork:
-    """An OATNet at one width, in NumPy terms; in batches, so that memory stays small."""
+    """An OATNet at one width, folded as it is deployed, in NumPy terms; in batches, so that memory stays small."""
 
     def __init__(
         self, model: OATNet, *, width: float, temperature: Callable[[float], float], attack: AttackSpec, seed: int
     ) -> None:
-        self._model, self._width, self._temperature, self._attack, self._seed = model, width, temperature, attack, seed
+        self._nets = {lam: fold(model, lam=lam, width=width) for lam in model.config.lambdas}
+        self._temperature, self._attack, self._seed = temperature, attack, seed
 
     def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         x_NCHW = _planes(images_NHWC)
         with torch.no_grad():
-            logits_NK = torch.cat([self._logits(lam, x_NCHW[part]) for part in _parts(len(x_NCHW))])
+            logits_NK = torch.cat([self._nets[lam](x_NCHW[part]) for part in _parts(len(x_NCHW))])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
         return probabilities_NK
 
@@ -100,7 +100,7 @@ class _CalibratedNetwork:
         adversarial_NCHW = torch.cat(
             [
                 pgd_linf(
-                    lambda images: self._logits(lam, images),
+                    self._nets[lam],
                     x_NCHW[part],
                     y_N[part],
                     epsilon=self._attack.epsilon,
@@ -113,11 +113,6 @@ class _CalibratedNetwork:
         )
         adversarial_NHWC: Images = (adversarial_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return np.ascontiguousarray(adversarial_NHWC)
-
-    def _logits(self, lam: float, x_NCHW: Tensor) -> Tensor:
-        batch = LambdaBatch.constant(lam, len(x_NCHW), self._model.config.lambdas)
-        logits_NK: Tensor = self._model(x_NCHW, batch, width=self._width)
-        return logits_NK.float()
 
 
 def _planes(images_NHWC: Images) -> Tensor:
