@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from oat_runtime.errors import ConfigError
-from oat_runtime.fold import fold
 from oat_runtime.operating_point import OperatingPoint
-from training.evaluate import evaluate
 from training.subject import Subject
 from training.suites import Job, Result, Row, check, counted, progress
 
@@ -30,14 +30,15 @@ def dedicated(job: Job) -> Result:
     rows: list[Row] = []
     below: dict[str, list[float]] = {"clean": [], job.attack.name: []}
     for other, point in progress(pairs, "dedicated"):
-        ours, theirs = job.plain(point.lam, point.width), fold(other.model, lam=point.lam, width=point.width)
+        jobs = (job, theirs := replace(job, subject=other))
         for condition, attack in (("clean", None), (job.attack.name, job.attack)):
             ours_N, theirs_N = (
-                evaluate(n, job.data, attack=attack, device=job.device).correct_N for n in (ours, theirs)
+                each.right(each.plain(point.lam, point.width), point.lam, point.width, attack=attack) for each in jobs
             )
             rows.append(counted(point.lam, point.width, condition, ours_N))
             rows.append(counted(point.lam, point.width, f"{condition}, dedicated", theirs_N))
             below[condition].append(float(theirs_N.mean() - ours_N.mean()))
+        job.kept.spared_s += theirs.kept.spared_s
     checks = []
     for condition, values in below.items():
         name = f"{condition}: below the dedicated networks"

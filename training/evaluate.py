@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +26,7 @@ from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
 from oat_runtime.terminal import wide_console
 from training.data import ImageSet, load_dataset, to_unit
+from training.kept import Hits, Kept
 
 ATTACKS = {
     spec.name: spec
@@ -46,7 +46,7 @@ image counts as broken if any iterate is misclassified, which is at least as str
 MI-FGSM takes ten steps of ε / 10 (Dong et al. 2018); Auto-PGD has AutoAttack's 100 steps and sets their size itself."""
 
 
-Outcomes = dict[str, npt.NDArray[np.bool_]]
+Outcomes = dict[str, Hits]
 """Per-image outcomes by `oat_runtime.bundle.outcome_key`."""
 
 
@@ -54,7 +54,7 @@ Outcomes = dict[str, npt.NDArray[np.bool_]]
 class EvalCounts:
     """What one evaluation counted; `correct_N` is one bool an image, in the order of the set."""
 
-    correct_N: npt.NDArray[np.bool_]
+    correct_N: Hits
 
     @property
     def proportion(self) -> Proportion:
@@ -103,17 +103,25 @@ class Plan:
     severities: tuple[int, ...]
 
 
-def measure_point(model: OATNet, point: OperatingPoint, plan: Plan) -> Outcomes:
+def right(
+    net: LogitsFn, point: OperatingPoint, data: ImageSet, *, attack: AttackSpec | None, kept: Kept, device: torch.device
+) -> Hits:
+    """Whether each image is classified right by `net`, the folded network of `point`; counted once."""
+    what = f"{point.lam:g} {point.width:g} {'clean' if attack is None else attack.model_dump_json()}"
+    return kept.get(what, data, lambda: evaluate(net, data, attack=attack, device=device).correct_N)
+
+
+def measure_point(model: OATNet, point: OperatingPoint, plan: Plan, kept: Kept) -> Outcomes:
     """Per-image outcomes of one point under every condition, on the folded float32 network that is deployed."""
     device = model.code_KD.device
     plain = fold(model, lam=point.lam, width=point.width)
-    counted = {
-        "clean": evaluate(plain, plan.clean, attack=None, device=device),
-        plan.attack.name: evaluate(plain, plan.attacked, attack=plan.attack, device=device),
+    found = {
+        "clean": right(plain, point, plan.clean, attack=None, kept=kept, device=device),
+        plan.attack.name: right(plain, point, plan.attacked, attack=plan.attack, kept=kept, device=device),
     }
     for condition, _, images in corrupted_sets(plan.corrupted, plan.kinds, plan.severities):
-        counted[condition] = evaluate(plain, images, attack=None, device=device)
-    return {outcome_key(condition, point): counts.correct_N for condition, counts in counted.items()}
+        found[condition] = right(plain, point, images, attack=None, kept=kept, device=device)
+    return {outcome_key(condition, point): right_N for condition, right_N in found.items()}
 
 
 def row_of(point: OperatingPoint, outcomes: Outcomes, plan: Plan) -> OperatingRow:
@@ -145,33 +153,13 @@ def corrupted_sets(
         yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
 
 
-def measure_table(
-    model: OATNet, plan: Plan, *, title: str, kept: Path | None = None
-) -> tuple[tuple[OperatingRow, ...], Outcomes]:
-    """Rows for every trained λ and width, with progress; and all per-image outcomes.
-
-    Args:
-        model: the network.
-        plan: what to count.
-        title: of the progress bar.
-        kept: where the outcomes of each point are kept and, after a stop, taken from. It must be of this network and
-            this plan: see `training.export.kept_folder`.
-    """
+def measure_table(model: OATNet, plan: Plan, *, title: str, kept: Kept) -> tuple[tuple[OperatingRow, ...], Outcomes]:
+    """Rows for every trained λ and width, with progress; and all per-image outcomes."""
     points = [OperatingPoint(lam, width) for lam in model.config.lambdas for width in model.config.widths]
     rows: list[OperatingRow] = []
     outcomes: Outcomes = {}
     for point in track(points, description=title, console=Console(stderr=True)):
-        file = None if kept is None else kept / f"{point.lam:g}-{point.width:g}.npz"
-        if file is not None and file.is_file():
-            with np.load(file, allow_pickle=False) as archive:
-                of_point = dict(archive)
-        else:
-            of_point = measure_point(model, point, plan)
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                partial = file.with_suffix(".partial.npz")
-                np.savez_compressed(partial, **of_point)  # type: ignore[arg-type]
-                partial.replace(file)
+        of_point = measure_point(model, point, plan, kept)
         rows.append(row_of(point, of_point, plan))
         outcomes |= of_point
     return tuple(rows), outcomes

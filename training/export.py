@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
+from training.kept import Kept, commit_of_code
 from training.optimizer import decayed_weights
 
 _LOG = logging.getLogger(__name__)
@@ -44,8 +43,8 @@ def export(
     as large, and its figures are those of the network that ships.
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything. Below `kept`, points that were counted are kept, so
-    that an export that was stopped goes on where it was.
+    `test_set` and every kind. Nothing of `report` decides anything. Below `kept`, what was counted is kept, so that an
+    export that was stopped goes on where it was.
     """
     config = checkpoint.config
     model = OATNet(config.model)
@@ -72,9 +71,9 @@ def export(
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )
-    folders = [kept_folder(kept, model, plan) for plan in (select_plan, report_plan)]
-    select_rows, _ = measure_table(model, select_plan, title="select table", kept=folders[0])
-    report_rows, outcomes = measure_table(model, report_plan, title="report table", kept=folders[1])
+    outcomes_kept = Kept(kept, model)
+    select_rows, _ = measure_table(model, select_plan, title="select table", kept=outcomes_kept)
+    report_rows, outcomes = measure_table(model, report_plan, title="report table", kept=outcomes_kept)
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
     return save_bundle(
         path,
@@ -98,31 +97,6 @@ def export(
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
     )
-
-
-def kept_folder(kept: Path | None, model: OATNet, plan: Plan) -> Path | None:
-    """A folder below `kept` that no other weights, images, attack or committed code share; None for other code."""
-    commit = commit_of_code()
-    if kept is None or commit == "unknown" or commit.endswith("-dirty"):
-        return None
-    digest = hashlib.sha256(commit.encode())
-    for images in (plan.clean, plan.attacked, plan.corrupted):
-        digest.update(fingerprint(images).encode())
-    digest.update(repr((plan.attack, plan.kinds, plan.severities)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return kept / digest.hexdigest()[:16]
-
-
-def commit_of_code() -> str:
-    """The commit of the code at hand, or `unknown` outside a checkout."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def main() -> int:

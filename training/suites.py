@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +22,8 @@ from oat_runtime.stress.attacks import perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from training import attack_checks, inspection
 from training.data import ImageSet, to_unit
-from training.evaluate import ATTACKS, corrupted_sets, evaluate
+from training.evaluate import ATTACKS, corrupted_sets, right
+from training.kept import Hits, Kept
 from training.subject import Subject
 
 Row = dict[str, Any]
@@ -48,6 +51,7 @@ class Job:
         attacks: names of those that the suite `attacks` runs.
         num_steps: steps of Auto-PGD.
         beside: networks to compare with.
+        kept_in: where outcomes are kept, so that a suite that was stopped goes on; None keeps none.
     """
 
     subject: Subject
@@ -58,6 +62,12 @@ class Job:
     attacks: tuple[str, ...] = LINF_ATTACKS
     num_steps: int | None = None
     beside: tuple[Subject, ...] = ()
+    kept_in: Path | None = None
+
+    @cached_property
+    def kept(self) -> Kept:
+        """Outcomes of the network that were counted before."""
+        return Kept(self.kept_in, self.subject.model)
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +86,13 @@ class Job:
     def plain(self, lam: float, width: float) -> torch.nn.Module:
         """The folded network of one point, as it is deployed."""
         return fold(self.subject.model, lam=lam, width=width)
+
+    def right(
+        self, net: torch.nn.Module, lam: float, width: float, *, attack: AttackSpec | None, data: ImageSet | None = None
+    ) -> Hits:
+        """Whether `net`, the folded network of a point, classifies each image right; see `training.evaluate.right`."""
+        point, images = OperatingPoint(lam, width), data or self.data
+        return right(net, point, images, attack=attack, kept=self.kept, device=self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels, on the device."""
@@ -102,7 +119,7 @@ class Result:
     attacks: Sequence[AttackSpec] = ()
 
 
-def counted(lam: float, width: float, condition: str, right_N: npt.NDArray[np.bool_]) -> Row:
+def counted(lam: float, width: float, condition: str, right_N: Hits) -> Row:
     """One row: integer counts, the share, and its 95 % interval (Wilson 1927)."""
     count = Proportion(int(right_N.sum()), len(right_N))
     low, high = count.interval()
@@ -122,9 +139,9 @@ def attacks(job: Job) -> Result:
         specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
     for point in progress(job.points(), "attacks"):
         plain = job.plain(point.lam, point.width)
-        outcomes = {"clean": evaluate(plain, job.data, attack=None, device=job.device).correct_N}
+        outcomes = {"clean": job.right(plain, point.lam, point.width, attack=None)}
         for spec in specs:
-            outcomes[spec.name] = evaluate(plain, job.data, attack=spec, device=job.device).correct_N
+            outcomes[spec.name] = job.right(plain, point.lam, point.width, attack=spec)
         x_NCHW, y_N = next(job.batches())
         doubts = attack_checks.inspect_network(plain, x_NCHW, y_N) + attack_checks.inspect_outcomes(outcomes)
         warnings += [{"lambda": point.lam, "width": point.width} | asdict(doubt) for doubt in doubts]
@@ -150,14 +167,14 @@ def unseen(job: Job) -> Result:
     rows: list[Row] = []
     outside, same = [0.0], []
     for width in progress(sorted(job.widths, reverse=True), "unseen λ"):
-        found: dict[float, tuple[npt.NDArray[np.bool_], ...]] = {}
+        found: dict[float, tuple[Hits, ...]] = {}
         logits: dict[float, Tensor] = {}
         for lam in sorted({*knots, *usable}):
             plain = job.plain(lam, width)
             logits[lam] = _logits(job, plain)
             labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
             clean_N = (logits[lam].argmax(dim=1) == labels_N).cpu().numpy()
-            found[lam] = (clean_N, evaluate(plain, job.data, attack=job.attack, device=job.device).correct_N)
+            found[lam] = (clean_N, job.right(plain, lam, width, attack=job.attack))
             for condition, right_N in zip(("clean", job.attack.name), found[lam], strict=True):
                 rows.append(counted(lam, width, condition, right_N) | {"trained": lam in knots})
         for lam in usable:
@@ -186,13 +203,13 @@ def transfer(job: Job) -> Result:
     nets = {lam: job.plain(lam, width) for lam in job.lambdas}
     for source in progress(job.lambdas, "transfer"):
         generator = torch.Generator(job.device).manual_seed(job.attack.seed)
-        right: dict[float, list[npt.NDArray[np.bool_]]] = {lam: [] for lam in nets}
+        hits: dict[float, list[Hits]] = {lam: [] for lam in nets}
         for x_NCHW, y_N in job.batches():
             images = perturb(nets[source], x_NCHW, y_N, spec=job.attack, generator=generator, keep="best")
             with torch.no_grad():
                 for lam, net in nets.items():
-                    right[lam].append((net(images).argmax(dim=1) == y_N).cpu().numpy())
-        for lam, parts in right.items():
+                    hits[lam].append((net(images).argmax(dim=1) == y_N).cpu().numpy())
+        for lam, parts in hits.items():
             rows.append(counted(lam, width, job.attack.name, np.concatenate(parts)) | {"made_at": source})
     return Result(rows, attacks=[job.attack])
 
@@ -204,15 +221,15 @@ def joint(job: Job) -> Result:
     rows = []
     for name, draws in (("joint", None), ("expectation", min(4, len(nets)))):
         generator = torch.Generator(job.device).manual_seed(job.attack.seed)
-        right: list[list[npt.NDArray[np.bool_]]] = [[] for _ in nets]
+        hits: list[list[Hits]] = [[] for _ in nets]
         for x_NCHW, y_N in progress(list(job.batches()), name):
             images = perturb(nets, x_NCHW, y_N, spec=job.attack, generator=generator, keep="last", draws=draws)
             with torch.no_grad():
-                for parts, net in zip(right, nets, strict=True):
+                for parts, net in zip(hits, nets, strict=True):
                     parts.append((net(images).argmax(dim=1) == y_N).cpu().numpy())
         condition = f"{name} {job.attack.name}"
-        rows += [counted(p.lam, p.width, condition, np.concatenate(r)) for p, r in zip(points, right, strict=True)]
-        stands_N = np.logical_or.reduce([np.concatenate(parts) for parts in right])
+        rows += [counted(p.lam, p.width, condition, np.concatenate(r)) for p, r in zip(points, hits, strict=True)]
+        stands_N = np.logical_or.reduce([np.concatenate(parts) for parts in hits])
         rows.append(counted(float("nan"), float("nan"), f"{condition}, any point right", stands_N))
     return Result([{k: None if v != v else v for k, v in row.items()} for row in rows], attacks=[job.attack])
 
@@ -227,7 +244,7 @@ def corruptions(job: Job) -> Result:
     for condition, regime, images in progress(conditions, "corruptions", total=total):
         kind, severity = condition.rsplit("-", 1)
         for lam, net in nets.items():
-            right_N = evaluate(net, images, attack=None, device=job.device).correct_N
+            right_N = job.right(net, lam, width, attack=None, data=images)
             extra = {"kind": kind, "severity": int(severity), "regime": str(regime)}
             rows.append(counted(lam, width, condition, right_N) | extra)
     return Result(rows)

@@ -14,6 +14,7 @@ from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.data import ImageSet, to_unit
 from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point, row_of
+from training.kept import Kept
 
 Patches = Callable[..., ImageSet]
 SMALL = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 0.3, 1.0))
@@ -108,7 +109,7 @@ def test_a_row_counts_what_the_network_says_at_that_point(net: OATNet, patches: 
         kinds=FITTING_KINDS[:2],
         severities=(1, 5),
     )
-    outcomes = measure_point(net, point, plan)
+    outcomes = measure_point(net, point, plan, Kept(None, net))
     row = row_of(point, outcomes, plan)
     kinds = [f"{kind}-{severity}" for kind in FITTING_KINDS[:2] for severity in (1, 5)]
     assert [m.condition for m in row.measurements] == ["clean", "pgd-7", *kinds]

@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.fold import fold
 from oat_runtime.model import ModelConfig, OATNet
-from training import attack_checks, inspection, results, run_suites
+from training import attack_checks, inspection, kept, results, run_suites
+from training import evaluate as evaluate_module
 from training.data import ImageSet
 from training.evaluate import ATTACKS, main
 from training.results import publish, verdict
@@ -273,6 +276,44 @@ def test_the_command_runs_a_suite_on_a_bundle_and_writes_its_document(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] == "oat-evaluate"
     assert main([str(tiny_bundle), "--suite", "nonsense"]) == 2
     assert "unknown suite nonsense: expected attacks" in capsys.readouterr().err
+
+
+def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patches: Callable[..., ImageSet]
+) -> None:
+    counted: list[tuple[object, ...]] = []
+    stop_at, original = [4], evaluate_module.evaluate
+
+    def evaluate(*args: Any, **kwargs: Any) -> object:
+        if len(counted) == stop_at[0]:
+            raise KeyboardInterrupt
+        time.sleep(0.4)
+        counted.append((*args, kwargs["attack"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate_module, "evaluate", evaluate)
+    monkeypatch.setattr(kept, "commit_of_code", lambda: 40 * "a")
+    monkeypatch.setattr(Subject, "images", lambda *_, **__: patches(4))
+
+    def attacks(folder: str, *arguments: str) -> dict[str, Any]:
+        out = ["--out", str(tmp_path / folder), "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]
+        out += ["--lambda", "0", "0.3", "1"]
+        assert main([str(tiny_bundle), *out, *arguments]) == 0
+        return json.loads((tmp_path / folder / "attacks.json").read_text())
+
+    with pytest.raises(KeyboardInterrupt):
+        attacks("here")
+    stop_at[0] = 99
+    resumed = attacks("here")
+    assert len(counted) == 6  # three λ, clean and attacked, none twice
+    assert resumed["minutes"] >= 6 * 0.4 / 60 - 0.005  # minutes are rounded
+    unbroken = attacks("there")
+    assert resumed["rows"] == unbroken["rows"] and len(counted) == 12
+    attacks("here", "--count", "3")
+    assert len(counted) == 18  # other images
+    monkeypatch.setattr(kept, "commit_of_code", lambda: 40 * "b")
+    attacks("here")
+    assert len(counted) == 24  # other code
 
 
 def test_published_counts_are_those_of_the_documents(

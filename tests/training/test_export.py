@@ -15,6 +15,7 @@ from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
 from training import export as export_module
+from training import kept as kept_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, fingerprint, split_validation
@@ -148,7 +149,7 @@ def test_an_export_goes_on_where_it_was_stopped(
 
     original = evaluate_module.evaluate
     monkeypatch.setattr(evaluate_module, "evaluate", evaluate)
-    monkeypatch.setattr(export_module, "commit_of_code", lambda: 40 * "a")
+    monkeypatch.setattr(kept_module, "commit_of_code", lambda: 40 * "a")
     with pytest.raises(KeyboardInterrupt):
         export("exported")
     stop_at[0] = 99
@@ -158,7 +159,7 @@ def test_an_export_goes_on_where_it_was_stopped(
     assert all(np.array_equal(hits, bundle.outcomes()[key]) for key, hits in resumed.outcomes().items())
     export("other", scale=2.0)
     assert len(counted) == 16  # another network's points are its own
-    monkeypatch.setattr(export_module, "commit_of_code", lambda: 40 * "a" + "-dirty")
+    monkeypatch.setattr(kept_module, "commit_of_code", lambda: 40 * "a" + "-dirty")
     export("again")
     assert len(counted) == 24  # code that has no name proves nothing
 
