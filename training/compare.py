@@ -1,6 +1,6 @@
 """`python -m training.compare`: train recipes with several seeds and compare their frontiers, image by image.
 
-It goes on where it was stopped: runs and outcomes are kept in the run folder.
+It goes on where it was stopped: runs and outcomes (of committed code) are kept in the run folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, load_dataset
 from training.distributed import World
-from training.evaluate import evaluate
+from training.evaluate import right
+from training.kept import Kept
 from training.recipes import pgd
 from training.settings import read_recipe, with_changes
 from training.train import train
@@ -57,25 +58,21 @@ def measure(
     config: TrainConfig, run: Path, *, test_set: ImageSet, attack: AttackSpec, world: World, download: bool
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Train one run to its end, or take it from its folder: (clean, attacked) outcomes, each (λ, widths, images)."""
-    kept = run / f"{attack.name}-{len(test_set)}.npz"
-    if kept.is_file():
-        with np.load(kept, allow_pickle=False) as archive:
-            return archive["clean"], archive["attacked"]
     train(config, run, world=world, download=download)
     checkpoint = load_checkpoint(run / "checkpoint.pt", device=world.device)
     if not checkpoint.finished:
         raise CheckpointError(f"{run} has not ended: run the same command again")
     model = OATNet(checkpoint.config.model).to(world.device)
     model.load_state_dict(checkpoint.model)
+    kept = Kept(run / "measured", model)
     knots, widths = model.config.lambdas, model.config.widths
     shape = (len(knots), len(widths), len(test_set))
     clean, attacked = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     points = [(k, w, OperatingPoint(lam, width)) for k, lam in enumerate(knots) for w, width in enumerate(widths)]
     for k, w, point in track(points, description=run.name, console=Console(stderr=True)):
         plain = fold(model, lam=point.lam, width=point.width)
-        clean[k, w] = evaluate(plain, test_set, attack=None, device=world.device).correct_N
-        attacked[k, w] = evaluate(plain, test_set, attack=attack, device=world.device).correct_N
-    np.savez_compressed(kept, clean=clean, attacked=attacked)
+        for hits, of in ((clean, None), (attacked, attack)):
+            hits[k, w] = right(plain, point, test_set, attack=of, kept=kept, device=world.device)
     return clean, attacked
 
 
