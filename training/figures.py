@@ -208,7 +208,7 @@ def norm_curves(document: Document) -> Figure:
                 _trained_line(axes, x, x, y, index, f"channel {channel}")
             axes.set_xlabel("λ")
             title(axes, f"{name} at the last batch norm")
-        axes.legend(frameon=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
