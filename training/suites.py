@@ -91,7 +91,7 @@ class Job:
         self, net: torch.nn.Module, lam: float, width: float, *, attack: AttackSpec | None, data: ImageSet | None = None
     ) -> Hits:
         """Whether `net`, the folded network of a point, classifies each image right; see `training.evaluate.right`."""
-        point, images = OperatingPoint(lam, width), data or self.data
+        point, images = OperatingPoint(lam, width), self.data if data is None else data
         return right(net, point, images, attack=attack, kept=self.kept, device=self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
