@@ -63,6 +63,7 @@ def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, f
         ("perception_node", {"auto_activate": True, "always_process": True, "backend": "torch", "num_threads": 1}),
         ("camera_replay_node", {"source": "foolbox", "wait_for_subscriber": False, "rate_hz": 500.0}),
         ("bench_echo", {}),
+        ("console", {}),
     ],
 )
 def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, num, bundle, tmp_path) -> None:

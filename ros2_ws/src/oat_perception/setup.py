@@ -28,6 +28,7 @@ setup(
         "console_scripts": [
             f"perception_node = {NAME}.perception_node:main",
             f"camera_replay_node = {NAME}.camera_replay_node:main",
+            f"console = {NAME}.console:main",
             f"demo = {NAME}.demo:main",
             f"bench = {NAME}.bench:main",
         ]

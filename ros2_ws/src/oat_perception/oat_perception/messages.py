@@ -25,7 +25,7 @@ except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-j
 
 SOURCE = {source: getattr(OperatingPoint, f"SOURCE_{source.name}") for source in Source}
 RULE = {rule: getattr(OperatingPoint, f"RULE_{rule.name}") for rule in Rule}
-_REGIMES = sorted(Regime, key=lambda regime: getattr(Perception, f"REGIME_{regime.name}"))
+REGIMES = sorted(Regime, key=lambda regime: getattr(Perception, f"REGIME_{regime.name}"))
 
 
 def perception(
@@ -135,7 +135,7 @@ def _hypotheses(prediction: Prediction, class_names: tuple[str, ...]) -> Iterato
 
 
 def _posterior(decision: Decision) -> list[float]:
-    return [decision.posterior[regime] for regime in _REGIMES]
+    return [decision.posterior[regime] for regime in REGIMES]
 
 
 def _value(reading: Reading) -> float:

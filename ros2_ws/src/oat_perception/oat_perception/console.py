@@ -1,0 +1,134 @@
+"""`python -m oat_perception.console`: an operator's place, also where there is no `ros2` command, as with the wheels.
+
+Without settings it prints what the node sees, and every change of λ and width with its reason. With `NAME=VALUE ...` it
+sets parameters, all of them or none, and ends: `lambda=0.8 width=0.5`, or `--node camera_replay corruption=fog`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+
+import yaml
+from oat_msgs.msg import OperatingPoint, Perception
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.parameter import get_parameter_value
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
+from rclpy.utilities import remove_ros_args
+
+from oat_perception.messages import REGIMES, SOURCE
+from oat_perception.spin import spin
+from oat_runtime.errors import ConfigError, OATError
+
+_NAME = "operator_console"
+_ANSWER_S = 10.0
+_LOOK_S = 0.05
+_REPORT_S = 1.0
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_SOURCES = {number: source.value for source, number in SOURCE.items()}
+
+
+class Follower(Node):
+    """Prints the newest result once a second, and each operating point as it comes into force."""
+
+    def __init__(self, target: str) -> None:
+        """Subscribe to the results of the perception node `target`, which computes them from then on."""
+        super().__init__(_NAME)
+        self._target = target
+        self._num, self._latest, self._in_force = 0, Perception(), ""
+        self.create_subscription(OperatingPoint, f"{target}/operating_point", self._on_point, _LATCHED)
+        self.create_subscription(Perception, f"{target}/perception", self._on_result, 10)
+        self.create_timer(_REPORT_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_point(self, point: OperatingPoint) -> None:
+        lam, width = _SOURCES[point.lambda_source], _SOURCES[point.width_source]
+        in_force = f"λ {point.lambda_value:g} ({lam}), width {point.width:g} ({width})"
+        if in_force != self._in_force:
+            print(f"now {in_force}: {point.reason}", flush=True)
+        self._in_force = in_force
+
+    def _on_result(self, result: Perception) -> None:
+        self._num, self._latest = self._num + 1, result
+
+    def _report(self) -> None:
+        if not self._num:
+            print(f"no results: is {self._target} active, and has it a camera? /diagnostics says more", flush=True)
+            return
+        latest, num, self._num = self._latest, self._num, 0
+        mass, regime = max(zip(latest.regime_posterior, REGIMES, strict=True))
+        looks = "" if math.isnan(mass) else f"looks {regime.value.replace('_', ' ')} ({mass:.0%}), "
+        point = f"λ {latest.lambda_value:<4.3g}  width {latest.width:<5g}"
+        print(
+            f"{latest.class_name:<16.16} {latest.confidence:4.0%}  {point}  "
+            f"{looks}{latest.inference_ms:.1f} ms, {num / _REPORT_S:.0f} images/s",
+            flush=True,
+        )
+
+
+class Setter(Node):
+    """Sets parameters of another node, all or none.
+
+    Attributes:
+        done: whether they are set.
+    """
+
+    def __init__(self, target: str, parameters: list[Parameter]) -> None:
+        """Begin to look for the node `target`; an `OATError` from a callback says why it did not set them."""
+        super().__init__(_NAME)
+        self.done = False
+        self._target, self._parameters = target, parameters
+        self._future: Future | None = None
+        self._until_s = time.monotonic() + _ANSWER_S
+        self._client = self.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
+        self.create_timer(_LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look(self) -> None:
+        if self._future is None and self._client.service_is_ready():
+            self._future = self._client.call_async(SetParametersAtomically.Request(parameters=self._parameters))
+        if self._future is not None and self._future.done():
+            result = self._future.result().result
+            if not result.successful:
+                raise OATError(f"{self._target} refused: {result.reason}")
+            self.done = True
+        elif time.monotonic() > self._until_s:
+            raise OATError(f"{self._target} did not answer in {_ANSWER_S:g} s: does it run, in this ROS_DOMAIN_ID?")
+
+
+def setting(text: str) -> Parameter:
+    """`NAME=VALUE` as a parameter, its type guessed as `ros2 param set` does.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"expected NAME=VALUE, as in lambda=0.8, got {text!r}")
+    try:
+        return Parameter(name=name, value=get_parameter_value(value))
+    except yaml.YAMLError:
+        return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
+
+
+def main() -> int:
+    """Follow the node until Ctrl-C, or set what is given."""
+    parser = argparse.ArgumentParser(prog="python -m oat_perception.console", description=__doc__)
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="parameters to set; lambda=-1 gives λ back")
+    parser.add_argument("--node", default="oat_perception", help="whose (default: oat_perception)")
+    args = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    try:
+        parameters = [setting(text) for text in args.settings]
+    except ConfigError as error:
+        parser.error(str(error))
+    if parameters:
+        return spin(lambda: Setter(args.node, parameters), done=lambda node: node.done)
+    return spin(lambda: Follower(args.node))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
