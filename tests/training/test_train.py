@@ -18,7 +18,7 @@ from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet
 from training.distributed import World
-from training.monitor import OVERFITTING_GAP, look, score, warn
+from training.monitor import OVERFITTING_GAP, false_robustness, look, score, warn
 from training.settings import with_changes
 from training.train import train
 from training.trainer import Trainer
@@ -137,6 +137,13 @@ def test_fooling_ones_own_attack_is_shouted_about(caplog: pytest.LogCaptureFixtu
         assert warn({"overfitting": 0.6}, 70)
     assert "CATASTROPHIC OVERFITTING at step 70" in caplog.text
     assert "60 points above" in caplog.text
+
+
+def test_a_sound_gap_between_one_step_and_seven_is_no_overfitting() -> None:
+    assert false_robustness(0.62, 0.46) == 0.0, "traffic signs: the gap is wide, and three quarters stand"
+    assert false_robustness(0.12, 0.12) == 0.0
+    assert false_robustness(0.65, 0.05) == pytest.approx(0.60)
+    assert false_robustness(0.60, 0.25) > OVERFITTING_GAP, "on its way"
 
 
 CHILD = """
