@@ -22,7 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
-from oat_perception.messages import REGIMES, SOURCE
+from oat_perception.codes import REGIMES, SOURCE_NAMES
 from oat_perception.spin import spin
 from oat_runtime.errors import ConfigError, OATError
 
@@ -31,7 +31,6 @@ _ANSWER_S = 10.0
 _LOOK_S = 0.05
 _REPORT_S = 1.0
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_SOURCES = {number: source.value for source, number in SOURCE.items()}
 
 
 class Follower(Node):
@@ -47,7 +46,7 @@ class Follower(Node):
         self.create_timer(_REPORT_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_point(self, point: OperatingPoint) -> None:
-        lam, width = _SOURCES[point.lambda_source], _SOURCES[point.width_source]
+        lam, width = SOURCE_NAMES[point.lambda_source], SOURCE_NAMES[point.width_source]
         in_force = f"λ {point.lambda_value:g} ({lam}), width {point.width:g} ({width})"
         if in_force != self._in_force:
             print(f"now {in_force}: {point.reason}", flush=True)

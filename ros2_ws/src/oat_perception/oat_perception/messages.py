@@ -10,22 +10,18 @@ from typing import Any
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
 from std_msgs.msg import Header
 
+from oat_perception.codes import REGIMES, RULE, SOURCE
 from oat_perception.core import FrameResult
 from oat_perception.decision_log import record
 from oat_runtime.bundle import Bundle
-from oat_runtime.operating_point import Regime
 from oat_runtime.runtime import Prediction
-from policy.decision import Decision, Rule, Source
+from policy.decision import Decision
 from policy.signals import Reading
 
 try:
     import vision_msgs.msg as vision
 except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-jazzy-vision-msgs
     vision = None
-
-SOURCE = {source: getattr(OperatingPoint, f"SOURCE_{source.name}") for source in Source}
-RULE = {rule: getattr(OperatingPoint, f"RULE_{rule.name}") for rule in Rule}
-REGIMES = sorted(Regime, key=lambda regime: getattr(Perception, f"REGIME_{regime.name}"))
 
 
 def perception(

@@ -14,12 +14,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
+from oat_perception.codes import SOURCE_NAMES
 from oat_perception.day_record import Record
-from oat_perception.messages import SOURCE
 from oat_runtime.errors import OATError
 
 PERCEPTION, CAMERA = "oat_perception", "camera_replay"
-_SOURCES = {number: source.value for source, number in SOURCE.items()}
 _SPIN_S = 0.05
 
 
@@ -111,8 +110,8 @@ class Monitor(Node):
                 "confidence": message.confidence,
                 "lambda": message.lambda_value,
                 "width": message.width,
-                "lambda_source": _SOURCES[message.lambda_source],
-                "width_source": _SOURCES[message.width_source],
+                "lambda_source": SOURCE_NAMES[message.lambda_source],
+                "width_source": SOURCE_NAMES[message.width_source],
                 "posterior": [float(mass) for mass in message.regime_posterior],
                 "environment_confidence": message.environment_confidence,
                 "battery": message.battery_fraction,
