@@ -7,7 +7,11 @@ Import is lazy: torch is loaded when the runtime or the network is first touched
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+
+SHIPPED_BUNDLE: Final = Path(__file__).resolve().parents[1] / "bundles" / "cifar10-wrn-16-4"
+"""The bundle of this checkout that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
 
 _HOME = {
     "OATError": "errors",
@@ -21,7 +25,7 @@ _HOME = {
     "Prediction": "prediction",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted({"SHIPPED_BUNDLE", *_HOME})
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName, Precision, versions
 from oat_runtime.backends.choice import has_amx
 from oat_runtime.bench_accuracy import agreement, read_test_images
@@ -23,7 +24,7 @@ from oat_runtime.bench_latency import Latency
 from oat_runtime.bench_memory import memory
 from oat_runtime.bench_switch import stream, switches
 from oat_runtime.devices import device_name, power_mode
-from oat_runtime.errors import BackendError, ConfigError, DataError, OATError
+from oat_runtime.errors import BackendError, DataError, OATError
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.terminal import wide_console
 
@@ -148,18 +149,10 @@ def _accuracy(runtime: OATRuntime, args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _only_bundle() -> Path:
-    root = Path(__file__).resolve().parents[1] / "bundles"
-    found = sorted(path.parent for path in root.glob("*/manifest.json"))
-    if len(found) != 1:
-        raise ConfigError(f"expected one bundle under {root}, found {[path.name for path in found]}: name one")
-    return found[0]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line. The status says whether the benchmark ran; the checks say what it found."""
     parser = argparse.ArgumentParser(prog="python -m oat_runtime.bench", description=main.__doc__)
-    parser.add_argument("bundle", type=Path, nargs="?", help="default: the only folder under bundles/")
+    parser.add_argument("bundle", type=Path, nargs="?", default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument(
         "--quick", action="store_true", help="under a minute on an idle machine, with less sure figures"
     )
@@ -170,9 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 (default: $OAT_DATA, else ../shared/data)")
     args = parser.parse_args(argv)
     try:
-        bundle = args.bundle or _only_bundle()
         runtime = OATRuntime.load(
-            bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
+            args.bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
         )
         latency = Latency(runtime, seconds=QUICK_SECONDS if args.quick else FULL_SECONDS, quick=args.quick)
         num_switches = 100 if args.quick else 2000
@@ -183,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "infer against static networks on other engines": latency.auto_over_static_engines,
             "switches": lambda: switches(runtime, num_switches=num_switches),
             "switches under a stream": lambda: stream(runtime, num_switches=20 if args.quick else 200),
-            "memory": lambda: _memory(bundle, latency, runtime, quick=args.quick),
+            "memory": lambda: _memory(args.bundle, latency, runtime, quick=args.quick),
             "agreement with the reference": lambda: _accuracy(runtime, args),
         }
         rows: list[Row] = []

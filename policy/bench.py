@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.bundle import Bundle
+from oat_runtime.devices import processor_name
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.profile import processor_name
 from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 from policy.benchmark import hazards, trials
@@ -146,7 +147,7 @@ def _short(value: object) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line: 0 where all checks hold, 1 where one does not, 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m policy.bench", description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="bundle folder (default: the only one in bundles/)")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder with CIFAR-10")
     parser.add_argument("--config", type=Path, help="policy configuration (JSON), to tune one offline")
     parser.add_argument("--cache", type=Path, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)")
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(stderr=True)
     started_s = time.perf_counter()
     try:
-        bundle = Bundle.load(options.bundle or _only_bundle())
+        bundle = Bundle.load(options.bundle)
         if bundle.estimator is None:
             raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
         constants = EstimatorConstants.model_validate(bundle.estimator)
@@ -189,13 +190,6 @@ def main(argv: list[str] | None = None) -> int:
     }  # fmt: skip
     print(json.dumps({"name": "policy.bench", "machine": machine, "rows": rows, "checks": stage.checks}))
     return 0 if all(check["ok"] for check in stage.checks) else 1
-
-
-def _only_bundle() -> Path:
-    found = sorted(path.parent for path in Path("bundles").glob("*/manifest.json"))
-    if len(found) != 1:
-        raise DataError(f"--bundle must name one of {[str(path) for path in found]}")
-    return found[0]
 
 
 if __name__ == "__main__":

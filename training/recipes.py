@@ -114,11 +114,11 @@ def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:
     return TrainConfig(**(dict(like) | {"model": model, "num_random_widths": None}))
 
 
-def _dedicated_resnet18(lam: float, width: float) -> Callable[[], TrainConfig]:
+def _dedicated(lam: float, width: float, like: str) -> Callable[[], TrainConfig]:
     def make() -> TrainConfig:
-        return dedicated(lam, width, like=cifar10_resnet18())
+        return dedicated(lam, width, like=RECIPES[like]())
 
-    make.__doc__ = f"PGD-AT at λ={lam:g} and width {width:g} only, else like cifar10-resnet18."
+    make.__doc__ = f"PGD-AT at λ={lam:g} and width {width:g} only, else like {like}."
     return make
 
 
@@ -223,7 +223,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "smoke": smoke,
 }
 RECIPES |= {
-    f"cifar10-resnet18-at-{lam:g}-{width:g}": _dedicated_resnet18(lam, width)
+    f"{like}-at-{lam:g}-{width:g}": _dedicated(lam, width, like)
+    for like in ("cifar10-resnet18", "gtsrb")
     for lam in (0.0, 0.2, 1.0)
     for width in (1.0, 0.5)
 }

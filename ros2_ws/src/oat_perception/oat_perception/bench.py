@@ -30,6 +30,7 @@ from oat_perception.bench_camera import Camera, Run
 from oat_perception.bench_checks import checks, show
 from oat_perception.bench_control import Control, prepared_switches, survive_malformed, unprepared_switch
 from oat_perception.bench_fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
+from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import p50_p99
@@ -253,13 +254,10 @@ def _process(module: str, *parameters: str) -> Iterator[int]:
 def main(argv: list[str] | None = None) -> int:
     """Print a table for people, then one JSON line."""
     parser = argparse.ArgumentParser(prog="oat_perception.bench", description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="folder of a bundle; default: the first one under bundles/")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--quick", action="store_true", help="one size, short stretches: under a minute")
     options = parser.parse_args(argv)
-    bundle = options.bundle or next((path.parent for path in sorted(Path("bundles").glob("*/manifest.json"))), None)
-    if bundle is None:
-        parser.error("no bundle under bundles/: pass --bundle")
     plan = QUICK if options.quick else Plan()
     # Nothing leaves this machine, and nothing of another graph comes in.
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -268,11 +266,11 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     for profile in plan.profiles:
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            rows += process.submit(measure_sizes, bundle, profile, options.backend, plan).result()
+            rows += process.submit(measure_sizes, options.bundle, profile, options.backend, plan).result()
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        control = process.submit(measure_control, bundle, "shipped", options.backend, plan).result()
+        control = process.submit(measure_control, options.bundle, "shipped", options.backend, plan).result()
     found = checks(rows, control)
-    show(f"{bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, found)
+    show(f"{options.bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
     rows.append({"size": "32x32", "profile": "shipped", **control})
     print(json.dumps({"name": "oat_perception.bench", "machine": machine, "rows": rows, "checks": found}))

@@ -23,7 +23,6 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import Progress
 
-import oat_runtime
 from oat_perception.checks import Check, check_day
 from oat_perception.day_record import (
     DECISIONS,
@@ -44,6 +43,7 @@ from oat_perception.processes import Nodes, started
 from oat_perception.report import write_report
 from oat_perception.scenario import DAY, Scenario
 from oat_perception.sources import LabelledImages, find_cifar10, load_cifar10_test, load_foolbox_cifar10
+from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.errors import ConfigError, OATError
 
 _START_TIMEOUT_S = 180.0
@@ -94,8 +94,10 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
     """Act the day out, compare, write everything to the output folder, and check it.
 
     Raises:
-        OATError: a node died, nothing was answered, or something needed is missing.
+        OATError: the bundle is damaged or of other images than the demo's, a node died, nothing was answered, or
+            something needed is missing.
     """
+    _check_bundle(options.bundle)
     folder = _fresh_folder(options.output)
     console.print(f"Bundle [bold]{options.bundle.name}[/], output in {folder}")
     # In this process, before the camera needs it: a download should be seen, and happen once.
@@ -119,7 +121,7 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
 
 def _parse(argv: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="trained network; default: the only folder under bundles/")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for report and logs")
     parser.add_argument("--seconds-per-phase", type=float, default=0.0, help="length of each phase; 0: as scripted")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second")
@@ -131,7 +133,7 @@ def _parse(argv: list[str] | None) -> Options:
     if not 1.0 <= arguments.rate <= 100.0:
         raise ConfigError(f"--rate must be in [1, 100] Hz, got {arguments.rate:g}")
     return Options(
-        bundle=(arguments.bundle or _only_bundle()).resolve(),
+        bundle=arguments.bundle.resolve(),
         output=arguments.output.resolve(),
         scenario=DAY.with_seconds_per_phase(seconds) if seconds else DAY,
         seconds_per_phase=seconds,
@@ -141,13 +143,16 @@ def _parse(argv: list[str] | None) -> Options:
     )
 
 
-def _only_bundle() -> Path:
-    root = Path(oat_runtime.__file__).resolve().parents[1] / "bundles"
-    found = sorted(path.parent for path in root.glob("*/manifest.json"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise ConfigError(f"expected one bundle under {root}, found {names}: choose one with --bundle")
-    return found[0]
+def _check_bundle(path: Path) -> None:
+    """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
+    from oat_runtime.bundle import Bundle
+
+    dataset = Bundle.load(path).manifest.provenance.dataset
+    if dataset != "cifar10":
+        raise ConfigError(
+            f"the demo plays CIFAR-10, and {path.name} was trained on {dataset}: choose another --bundle, or play "
+            "images of your own with camera_replay's `source`"
+        )
 
 
 def _fresh_folder(folder: Path) -> Path:
