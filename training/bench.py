@@ -15,7 +15,6 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oat_runtime.devices import processor_name
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import Block, ModelConfig, OATNet
 from oat_runtime.norm import normalize_batch, normalize_natively
@@ -24,6 +23,7 @@ from oat_runtime.timing import Millis, interleave
 from training.config import TrainConfig
 from training.data import CIFAR10_CLASSES, ImageSet
 from training.optimizer import make_optimizer
+from training.origin import machine
 from training.settings import read_recipe, with_changes
 from training.train import prepare_device
 from training.trainer import Trainer
@@ -276,14 +276,8 @@ def main() -> int:
         }
         for name, limit in LIMITS.items()
     ]
-    machine = {
-        "processor": torch.cuda.get_device_name() if args.device == "cuda" else processor_name(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "quick": args.quick,
-        "changes": changes,
-    }
-    print(json.dumps({"name": "training.bench", "machine": machine, "rows": rows, "checks": checks}))
+    about = {"name": "training.bench", "machine": machine(args.device) | {"quick": args.quick, "changes": changes}}
+    print(json.dumps(about | {"rows": rows, "checks": checks}))
     return 0 if all(check["ok"] for check in checks) else 1
 
 

@@ -14,10 +14,11 @@ import torch
 
 from oat_runtime.errors import CheckpointError
 from training.config import TrainConfig
+from training.origin import UNKNOWN
 
-_FORMAT = 2
-_READABLE = (1, 2)
-"""Format 1 had no average."""
+_FORMAT = 3
+_READABLE = (1, 2, 3)
+"""Format 1 had no average, format 2 did not say where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Checkpoint:
     finished: bool = False
     average: dict[str, torch.Tensor] | None = None
     """Running average of the weights, where the run keeps one."""
+    commit: str = UNKNOWN
+    hardware: str = UNKNOWN
+    """Code and hardware of the process that wrote it: the last one, of a run that was stopped and went on elsewhere."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -49,6 +53,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             "seconds": checkpoint.seconds,
             "finished": checkpoint.finished,
             "average": checkpoint.average,
+            "commit": checkpoint.commit,
+            "hardware": checkpoint.hardware,
         }
         torch.save(payload, file)
         file.flush()
@@ -81,6 +87,8 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
             seconds=payload["seconds"],
             finished=payload["finished"],
             average=payload["average"] if payload["format"] > 1 else None,
+            commit=payload["commit"] if payload["format"] > 2 else UNKNOWN,
+            hardware=payload["hardware"] if payload["format"] > 2 else UNKNOWN,
         )
     except (
         OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError,

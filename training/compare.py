@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from oat_runtime.devices import processor_name
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.fold import fold
 from oat_runtime.model import OATNet
@@ -32,6 +31,7 @@ from training.data import ImageSet, load_dataset
 from training.distributed import World
 from training.evaluate import right
 from training.kept import Kept
+from training.origin import machine
 from training.recipes import pgd
 from training.settings import read_recipe, with_changes
 from training.train import train
@@ -194,9 +194,9 @@ def main() -> int:
     if args.one_bn:
         checks.append(dual_check(args.one_bn, outcomes[args.one_bn], outcomes[args.recipes[-1]]))
     _print(rows, checks)
-    machine = {"processor": processor_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     setting = {"attack": attack.model_dump(), "seeds": args.seeds, "num_images": len(test_set)}
-    print(json.dumps({"name": "training.compare", "machine": machine | setting, "rows": rows, "checks": checks}))
+    about = {"name": "training.compare", "machine": machine(args.device) | setting}
+    print(json.dumps(about | {"rows": rows, "checks": checks}))
     return 0 if all(check["ok"] for check in checks) else 1
 
 

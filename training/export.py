@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from oat_runtime.bundle import Bundle, Provenance, check_target, save_bundle
-from oat_runtime.devices import processor_name
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.image import InputSpec
 from oat_runtime.model import OATNet
@@ -19,7 +18,7 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
-from training.kept import Kept, commit_of_code
+from training.kept import Kept
 from training.optimizer import decayed_weights
 
 _LOG = logging.getLogger(__name__)
@@ -86,8 +85,8 @@ def export(
             dataset_sha256=fingerprint(training_set),
             recipe=config.model_dump(mode="json"),
             seed=config.seed,
-            commit=commit_of_code(),
-            hardware=f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            commit=checkpoint.commit,
+            hardware=checkpoint.hardware,
             train_minutes=round(checkpoint.seconds / 60.0, 1),
         ),
         temperatures=tuple(fit_temperature(model, point, validation) for point in points),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from oat_runtime.model import OATNet
 from training.data import ImageSet, fingerprint
+from training.origin import commit_of_code, is_committed
 
 Hits = npt.NDArray[np.bool_]
 """Whether each image was classified right, in the order of its set."""
@@ -32,7 +32,7 @@ class Kept:
     def __init__(self, root: Path | None, model: OATNet) -> None:
         self.spared_s = 0.0
         commit = commit_of_code()
-        if root is None or commit == "unknown" or commit.endswith("-dirty"):
+        if root is None or not is_committed(commit):
             self._folder = None
             return
         digest = hashlib.sha256(commit.encode())
@@ -63,14 +63,3 @@ class Kept:
         np.savez(partial, hits=hits, seconds=time.monotonic() - started)
         partial.replace(file)
         return hits
-
-
-def commit_of_code() -> str:
-    """The commit of the code at hand, or `unknown` outside a checkout."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from oat_runtime.bundle import Bundle, attach_file
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Proportion
+from training.origin import short
 from training.subject import Subject
 
 Document = dict[str, Any]
@@ -133,7 +134,7 @@ def _head(bundle: Bundle) -> list[str]:
     return [
         f"# Figures of `{manifest.name}`",
         f"{manifest.model.name}, trained on {origin.dataset} with seed {origin.seed}, by the recipe at the end, in "
-        f"{origin.train_minutes:g} minutes on {origin.hardware}; code at `{origin.commit[:12]}`. "
+        f"{origin.train_minutes:g} minutes on {origin.hardware}; code at `{short(origin.commit)}`. "
         f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
         "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
         "Nothing was chosen by test images.",
@@ -144,7 +145,7 @@ def _origin(documents: dict[str, Document]) -> str:
     """Which code counted the parts, and where."""
     places = [
         f"{document['machine']['processor']}, {document['machine']['threads']} threads, code at "
-        f"`{document['commit'][:12]}`"
+        f"`{short(document['commit'])}`"
         for document in documents.values()
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."

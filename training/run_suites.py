@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from oat_runtime.devices import processor_name
 from oat_runtime.errors import ConfigError
 from oat_runtime.terminal import wide_console
 from training import suites
 from training.crosscheck import crosscheck
 from training.dedicated import dedicated
 from training.evaluate import ATTACKS, first
-from training.kept import commit_of_code
+from training.origin import commit_of_code, machine
 from training.results import publish, setting, tables
 from training.subject import JudgedOn, load_subject
 from training.suites import LINF_ATTACKS, Job, Result, Row
@@ -81,10 +79,8 @@ def run_suites(args: argparse.Namespace) -> int:
     checks = [check for document in documents for check in document["checks"]]
     rows = [{"suite": d["name"], "num_rows": len(d["rows"]), "minutes": d["minutes"]} for d in documents]
     warnings = sum(len(document["warnings"]) for document in documents)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device}
-    print(
-        json.dumps({"name": "oat-evaluate", "machine": machine, "rows": rows, "checks": checks, "warnings": warnings})
-    )
+    about = {"name": "oat-evaluate", "machine": machine(args.device)}
+    print(json.dumps(about | {"rows": rows, "checks": checks, "warnings": warnings}))
     return 0 if all(check["ok"] for check in checks) else 1
 
 
@@ -101,12 +97,7 @@ def _run(name: str, job: Job, split: str) -> Row:
         "split": split,
         "num_images": len(job.data),
         "attacks": [spec.model_dump() for spec in result.attacks],
-        "machine": {
-            "processor": processor_name(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "device": str(job.device),
-        },
+        "machine": machine(job.device),
         "commit": commit_of_code(),
         "minutes": round(seconds / 60.0, 2),
         "rows": result.rows,

@@ -25,6 +25,7 @@ from training.data import ImageSet
 from training.distributed import World
 from training.losses import Terms, attack_terms, weighted_sum
 from training.optimizer import Average, learning_rate, make_optimizer, perturbed_weights
+from training.origin import commit_of_code, hardware
 from training.sampling import StepDraw, draw_step
 
 _LOG = logging.getLogger(__name__)
@@ -188,6 +189,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.finished = False
+        self._commit = commit_of_code()  # of the code that was loaded, whatever is checked out later
+        self._hardware = hardware(self.device, num_processes=self.world.size)
         self._order: tuple[int, Tensor] | None = None
 
     @property
@@ -327,6 +330,8 @@ class Trainer:
                 seconds=self.seconds,
                 finished=self.finished,
                 average=None if self.average is None else self.average.state,
+                commit=self._commit,
+                hardware=self._hardware,
             ),
             path,
         )
@@ -349,3 +354,5 @@ class Trainer:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
             self.average.load(checkpoint.average)
         self.step, self.seconds, self.finished = checkpoint.step, checkpoint.seconds, checkpoint.finished
+        if self.finished:  # whoever looks at it again did not train it
+            self._commit, self._hardware = checkpoint.commit, checkpoint.hardware

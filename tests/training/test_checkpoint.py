@@ -24,7 +24,9 @@ def state(tiny_run: TrainConfig) -> Checkpoint:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     net.classifier.weight.sum().backward()
     optimizer.step()
-    return Checkpoint(tiny_run, 7, net.state_dict(), optimizer.state_dict(), 12.5)
+    return Checkpoint(
+        tiny_run, 7, net.state_dict(), optimizer.state_dict(), 12.5, commit=40 * "a", hardware="a large GPU"
+    )
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def path(tmp_path: Path, state: Checkpoint) -> Path:
 def test_everything_comes_back(path: Path, state: Checkpoint) -> None:
     back = load_checkpoint(path)
     assert (back.config, back.step, back.seconds, back.finished) == (state.config, 7, 12.5, False)
+    assert (back.commit, back.hardware) == (40 * "a", "a large GPU")
     assert back.model.keys() == state.model.keys()
     assert all(torch.equal(back.model[name], tensor) for name, tensor in state.model.items())
     assert "code_KD" in back.model
@@ -89,6 +92,12 @@ def test_a_flipped_bit_is_refused_or_harmless(path: Path, state: Checkpoint) -> 
             assert all(torch.equal(back.model[name], tensor) for name, tensor in state.model.items())
             assert (back.config, back.step) == (state.config, state.step)
     assert num_refused > 30
+
+
+def test_a_checkpoint_from_before_the_origin_was_kept_is_read(path: Path, state: Checkpoint) -> None:
+    payload = torch.load(path, weights_only=True) | {"format": 2}
+    torch.save({key: value for key, value in payload.items() if key not in ("commit", "hardware")}, path)
+    assert (load_checkpoint(path).hardware, load_checkpoint(path).step) == ("unknown", state.step)
 
 
 @pytest.mark.parametrize("payload", [None, 3, [1], {}, {"format": 99}, {"format": 1}, torch.zeros(3)], ids=repr)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempP
         pass
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
     trainer.save(path)
+    save_checkpoint(replace(load_checkpoint(path), hardware="a large GPU"), path)  # exported elsewhere than trained
     return path
 
 
@@ -169,6 +171,7 @@ def test_a_bundle_says_where_it_comes_from(bundle: Bundle, checkpoint: Path, set
     assert provenance.dataset_sha256 == fingerprint(sets["train"])
     assert TrainConfig.model_validate_json(json.dumps(provenance.recipe)) == saved.config
     assert (provenance.seed, bundle.manifest.name) == (saved.config.seed, "exported")
+    assert (provenance.commit, provenance.hardware) == (saved.commit, "a large GPU")
     assert (bundle.input.height, bundle.input.width) == (16, 16)
 
 

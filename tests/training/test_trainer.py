@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from oat_runtime.errors import OATError
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet
 from training.distributed import World
 from training.optimizer import make_optimizer
+from training.origin import commit_of_code, hardware
 from training.sampling import StepDraw, draw_step
 from training.trainer import Batch, NonFiniteLossError, StepMetrics, Trainer, train_step
 
@@ -309,11 +312,16 @@ def test_resuming_equals_never_having_stopped(tiny_run: TrainConfig, patches: Pa
 def test_a_finished_run_stays_as_it_is(tiny_run: TrainConfig, patches: Patches, tmp_path: Path) -> None:
     done = Trainer(tiny_run.model_copy(update={"epochs": 1}), patches(50))
     take(done, 99)
-    done.save(tmp_path / "checkpoint.pt")
+    done.save(path := tmp_path / "checkpoint.pt")
+    saved = load_checkpoint(path)
+    assert (saved.commit, saved.hardware) == (commit_of_code(), hardware("cpu"))
+    save_checkpoint(replace(saved, commit=40 * "a", hardware="a large GPU"), path)
     again = Trainer(done.config, patches(50))
-    again.resume(tmp_path / "checkpoint.pt")
+    again.resume(path)
     assert take(again, 99) == []
     assert_equal_states(weights(again), weights(done))
+    again.save(path)
+    assert (load_checkpoint(path).commit, load_checkpoint(path).hardware) == (40 * "a", "a large GPU")
 
 
 def test_a_time_budget_stops_between_steps(tiny_run: TrainConfig, patches: Patches) -> None:

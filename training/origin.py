@@ -1,0 +1,53 @@
+"""Where a figure comes from: the commit of the code and the hardware, as bundles and results name them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oat_runtime.devices import device_name
+
+UNKNOWN = "unknown"
+_DIRTY = "-dirty"
+
+
+def commit_of_code() -> str:
+    """The commit of the code at hand, 40 digits and `-dirty` if it was changed since; `unknown` outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", f"--dirty={_DIRTY}", "--abbrev=40"]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return UNKNOWN
+
+
+def is_committed(commit: str) -> bool:
+    """Whether `commit` tells exactly which code ran."""
+    return commit != UNKNOWN and not commit.endswith(_DIRTY)
+
+
+def short(commit: str) -> str:
+    """Twelve digits for people; what was changed since is not hidden."""
+    return commit[:12] + " with changes" * commit.endswith(_DIRTY)
+
+
+def machine(device: torch.device | str) -> dict[str, Any]:
+    """What a benchmark and a suite tell of where they ran, for JSON."""
+    kind = torch.device(device).type
+    return {
+        "processor": device_name("cuda" if kind == "cuda" else "cpu"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": kind,
+    }
+
+
+def hardware(device: torch.device | str, *, num_processes: int = 1) -> str:
+    """Processor, the GPU where `device` is one, threads of this process, and the version of torch."""
+    about = machine(device)
+    processes = f"{num_processes} processes on " if num_processes > 1 else ""
+    return f"{processes}{about['processor']}, {about['threads']} threads, torch {about['torch']}"
