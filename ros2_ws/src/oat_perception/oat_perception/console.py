@@ -40,7 +40,7 @@ class Follower(Node):
         """Subscribe to the results of the perception node `target`, which computes them from then on."""
         super().__init__(_NAME)
         self._target = target
-        self._num, self._latest, self._in_force = 0, Perception(), ""
+        self._num, self._latest, self._in_force, self._column = 0, Perception(), "", 12
         self.create_subscription(OperatingPoint, f"{target}/operating_point", self._on_point, _LATCHED)
         self.create_subscription(Perception, f"{target}/perception", self._on_result, 10)
         self.create_timer(_REPORT_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -62,9 +62,10 @@ class Follower(Node):
         latest, num, self._num = self._latest, self._num, 0
         mass, regime = max(zip(latest.regime_posterior, REGIMES, strict=True))
         looks = "" if math.isnan(mass) else f"looks {regime.value.replace('_', ' ')} ({mass:.0%}), "
+        self._column = max(self._column, len(latest.class_name))  # names are whole: "no passing" is not "… for trucks"
         point = f"λ {latest.lambda_value:<4.3g}  width {latest.width:<5g}"
         print(
-            f"{latest.class_name:<16.16} {latest.confidence:4.0%}  {point}  "
+            f"{latest.class_name:<{self._column}} {latest.confidence:4.0%}  {point}  "
             f"{looks}{latest.inference_ms:.1f} ms, {num / _REPORT_S:.0f} images/s",
             flush=True,
         )
