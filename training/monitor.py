@@ -26,7 +26,8 @@ def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]
 
     `sa_L` is clean at λ=L and full width, `_narrow` at the narrowest; `ra_pgd7_L` is under PGD-7; `ra_one_L` under one
     step (that of training where it has one step, else FGSM-RS); `sa_L_batch` clean with the statistics of the batch in
-    place of the running ones. `overfitting` is the `false_robustness` at the largest λ, of the worse width; see `warn`.
+    place of the running ones. `overfitting` is the `false_robustness` at the largest λ, of the worse width, and 0 where
+    that is λ=0, which no attack has trained; see `warn`.
     """
     device = model.code_KD.device
     x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:NUM_LOOK]).to(device))
@@ -66,9 +67,9 @@ def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]
         with untracked(model):
             model.train()
             figures[f"sa_{knots[-1]:g}_batch"] = accuracy(x_NCHW, knots[-1], widths[-1])
-    robust = [f"{knots[-1]:g}{suffix}" for suffix in ("", *narrow)]
+    robust = [f"{knots[-1]:g}{suffix}" for suffix in ("", *narrow)] if knots[-1] > 0.0 else []
     figures["overfitting"] = max(
-        false_robustness(figures[f"ra_one_{name}"], figures[f"ra_pgd7_{name}"]) for name in robust
+        (false_robustness(figures[f"ra_one_{name}"], figures[f"ra_pgd7_{name}"]) for name in robust), default=0.0
     )
     return figures
 

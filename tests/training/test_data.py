@@ -21,6 +21,7 @@ from training.data import (
     fit_model,
     load_cifar10,
     load_dataset,
+    mixed,
     split_validation,
     to_unit,
 )
@@ -264,9 +265,22 @@ def test_a_model_takes_classes_and_statistics_from_the_data() -> None:
     assert (config.mean, config.std) == data.statistics()
 
 
+def test_every_beginning_of_images_that_lie_class_by_class_is_a_sample() -> None:
+    """Regression: traffic signs were judged on the few classes that come first."""
+    images, labels = random_images(400), np.repeat(np.arange(4), 100)
+    names = ("a", "b", "c", "d")
+    mix, again = (mixed(ImageSet(images, labels, names, "signs", groups_N=np.arange(400))) for _ in range(2))
+    assert np.bincount(mix.labels_N[:40]).min() >= 4
+    assert mix.groups_N is not None and mix.groups_N.tolist() != list(range(400))
+    np.testing.assert_array_equal(mix.images_NHWC, images[mix.groups_N])
+    np.testing.assert_array_equal(mix.labels_N, labels[mix.groups_N])
+    assert fingerprint(mix) == fingerprint(again)
+    assert mixed(mix) is mix
+
+
 def test_a_pack_with_tracks_is_grouped_by_class_and_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch, "gtsrb", 6)
-    images, labels = random_images(6), np.array([0, 0, 0, 1, 1, 1])
+    images, labels = random_images(6), np.array([1, 1, 1, 0, 0, 0])
     write_pack(tmp_path, images, labels, per_file=6)
     (tmp_path / "cifar10").rename(tmp_path / "gtsrb")
     frames = np.array([[0, 0], [0, 1], [1, 0], [0, 0], [1, 0], [1, 1]], dtype=np.uint16)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from training import monitor
 from training import train as train_module
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
@@ -137,6 +138,16 @@ def test_fooling_ones_own_attack_is_shouted_about(caplog: pytest.LogCaptureFixtu
         assert warn({"overfitting": 0.6}, 70)
     assert "CATASTROPHIC OVERFITTING at step 70" in caplog.text
     assert "60 points above" in caplog.text
+
+
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_a_network_that_no_attack_trained_cannot_have_overfitted_to_one(
+    lam: float, tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: PGD-AT at λ=0, which is clean training, was warned of catastrophic overfitting."""
+    monkeypatch.setattr(monitor, "false_robustness", lambda one, seven: 0.6)
+    trainer = Trainer(with_changes(tiny_run, [f"model.lambdas=[{lam}]"]), patches(50))
+    assert look(trainer.model, patches(12), trainer.config)["overfitting"] == (0.6 if lam else 0.0)
 
 
 def test_a_sound_gap_between_one_step_and_seven_is_no_overfitting() -> None:

@@ -18,7 +18,7 @@ _TEST_SHARE = 0.2
 
 
 def load_folder(folder: Path, split: Split, *, side: int | None) -> ImageSet:
-    """Read one split of a folder of images, classes and files in alphabetical order.
+    """Read one split of a folder of images, class by class, classes and files in alphabetical order.
 
     Without `train/` and `test/`, a fifth of the images is the test set. The hash of its name decides for each image, so
     none changes sides when others are added.

@@ -10,7 +10,7 @@ from training.data.cifar import CIFAR10, CIFAR100
 from training.data.fashion_mnist import FASHION_MNIST
 from training.data.folder import load_folder
 from training.data.gtsrb import GTSRB
-from training.data.image_set import ImageSet, Split
+from training.data.image_set import ImageSet, Split, mixed
 from training.data.sources import Source, data_root, load_source
 from training.data.stl10 import STL10
 from training.data.svhn import SVHN
@@ -29,7 +29,7 @@ _SIDES = range(8, 1025)
 
 
 def load_dataset(name_or_path: str, split: Split, *, root: Path | None = None, download: bool = False) -> ImageSet:
-    """One official split of a data set.
+    """One official split of a data set; images that lie class by class are shuffled, always in the same way.
 
     Args:
         name_or_path: a name in `SOURCES`, or the path of a folder of images by class (`training.data.folder`), itself
@@ -44,10 +44,10 @@ def load_dataset(name_or_path: str, split: Split, *, root: Path | None = None, d
     root = root or data_root()
     name, side = parse_name(name_or_path)
     if name in SOURCES:
-        return load_source(name, SOURCES[name], split, root=root, download=download, side=side)
+        return mixed(load_source(name, SOURCES[name], split, root=root, download=download, side=side))
     for folder in (Path(name).expanduser(), root / name):
         if folder.is_dir():
-            return load_folder(folder, split, side=side)
+            return mixed(load_folder(folder, split, side=side))
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
         f"here or under {root}"
