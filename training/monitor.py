@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 NUM_LOOK = 256
 OVERFITTING_GAP = 0.15
 """False robust accuracy (see `false_robustness`) beyond which a network is taken to fool its own attack. In sound runs
-seven steps leave four fifths of what one step leaves (WRN-16-4, CIFAR-10: 0.40 of 0.50) or three quarters (WRN-16-2,
-GTSRB: 0.46 of 0.62); after catastrophic overfitting, next to nothing."""
+seven steps leave four fifths of what one step leaves (WRN-16-4, CIFAR-10: 0.40 of 0.50) or three quarters (half a
+WRN-16-2, GTSRB: 0.52 of 0.70); after catastrophic overfitting, next to nothing."""
 
 
 def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -17,6 +19,9 @@ from training.plot_style import COLOURS, FAINT, MARKERS, STYLE
 if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_TOUCHING = (0.07, 0.05)
+"""Distance, in parts of the axes, within which the names of two points would be written over each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,11 @@ def frontier_figure(table: OperatingTable) -> Figure:
                 ecolor=(colour, 0.35),
                 label=f"width {x.width:g}",
             )
-        widest_x, widest_y = clean[0], attacked[0]
-        for lam, sa, ra in zip(widest_x.lambdas, widest_x.accuracy, widest_y.accuracy, strict=True):
-            axes.annotate(
-                f"λ={lam:g}", (sa, ra), (7, 7), textcoords="offset points", fontsize=10, color=COLOURS[0], zorder=5
-            )
         axes.legend(loc="lower left", frameon=False)
         axes.set_xlabel("Clean accuracy, %")
         axes.set_ylabel(f"{_attacked(table)}, %")
         axes.margins(x=0.08, y=0.1)
+        _name_points(axes, clean[0], attacked[0])
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         trades = all(curve.accuracy[0] > curve.accuracy[-1] for curve in clean) and all(
@@ -174,6 +175,24 @@ def _line(axes: Axes, curve: Curve, x: tuple[float, ...], colour: str) -> int:
     axes.plot(x[: apart + 1], curve.accuracy[: apart + 1], ":", color=colour, linewidth=1.4)
     axes.plot(x[apart:], curve.accuracy[apart:], color=colour, linewidth=2.0)
     return apart
+
+
+def _name_points(axes: Axes, x: Curve, y: Curve) -> None:
+    """Write λ beside each point of a curve; points so close that their names would touch share one."""
+    axes.autoscale_view()
+    place_P2 = axes.transLimits.transform(np.c_[x.accuracy, y.accuracy])
+    groups: list[list[int]] = []
+    for index, place in enumerate(place_P2):
+        if groups and bool(np.all(np.abs(place - place_P2[groups[-1][0]]) < _TOUCHING)):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    for group in groups:
+        lambdas = "–".join(f"{x.lambdas[index]:g}" for index in dict.fromkeys((group[0], group[-1])))
+        axes.annotate(
+            f"λ={lambdas}", (x.accuracy[group[0]], y.accuracy[group[0]]), (7, 7), textcoords="offset points",
+            fontsize=10, color=COLOURS[0], zorder=5,
+        )  # fmt: skip
 
 
 def _label_ends(axes: Axes, panel: list[Curve]) -> None:

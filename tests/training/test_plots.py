@@ -64,6 +64,23 @@ def test_the_frontier_pairs_both_accuracies_of_a_point(report: OperatingTable) -
         np.testing.assert_array_equal(points, np.column_stack([clean.accuracy, attacked.accuracy]))
 
 
+def test_points_that_lie_on_each_other_share_one_name(report: OperatingTable) -> None:
+    def names(table: OperatingTable) -> list[str]:
+        (axes,) = frontier_figure(table).axes
+        return [text.get_text() for text in axes.texts]
+
+    lambdas = sorted({row.lam for row in report.rows})
+    assert names(report) == [f"λ={lam:g}" for lam in lambdas]
+    *rest, before, last = lambdas
+    as_last = report.row(OperatingPoint(last, 1.0)).measurements
+    moved = tuple(
+        row.model_copy(update={"measurements": as_last}) if (row.lam, row.width) == (before, 1.0) else row
+        for row in report.rows
+    )
+    apart = [f"λ={lam:g}" for lam in rest]
+    assert names(report.model_copy(update={"rows": moved})) == [*apart, f"λ={before:g}–{last:g}"]
+
+
 def test_a_condition_that_was_not_measured_is_refused(report: OperatingTable) -> None:
     with pytest.raises(DataError, match="'fgsm' was not measured"):
         curves(report, "fgsm")
