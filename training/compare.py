@@ -29,7 +29,7 @@ from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, load_dataset
 from training.distributed import World
-from training.evaluate import right
+from training.evaluate import first, right
 from training.kept import Kept
 from training.origin import machine
 from training.recipes import pgd
@@ -171,8 +171,7 @@ def main() -> int:
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     try:
         configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
-        test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download)
-        test_set = test_set.subset(np.arange(min(count, len(test_set))), f"{test_set.name}[:{count}]")
+        test_set = first(load_dataset(configs[names[0]].dataset, "test", download=args.download), count)
         # Seed by seed, so that a comparison that is cut short has whole seeds.
         hits: dict[str, list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]] = {name: [] for name in names}
         for seed in args.seeds:
