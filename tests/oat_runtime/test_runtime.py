@@ -315,19 +315,6 @@ def test_inputs_are_left_alone_and_outputs_are_fresh(runtime: OATRuntime) -> Non
     np.testing.assert_allclose(runtime.infer(x_NCHW[::-1]), first[::-1], atol=1e-5)  # any strides
 
 
-def test_the_probe_passes_on_the_runtime_and_fails_on_another_network(runtime: OATRuntime) -> None:
-    def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
-        runtime.set_point(lam=point.lam, width=point.width)
-        return runtime.infer(x_NCHW)
-
-    assert runtime.bundle.replay_probe(logits_at) < 1e-4
-    with torch.no_grad():
-        runtime._model.classifier.bias[3] += 0.01
-    runtime._plans.clear()
-    with pytest.raises(BundleError, match="probe"):
-        runtime.bundle.replay_probe(logits_at)
-
-
 @pytest.mark.parametrize("lam", [0.0, 0.15, 0.4, 0.85])
 def test_a_λ_never_used_runs_at_once_where_its_width_is_ready(tiny_bundle: Path, lam: float) -> None:
     runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)

@@ -1,0 +1,68 @@
+"""The shipped bundles stay as they are, and every engine computes their networks."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from oat_runtime import SHIPPED_BUNDLE, Bundle, OATRuntime, OperatingPoint
+from oat_runtime.backends import BackendName, available
+from oat_runtime.errors import BundleError
+
+BUNDLES = SHIPPED_BUNDLE.parent
+SHA256 = {
+    "cifar10-wrn-16-4": "c225b3e292bc7cccd567335dba4f93e85b9080aa0bc477cc61f67c28fc5a1fdc",
+    "gtsrb-wrn-16-2": "b18ace4ad33be39dfe4f398dac6ea99a23de554953edc1471843b7a71abddee7",
+}
+"""Of each manifest, which holds the hashes of the other files."""
+
+
+def replay(runtime: OATRuntime, *, at: OperatingPoint | None = None) -> float:
+    """The largest difference from the probe, with every point of the probe answered by itself or by `at`."""
+
+    def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
+        asked = at or point
+        assert runtime.set_point(lam=asked.lam, width=asked.width) == asked
+        return runtime.infer(x_NCHW)
+
+    return runtime.bundle.replay_probe(logits_at)
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_no_file_of_a_bundle_changes(name: str) -> None:
+    bundle = Bundle.load(BUNDLES / name)
+    assert bundle.sha256 == SHA256[name]
+    assert {path.name for path in bundle.path.iterdir()} == {"manifest.json", *bundle.manifest.files}
+
+
+@pytest.mark.parametrize(
+    ("engine", "plans"),
+    [
+        ("torch", "shared"),
+        ("torch", "folded"),
+        ("onnxruntime", "shared"),
+        ("onnxruntime", "folded"),
+        ("openvino", "shared"),
+        pytest.param("openvino", "folded", marks=pytest.mark.slow),  # it compiles 18 networks for 8 s
+    ],
+)
+@pytest.mark.parametrize("name", SHA256)
+def test_every_engine_passes_the_probe_at_every_point(
+    name: str, engine: BackendName, plans: Literal["shared", "folded"]
+) -> None:
+    if engine not in available():
+        pytest.skip(f"{engine} is not installed")
+    runtime = OATRuntime.load(BUNDLES / name, backend=engine, precision="float32", plans=plans, num_threads=1)
+    # The manifest allows 2e-3, in which twice the batch norms' epsilon would hide: it makes 8e-4.
+    assert replay(runtime) < 1e-4
+    runtime.close()
+
+
+@pytest.mark.parametrize("plans", ["shared", "folded"])
+@pytest.mark.parametrize("name", SHA256)
+def test_the_probe_fails_where_one_point_answers_for_all(name: str, plans: Literal["shared", "folded"]) -> None:
+    runtime = OATRuntime.load(BUNDLES / name, backend="torch", plans=plans, num_threads=1)
+    with pytest.raises(BundleError, match="probe"):
+        replay(runtime, at=runtime.active)
+    runtime.close()
