@@ -1,7 +1,7 @@
 """Once-for-all adversarially trained networks at run time: λ and width set while the network runs.
 
-Import is lazy: torch is loaded when the runtime or the network is first touched, so the policy can use
-`oat_runtime.operating_point` without it.
+Import is lazy: each name is loaded when it is first touched. Nothing here needs torch but the torch engine and the
+gradient attacks, which are loaded only when asked for.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ SHIPPED_BUNDLE: Final = Path(__file__).resolve().parents[1] / "bundles" / "cifar
 
 _HOME = {
     "OATError": "errors",
+    "BackendError": "errors",
+    "BundleError": "errors",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "InputError": "errors",
+    "OperatingPointError": "errors",
     "OperatingPoint": "operating_point",
     "OperatingTable": "operating_point",
     "Regime": "operating_point",
-    "OATNet": "model",
-    "ModelConfig": "model",
+    "ModelConfig": "architecture",
+    "InputSpec": "architecture",
     "Bundle": "bundle",
     "OATRuntime": "runtime",
     "Prediction": "prediction",

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.errors import DataError
-from oat_runtime.fold import fold
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.attacks import pgd_linf
 
@@ -63,12 +64,12 @@ def agreement(
 
     Attack gradients are the reference's (PGD-20, ε = 8/255, step 2/255); its images are replayed through the plan.
     """
-    model, attack = runtime.bundle.model(), runtime.bundle.report.attack
+    config, tensors, attack = runtime.bundle.manifest.model, runtime.bundle.tensors(), runtime.bundle.report.attack
     x_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
     rows = []
-    for lam in sorted({model.config.lambdas[0], model.config.lambdas[-1]}):
-        width = model.config.widths[-1]
-        reference = fold(model, lam=lam, width=width)
+    for lam in sorted({config.lambdas[0], config.lambdas[-1]}):
+        width = config.widths[-1]
+        reference = TorchNet(fold(tensors, config, lam=lam, width=width))
         runtime.prepare([OperatingPoint(lam, width)])
         runtime.set_point(lam=lam, width=width)
         adversarial = [

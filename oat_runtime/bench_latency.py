@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from oat_runtime.backends import BackendName, Plan, Settings, available, get_backend
-from oat_runtime.fold import constants, fold, share
-from oat_runtime.layers import LambdaBatch
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.plain_net import constants, fold, share
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.static_net import StaticNet
 from oat_runtime.timing import interleave, median_ratio, p50_p99
+from oat_runtime.untrained import static_net
 
 Row = dict[str, Any]
 Images = npt.NDArray[np.float32]
@@ -32,8 +29,8 @@ class Latency:
     def __init__(self, runtime: OATRuntime, *, seconds: float, quick: bool = False) -> None:
         """Take `seconds` for a comparison of single images; `quick` compares plans at two λ of one width."""
         self.runtime, self.seconds = runtime, seconds
-        self.model = runtime.bundle.model()
-        knots, self.widths = self.model.config.lambdas, self.model.config.widths
+        self.tensors, self.config = runtime.bundle.tensors(), runtime.bundle.manifest.model
+        knots, self.widths = self.config.lambdas, self.config.widths
         self.lambdas = (*knots, unseen(knots))
         if quick:
             self.lambdas, self.widths = (knots[0], unseen(knots)), self.widths[-1:]
@@ -45,20 +42,20 @@ class Latency:
         compile_network, rows = get_backend(self.runtime.backend), []
         for width in self.widths:
             static = self._static(self.runtime.backend, width)
-            shared = compile_network(partial(share, self.model, width=width), self.settings, shared=True)
+            shared = compile_network(partial(share, self.tensors, self.config, width=width), self.settings, shared=True)
             plans: dict[tuple[str, float | None], Plan] = {("static", None): static}
             for lam in self.lambdas:
                 plans["folded", lam] = compile_network(
-                    partial(fold, self.model, lam=lam, width=width), self.settings
+                    partial(fold, self.tensors, self.config, lam=lam, width=width), self.settings
                 ).plan()
-                plans["shared", lam] = shared.plan(constants(self.model, lam=lam, width=width).numpy())
+                plans["shared", lam] = shared.plan(constants(self.tensors, self.config, lam=lam, width=width))
             for batch in BATCHES:
                 x_NCHW = self.images(batch)
                 times = interleave(
                     {key: partial(plan, x_NCHW) for key, plan in plans.items()}, seconds=self._seconds(batch)
                 )
                 rows += [
-                    _row(f"{form}_over_static", batch, width, times[form, lam], times["static", None], lam=lam)
+                    latency_row(f"{form}_over_static", batch, width, times[form, lam], times["static", None], lam=lam)
                     for form, lam in plans
                     if lam is not None
                 ]
@@ -74,27 +71,7 @@ class Latency:
                 "bare": self.runtime._active.plan.bare(x_NCHW),
             }
             times = interleave(calls, seconds=self._seconds(batch))
-            rows.append(_row("infer_over_bare_engine", batch, width, times["infer"], times["bare"], lam=lam))
-        return rows
-
-    def speedup_over_reference(self) -> list[Row]:
-        """`infer` against the network as trained (OATNet, torch, float32), and that against a plain torch network."""
-        rows = []
-        model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for batch, lam, width in self._safest():
-            x_NCHW = self.images(batch)
-            x = torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
-            one_lam = LambdaBatch.constant(lam, batch, model.config.lambdas)
-            plain = StaticNet(self.model, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            calls: dict[str, Call] = {
-                "infer": partial(self.runtime.infer, x_NCHW),
-                "reference": _torch_call(partial(model, x, one_lam, width=width), self.runtime.num_threads),
-                "plain": _torch_call(partial(plain, x), self.runtime.num_threads),
-            }
-            times = interleave(calls, seconds=self._seconds(batch))
-            name = f"speedup_over_reference_batch_{batch}"
-            rows.append(_row(name, batch, width, times["reference"], times["infer"], lam=lam))
-            rows.append(_row("reference_over_plain_torch", batch, width, times["reference"], times["plain"], lam=lam))
+            rows.append(latency_row("infer_over_bare_engine", batch, width, times["infer"], times["bare"], lam=lam))
         return rows
 
     def auto_over_static_engines(self) -> list[Row]:
@@ -125,8 +102,10 @@ class Latency:
             calls |= {name: self._static(name, width).bare(x_NCHW) for name in names}
             times = interleave(calls, seconds=self._seconds(batch))
             for name in names:
-                rows.append(_row(f"auto_over_{name}", batch, width, times["folded"], times[name], lam=lam))
-                rows.append(_row(f"shared_infer_over_{name}", batch, width, times["shared"], times[name], lam=lam))
+                rows.append(latency_row(f"auto_over_{name}", batch, width, times["folded"], times[name], lam=lam))
+                rows.append(
+                    latency_row(f"shared_infer_over_{name}", batch, width, times["shared"], times[name], lam=lam)
+                )
         folded.close()
         return rows
 
@@ -138,14 +117,11 @@ class Latency:
         return self.seconds if batch == 1 else 3 * self.seconds
 
     def _static(self, name: BackendName, width: float) -> Plan:
-        def make_net() -> nn.Module:
-            return StaticNet(self.model, width)
-
-        return get_backend(name)(make_net, self.settings).plan()
+        return get_backend(name)(partial(static_net, self.config, width), self.settings).plan()
 
     def _safest(self) -> Iterator[tuple[int, float, float]]:
         """Every batch size at the largest λ and width, which is made the active point."""
-        lam, width = self.model.config.lambdas[-1], self.model.config.widths[-1]
+        lam, width = self.config.lambdas[-1], self.widths[-1]
         self.runtime.prepare([OperatingPoint(lam, width)])
         self.runtime.set_point(lam=lam, width=width)
         for batch in BATCHES:
@@ -157,19 +133,11 @@ def unseen(knots: tuple[float, ...]) -> float:
     return round((knots[-2] + knots[-1]) / 2, 6) if len(knots) > 1 else knots[-1]
 
 
-def _torch_call(call: Call, num_threads: int) -> Call:
-    @torch.inference_mode()
-    def run() -> object:
-        torch.set_num_threads(num_threads)
-        return call()
-
-    return run
-
-
-def _row(
+def latency_row(
     name: str, batch: int, width: float, times: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64],
     *, lam: float | None,
 ) -> Row:  # fmt: skip
+    """Return one comparison: medians and 99th percentile, and the ratio of the medians as its value."""
     p50, p99 = p50_p99(times)
     return {
         "comparison": name,

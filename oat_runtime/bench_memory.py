@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import Settings, get_backend
 from oat_runtime.bundle import Bundle
 from oat_runtime.devices import resident_mb
-from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plan_store import PlanForm, PlanStore
-from oat_runtime.static_net import StaticNet
+from oat_runtime.untrained import static_net, untrained_tensors
 
 Row = dict[str, Any]
 LARGE = ModelConfig(family="resnet", depth=18)
@@ -62,26 +62,24 @@ def _held_mb(request: dict[str, Any]) -> float | None:
     (height, width), precision, num_threads, device = request["settings"]
     settings = Settings((height, width), precision, num_threads, device)
     compile_network = get_backend(request["backend"])
-    small = OATNet(ModelConfig(depth=10, widen_factor=1)).eval()
-    warm = PlanStore(small, compile_network, settings, form="shared", budget_mb=None)
+    small = ModelConfig(depth=10, widen_factor=1)
+    warm = PlanStore(untrained_tensors(small), small, compile_network, settings, form="shared", budget_mb=None)
     warm.make(OperatingPoint(1.0, 0.5))
     gc.collect()
     before = resident_mb()
-    model = (
-        OATNet(LARGE).with_film_tables().eval() if request["bundle"] is None else Bundle.load(request["bundle"]).model()
-    )
+    bundle = None if request["bundle"] is None else Bundle.load(request["bundle"])
+    config = LARGE if bundle is None else bundle.manifest.model
     kept: list[Any]
     if request["way"] == "static":
-        network = compile_network(lambda: StaticNet(model, model.config.widths[-1]), settings)
+        network = compile_network(lambda: static_net(config, config.widths[-1]), settings)
         kept = [network, network.plan()]
     else:
-        store = PlanStore(model, compile_network, settings, form=request["way"], budget_mb=1e6)
-        for lam in model.config.lambdas:
-            for factor in model.config.widths:
+        tensors = untrained_tensors(LARGE) if bundle is None else bundle.tensors()
+        store = PlanStore(tensors, config, compile_network, settings, form=request["way"], budget_mb=1e6)
+        for lam in config.lambdas:
+            for factor in config.widths:
                 store.make(OperatingPoint(lam, factor))
-        kept = [store, model]
-    if request["way"] == "static":
-        del model
+        kept = [store, tensors]
     gc.collect()
     after = resident_mb()
     assert kept

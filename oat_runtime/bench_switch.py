@@ -131,4 +131,4 @@ def _alone(runtime: OATRuntime, frame_HWC: np.ndarray[Any, Any], point: Operatin
     """The logits of that frame at that point, without anything going on."""
     if not runtime.is_prepared(point):
         runtime.prepare([point])
-    return runtime.predict_at(frame_HWC, point).logits_K
+    return runtime.predict(frame_HWC, at=point).logits_K

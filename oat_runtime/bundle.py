@@ -1,4 +1,4 @@
-"""A bundle: a trained network as shipped, with its measured tables; verified before a single weight is read."""
+"""Read a bundle: a trained network as shipped, with its measured tables; verified before a single weight is read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import bisect
 import hashlib
 import json
 import os
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,21 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-import safetensors.torch
-import torch
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
+from oat_runtime.architecture import InputSpec, ModelConfig, tensor_shapes
 from oat_runtime.errors import BundleError
-from oat_runtime.image import InputSpec
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import ModelConfig, OATNet
-from oat_runtime.norm import FiLMTable
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 
 SCHEMA_VERSION = 1
-_NAME = r"[a-z0-9][a-z0-9._-]*"
-_MANIFEST, _WEIGHTS, _PROBE, _OUTCOMES = (
+NAME = r"[a-z0-9][a-z0-9._-]*"
+MANIFEST, WEIGHTS, PROBE, OUTCOMES = (
     "manifest.json",
     "weights.safetensors",
     "probe.safetensors",
@@ -43,9 +34,9 @@ LogitsAt = Callable[[npt.NDArray[np.float32], OperatingPoint], npt.NDArray[np.fl
 """Images (N, 3, H, W) float32 in [0, 1] and an operating point, to logits (N, K)."""
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """Whether a file of this name lies in the bundle's own folder, beside the manifest."""
-    return Path(name).name == name and name not in (_MANIFEST, "", ".", "..")
+    return Path(name).name == name and name not in (MANIFEST, "", ".", "..")
 
 
 class FileEntry(StrictModel):
@@ -79,7 +70,7 @@ class Manifest(StrictModel):
     """`manifest.json`: all that is known of a bundle but its numbers."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=f"^{_NAME}$")
+    name: str = Field(pattern=f"^{NAME}$")
     model: ModelConfig
     class_names: tuple[str, ...]
     input: InputSpec
@@ -107,14 +98,27 @@ class Manifest(StrictModel):
         ):
             if {(row.lam, row.width) for row in rows} != points or len(rows) != len(points):
                 raise ValueError(f"{name} must hold each trained lambda at each width once")
-        if not all(_is_plain(name) for name in self.files):
+        if not all(is_plain(name) for name in self.files):
             raise ValueError("file names must be plain names within the bundle")
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Images, and the logits that an engine must give for them at one point.
+
+    Attributes:
+        x_NCHW: network inputs, float32 in [0, 1].
+        logits_NK: float32, of the network as trained.
+    """
+
+    x_NCHW: npt.NDArray[np.float32]
+    logits_NK: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk. Weights are read only when the model is asked for.
+    """A verified bundle on disk. Weights are read only when they are asked for.
 
     Attributes:
         path: its folder.
@@ -134,9 +138,9 @@ class Bundle:
             BundleError: the folder, the manifest or a file is missing, truncated, changed, or of another schema.
         """
         folder = Path(path)
-        manifest_path = folder / _MANIFEST
+        manifest_path = folder / MANIFEST
         if not manifest_path.is_file():
-            raise BundleError(f"no bundle at {folder}: expected a folder with {_MANIFEST}")
+            raise BundleError(f"no bundle at {folder}: expected a folder with {MANIFEST}")
         raw = manifest_path.read_bytes()
         try:
             document = json.loads(raw)
@@ -150,7 +154,7 @@ class Bundle:
             raise BundleError(f"{manifest_path} is damaged or not a manifest: {error}") from error
         for name, entry in manifest.files.items():
             _verify(folder / name, entry)
-        missing = {_WEIGHTS, _PROBE, _OUTCOMES} - set(manifest.files)
+        missing = {WEIGHTS, PROBE, OUTCOMES} - set(manifest.files)
         if missing:
             raise BundleError(f"{manifest_path} does not list {sorted(missing)}: the bundle is incomplete")
         return cls(folder, manifest, hashlib.sha256(raw).hexdigest())
@@ -192,38 +196,58 @@ class Bundle:
         (low, at_low), (high, at_high) = rows[upper - 1], rows[upper]
         return at_low + (at_high - at_low) * (point.lam - low) / (high - low)
 
-    def model(self) -> OATNet:
-        """The network in evaluation mode, float32, on the CPU.
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Read the weights, by the names of `oat_runtime.architecture.tensor_shapes`; float32.
 
         Raises:
             BundleError: the weights do not fit the architecture that the manifest names.
         """
-        model = _table_form(OATNet(self.manifest.model))
+        path = self.path / WEIGHTS
         try:
-            model.load_state_dict(safetensors.torch.load_file(self.path / _WEIGHTS), strict=True)
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise BundleError(f"{self.path / _WEIGHTS} does not fit the manifest's architecture: {error}") from error
-        return model.eval().requires_grad_(False)
+            stored = safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise BundleError(f"{path} cannot be read ({error}): fetch the bundle again") from error
+        expected, found = tensor_shapes(self.manifest.model), {name: array.shape for name, array in stored.items()}
+        if found != expected:
+            wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+            raise BundleError(
+                f"{path} does not fit the manifest's architecture: expected {wrong[0]} of shape "
+                f"{expected.get(wrong[0], 'none')}, got {found.get(wrong[0], 'none')} (and {len(wrong) - 1} more)"
+            )
+        # What float16 holds without a loss is stored in it.
+        return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in stored.items()}
 
     def outcomes(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Per-image outcomes of `report`: `condition/λ/width` to one bool an image, in the order of the test set."""
-        packed = safetensors.numpy.load_file(self.path / _OUTCOMES)
+        packed = safetensors.numpy.load_file(self.path / OUTCOMES)
         num_images = {
             outcome_key(m.condition, row.point): m.num_total for row in self.report.rows for m in row.measurements
         }
         return {key: np.unpackbits(bits, count=num_images[key]).astype(bool) for key, bits in packed.items()}
 
+    def probe(self, point: OperatingPoint) -> Probe:
+        """Read images and the logits that the trained network gave for them at one of the table's points.
+
+        Raises:
+            BundleError: the probe cannot be read, or does not hold the point.
+        """
+        path = self.path / PROBE
+        try:
+            arrays = safetensors.numpy.load_file(path)
+            return Probe(arrays["x_NCHW"], arrays[outcome_key("logits", point)])
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise BundleError(f"{path} holds no probe of {point} ({error}): export the bundle again") from error
+
     def replay_probe(self, logits_at: LogitsAt) -> float:
-        """Largest logit difference between `logits_at` and the logits stored for each point.
+        """Return the largest logit difference between `logits_at` and the logits stored for each point.
 
         Raises:
             BundleError: it exceeds the manifest's tolerance: this engine does not compute this network.
         """
-        probe = safetensors.numpy.load_file(self.path / _PROBE)
         differences = []
         for row in self.report.rows:
-            expected = probe[outcome_key("logits", row.point)]
-            differences.append(np.abs(logits_at(probe["x_NCHW"], row.point) - expected).max())
+            probe = self.probe(row.point)
+            differences.append(np.abs(logits_at(probe.x_NCHW, row.point) - probe.logits_NK).max())
         worst = float(np.max(differences))  # NaN stays NaN, which Python's max would drop
         if not worst <= self.manifest.probe_atol:
             raise BundleError(
@@ -245,138 +269,3 @@ def _verify(path: Path, entry: FileEntry) -> None:
         raise BundleError(f"{path}: expected {entry.num_bytes} bytes, got {path.stat().st_size}: it is truncated")
     if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
         raise BundleError(f"{path}: its SHA-256 is not the manifest's: it was changed, fetch the bundle again")
-
-
-def _table_form(model: OATNet) -> OATNet:
-    """Give every site an empty γ and β table to load into."""
-    for site in model.norms():
-        site.film = FiLMTable(site.film(model.code_KD)[0].shape[1], len(model.config.lambdas))
-    return model
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """In half the bytes where float16 holds every value exactly; `Bundle.model` makes float32 of it again."""
-    half = tensor.half()
-    lossless = tensor.dtype == torch.float32 and torch.equal(half.float(), tensor)
-    return (half if lossless else tensor).contiguous()
-
-
-def save_bundle(
-    path: Path,
-    model: OATNet,
-    *,
-    name: str,
-    class_names: tuple[str, ...],
-    input_spec: InputSpec,
-    provenance: Provenance,
-    temperatures: tuple[Temperature, ...],
-    select: OperatingTable,
-    report: OperatingTable,
-    outcomes: Mapping[str, npt.NDArray[np.bool_]],
-) -> Bundle:
-    """Write a bundle beside `path` and move it there whole, in place of an older one.
-
-    Args:
-        path: the folder to make.
-        model: a trained network; its FiLM MLPs are stored as γ and β at the knots, and in float16 what that holds
-            exactly.
-        name: its name, lower case.
-        class_names: one a class.
-        input_spec: what camera frames are turned into.
-        provenance: where it comes from.
-        temperatures: one for each trained point.
-        select: the policy's table.
-        report: the people's table.
-        outcomes: per-image outcomes of `report`, by `outcome_key`.
-
-    Raises:
-        BundleError: `path` holds something that is not a bundle; nothing was written.
-    """
-    check_target(path)
-    shipped = model.with_film_tables().cpu().eval()
-    shipped.compute_dtype = torch.float32
-    files = {
-        _WEIGHTS: safetensors.torch.save({k: _compact(v) for k, v in shipped.state_dict().items()}),
-        _PROBE: safetensors.numpy.save(_make_probe(shipped, input_spec)),
-        _OUTCOMES: safetensors.numpy.save({key: np.packbits(value) for key, value in outcomes.items()}),
-    }
-    manifest = Manifest(
-        name=name,
-        model=model.config,
-        class_names=class_names,
-        input=input_spec,
-        lambda_range=(model.config.lambdas[0], model.config.lambdas[-1]),
-        temperatures=temperatures,
-        provenance=provenance,
-        select=select,
-        report=report,
-        files={file: _entry(content) for file, content in files.items()},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        for file, content in files.items():
-            (partial / file).write_bytes(content)
-        (partial / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-        partial.chmod(0o755)
-        Bundle.load(partial).model()
-        older = path.with_name(f".{path.name}-older")
-        if path.exists():
-            os.replace(path, older)
-        try:
-            os.replace(partial, path)
-        except OSError:
-            if older.exists():
-                os.replace(older, path)
-            raise
-        shutil.rmtree(older, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Bundle.load(path)
-
-
-def check_target(path: Path) -> None:
-    """Refuse to replace what is not a bundle, or to make one whose name would not do.
-
-    Raises:
-        BundleError: with what to do instead.
-    """
-    if path.exists() and not (path / _MANIFEST).is_file():
-        raise BundleError(f"{path} exists and is not a bundle: name a new folder, as in bundles/my-net")
-    if re.fullmatch(_NAME, path.name) is None:
-        raise BundleError(f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {path.name!r}")
-
-
-def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
-    """Put one more file (say, the policy's constants) into a bundle and list it in the manifest.
-
-    Raises:
-        BundleError: the name is not a plain file name, or one of the bundle's own.
-    """
-    if not _is_plain(name) or name in (_WEIGHTS, _PROBE, _OUTCOMES):
-        raise BundleError(f"an attached file needs a plain name of its own, got {name!r}")
-    files = dict(bundle.manifest.files) | {name: _entry(content)}
-    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})
-    for file, data in ((name, content), (_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())):
-        partial = bundle.path / f".{file}.partial"
-        partial.write_bytes(data)
-        os.replace(partial, bundle.path / file)
-    return Bundle.load(bundle.path)
-
-
-def _entry(content: bytes) -> FileEntry:
-    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
-
-
-@torch.no_grad()
-def _make_probe(model: OATNet, spec: InputSpec) -> dict[str, npt.NDArray[np.float32]]:
-    """A few smooth random images and the float32 logits expected of each point. No picture of any data set."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(4, 3, 4, 4, generator=generator)
-    x_NCHW = torch.nn.functional.interpolate(coarse, (spec.height, spec.width), mode="bilinear", align_corners=True)
-    probe = {"x_NCHW": x_NCHW.numpy()}
-    for lam in model.config.lambdas:
-        for width in model.config.widths:
-            batch = LambdaBatch.constant(lam, len(x_NCHW), model.config.lambdas)
-            probe[outcome_key("logits", OperatingPoint(lam, width))] = model(x_NCHW, batch, width=width).numpy()
-    return probe

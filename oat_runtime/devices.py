@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
-
-from oat_runtime.errors import BackendError
+from typing import Any, Literal, Protocol
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,18 +31,11 @@ def processor_name() -> str:
 
 
 def device_name(device: Literal["cpu", "cuda"]) -> str:
-    """Name of the processor, with the GPU's where that is used.
-
-    Raises:
-        BackendError: there is no such GPU.
-    """
+    """Return the name of the processor, with the GPU's where that is used."""
     if device == "cpu":
         return processor_name()
-    import torch
-
-    if not torch.cuda.is_available():
-        raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
-    return f"{torch.cuda.get_device_name()} with {processor_name()}"
+    gpu = _GPU.find()
+    return f"{'a GPU without NVML' if gpu is None else gpu.name} with {processor_name()}"
 
 
 def power_mode(root: Path = Path("/")) -> str:
@@ -95,8 +88,8 @@ def energy_counter(device: Literal["cpu", "cuda"], root: Path = Path("/")) -> En
     `cuda`: NVML's, of the whole GPU, else the Jetson's. `cpu`: RAPL of all packages, else the Jetson's INA3221 (input
     of the whole board). Every one of them counts what other programs take, too.
     """
-    if device == "cuda" and (counter := _nvml()) is not None:
-        return counter
+    if device == "cuda" and (gpu := _GPU.find()) is not None and gpu.power_w() is not None:
+        return _Integrator("nvml", lambda: gpu.power_w() or 0.0)
     if device == "cpu" and (zones := _rapl_zones(root)):
         return _RAPL(zones)
     if (rail := _ina3221_rail(root)) is not None:
@@ -167,16 +160,39 @@ def _ina3221_w(rail: tuple[Path, int]) -> float:
     return 1e-6 * int((chip / f"in{channel}_input").read_text()) * int((chip / f"curr{channel}_input").read_text())
 
 
-def _nvml() -> EnergyCounter | None:
-    """The GPU's power by way of torch, which asks NVML; None where its Python binding is missing."""
-    import torch
+@dataclass(frozen=True, slots=True)
+class _GPU:
+    """The GPU that CUDA programs of this process use first, as NVIDIA's management library (NVML) knows it."""
 
-    try:
-        torch.cuda.power_draw()
-    except (RuntimeError, ImportError, AssertionError) as error:  # no binding, no driver, or no CUDA in this build
-        _LOG.info("NVML cannot be read: %s", error)
-        return None
-    return _Integrator("nvml", lambda: 1e-3 * torch.cuda.power_draw())
+    nvml: Any
+    handle: Any
+    name: str
+
+    @classmethod
+    def find(cls) -> _GPU | None:
+        """Return the GPU; None, with the reason in the log, where there is none or NVML cannot be asked."""
+        try:
+            import pynvml
+        except ImportError:
+            _LOG.info("NVML cannot be read: pip install 'oat-robot[nvml]'")
+            return None
+        try:
+            pynvml.nvmlInit()
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+            by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+            handle = by_index(int(visible)) if visible.isdigit() else by_uuid(visible)
+            return cls(pynvml, handle, str(pynvml.nvmlDeviceGetName(handle)))
+        except pynvml.NVMLError as error:
+            _LOG.info("NVML cannot be read: %s", error)
+            return None
+
+    def power_w(self) -> float | None:
+        """Return the power of the whole GPU in watts; None where it does not tell."""
+        try:
+            return 1e-3 * float(self.nvml.nvmlDeviceGetPowerUsage(self.handle))
+        except self.nvml.NVMLError as error:
+            _LOG.info("the power of %s cannot be read: %s", self.name, error)
+            return None
 
 
 class _Integrator:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.operating_point import StrictModel
-
-
-class InputSpec(StrictModel):
-    """What a network expects to see. A frame of exactly this size is never resampled."""
-
-    height: int = Field(default=32, ge=1, le=4096)
-    """Rows, in pixels."""
-    width: int = Field(default=32, ge=1, le=4096)
-    """Columns, in pixels."""
-    color_order: Literal["rgb"] = "rgb"
-    """Order of the channels, of the frame as of the input."""
-    resize: Literal["stretch", "center_crop", "letterbox"] = "center_crop"
-    """How a frame of another shape is fitted: `stretch` keeps all and changes the aspect ratio, `center_crop` keeps
-    the largest centred window of the right aspect ratio, `letterbox` keeps all and pads with black."""
-    interpolation: Literal["area", "linear"] = "area"
-    """`area` averages when shrinking (no aliasing) and is linear when enlarging; `linear` is linear always."""
 
 
 def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:

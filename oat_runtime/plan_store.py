@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from torch import nn
 
+from oat_runtime.architecture import ModelConfig, knot_weights
 from oat_runtime.backends import Compiled, CompileFn, Plan, Settings
 from oat_runtime.backends.plan import Floats
-from oat_runtime.fold import constants, fold, share
-from oat_runtime.layers import knot_weights
-from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.plain_net import PlainNet, Tensors, constants, fold, share
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,19 +61,27 @@ class PlanStore:
     """Makes and keeps plans. `get` never waits for a compiler; `make` may."""
 
     def __init__(
-        self, model: OATNet, compile_fn: CompileFn, settings: Settings, *, form: PlanForm, budget_mb: float | None
+        self,
+        tensors: Tensors,
+        config: ModelConfig,
+        compile_fn: CompileFn,
+        settings: Settings,
+        *,
+        form: PlanForm,
+        budget_mb: float | None,
     ) -> None:
         """Compile nothing yet.
 
         Args:
-            model: the network of the bundle; its weights must stay as they are.
+            tensors: the weights, which must stay as they are.
+            config: their architecture.
             compile_fn: the engine's.
             settings: of the engine.
             form: see `PlanForm`.
             budget_mb: megabytes of float32 weights that folded plans may hold, 64 by default; beyond it, the plan used
                 least recently is let go of, but never the last one.
         """
-        self._model, self._compile, self._settings = model, compile_fn, settings
+        self._tensors, self._config, self._compile, self._settings = tensors, config, compile_fn, settings
         self.form: PlanForm = form
         self._budget = 1e6 * (DEFAULT_BUDGET_MB if budget_mb is None else budget_mb)
         self._networks: dict[float, _Shared] = {}
@@ -95,7 +101,7 @@ class PlanStore:
                 return self._shared[point]
             if point.width not in self._networks:
                 return None
-            ready = self._networks[point.width].plan(point.lam, self._model.config.lambdas)
+            ready = self._networks[point.width].plan(point.lam, self._config.lambdas)
             self._shared[point] = ready
             while len(self._shared) > _MOST_SHARED:
                 self._shared.popitem(last=False)
@@ -120,9 +126,9 @@ class PlanStore:
 
     def _share(self, point: OperatingPoint) -> ReadyPlan:
         """Compile the network of the point's width."""
-        width, knots = point.width, self._model.config.lambdas
-        network = self._compile(lambda: share(self._model, width=width), self._settings, shared=True)
-        rows = [constants(self._model, lam=lam, width=width).numpy() for lam in knots]
+        width, knots = point.width, self._config.lambdas
+        network = self._compile(lambda: self._shared_net(width), self._settings, shared=True)
+        rows = [constants(self._tensors, self._config, lam=lam, width=width) for lam in knots]
         shared = _Shared(network, threading.Lock(), np.stack(rows))
         self._warm(shared.plan(point.lam, knots))
         with self._lock:
@@ -136,8 +142,8 @@ class PlanStore:
         ready.plan(np.zeros((1, 3, *self._settings.input_hw), np.float32))
 
     def _fold(self, point: OperatingPoint) -> ReadyPlan:
-        def make_net() -> nn.Module:
-            return fold(self._model, lam=point.lam, width=point.width)
+        def make_net() -> PlainNet:
+            return fold(self._tensors, self._config, lam=point.lam, width=point.width)
 
         ready = ReadyPlan(self._compile(make_net, self._settings).plan(), threading.Lock())
         self._warm(ready)
@@ -157,4 +163,7 @@ class PlanStore:
 
     def _num_bytes(self, point: OperatingPoint) -> int:
         """Bytes of a folded network's weights in float32."""
-        return 4 * sum(p.numel() for p in share(self._model, width=point.width).parameters())
+        return 4 * self._shared_net(point.width).num_weights
+
+    def _shared_net(self, width: float) -> PlainNet:
+        return share(self._tensors, self._config, width=width)

@@ -16,14 +16,14 @@ from typing import Literal, NoReturn, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import effective_lambda
 from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
 from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import InputError, OATError, OperatingPointError
-from oat_runtime.fold import fold
 from oat_runtime.image import network_input, regions
-from oat_runtime.layers import effective_lambda
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.plain_net import fold
 from oat_runtime.plan_store import PlanForm, PlanStore, ReadyPlan
 from oat_runtime.prediction import Floats, Prediction, softmax
 
@@ -92,14 +92,15 @@ class OATRuntime:
         self.table: OperatingTable = bundle.select
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
         self.device: Device = device
-        self._model = bundle.model()
+        self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
         widest = [row for row in self.table.rows if row.width == self.table.widths[-1]]
         start = max(widest, key=lambda row: (row.minimax(), row.lam)).point
         self.backend: BackendName
         self.precision: Precision
         self.backend, self.precision = choose(
-            lambda: fold(self._model, lam=start.lam, width=start.width),
+            lambda: fold(tensors, self._config, lam=start.lam, width=start.width),
+            bundle.probe(start),
             Settings(self._input_chw[1:], num_threads=self.num_threads, device=device),
             backend=None if backend == "auto" else backend,
             precision=None if precision == "auto" else precision,
@@ -107,7 +108,7 @@ class OATRuntime:
         )
         settings = Settings(self._input_chw[1:], self.precision, self.num_threads, device)
         self._plans = PlanStore(
-            self._model, get_backend(self.backend), settings, form=plans, budget_mb=memory_budget_mb
+            tensors, self._config, get_backend(self.backend), settings, form=plans, budget_mb=memory_budget_mb
         )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
@@ -184,13 +185,13 @@ class OATRuntime:
         return self._plans.form
 
     def effective(self, *, lam: float, width: float) -> OperatingPoint:
-        """The point that really runs when (λ, width) is asked for; see `oat_runtime.layers.effective_lambda`.
+        """The point that really runs when (λ, width) is asked for; see `oat_runtime.architecture.effective_lambda`.
 
         Raises:
             OperatingPointError: λ or width is not offered by this bundle.
         """
-        self._model.width_index(width)
-        return OperatingPoint(effective_lambda(lam, self._model.config.lambdas), width)
+        self._config.width_index(width)
+        return OperatingPoint(effective_lambda(lam, self._config.lambdas), width)
 
     def prepare(self, points: Iterable[OperatingPoint] | None = None) -> None:
         """Fold, compile and warm `points` (all rows of the table by default), so that switching to them is instant.
@@ -278,12 +279,16 @@ class OATRuntime:
             self._failure = error if isinstance(error, OATError) else OATError(f"preparing failed: {error!r}")
 
     def infer(self, x_NCHW: Floats) -> Floats:
-        """Logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
+        """Return the logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
 
         Raises:
-            InputError: another dtype or shape, or a value that is not finite.
+            InputError: another dtype or shape, no image, or a value that is not finite.
             OATError: the runtime is closed.
         """
+        self._check_inputs(x_NCHW)
+        return self._run(self._active, x_NCHW)
+
+    def _check_inputs(self, x_NCHW: Floats) -> None:
         if x_NCHW.dtype != np.float32 or x_NCHW.ndim != 4 or x_NCHW.shape[1:] != self._input_chw:
             expected = "x".join(map(str, ("N", *self._input_chw)))
             raise InputError(f"expected float32 of shape {expected}, got {x_NCHW.dtype} of shape {x_NCHW.shape}")
@@ -291,73 +296,89 @@ class OATRuntime:
             raise InputError("expected at least one image, got an empty batch")
         if not math.isfinite(np.add.reduce(x_NCHW, axis=None)):  # some engines' ReLU would hide a NaN
             raise InputError("expected finite pixels in [0, 1], got NaN or infinity: check the source of the images")
-        return self._run(self._active, x_NCHW)
 
     @staticmethod
     def _run(active: _Active, x_NCHW: Floats) -> Floats:
         with active.lock:
             return active.plan(np.ascontiguousarray(x_NCHW))
 
-    def predict(self, frame_HWC: Frame) -> Prediction:
-        """Classify one uint8 RGB frame of any size at the active point.
+    def predict(self, frame_HWC: Frame, *, at: OperatingPoint | None = None) -> Prediction:
+        """Classify one frame.
+
+        Args:
+            frame_HWC: uint8 RGB of any size.
+            at: a prepared point to run at, which does not become the active one (a probe); the active point by default.
 
         Raises:
             InputError: not a uint8 H×W×3 array.
+            OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """
-        return self._predict(self._active, [frame_HWC])[0]
+        return self._predict([frame_HWC], at)[0]
 
-    def predict_at(self, frame_HWC: Frame, point: OperatingPoint) -> Prediction:
-        """Classify one frame at a prepared point without making it the active one (a probe).
-
-        Raises:
-            OperatingPointError: the point is not prepared.
-            InputError: not a uint8 H×W×3 array.
-        """
-        self._refuse_if_closed()
-        ready = self._plans.get(point)
-        if ready is None:
-            raise OperatingPointError(f"{point} is not prepared: call prepare([...]) before the first frame")
-        return self._predict(self._bind(point, ready), [frame_HWC])[0]
-
-    def predict_batch(self, frames: Sequence[Frame]) -> list[Prediction]:
+    def predict_batch(self, frames: Sequence[Frame], *, at: OperatingPoint | None = None) -> list[Prediction]:
         """Classify frames of any sizes in one batch through the network, all at the same point.
+
+        Args:
+            frames: uint8 RGB each.
+            at: as in `predict`.
 
         Raises:
             InputError: there is none, or one is not a uint8 H×W×3 array.
+            OperatingPointError: `at` is not prepared.
+            OATError: the runtime is closed.
         """
         if not len(frames):
             raise InputError("expected at least one frame, got an empty batch")
-        return self._predict(self._active, frames)
+        return self._predict(frames, at)
 
-    def predict_regions(self, frame_HWC: Frame, boxes_N4: npt.ArrayLike) -> list[Prediction]:
+    def predict_regions(
+        self, frame_HWC: Frame, boxes_N4: npt.ArrayLike, *, at: OperatingPoint | None = None
+    ) -> list[Prediction]:
         """Classify regions of one frame in one batch; each is fitted to the network's input as a frame would be.
 
         Args:
             frame_HWC: uint8 RGB.
             boxes_N4: (left, top, right, bottom) of each region in whole pixels, right and bottom not included.
+            at: as in `predict`.
 
         Raises:
             InputError: not a uint8 H×W×3 array, no box, or a box that is empty or not within the frame.
+            OperatingPointError: `at` is not prepared.
+            OATError: the runtime is closed.
         """
-        return self._predict(self._active, regions(frame_HWC, boxes_N4))
+        return self._predict(regions(frame_HWC, boxes_N4), at)
 
-    def predict_input(self, x_CHW: Floats) -> Prediction:
-        """Classify what `oat_runtime.image.network_input` made of a frame, without making it again.
+    def predict_inputs(self, x_NCHW: Floats, *, at: OperatingPoint | None = None) -> list[Prediction]:
+        """Classify network inputs, as `oat_runtime.image.network_input` makes them, in one batch.
+
+        Args:
+            x_NCHW: float32 in [0, 1].
+            at: as in `predict`.
 
         Raises:
-            InputError: another dtype or shape, or a value that is not finite.
+            InputError: another dtype or shape, no image, or a value that is not finite.
+            OperatingPointError: `at` is not prepared.
+            OATError: the runtime is closed.
         """
-        active, started = self._active, time.perf_counter()
-        if x_CHW.dtype != np.float32 or x_CHW.shape != self._input_chw or not math.isfinite(x_CHW.sum()):
-            expected = "x".join(map(str, self._input_chw))
-            raise InputError(f"expected finite float32 of shape {expected}, got {x_CHW.dtype} of shape {x_CHW.shape}")
-        return self._answer(active, x_CHW[None], started, started)[0]
+        self._check_inputs(x_NCHW)
+        ready_s = time.perf_counter()
+        return self._answer(self._bound(at), x_NCHW, ready_s, ready_s)
 
-    def _predict(self, active: _Active, frames: Sequence[Frame]) -> list[Prediction]:
-        started = time.perf_counter()
+    def _predict(self, frames: Sequence[Frame], at: OperatingPoint | None) -> list[Prediction]:
+        active, started_s = self._bound(at), time.perf_counter()
         x_NCHW = np.stack([network_input(frame_HWC, self.bundle.input) for frame_HWC in frames])
-        return self._answer(active, x_NCHW, started, time.perf_counter())
+        return self._answer(active, x_NCHW, started_s, time.perf_counter())
+
+    def _bound(self, at: OperatingPoint | None) -> _Active:
+        """Return the active point with its plan, or another prepared one with its own."""
+        if at is None:
+            return self._active
+        self._refuse_if_closed()
+        ready = self._plans.get(at)
+        if ready is None:
+            raise OperatingPointError(f"{at} is not prepared: call prepare([...]) before the first frame")
+        return self._bind(at, ready)
 
     def _answer(self, active: _Active, x_NCHW: Floats, started_s: float, ready_s: float) -> list[Prediction]:
         logits_NK = self._run(active, x_NCHW)

@@ -16,9 +16,11 @@ import numpy as np
 from pydantic import ValidationError
 from rich.table import Table
 
-from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.architecture import InputSpec
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
 from oat_runtime.errors import DataError, OATError
-from oat_runtime.image import InputSpec, network_input
+from oat_runtime.image import network_input
 from oat_runtime.operating_point import Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from oat_runtime.terminal import wide_console

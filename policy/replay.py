@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.terminal import wide_console
@@ -121,19 +122,18 @@ def play(recording: Recording, policy: AdaptivePolicy) -> list[ReplayStep]:
 
 
 def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None]:
-    """Table and constants of a bundle, straight from its files: no torch, and no weight is read.
+    """Read the table and the estimator's constants of a bundle, which is verified first.
 
     Raises:
-        DataError: no bundle there, or its files cannot be read.
+        BundleError: no bundle there, or it cannot be trusted.
+        DataError: its constants are not of this version.
     """
+    bundle = Bundle.load(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        table = OperatingTable.model_validate_json(json.dumps(manifest["select"]))
-        estimator = folder / "estimator.json"
-        constants = EstimatorConstants.model_validate_json(estimator.read_bytes()) if estimator.is_file() else None
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} is not a bundle that can be replayed with: {error}") from error
-    return table, constants
+        constants = None if bundle.estimator is None else EstimatorConstants.model_validate(bundle.estimator)
+    except ValidationError as error:
+        raise DataError(f"{folder}: estimator.json cannot be read ({error}): run policy.fit again") from error
+    return bundle.select, constants
 
 
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:

@@ -1,18 +1,38 @@
-"""Marks tests/ros, leaves it out where there is no ROS 2 in the environment, and skips GPU tests without a GPU."""
+"""Marks tests/ros, leaves out what this environment cannot run, and makes networks and bundles without torch."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-ROS_TESTS = Path(__file__).parent / "ros"
+from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.bundle import Provenance, Temperature, outcome_key
+from oat_runtime.bundle_writer import save_bundle
+from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, OperatingTable, Regime
+from oat_runtime.plain_net import Affine, Convolution, PlainNet, fold
+from oat_runtime.untrained import untrained_tensors
+
+ROS_TESTS, TRAINING_TESTS = Path(__file__).parent / "ros", Path(__file__).parent / "training"
 HAS_ROS = all(find_spec(name) for name in ("rclpy", "oat_msgs", "oat_perception"))
+HAS_TORCH = find_spec("torch") is not None
 
-collect_ignore = [] if HAS_ROS else [str(ROS_TESTS)]
+Floats = npt.NDArray[np.float32]
+
+collect_ignore = [
+    *([] if HAS_ROS else [str(ROS_TESTS)]),
+    *([] if HAS_TORCH else [str(TRAINING_TESTS)]),
+]
 
 
-def pytest_report_header() -> str:
-    return "ROS 2: found" if HAS_ROS else "ROS 2: not in this environment, tests/ros left out (`. tools/ros_env.sh`)"
+def pytest_report_header() -> list[str]:
+    return [
+        "ROS 2: found" if HAS_ROS else "ROS 2: not in this environment, tests/ros left out (`. tools/ros_env.sh`)",
+        "torch: found" if HAS_TORCH else "torch: not in this environment, tests/training and what needs it left out",
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,27 +47,82 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def shaken_tensors() -> Callable[..., dict[str, Any]]:
+    """A maker of weights in which batch norms, their statistics and FiLM are all away from their fresh values."""
+    return make_shaken_tensors
+
+
+def make_shaken_tensors(config: ModelConfig, *, seed: int = 0) -> dict[str, Any]:
+    rng, tensors = np.random.default_rng(seed), untrained_tensors(config, seed=seed)
+    for name, tensor in tensors.items():
+        if name.endswith("running_var"):
+            tensors[name] = rng.uniform(0.5, 1.5, tensor.shape).astype(np.float32)
+        elif ("norms" in name and tensor.dtype == np.float32) or "film" in name:
+            spread = 0.3 if "norms" in name else 0.1
+            tensors[name] = (tensor + spread * rng.standard_normal(tensor.shape)).astype(np.float32)
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def plain_logits() -> Callable[[PlainNet, Floats], Floats]:
+    """A plain network's logits, by definition and without an engine."""
+    return logits_of
+
+
+def logits_of(net: PlainNet, x_NCHW: Floats) -> Floats:
+    def affine(x: Floats, by: Affine | None) -> Floats:
+        return x if by is None else x * by.scale_C[:, None, None] + by.bias_C[:, None, None]
+
+    def conv(x: Floats, by: Convolution) -> Floats:
+        size = by.weight_OIHW.shape[2]
+        padded = np.pad(x, ((0, 0), (0, 0), *[(by.padding, by.padding)] * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
+        windows = windows[:, :, :: by.stride, :: by.stride]
+        out = np.tensordot(windows, by.weight_OIHW, axes=((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+        return affine(out if by.bias_O is None else out + by.bias_O[:, None, None], by.affine)
+
+    def relu(x: Floats) -> Floats:
+        return np.maximum(x, 0.0)
+
+    x = conv(affine(x_NCHW, net.normalize), net.stem)
+    x = relu(x) if net.final is None else x
+    if net.pool:
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+        x = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max(axis=(4, 5))
+    for block in net.blocks:
+        active = x if block.pre is None else relu(affine(x, block.pre))
+        skip = x if block.shortcut is None else conv(active, block.shortcut)
+        x = conv(relu(conv(active, block.conv1)), block.conv2) + skip
+        x = x if block.pre is not None else relu(x)
+    x = x if net.final is None else relu(affine(x, net.final))
+    return (x.mean(axis=(2, 3)) @ net.weight_KC.T + net.bias_K).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def make_probe() -> Callable[..., dict[str, Floats]]:
+    """A maker of probes: images, and the logits that a bundle's engines must give for them."""
+    return probe_of
+
+
+def probe_of(tensors: dict[str, Any], config: ModelConfig, spec: InputSpec) -> dict[str, Floats]:
+    x_NCHW = np.random.default_rng(0).random((2, 3, spec.height, spec.width), dtype=np.float32)
+    probe = {"x_NCHW": x_NCHW}
+    for lam in config.lambdas:
+        for width in config.widths:
+            net = fold(tensors, config, lam=lam, width=width)
+            probe[outcome_key("logits", OperatingPoint(lam, width))] = logits_of(net, x_NCHW)
+    return probe
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle around a tiny network with random weights; its tables are made up, but have a real frontier."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 def make_tiny_bundle(path: Path) -> Path:
-    import numpy as np
-    import torch
-
-    from oat_runtime.bundle import Provenance, Temperature, outcome_key, save_bundle
-    from oat_runtime.image import InputSpec
-    from oat_runtime.model import ModelConfig, OATNet
-    from oat_runtime.operating_point import AttackSpec, Measurement, OperatingRow, OperatingTable, Regime
-
-    config = ModelConfig(depth=10, widen_factor=1)
-    torch.manual_seed(0)
-    model = OATNet(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norms" in name:  # fresh norms are the same for every λ
-                parameter.add_(0.3 * torch.randn_like(parameter))
+    config, spec = ModelConfig(depth=10, widen_factor=1), InputSpec()
+    tensors = make_shaken_tensors(config)
     attack = AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20)
     num_total = 1000
 
@@ -74,10 +149,12 @@ def make_tiny_bundle(path: Path) -> Path:
     }
     save_bundle(
         path,
-        model,
+        tensors,
+        config,
+        probe=probe_of(tensors, config, spec),
         name=path.name,
         class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        input_spec=InputSpec(),
+        input_spec=spec,
         provenance=Provenance(
             dataset="none", dataset_sha256="", recipe={}, seed=0, commit="none", hardware="none", train_minutes=0.0
         ),

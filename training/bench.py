@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,17 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import Block, ModelConfig, OATNet
-from oat_runtime.norm import normalize_batch, normalize_natively
+from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.architecture import ModelConfig
+from oat_runtime.errors import OATError
 from oat_runtime.terminal import wide_console
 from oat_runtime.timing import Millis, interleave
+from training import bench_runtime
 from training.config import TrainConfig
 from training.data import CIFAR10_CLASSES, ImageSet
+from training.network import LambdaBatch, OATNet
+from training.network.norm import normalize_batch, normalize_natively
+from training.network.oat_net import Block
 from training.optimizer import make_optimizer
 from training.origin import machine
 from training.settings import read_recipe, with_changes
@@ -245,6 +250,14 @@ def _print(rows: list[Row]) -> None:
         console.print(table)
 
 
+def _runtime(args: argparse.Namespace) -> int:
+    try:
+        return bench_runtime.run(args.runtime, device=args.device, seconds=0.5 if args.quick else 12.0)
+    except OATError as error:
+        print(f"training.bench: {error}", file=sys.stderr)
+        return 2
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m training.bench", description=__doc__)
@@ -256,7 +269,13 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--quick", action="store_true", help="under a minute on idle cores; rough figures")
+    parser.add_argument(
+        "--runtime", type=Path, nargs="?", const=SHIPPED_BUNDLE, metavar="BUNDLE",
+        help="compare a bundle's runtime with its network as trained instead (default: the shipped one)",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.runtime is not None:
+        return _runtime(args)
     quick = ["batch_size=24"] if args.quick else []
     changes = [*quick, *args.changes]
     prepare_device(with_changes(read_recipe(args.recipes[0]), changes), torch.device(args.device))

@@ -21,8 +21,6 @@ from rich.progress import track
 from rich.table import Table
 
 from oat_runtime.errors import CheckpointError, OATError
-from oat_runtime.fold import fold
-from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.terminal import wide_console
 from training.checkpoint import load_checkpoint
@@ -31,6 +29,7 @@ from training.data import ImageSet, load_dataset
 from training.distributed import World
 from training.evaluate import first, right
 from training.kept import Kept
+from training.network import OATNet, folded
 from training.origin import machine
 from training.recipes import pgd
 from training.settings import read_recipe, with_changes
@@ -70,7 +69,7 @@ def measure(
     clean, attacked = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     points = [(k, w, OperatingPoint(lam, width)) for k, lam in enumerate(knots) for w, width in enumerate(widths)]
     for k, w, point in track(points, description=run.name, console=Console(stderr=True)):
-        plain = fold(model, lam=point.lam, width=point.width)
+        plain = folded(model, lam=point.lam, width=point.width)
         for hits, of in ((clean, None), (attacked, attack)):
             hits[k, w] = right(plain, point, test_set, attack=of, kept=kept, device=world.device)
     return clean, attacked

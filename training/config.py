@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from oat_runtime.model import ModelConfig
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.stress.attacks import kind_of
 

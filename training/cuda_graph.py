@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import OATNet, untracked
 from training.config import TrainConfig
 from training.distributed import World
 from training.losses import Terms
+from training.network import LambdaBatch, OATNet, untracked
 
 _NUM_WARM_UP = 3
 

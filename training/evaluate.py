@@ -17,16 +17,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle, Temperature, outcome_key
 from oat_runtime.errors import ConfigError, OATError
-from oat_runtime.fold import fold
-from oat_runtime.model import OATNet
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
+from oat_runtime.plain_net import fold
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
 from oat_runtime.terminal import wide_console
 from training.data import ImageSet, load_dataset, to_unit
 from training.kept import Hits, Kept
+from training.network import OATNet, folded
 
 ATTACKS = {
     spec.name: spec
@@ -114,7 +115,7 @@ def right(
 def measure_point(model: OATNet, point: OperatingPoint, plan: Plan, kept: Kept) -> Outcomes:
     """Per-image outcomes of one point under every condition, on the folded float32 network that is deployed."""
     device = model.code_KD.device
-    plain = fold(model, lam=point.lam, width=point.width)
+    plain = folded(model, lam=point.lam, width=point.width)
     found = {
         "clean": right(plain, point, plan.clean, attack=None, kept=kept, device=device),
         plan.attack.name: right(plain, point, plan.attacked, attack=plan.attack, kept=kept, device=device),
@@ -168,7 +169,7 @@ def measure_table(model: OATNet, plan: Plan, *, title: str, kept: Kept) -> tuple
 def fit_temperature(model: OATNet, point: OperatingPoint, data: ImageSet) -> Temperature:
     """The softmax temperature with the least cross-entropy on `data` (Guo et al. 2017), searched on a log grid."""
     device = model.code_KD.device
-    plain = fold(model, lam=point.lam, width=point.width).to(device)
+    plain = folded(model, lam=point.lam, width=point.width)
     with torch.no_grad():
         x_NCHW = to_unit(torch.from_numpy(data.images_NHWC).to(device))
         logits = torch.cat([plain(part) for part in torch.split(x_NCHW, 250)])
@@ -193,12 +194,12 @@ def check_bundle(
     progress: Callable[[Sequence[OperatingPoint]], Iterator[OperatingPoint]],
 ) -> list[dict[str, float | int | str | None]]:
     """Evaluate a bundle's points again; one record each, with the agreement image by image where outcomes are kept."""
-    model, kept = bundle.model(), bundle.outcomes()
+    config, tensors, kept = bundle.manifest.model, bundle.tensors(), bundle.outcomes()
     spec = None if attack is None else ATTACKS[attack]
     condition = "clean" if spec is None else spec.name
     records: list[dict[str, float | int | str | None]] = []
     for point in progress(points):
-        plain = fold(model, lam=point.lam, width=point.width)
+        plain = TorchNet(fold(tensors, config, lam=point.lam, width=point.width))
         counts = evaluate(plain, first(test_set, count), attack=spec)
         before = kept.get(outcome_key(condition, point))
         shared = 0 if before is None else min(len(before), count)

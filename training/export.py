@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-from oat_runtime.bundle import Bundle, Provenance, check_target, save_bundle
+from oat_runtime.architecture import InputSpec
+from oat_runtime.bundle import Bundle, Provenance
+from oat_runtime.bundle_writer import check_target, save_bundle
 from oat_runtime.errors import CheckpointError, OATError
-from oat_runtime.image import InputSpec
-from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
 from training.kept import Kept
+from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
 
 _LOG = logging.getLogger(__name__)
@@ -74,12 +75,15 @@ def export(
     select_rows, _ = measure_table(model, select_plan, title="select table", kept=outcomes_kept)
     report_rows, outcomes = measure_table(model, report_plan, title="report table", kept=outcomes_kept)
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
+    spec = InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2])
     return save_bundle(
         path,
-        model,
+        tensors_of(model),
+        config.model,
+        probe=probe_of(model, spec),
         name=path.name,
         class_names=training_set.class_names,
-        input_spec=InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2]),
+        input_spec=spec,
         provenance=Provenance(
             dataset=config.dataset,
             dataset_sha256=fingerprint(training_set),

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.fold import ChannelAffine, fold
-from oat_runtime.layers import LambdaBatch, scaled
-from oat_runtime.model import OATNet
+from oat_runtime.architecture import scaled
+from oat_runtime.backends.torch_net import ChannelAffine
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.stress.attack_loop import lengths
 from oat_runtime.stress.attacks import LogitsFn, perturb
+from training.network import LambdaBatch, OATNet, folded
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ def norm_statistics(
     found = []
     try:
         for lam in lambdas:
-            plain = fold(model, lam=lam, width=width)
+            plain = folded(model, lam=lam, width=width)
             generator = torch.Generator(x_NCHW.device).manual_seed(attack.seed)
             sets = {"clean": x_NCHW}
             if lam > 0.0:
@@ -140,7 +140,7 @@ def cost(model: OATNet, *, width: float, height: int, columns: int) -> Cost:
     config = model.config
     device = model.code_KD.device
     x_NCHW = torch.zeros(1, 3, height, columns, device=device)
-    plain = fold(model, lam=config.lambdas[-1], width=width)
+    plain = folded(model, lam=config.lambdas[-1], width=width)
     convolutions = affine = 0
 
     def count(module: nn.Module, _: object, out: Tensor) -> None:

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import OATNet, frozen
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.stress.attacks import N_FGSM_NOISE
 from training.config import TrainConfig
+from training.network import LambdaBatch, OATNet, frozen
 from training.sampling import StepDraw
 
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import torch
 
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import OATNet, frozen, untracked
 from oat_runtime.stress.attacks import pgd_linf
 from training.config import TrainConfig
 from training.data import ImageSet, to_unit
+from training.network import LambdaBatch, OATNet, frozen, untracked
 
 _LOG = logging.getLogger(__name__)
 NUM_LOOK = 256

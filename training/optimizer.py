@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from oat_runtime.layers import SlimmableConv2d, SlimmableLinear
-from oat_runtime.model import untracked
 from training.config import TrainConfig
+from training.network import SlimmableConv2d, SlimmableLinear, untracked
 
 
 def decayed_weights(model: nn.Module) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from oat_runtime.model import ModelConfig
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
 

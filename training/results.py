@@ -12,7 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Proportion
 from training.origin import short

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError
-from oat_runtime.model import OATNet
 from training.checkpoint import load_checkpoint
 from training.data import ImageSet, load_dataset, split_validation
+from training.network import OATNet, network_of
 
 JudgedOn = Literal["test", "validation"]
 
@@ -75,6 +75,6 @@ def load_subject(path: Path, *, device: str = "cpu") -> Subject:
         dataset, recipe, bundle = config.dataset, config.model_dump(mode="json"), None
     else:
         bundle = Bundle.load(path)
-        model = bundle.model()
+        model = network_of(bundle.tensors(), bundle.manifest.model)
         name, dataset, recipe = bundle.manifest.name, bundle.report.dataset, bundle.manifest.provenance.recipe
     return Subject(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle)

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from oat_runtime.fold import fold
-from oat_runtime.layers import effective_lambda
+from oat_runtime.architecture import effective_lambda
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
 from oat_runtime.stress.attacks import perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
@@ -24,6 +23,7 @@ from training import attack_checks, inspection
 from training.data import ImageSet, to_unit
 from training.evaluate import ATTACKS, corrupted_sets, right
 from training.kept import Hits, Kept
+from training.network import folded
 from training.subject import Subject
 
 Row = dict[str, Any]
@@ -85,7 +85,7 @@ class Job:
 
     def plain(self, lam: float, width: float) -> torch.nn.Module:
         """The folded network of one point, as it is deployed."""
-        return fold(self.subject.model, lam=lam, width=width)
+        return folded(self.subject.model, lam=lam, width=width)
 
     def right(
         self, net: torch.nn.Module, lam: float, width: float, *, attack: AttackSpec | None, data: ImageSet | None = None
@@ -282,7 +282,7 @@ def inside(job: Job) -> Result:
     ]
     for other in job.beside:
         config = other.model.config
-        nets.append((other.name, None, fold(other.model, lam=config.lambdas[-1], width=config.widths[-1])))
+        nets.append((other.name, None, folded(other.model, lam=config.lambdas[-1], width=config.widths[-1])))
     pairs = list(zip(torch.split(x_NCHW, BATCH), torch.split(y_N, BATCH), strict=True))
     for name, lam, net in nets:
         gradient = torch.cat([inspection.saliency(net, x, y) for x, y in pairs])

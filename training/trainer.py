@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from oat_runtime.architecture import ADVERSARIAL, CLEAN
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
-from oat_runtime.layers import ADVERSARIAL, CLEAN
-from oat_runtime.model import OATNet
 from training.augment import augmented
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
@@ -24,6 +23,7 @@ from training.cuda_graph import Recorder
 from training.data import ImageSet
 from training.distributed import World
 from training.losses import Terms, attack_terms, weighted_sum
+from training.network import OATNet
 from training.optimizer import Average, learning_rate, make_optimizer, perturbed_weights
 from training.origin import commit_of_code, hardware
 from training.sampling import StepDraw, draw_step
@@ -313,7 +313,7 @@ class Trainer:
         """Give each batch norm that is about to see images the momentum that makes its statistics a mean."""
         lambdas = [draw.lam_N[n] for draw in draws for n in (*draw.clean, *draw.adversarial)]
         branches = {CLEAN if lam == 0.0 else ADVERSARIAL for lam in lambdas}  # a batch may hold no λ=0
-        index = self.model.width_index(width)
+        index = self.model.config.width_index(width)
         for site in self.model.norms():
             for norm in {site.norm(branch, index) for branch in branches}:
                 num_seen[norm] += 1

@@ -1,4 +1,4 @@
-"""Inference engines behind one small interface: a plain network in, a plan out. `torch` is always there."""
+"""Inference engines behind one small interface: a plain network in, a plan out. Each is an extra of the package."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def get_backend(name: BackendName) -> CompileFn:
     if name not in _NEEDS:
         raise BackendError(f"back end must be one of {list(get_args(BackendName))} or 'auto', got {name!r}")
     if not all(map(_installed, _NEEDS[name])):
-        extra = "openvino" if name == "openvino" else "onnxruntime"
+        extra = "onnxruntime" if name == "tensorrt" else name
         raise BackendError(f"the {name} back end is not installed: pip install 'oat-robot[{extra}]'")
     home = "onnxruntime" if name == "tensorrt" else name
     module = importlib.import_module(f"oat_runtime.backends.{home}_backend")

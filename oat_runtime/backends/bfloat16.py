@@ -1,4 +1,4 @@
-"""Whether bfloat16 works on this CPU. Some virtual machines show AMX but hide its description; engines then crash."""
+"""Find out whether bfloat16 works on this CPU: engines crash where a virtual machine shows AMX but not its details."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 from typing import Literal
 
+from oat_runtime.errors import BackendError
+
+_TIMEOUT_S = 120
 _TRIALS = {
     # The gradient of a strided convolution is what kills oneDNN 3.12 where CPUID leaf 0x1D reads zero.
     "torch": """
@@ -22,20 +25,33 @@ for stride, size in ((1, 3), (2, 3), (2, 1)):
     torch.nn.functional.conv2d(x, torch.randn(128, 64, size, size).bfloat16(), None, stride, size // 2)
 """,
     "openvino": """
-import torch
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.openvino_backend import compile_unchecked
 from oat_runtime.backends.plan import Settings
-net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3)).eval()
-compile_unchecked(lambda: net, Settings((32, 32), "bfloat16")).request(1).infer()
+from oat_runtime.untrained import static_net
+compile_unchecked(lambda: static_net(ModelConfig(depth=10, widen_factor=4), 1.0), Settings((32, 32), "bfloat16"))\\
+    .request(1).infer()
 """,
 }
 
 
 @functools.cache
 def bfloat16_works(engine: Literal["torch", "torch-inference", "openvino"]) -> bool:
-    """Try bfloat16 in a process of its own, which an illegal instruction may kill; takes a few seconds, once."""
-    command = [sys.executable, "-c", _TRIALS[engine]]
+    """Try bfloat16 in a process of its own, which an illegal instruction may kill; takes a few seconds, once.
+
+    Returns:
+        True where the trial ran, False where a signal ended it or it did not end.
+
+    Raises:
+        BackendError: the trial could not be made: it ended with an error of its own.
+    """
     try:
-        return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+        done = subprocess.run(
+            [sys.executable, "-c", _TRIALS[engine]], capture_output=True, timeout=_TIMEOUT_S, check=False, text=True
+        )
     except subprocess.TimeoutExpired:
         return False
+    if done.returncode > 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise BackendError(f"whether bfloat16 works with {engine} could not be tried: {last[0]}")
+    return done.returncode == 0

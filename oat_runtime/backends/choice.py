@@ -13,13 +13,14 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from oat_runtime.backends import BackendName, Plan, Precision, available, get_backend, versions
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.plan import Floats, MakeNet, Settings
+from oat_runtime.bundle import Probe
 from oat_runtime.devices import device_name
 from oat_runtime.errors import BackendError
 from oat_runtime.timing import interleave
@@ -29,8 +30,8 @@ _SECONDS = 0.5
 """Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns, however long they take."""
 _MIN_ROUNDS = 5
 _LARGEST_ERROR = 0.05
-"""A candidate's logits may differ from float32 torch's by this share of their largest absolute value: bf16 keeps 8 bits
-(1/256) and a network multiplies that by a few; an engine that computes something else is far beyond it."""
+"""A candidate's logits may differ from the trained network's by this share of their largest absolute value: bf16 keeps
+8 bits (1/256) and a network multiplies that by a few; an engine that computes something else is far beyond it."""
 
 Candidate = tuple[BackendName, Precision]
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -38,6 +39,7 @@ _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 def choose(
     make_net: MakeNet,
+    probe: Probe,
     settings: Settings,
     *,
     backend: BackendName | None,
@@ -49,6 +51,7 @@ def choose(
 
     Args:
         make_net: a folded network of the bundle at full width.
+        probe: images with the logits that it must give for them.
         settings: all but the precision, which is ignored.
         backend: take this one; None compares all that are installed.
         precision: take this one; None compares float32 with bfloat16 where the device computes in it, and is float32,
@@ -62,6 +65,10 @@ def choose(
     if backend is not None:
         return backend, precision or "float32"
     names = available(settings.device)
+    if not names:
+        raise BackendError(
+            f"no engine for {settings.device} is installed: pip install 'oat-robot[onnxruntime]' (or openvino, torch)"
+        )
     if len(names) == 1 and precision is not None:
         return names[0], precision
     cache = cache or cache_path()
@@ -73,7 +80,7 @@ def choose(
     candidates = [(name, kind) for name in names for kind in _precisions(name, settings, precision)]
     if len(candidates) == 1:
         return candidates[0]
-    times = measure(make_net, settings, candidates)
+    times = measure(make_net, probe, settings, candidates)
     best = min(times, key=lambda candidate: times[candidate])
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
     _LOG.info("back end for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
@@ -81,15 +88,16 @@ def choose(
     return best
 
 
-def measure(make_net: MakeNet, settings: Settings, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
+def measure(
+    make_net: MakeNet, probe: Probe, settings: Settings, candidates: Sequence[Candidate]
+) -> dict[Candidate, float]:
     """Median milliseconds of one image for each candidate that computes this network.
 
     Raises:
         BackendError: none does.
     """
     plans: dict[Candidate, Plan] = {}
-    x_NCHW = np.random.default_rng(0).random((1, 3, *settings.input_hw), dtype=np.float32)
-    expected = _plan(make_net, settings, ("torch", "float32"))(x_NCHW)
+    x_NCHW, expected = probe.x_NCHW[:1], probe.logits_NK[:1]
     refusals = []
     for candidate in candidates:
         try:
@@ -126,8 +134,17 @@ def _precisions(name: BackendName, settings: Settings, precision: Precision | No
     if settings.device == "cuda":
         fast = name in ("torch", "tensorrt")
     else:
-        fast = name == "openvino" and has_amx() and bfloat16_works("openvino")
+        fast = name == "openvino" and has_amx() and _works_in_bfloat16(name)
     return ("float32", "bfloat16") if fast else ("float32",)
+
+
+def _works_in_bfloat16(name: Literal["openvino"]) -> bool:
+    """Return whether a trial ran; one that could not be made leaves bfloat16 out and is reported."""
+    try:
+        return bfloat16_works(name)
+    except BackendError as error:
+        _LOG.warning("bfloat16 is left out of the choice: %s", error)
+        return False
 
 
 def has_amx() -> bool:

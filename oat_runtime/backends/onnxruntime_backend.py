@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-import torch
 from onnx import numpy_helper
-from torch import nn
 
 from oat_runtime.backends.onnx_graph import CONSTANTS, INPUT, to_onnx
 from oat_runtime.backends.plan import Compiled, Device, Floats, MakeNet, Settings
 from oat_runtime.errors import BackendError
-from oat_runtime.fold import affines
+from oat_runtime.plain_net import PlainNet
 
 _LOG = logging.getLogger(__name__)
 _OFFSET = 2**20
@@ -106,7 +104,7 @@ def _session(
         raise BackendError(f"ONNX Runtime refused the network ({error}): use backend='torch'") from error
 
 
-def _optimized(net: nn.Module, settings: Settings, chosen: list[Provider]) -> _SlottedNetwork | None:
+def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _SlottedNetwork | None:
     """A shared network nearly as fast as a folded one: optimized with constants in it, which can be rewritten.
 
     ONNX Runtime lays features out in blocks of channels, and turns a batch norm of constants into a convolution of that
@@ -118,15 +116,12 @@ def _optimized(net: nn.Module, settings: Settings, chosen: list[Provider]) -> _S
     Returns:
         None where a number went missing, because it was computed with: then the plain graph has to do.
     """
-    num = 0
-    for affine in affines(net).values():
-        for vector in (affine.scale, affine.bias):
-            vector.copy_(torch.arange(num + 1, num + 1 + vector.numel()).view_as(vector) + _OFFSET)
-            num += vector.numel()
+    num = net.constants().size
+    numbered = net.with_constants(np.arange(_OFFSET + 1, _OFFSET + num + 1, dtype=np.float32))
     with tempfile.TemporaryDirectory() as folder:
         options = _options(settings)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        graph = to_onnx(net, input_hw=settings.input_hw)
+        graph = to_onnx(numbered, input_hw=settings.input_hw)
         _session(graph, options, chosen, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
         model = onnx.load(options.optimized_model_filepath)
     options = _options(settings)

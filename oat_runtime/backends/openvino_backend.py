@@ -13,7 +13,6 @@ from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, powers_of_two
 from oat_runtime.errors import BackendError
-from oat_runtime.fold import affines
 
 # openvino reports its use over the network where nobody has objected; with this it takes its own empty stand-in.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -67,7 +66,7 @@ class _Network:
         self._constants_V, self._inputs = np.zeros(0, np.float32), list[openvino.Tensor]()
         if shared:
             self._form = "vector" if settings.precision == "float32" else "inputs"
-            sizes = [vector.numel() for site in affines(make_net()).values() for vector in (site.scale, site.bias)]
+            sizes = [vector.size for site in make_net().affines().values() for vector in (site.scale_C, site.bias_C)]
             self._constants_V = np.zeros(sum(sizes), np.float32)
             columns = [part.reshape(1, -1, 1, 1) for part in np.split(self._constants_V, np.cumsum(sizes)[:-1])]
             inputs = [self._constants_V] if self._form == "vector" else columns

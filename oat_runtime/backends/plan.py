@@ -8,12 +8,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+
+from oat_runtime.plain_net import PlainNet
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
-MakeNet = Callable[[], nn.Module]
+MakeNet = Callable[[], PlainNet]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class CompileFn(Protocol):
         """Compile what `make_net` gives, for any batch size.
 
         Args:
-            make_net: makes a folded network, or with `shared` one of `oat_runtime.fold.share`; called again for every
-                shape that the engine compiles by itself, so that nobody has to keep the weights.
+            make_net: makes a folded network, or with `shared` one of `oat_runtime.plain_net.share`; called again for
+                every shape that the engine compiles by itself, so that nobody has to keep the weights.
             settings: precision and the like.
             shared: take the affines' constants at run time, from each plan.
 

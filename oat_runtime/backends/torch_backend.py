@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Plan, Settings, powers_of_two
+from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.errors import BackendError
-from oat_runtime.fold import affines
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST_GRAPH = 256
@@ -22,8 +21,7 @@ _LARGEST_GRAPH = 256
 def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
     """Prepare a network for torch; see `oat_runtime.backends.plan.CompileFn`.
 
-    Below float32 the network must name its pixel normalization `normalize` and its last layer `classifier`: those two
-    stay in float32.
+    Below float32, pixel normalization and the classifier stay in float32.
 
     Raises:
         BackendError: the precision does not work on this device, or there is no such device.
@@ -34,29 +32,27 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         raise BackendError("the torch back end runs in float32 or bfloat16 on the cpu, got 'float16'")
     if settings.device == "cpu" and settings.precision == "bfloat16" and not bfloat16_works("torch-inference"):
         raise BackendError("bfloat16 crashes torch on this CPU: use precision='float32'")
-    net = copy.deepcopy(make_net()).eval().requires_grad_(False).to(settings.device)
+    net = TorchNet(make_net()).to(settings.device)
     if settings.precision != "float32":
         _lower(net, _TYPES[settings.precision])
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _CUDANetwork(net, settings) if settings.device == "cuda" else _CPUNetwork(net, settings)
 
 
-def _lower(net: nn.Module, dtype: torch.dtype) -> None:
+def _lower(net: TorchNet, dtype: torch.dtype) -> None:
     """Run all between normalization and classifier in `dtype`: bf16 near 1 is as coarse as an eighth of ε = 8/255."""
-    normalize, classifier = net.get_submodule("normalize"), net.get_submodule("classifier")
     for name, child in net.named_children():
         if name not in ("normalize", "classifier"):
             child.to(dtype)
-    normalize.register_forward_hook(lambda module, inputs, out: out.to(dtype))
-    classifier.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    net.normalize.register_forward_hook(lambda module, inputs, out: out.to(dtype))
+    net.classifier.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
 
 
 class _Network:
     """A network whose plans share all of it. A plan writes its own constants when another plan ran last."""
 
-    def __init__(self, net: nn.Module, settings: Settings) -> None:
+    def __init__(self, net: TorchNet, settings: Settings) -> None:
         self.net, self._settings = net, settings
-        self._sites = [vector for site in affines(net).values() for vector in (site.scale, site.bias)]
+        self._sites = net.constants()
         self._written_by: object = None
 
     def enter(self, plan: object, constants_V: Tensor | None) -> None:
@@ -105,7 +101,7 @@ class TorchPlan:
 class _Capture:
     """One batch size on the device: input and output buffers, and the graph between them."""
 
-    def __init__(self, net: nn.Module, batch: int, input_hw: tuple[int, int]) -> None:
+    def __init__(self, net: TorchNet, batch: int, input_hw: tuple[int, int]) -> None:
         self.host = torch.zeros(batch, 3, *input_hw).pin_memory()
         self.x_NCHW = torch.zeros(batch, 3, *input_hw, device="cuda")
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -122,7 +118,7 @@ class _Capture:
 class _CUDANetwork(_Network):
     """On the GPU, with a graph for every batch size that is a power of two, captured when first met."""
 
-    def __init__(self, net: nn.Module, settings: Settings) -> None:
+    def __init__(self, net: TorchNet, settings: Settings) -> None:
         super().__init__(net, settings)
         self._captures: dict[int, _Capture] = {}
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oat_runtime.backends import BackendName, available
+from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
-from oat_runtime.fold import fold
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
 from policy.benchmark.attacks import ATTACKS, Goal, attack
@@ -128,8 +129,8 @@ class OutcomeCache:
         # Small float32 backward passes of two threads corrupt the heap on some machines (docs/log.md).
         torch.set_num_threads(self._num_threads if self.num_attacked >= _ATTACK_BATCH else 1)
         if not self._nets:
-            model = self.bundle.model()
-            self._nets = {p.lam: fold(model, lam=p.lam, width=p.width) for p in self.reference}
+            tensors, config = self.bundle.tensors(), self.bundle.manifest.model
+            self._nets = {p.lam: TorchNet(fold(tensors, config, lam=p.lam, width=p.width)) for p in self.reference}
         data = self.data.first(self.num_attacked)
         x_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2))).float() / 255
         y_N = torch.from_numpy(data.labels_N)

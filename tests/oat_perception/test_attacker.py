@@ -75,9 +75,9 @@ def test_fixed_points_see_recorded_pixels_but_meet_an_attack_of_their_own(tmp_pa
     seen: list[tuple[OperatingPoint, np.ndarray]] = []
 
     class Recorder(OATRuntime):
-        def predict_at(self, frame_HWC, point):
-            seen.append((point, frame_HWC))
-            return super().predict_at(frame_HWC, point)
+        def predict(self, frame_HWC, *, at=None):
+            seen.append((at, frame_HWC))
+            return super().predict(frame_HWC, at=at)
 
     runtime = Recorder.load(tiny_bundle, backend="torch", num_threads=1)
     answers = fixed_answers(

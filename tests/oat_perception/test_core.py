@@ -45,7 +45,7 @@ def test_the_answer_is_the_runtimes_own_at_the_decided_point(core: PerceptionCor
         result = _run(core, float(step), override_lam=Override(point.lam), override_width=Override(point.width))
         assert result.prediction.point == result.decision.point == point
         assert result.note == ""
-        direct = runtime.predict_at(FRAME.image_HWC, point)
+        direct = runtime.predict(FRAME.image_HWC, at=point)
         np.testing.assert_array_equal(result.prediction.logits_K, direct.logits_K)
 
 
@@ -66,11 +66,13 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
 ) -> None:
     probed = OperatingPoint(0.0, 1.0)
 
-    def predict_at(frame_HWC: np.ndarray, point: OperatingPoint) -> Prediction:
-        mine = runtime.predict(frame_HWC)
-        return replace(mine, point=point, label=(mine.label + shift) % 10)
+    predict = runtime.predict_inputs
 
-    monkeypatch.setattr(runtime, "predict_at", predict_at)
+    def shifted(x_NCHW: np.ndarray, *, at: OperatingPoint | None = None) -> list[Prediction]:
+        (mine,) = predict(x_NCHW)
+        return [mine if at is None else replace(mine, point=at, label=(mine.label + shift) % 10)]
+
+    monkeypatch.setattr(runtime, "predict_inputs", shifted)
     step = core.policy.step
     asked = iter([probed, None, None])
     monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
@@ -151,10 +153,15 @@ def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
     result = core.process(frame, external=external, now_s=0.0)
     first, nothing, last = result.regions
     assert nothing is None
+    np.testing.assert_allclose(
+        result.prediction.probabilities_K,
+        runtime.predict(FRAME.image_HWC, at=result.prediction.point).probabilities_K,
+        atol=1e-6,
+    )
     for seen, crop_HWC in ((first, FRAME.image_HWC[:32, :32]), (last, FRAME.image_HWC[5:48, 10:50])):
         assert seen is not None
         assert seen.point == result.prediction.point
-        alone = runtime.predict_at(crop_HWC, seen.point)
+        alone = runtime.predict(crop_HWC, at=seen.point)
         np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
 
 

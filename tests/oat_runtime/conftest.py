@@ -1,39 +1,31 @@
-"""What the tests of the network share: quick threads, and networks in which every part matters."""
+"""What the tests of the runtime share: quick threads, and networks in which every part matters. None needs torch."""
 
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
 
-from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.architecture import ModelConfig
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Torch, where a test loaded it, on one thread."""
+    torch = sys.modules.get("torch")
+    num_threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
     yield
-    torch.set_num_threads(num_threads)
-
-
-def shaken_net(config: ModelConfig, *, seed: int = 0) -> OATNet:
-    """A network whose batch norms, their statistics and FiLM are all away from their fresh values."""
-    torch.manual_seed(seed)
-    net = OATNet(config)
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.copy_(0.5 + torch.rand_like(tensor))
-            elif "norms" in name and tensor.is_floating_point():
-                tensor.add_(0.3 * torch.randn_like(tensor))
-            elif "film" in name:
-                tensor.add_(0.1 * torch.randn_like(tensor))
-    return net
+    if torch:
+        torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")
-def make_net() -> Callable[..., OATNet]:
-    return shaken_net
+def make_tensors(shaken_tensors: Callable[..., Any]) -> Callable[..., dict[str, npt.NDArray[np.float32]]]:
+    return shaken_tensors
 
 
 @pytest.fixture

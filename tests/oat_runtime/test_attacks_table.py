@@ -6,8 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oat_runtime.errors import ConfigError
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import ModelConfig, OATNet, frozen
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.stress.attack_loop import AdaptiveStep, Ball, ascend, checkpoints, lengths
 from oat_runtime.stress.attacks import cross_entropy, kind_of, perturb, targeted_dlr
@@ -155,25 +153,6 @@ def test_an_image_that_is_wrong_already_is_returned_as_it_starts(name: str) -> N
     assert distance(spec, adversarial - x_NCHW).max() <= 3 * spec.epsilon
     if not kind_of(spec).random_start or name.startswith("apgd-t"):
         assert torch.equal(adversarial, x_NCHW)
-
-
-@pytest.mark.parametrize("name", ["pgd-5", "mi-fgsm", "apgd-ce", "apgd-t", "pgd-5-l2"])
-def test_a_network_in_training_keeps_modes_statistics_and_gradients(
-    name: str, make_net: object, small: ModelConfig
-) -> None:
-    net: OATNet = make_net(small).train()  # type: ignore[operator]
-    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    lam = LambdaBatch.constant(0.3, 2, small.lambdas)
-    with frozen(net):
-
-        def logits_fn(images: Tensor) -> Tensor:
-            return net(images, LambdaBatch(lam.weights_NK[: len(images)], 0), width=0.5)
-
-        spec = ATTACKS[name].model_copy(update={"num_steps": 5 if "5" in name else 2})
-        perturb(logits_fn, torch.rand(2, 3, 8, 8), torch.arange(2), spec=spec, generator=seeded())
-    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
-    assert all(module.training for module in net.modules())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
+import safetensors.numpy
 
-from oat_runtime.bundle import Bundle, LogitsAt, attach_file, check_target, outcome_key, save_bundle
+from oat_runtime.bundle import Bundle, LogitsAt, outcome_key
+from oat_runtime.bundle_writer import attach_file, check_target, save_bundle
 from oat_runtime.errors import BundleError
-from oat_runtime.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
-from oat_runtime.model import OATNet
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.plain_net import fold
 
 FILES = ("manifest.json", "weights.safetensors", "probe.safetensors", "outcomes.safetensors")
 LISTED = FILES[1:]
@@ -41,8 +41,11 @@ def save_again(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
         "select": manifest.select,
         "report": manifest.report,
         "outcomes": bundle.outcomes(),
+        "probe": safetensors.numpy.load_file(bundle.path / "probe.safetensors"),
+        "tensors": bundle.tensors(),
+        "config": manifest.model,
     }
-    return save_bundle(path, **({"model": bundle.model()} | arguments | changes))
+    return save_bundle(path, **(arguments | changes))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -168,7 +171,7 @@ def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
     document["model"]["widen_factor"] = 2
     path.write_text(json.dumps(document))
     with pytest.raises(BundleError, match="does not fit the manifest's architecture"):
-        Bundle.load(folder).model()
+        Bundle.load(folder).tensors()
 
 
 def test_saving_what_was_loaded_gives_the_same_bytes(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -177,48 +180,27 @@ def test_saving_what_was_loaded_gives_the_same_bytes(tiny_bundle: Path, tmp_path
     assert again.sha256 == Bundle.load(tiny_bundle).sha256
 
 
-def test_a_bundle_holds_the_network_without_its_mlps(
-    tiny_bundle: Path, tmp_path: Path, make_net: Callable[..., OATNet]
-) -> None:
-    bundle = Bundle.load(tiny_bundle)
-    net = make_net(bundle.manifest.model).train()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    manifest = bundle.manifest
-    shipped = save_bundle(
-        tmp_path / "fresh",
-        net,
-        name="fresh",
-        class_names=manifest.class_names,
-        input_spec=manifest.input,
-        provenance=manifest.provenance,
-        temperatures=manifest.temperatures,
-        select=manifest.select,
-        report=manifest.report,
-        outcomes=bundle.outcomes(),
-    ).model()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-    assert net.training
-    assert not any(module.training for module in shipped.modules())
-    x_NCHW = torch.rand(2, 3, 32, 32)
-    lam = LambdaBatch.constant(0.35, 2, manifest.model.lambdas)
-    with torch.no_grad():
-        assert torch.equal(shipped(x_NCHW, lam, width=0.75), net.eval()(x_NCHW, lam, width=0.75))
-
-
 def test_weights_take_half_the_bytes_where_nothing_is_lost(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
-    net = bundle.model()
-    weights = [module.weight for module in net.modules() if isinstance(module, SlimmableConv2d | SlimmableLinear)]
-    with torch.no_grad():
-        for weight in weights:
-            weight.copy_(weight.half())
-    rounded = save_again(bundle, tmp_path / "rounded", model=net)
+    tensors = bundle.tensors()
+    weights = [name for name in tensors if name.endswith(".weight") and "norms" not in name]
+    for name in weights:
+        tensors[name] = tensors[name].astype(np.float16).astype(np.float32)
+    rounded = save_again(bundle, tmp_path / "rounded", tensors=tensors)
     saved = [one.manifest.files["weights.safetensors"].num_bytes for one in (bundle, rounded)]
-    assert saved[0] - saved[1] == pytest.approx(2 * sum(weight.numel() for weight in weights), rel=0.01)
-    again = rounded.model().state_dict()
-    for name, tensor in net.state_dict().items():
+    assert saved[0] - saved[1] == pytest.approx(2 * sum(tensors[name].size for name in weights), rel=0.01)
+    again = rounded.tensors()
+    for name, tensor in tensors.items():
         assert again[name].dtype == tensor.dtype
-        assert torch.equal(again[name], tensor)
+        np.testing.assert_array_equal(again[name], tensor)
+
+
+def test_a_weight_too_large_for_half_the_bytes_keeps_them_all(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    tensors = bundle.tensors()
+    tensors["stem.weight"] = np.full_like(tensors["stem.weight"], 1e6)
+    again = save_again(bundle, tmp_path / "large", tensors=tensors).tensors()
+    np.testing.assert_array_equal(again["stem.weight"], tensors["stem.weight"])
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "write_text", "chmod"])
@@ -255,16 +237,18 @@ def test_a_failing_rename_brings_the_old_bundle_back(folder: Path, monkeypatch: 
 def test_a_save_that_would_not_load_leaves_the_old_bundle_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, before = Bundle.load(folder), contents(folder.parent)
 
-    def refuse(self: Bundle) -> OATNet:
+    def refuse(self: Bundle) -> dict[str, Any]:
         raise BundleError("does not fit")
 
+    tensors = bundle.tensors()
     with monkeypatch.context() as patch:
-        arguments = bundle.model()
-        patch.setattr(Bundle, "model", refuse)
+        patch.setattr(Bundle, "tensors", refuse)
         with pytest.raises(BundleError, match="does not fit"):
             save_bundle(
                 folder,
-                arguments,
+                tensors,
+                bundle.manifest.model,
+                probe={},
                 name="other",
                 class_names=bundle.class_names,
                 input_spec=bundle.input,
@@ -370,28 +354,33 @@ def test_tables_name_their_bundle(tiny_bundle: Path) -> None:
     assert (bundle.select.name, bundle.report.name) == ("select", "report")
 
 
-def logits_of(net: OATNet) -> LogitsAt:
-    @torch.no_grad()
-    def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
-        lam = LambdaBatch.constant(point.lam, len(x_NCHW), net.config.lambdas)
-        logits: npt.NDArray[np.float32] = net(torch.from_numpy(x_NCHW), lam, width=point.width).numpy()
-        return logits
+@pytest.fixture
+def logits_at(tiny_bundle: Path, plain_logits: Callable[..., npt.NDArray[np.float32]]) -> Callable[..., LogitsAt]:
+    """An engine without an engine: makes one of weights."""
+    config = Bundle.load(tiny_bundle).manifest.model
+    return lambda tensors: (
+        lambda x_NCHW, point: plain_logits(fold(tensors, config, lam=point.lam, width=point.width), x_NCHW)
+    )
 
-    return logits_at
 
-
-def test_the_probe_passes_for_this_network(tiny_bundle: Path) -> None:
+def test_the_probe_passes_for_this_network(tiny_bundle: Path, logits_at: Callable[..., LogitsAt]) -> None:
     bundle = Bundle.load(tiny_bundle)
-    assert bundle.replay_probe(logits_of(bundle.model())) < 1e-5
+    assert bundle.replay_probe(logits_at(bundle.tensors())) < 1e-5
 
 
 @pytest.mark.parametrize("value", [1.5, math.nan])
 @pytest.mark.parametrize("part", ["stem.weight", "blocks.2.norm2.film.gamma_KC", "blocks.1.norm1.norms.0.1.bias"])
-def test_the_probe_fails_for_a_changed_weight(tiny_bundle: Path, part: str, value: float) -> None:
+def test_the_probe_fails_for_a_changed_weight(
+    tiny_bundle: Path, logits_at: Callable[..., LogitsAt], part: str, value: float
+) -> None:
     """Regression: a NaN among the logits once passed, because max() drops NaN."""
     bundle = Bundle.load(tiny_bundle)
-    net = bundle.model()
-    with torch.no_grad():
-        net.state_dict()[part].mul_(value)
+    tensors = bundle.tensors()
+    tensors[part] = np.float32(value) * tensors[part]
     with pytest.raises(BundleError, match=r"probe of .* differs by .*, allowed 0\.002"):
-        bundle.replay_probe(logits_of(net))
+        bundle.replay_probe(logits_at(tensors))
+
+
+def test_a_point_without_a_probe_is_named(tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no probe of λ=0.15 width=1"):
+        Bundle.load(tiny_bundle).probe(OperatingPoint(0.15, 1.0))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.image import InputSpec, network_input
+from oat_runtime.image import network_input
 
 CIFAR = InputSpec(height=32, width=32)
 MODES = ("stretch", "center_crop", "letterbox")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.bundle import Bundle, Provenance, Temperature
+from oat_runtime.bundle_writer import save_bundle
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingRow, OperatingTable, Regime
+from oat_runtime.untrained import untrained_tensors
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind, NetworkRates
 from policy.image import ImageStatistics
-
-if TYPE_CHECKING:
-    from oat_runtime.bundle import Bundle
 
 # Shaped like public results: robustness helps under noise and attack, and costs accuracy clean and under fog.
 _ACCURACY = {
@@ -108,22 +109,18 @@ def _corrupt_scene(image_HWC: np.ndarray, name: str, severity: int, *, rng: np.r
     return np.clip(changed, 0, 255).astype(np.uint8)
 
 
-def _tiny_bundle(path: Path, table: OperatingTable, report: OperatingTable) -> Bundle:
+def _tiny_bundle(path: Path, table: OperatingTable, report: OperatingTable, make_probe: Callable[..., Any]) -> Bundle:
     """A real bundle with an untrained network."""
-    import torch  # here, so that the tests of pure decisions start without it
-
-    from oat_runtime.bundle import Provenance, Temperature, save_bundle
-    from oat_runtime.image import InputSpec
-    from oat_runtime.model import ModelConfig, OATNet
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    config = ModelConfig(depth=10, widen_factor=1, lambdas=table.lambdas, widths=table.widths)
+    tensors, spec = untrained_tensors(config), InputSpec(height=32, width=32)
     return save_bundle(
         path,
-        OATNet(ModelConfig(depth=10, widen_factor=1, lambdas=table.lambdas, widths=table.widths)),
+        tensors,
+        config,
+        probe=make_probe(tensors, config, spec),
         name="tiny",
         class_names=tuple("abcdefghij"),
-        input_spec=InputSpec(height=32, width=32),
+        input_spec=spec,
         provenance=Provenance(
             dataset="none", dataset_sha256="", recipe={}, seed=0, commit="", hardware="", train_minutes=0
         ),
@@ -171,7 +168,10 @@ def corrupt_scene() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory, table: OperatingTable, report_table: OperatingTable
+    tmp_path_factory: pytest.TempPathFactory,
+    table: OperatingTable,
+    report_table: OperatingTable,
+    make_probe: Callable[..., Any],
 ) -> Callable[[], Bundle]:
     """A maker of fresh bundles with an untrained network."""
-    return lambda: _tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny", table, report_table)
+    return lambda: _tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny", table, report_table, make_probe)

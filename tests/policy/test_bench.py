@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from oat_runtime.bundle import Bundle, attach_file
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
 from policy.bench import main
 from policy.benchmark import streams as make
 from policy.benchmark.attacks import ATTACKS, EPSILON, attack

@@ -10,8 +10,9 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from oat_runtime.bundle import Bundle, attach_file
-from oat_runtime.errors import DataError
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
+from oat_runtime.errors import BundleError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
@@ -188,12 +189,25 @@ def test_policies_are_compared_on_the_same_inputs(
     assert "holds no policy configuration" in capsys.readouterr().err
 
 
-def test_a_bundle_is_read_without_torch(tiny_bundle: Callable[[], Bundle], constants: EstimatorConstants) -> None:
+def test_a_bundle_is_verified_before_it_is_replayed_with(
+    tiny_bundle: Callable[[], Bundle], constants: EstimatorConstants
+) -> None:
+    """Regression: its table was read without a look at any hash, so a changed manifest decided."""
     bundle = tiny_bundle()
     table, none = read_bundle(bundle.path)
     assert none is None
-    assert table.rows == bundle.select.rows
+    assert table == bundle.select
     attach_file(bundle, "estimator.json", constants.model_dump_json().encode())
     assert read_bundle(bundle.path)[1] == constants
-    with pytest.raises(DataError, match="is not a bundle"):
+    with (bundle.path / "estimator.json").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(BundleError, match=r"estimator\.json"):
+        read_bundle(bundle.path)
+    with pytest.raises(BundleError, match="no bundle at"):
         read_bundle(bundle.path.parent)
+
+
+def test_constants_of_another_version_are_named(tiny_bundle: Callable[[], Bundle]) -> None:
+    bundle = attach_file(tiny_bundle(), "estimator.json", b'{"kinds": 3}')
+    with pytest.raises(DataError, match=r"estimator\.json cannot be read"):
+        read_bundle(bundle.path)

@@ -28,8 +28,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, CompressedImage, Image
 
-from oat_runtime.bundle import Bundle, attach_file
-from oat_runtime.image import InputSpec, network_input
+from oat_runtime.architecture import InputSpec
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
+from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind
 from policy.image import image_statistics

@@ -89,8 +89,10 @@ def test_a_bad_image_is_counted_and_explained_and_the_next_good_one_answered(pee
 def test_a_burst_drops_images_and_says_so(start_graph, monkeypatch) -> None:
     peer = start_graph().peer
     peer.ask()
-    predict = OATRuntime.predict_input
-    monkeypatch.setattr(OATRuntime, "predict_input", lambda self, x_CHW: (time.sleep(0.2), predict(self, x_CHW))[1])
+    predict = OATRuntime.predict_inputs
+    monkeypatch.setattr(
+        OATRuntime, "predict_inputs", lambda self, x, **at: (time.sleep(0.2), predict(self, x, **at))[1]
+    )
     for _ in range(5):
         peer.image.publish(peer.make_image())
         peer.spin(0.01)

@@ -80,8 +80,10 @@ def test_a_flood_of_parameters_is_answered_and_the_last_one_holds(start_graph) -
 def test_ten_times_overload_stays_fresh_and_counts_what_it_drops(start_graph, monkeypatch) -> None:
     peer = start_graph(probe_period_s=0.0, image_reliability="reliable").peer
     peer.ask()
-    predict, work_s = OATRuntime.predict_input, 0.05
-    monkeypatch.setattr(OATRuntime, "predict_input", lambda self, x_CHW: (time.sleep(work_s), predict(self, x_CHW))[1])
+    predict, work_s = OATRuntime.predict_inputs, 0.05
+    monkeypatch.setattr(
+        OATRuntime, "predict_inputs", lambda self, x, **at: (time.sleep(work_s), predict(self, x, **at))[1]
+    )
     peer.until(lambda: peer.value("camera", "images received") == 1, "the first image is counted")
     before = len(peer.results)
     for _ in range(200):

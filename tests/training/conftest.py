@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oat_runtime.model import ModelConfig
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
 from training.data import CIFAR10_CLASSES, ImageSet

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import ModelConfig
+from oat_runtime.architecture import ModelConfig
 from training import bench
 from training.compare import Outcomes, compare, dual_check, lower_bound
 from training.config import TrainConfig
+from training.network import LambdaBatch
 
 
 @pytest.mark.parametrize("family", ["wide_resnet", "resnet"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.errors import DataError
-from oat_runtime.model import ModelConfig
 from training.data import (
     SOURCES,
     ImageSet,

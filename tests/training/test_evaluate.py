@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oat_runtime.fold import fold
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import ModelConfig, OATNet
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.data import ImageSet, to_unit
 from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point, row_of
 from training.kept import Kept
+from training.network import LambdaBatch, OATNet, folded
 
 Patches = Callable[..., ImageSet]
 SMALL = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 0.3, 1.0))
@@ -150,7 +149,7 @@ def test_the_temperature_that_made_the_labels_is_found(net: OATNet, patches: Pat
         net.classifier.weight.mul_(12.0)
     data, point = patches(600), OperatingPoint(1.0, 1.0)
     with torch.no_grad():
-        logits = fold(net, lam=1.0, width=1.0)(to_unit(torch.from_numpy(data.images_NHWC)))
+        logits = folded(net, lam=1.0, width=1.0)(to_unit(torch.from_numpy(data.images_NHWC)))
     probabilities = torch.softmax(logits / true_temperature, dim=1)
     drawn = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(0))[:, 0].numpy()
     fitted = fit_temperature(net, point, ImageSet(data.images_NHWC, drawn, data.class_names, "drawn"))

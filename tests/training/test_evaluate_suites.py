@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
-from oat_runtime.fold import fold
-from oat_runtime.model import ModelConfig, OATNet
 from training import attack_checks, inspection, kept, results, run_suites
 from training import evaluate as evaluate_module
 from training.data import ImageSet
 from training.evaluate import ATTACKS, main
+from training.network import OATNet, folded
 from training.results import publish, verdict
 from training.run_suites import ALONE
 from training.subject import Subject, load_subject
@@ -73,7 +73,7 @@ def test_clean_counts_are_those_of_the_network_itself(job: Job, documents: dict[
     for suite in ("attacks", "unseen"):
         for row in rows(documents, suite):
             if row["condition"] == "clean":
-                plain = fold(job.subject.model, lam=row["lambda"], width=row["width"])  # type: ignore[arg-type]
+                plain = folded(job.subject.model, lam=row["lambda"], width=row["width"])  # type: ignore[arg-type]
                 assert row["num_correct"] == int((plain(x_NCHW).argmax(dim=1) == y_N).sum())
 
 
@@ -191,7 +191,7 @@ def kinds(found: list[attack_checks.Suspicion]) -> list[str]:
 
 def test_a_sound_network_raises_no_doubt(job: Job) -> None:
     x_NCHW, y_N = next(job.batches())
-    assert attack_checks.inspect_network(fold(job.subject.model, lam=1.0, width=1.0), x_NCHW, y_N) == []
+    assert attack_checks.inspect_network(folded(job.subject.model, lam=1.0, width=1.0), x_NCHW, y_N) == []
 
 
 def test_random_saturated_and_normalized_outputs_raise_doubt() -> None:
@@ -372,7 +372,7 @@ def single(lam: float, width: float, job: Job, **recipe: int) -> Subject:
 def test_dedicated_networks_are_counted_on_the_same_images_at_their_own_point(job: Job) -> None:
     other = single(1.0, 0.5, job)
     x_NCHW, _ = next(job.batches())
-    theirs_N = fold(other.model, lam=1.0, width=0.5)(x_NCHW).argmax(dim=1).numpy()
+    theirs_N = folded(other.model, lam=1.0, width=0.5)(x_NCHW).argmax(dim=1).numpy()
     ours_N = job.plain(1.0, 0.5)(x_NCHW).argmax(dim=1).numpy()
     data = replace(job.data, labels_N=theirs_N)  # they are always right
     found = run_suites.SUITES["dedicated"](replace(job, data=data, beside=(other,)))

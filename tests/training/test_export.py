@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.layers import LambdaBatch
-from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
 from training import export as export_module
@@ -21,6 +20,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageSet, fingerprint, split_validation
 from training.evaluate import EvalCounts
+from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights
 from training.trainer import Trainer
 
@@ -81,11 +81,14 @@ def test_a_bundle_computes_what_the_checkpoint_computes_with_weights_that_float1
     for weight in decayed_weights(net):
         torch.testing.assert_close(weight.half().float(), weight, atol=1e-7, rtol=2**-11)
         weight.copy_(weight.half())
-    x_NCHW = torch.rand(3, 3, 16, 16)
+    shipped, x_NCHW = network_of(bundle.tensors(), bundle.manifest.model), torch.rand(3, 3, 16, 16)
     for lam in (0.0, 0.4, 1.0):
         for width in (0.5, 1.0):
             batch = LambdaBatch.constant(lam, 3, saved.config.model.lambdas)
-            assert torch.equal(bundle.model()(x_NCHW, batch, width=width), net(x_NCHW, batch, width=width))
+            assert torch.equal(
+                shipped(x_NCHW, batch, width=width),
+                net(x_NCHW, batch, width=width),
+            )
 
 
 def test_each_table_is_counted_on_its_own_images(bundle: Bundle) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oat_runtime.model import OATNet
 from training.config import TrainConfig
+from training.network import OATNet
 from training.optimizer import Average, decayed_weights, learning_rate, make_optimizer, perturbed_weights
 
 
@@ -66,7 +66,7 @@ def test_an_average_forgets_its_start_and_follows_the_weights() -> None:
 def test_perturbed_weights_climb_by_their_share_and_come_back_exactly(tiny_run: TrainConfig) -> None:
     torch.manual_seed(0)
     net = OATNet(tiny_run.model).train()
-    from oat_runtime.layers import LambdaBatch
+    from training.network import LambdaBatch
 
     lam, x_NCHW = LambdaBatch.constant(0.3, 4, tiny_run.model.lambdas), torch.rand(4, 3, 8, 8)
 

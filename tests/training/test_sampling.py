@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from oat_runtime.model import ModelConfig
+from oat_runtime.architecture import ModelConfig
 from training.config import TrainConfig
 from training.sampling import draw_step, sample_lambdas, sample_terms, sample_widths
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.errors import DataError
-from oat_runtime.image import InputSpec, network_input
-from oat_runtime.model import ModelConfig
+from oat_runtime.image import network_input
 
 Split = Literal["train", "test"]
 Triple = tuple[float, float, float]

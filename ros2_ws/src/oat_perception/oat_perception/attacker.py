@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import InputError
-from oat_runtime.fold import fold
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.plain_net import fold
 from oat_runtime.stress.attacks import pgd_linf
 
 Bytes = npt.NDArray[np.uint8]
@@ -33,8 +34,10 @@ class Attacker:
         """Load the network; it is folded for a point when that point is first attacked."""
         self.spec = spec
         self._bundle = Bundle.load(bundle_path)
-        self._model = self._bundle.model()
-        self._folded = lru_cache(maxsize=32)(lambda point: fold(self._model, lam=point.lam, width=point.width))
+        tensors, config = self._bundle.tensors(), self._bundle.manifest.model
+        self._folded = lru_cache(maxsize=32)(
+            lambda point: TorchNet(fold(tensors, config, lam=point.lam, width=point.width))
+        )
 
     def attack(self, frame_HWC: Bytes, label: int | None, *, point: OperatingPoint, seed: int) -> Bytes:
         """The frame moved by at most ε (L∞) against its label, rounded to bytes as a camera would deliver it.

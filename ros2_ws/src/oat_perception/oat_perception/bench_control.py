@@ -93,7 +93,7 @@ def unprepared_switch(
         point = OperatingPoint(answer.lambda_value, answer.width)
         if point not in expected:
             runtime.prepare([point])
-            expected[point] = runtime.predict_at(image_HWC, point).probabilities_K
+            expected[point] = runtime.predict(image_HWC, at=point).probabilities_K
         named_truly &= bool(np.abs(np.array(answer.probabilities) - expected[point]).max() < _SAME)
     return worst_s, named_truly
 

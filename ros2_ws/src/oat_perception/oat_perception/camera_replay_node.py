@@ -26,6 +26,7 @@ from oat_perception.sources import Bytes, SourceFrame, open_source
 from oat_perception.spin import spin
 from oat_perception.treatment import disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.extras import require
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -145,6 +146,7 @@ class CameraReplay(Node):
         )
 
     def _load_attacker(self) -> Attacker:
+        require("torch", extra="torch", by="an attack")
         import torch
 
         from oat_perception.attacker import Attacker

@@ -55,7 +55,7 @@ def fixed_answers(
                     images[line["index"]].image_HWC, line["corruption"], line["severity"], seed=seed, sequence=number
                 )
                 frame_HWC = attacker.attack(clean_HWC, line["label"], point=point, seed=seed + number)
-            label = runtime.predict_at(frame_HWC, point).label
+            label = runtime.predict(frame_HWC, at=point).label
             answers.append({"stamp_ns": line["stamp_ns"], "lambda": point.lam, "width": point.width, "label": label})
         progress(done)
     return answers

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,16 +40,8 @@ class Runtime(Protocol):
         """Run at this point from now on, or as soon as it is prepared; returns the point that will run."""
         ...
 
-    def predict_batch(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
-        """Classify frames of any sizes in one batch, all at the point that is active when it begins."""
-        ...
-
-    def predict_input(self, x_CHW: npt.NDArray[np.float32]) -> Prediction:
-        """Classify what `network_input` made of a frame, at the active point."""
-        ...
-
-    def predict_at(self, frame_HWC: npt.NDArray[np.uint8], point: OperatingPoint) -> Prediction:
-        """Classify one frame at another prepared point."""
+    def predict_inputs(self, x_NCHW: npt.NDArray[np.float32], *, at: OperatingPoint | None = None) -> list[Prediction]:
+        """Classify network inputs in one batch, all at the point that is active when it begins, or at another one."""
         ...
 
 
@@ -116,7 +107,7 @@ class FrameResult:
         policy_failed: the policy raised, so the decision is the fallback's.
         record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
         waited_ms: time from receipt to the start of processing.
-        preprocess_ms: camera frame to network input.
+        preprocess_ms: camera frame to network inputs, those of its regions too.
         policy_ms: image statistics and decision.
         probe_ms: cost of the probe; 0 without one.
     """
@@ -171,8 +162,9 @@ class PerceptionCore:
         """Run everything once on a grey frame, without a decision, so that the first frame is as fast as the others."""
         spec = self._runtime.bundle.input
         grey_HWC = np.full((2 * spec.height, 2 * spec.width, 3), 127, np.uint8)
-        image_statistics(network_input(grey_HWC, spec))
-        self._runtime.predict_input(network_input(grey_HWC, spec))
+        x_CHW = network_input(grey_HWC, spec)
+        image_statistics(x_CHW)
+        self._runtime.predict_inputs(x_CHW[None])
 
     def process(self, frame: Frame, *, external: ExternalSignals, now_s: float) -> FrameResult:
         """Decide on the operating point for this frame, and classify it there.
@@ -186,11 +178,11 @@ class PerceptionCore:
             InputError: the frame is not a uint8 H×W×3 array; nothing was decided.
         """
         started = time.perf_counter()
-        x_CHW = network_input(frame.image_HWC, self._runtime.bundle.input)
+        x_NCHW = self._inputs(frame)
         fitted = time.perf_counter()
         signals = Signals(
             now_s=now_s,
-            image=image_statistics(x_CHW),
+            image=image_statistics(x_NCHW[0]),
             network=self._previous(now_s),
             confidence=external.confidence,
             battery=external.battery,
@@ -204,11 +196,13 @@ class PerceptionCore:
             record_header, self._record_header = self._record_header, ""
         expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
         decided = time.perf_counter()
-        prediction, regions = self._predict(frame, x_CHW)
+        # One batch, so that no switch comes between the image and its regions.
+        prediction, *of_regions = self._runtime.predict_inputs(x_NCHW)
+        answers = iter(of_regions)
         predicted = time.perf_counter()
         probe = None
         if decision.probe is not None and decision.probe != prediction.point:
-            probe = self._runtime.predict_at(_fitted(x_CHW), decision.probe)
+            (probe,) = self._runtime.predict_inputs(x_NCHW[:1], at=decision.probe)
         probe_ms = 0.0 if probe is None else 1e3 * (time.perf_counter() - predicted)
         self._last = (
             NetworkSignals(
@@ -224,7 +218,7 @@ class PerceptionCore:
         return FrameResult(
             prediction=prediction,
             probe=probe,
-            regions=regions,
+            regions=tuple(None if box is None else next(answers) for box in frame.boxes),
             signals=signals,
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
@@ -248,17 +242,10 @@ class PerceptionCore:
         self._policy_failed = False
         return decision, False
 
-    def _predict(
-        self, frame: Frame, x_CHW: npt.NDArray[np.float32]
-    ) -> tuple[Prediction, tuple[Prediction | None, ...]]:
-        """The whole image and its regions, in one batch, so that no switch comes between them."""
-        boxes = [box for box in frame.boxes if box is not None]
-        if not boxes:
-            return self._runtime.predict_input(x_CHW), (None,) * len(frame.boxes)
-        crops = [frame.image_HWC[top:bottom, left:right] for left, top, right, bottom in boxes]
-        whole, *seen = self._runtime.predict_batch([_fitted(x_CHW), *crops])
-        answers = iter(seen)
-        return whole, tuple(None if box is None else next(answers) for box in frame.boxes)
+    def _inputs(self, frame: Frame) -> npt.NDArray[np.float32]:
+        """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""
+        crops = [frame.image_HWC[box[1] : box[3], box[0] : box[2]] for box in frame.boxes if box is not None]
+        return np.stack([network_input(pixels, self._runtime.bundle.input) for pixels in (frame.image_HWC, *crops)])
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
         """What the network said about the previous frame, at its present age."""
@@ -266,11 +253,6 @@ class PerceptionCore:
             return None
         last, at_s = self._last
         return NetworkSignals(last.point, last.confidence, last.disagrees, last.latency_ms, now_s - at_s)
-
-
-def _fitted(x_CHW: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """The network's input as a frame again, exactly, so that the camera's is resampled only once."""
-    return np.ascontiguousarray(np.rint(x_CHW * np.float32(255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:

@@ -45,6 +45,7 @@ from oat_perception.scenario import DAY, Scenario
 from oat_perception.sources import LabelledImages, find_cifar10, load_cifar10_test, load_foolbox_cifar10
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.extras import require
 
 _START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
@@ -147,6 +148,7 @@ def _check_bundle(path: Path) -> None:
     """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
     from oat_runtime.bundle import Bundle
 
+    require("torch", extra="torch", by="the demo's attacker")
     dataset = Bundle.load(path).manifest.provenance.dataset
     if dataset != "cifar10":
         raise ConfigError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from oat_perception.sources import Bytes
-from oat_runtime.image import InputSpec, network_input
+from oat_runtime.architecture import InputSpec
+from oat_runtime.image import network_input
 from oat_runtime.stress.corruptions import corrupt
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.layers import ADVERSARIAL, CLEAN, LambdaBatch, Route, encode_knots, scaled
-from oat_runtime.norm import (
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, scaled
+from training.network.layers import LambdaBatch, Route, encode_knots
+from training.network.norm import (
     FiLM,
     FiLMTable,
     SwitchableNorm,
@@ -34,14 +35,14 @@ def test_film_starts_near_but_not_at_the_identity(channels: int) -> None:
         assert torch.pdist(deviation_KC).min() > 1e-4
 
 
-@pytest.fixture(params=[True, False], ids=["dual", "one"])
+@pytest.fixture(params=[2, 1], ids=["dual", "one"])
 def site(request: pytest.FixtureRequest) -> SwitchableNorm:
-    return make_site(dual=request.param)
+    return make_site(num_branches=request.param)
 
 
-def make_site(*, dual: bool) -> SwitchableNorm:
+def make_site(*, num_branches: int) -> SwitchableNorm:
     torch.manual_seed(0)
-    site = SwitchableNorm(8, WIDTHS, code_size=1, dual=dual)
+    site = SwitchableNorm(8, WIDTHS, code_size=1, num_branches=num_branches)
     with torch.no_grad():
         for name, tensor in site.state_dict().items():
             if tensor.is_floating_point():
@@ -89,7 +90,7 @@ def test_a_site_is_batch_norm_of_each_part_then_film_per_sample(
 @pytest.mark.parametrize("branch", [CLEAN, ADVERSARIAL])
 @pytest.mark.parametrize("width_index", [0, 1])
 def test_only_the_routed_norm_learns_statistics(branch: int, width_index: int) -> None:
-    site = make_site(dual=True)
+    site = make_site(num_branches=2)
     before = [[norm.running_mean.clone() for norm in pair] for pair in site.norms]
     lam = 0.0 if branch == CLEAN else 0.3
     site.train()(images(site, 2, width_index), route(width_index, [lam, lam]))
@@ -103,13 +104,13 @@ def test_only_the_routed_norm_learns_statistics(branch: int, width_index: int) -
 
 
 def test_without_dual_norms_both_branches_share_one() -> None:
-    site = make_site(dual=False)
+    site = make_site(num_branches=1)
     assert site.norm(CLEAN, 1) is site.norm(ADVERSARIAL, 1)
     assert [size for _, size in site.parts(route(1, [0.0, 0.0, 1.0]))] == [3]
 
 
 def test_a_single_lambda_has_no_film_to_train() -> None:
-    site = SwitchableNorm(8, WIDTHS, code_size=1, dual=False, film=False)
+    site = SwitchableNorm(8, WIDTHS, code_size=1, num_branches=1, film=False)
     assert isinstance(site.film, FiLMTable)
     norms = [parameter for norm in site.norms.modules() for parameter in norm.parameters(recurse=False)]
     assert {id(p) for p in site.parameters()} == {id(p) for p in norms}
@@ -180,7 +181,7 @@ def reduced_with(other: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 
 def test_statistics_of_two_processes_are_those_of_the_whole_batch() -> None:
-    whole, part = make_site(dual=True).train(), make_site(dual=True).train()
+    whole, part = make_site(num_branches=2).train(), make_site(num_branches=2).train()
     x_NCHW = images(whole, 6)
     everything = whole(x_NCHW, route(1, [0.0, 0.0, 0.3, 0.3, 1.0, 1.0]))
     part.all_reduce = reduced_with(batch_sums(x_NCHW[1::2], (1, 2)))
@@ -192,7 +193,7 @@ def test_statistics_of_two_processes_are_those_of_the_whole_batch() -> None:
 @pytest.mark.parametrize("lam", [0.0, 0.3])
 def test_a_part_that_is_empty_here_takes_statistics_from_elsewhere_or_keeps_its_own(lam: float) -> None:
     missing = ADVERSARIAL if lam == 0.0 else CLEAN
-    alone, together = make_site(dual=True).train(), make_site(dual=True).train()
+    alone, together = make_site(num_branches=2).train(), make_site(num_branches=2).train()
     alone.all_reduce = reduced_with(None)
     elsewhere = torch.zeros(2, 17)
     elsewhere[missing] = batch_sums(images(together, 4), (4,))[0]
@@ -210,7 +211,7 @@ def test_a_part_that_is_empty_here_takes_statistics_from_elsewhere_or_keeps_its_
 
 
 def test_bfloat16_is_computed_in_float32() -> None:
-    x_NCHW = images(make_site(dual=True), 4).bfloat16()
+    x_NCHW = images(make_site(num_branches=2), 4).bfloat16()
     scale_NC, bias_NC = torch.full((4, 8), 0.3), torch.full((4, 8), 0.1)
     out = modulate(x_NCHW, scale_NC, bias_NC, False)
     assert out.dtype == torch.bfloat16

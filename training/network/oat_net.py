@@ -7,94 +7,32 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from oat_runtime.architecture import BlockShape, ConvShape, ModelConfig, layout
 from oat_runtime.errors import OperatingPointError
-from oat_runtime.layers import (
-    Encoding,
-    LambdaBatch,
-    Route,
-    SlimmableConv2d,
-    SlimmableLinear,
-    encode_knots,
-)
-from oat_runtime.norm import FiLMTable, SwitchableNorm, modulate, normalize_batch
-from oat_runtime.operating_point import StrictModel
-
-Stem = Literal["3x3", "3x3-stride2", "7x7-stride2-pool"]
-_STEMS: dict[Stem, tuple[int, int]] = {"3x3": (3, 1), "3x3-stride2": (3, 2), "7x7-stride2-pool": (7, 2)}
-"""(kernel size, stride) of the first convolution."""
-_RESNET_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-
-
-class ModelConfig(StrictModel):
-    """Architecture of an OATNet; together with the weights it is all that is needed to rebuild one."""
-
-    family: Literal["resnet", "wide_resnet"] = "wide_resnet"
-    depth: int = 16
-    """ResNet: 10, 18 or 34. WideResNet: 6 n + 4."""
-    widen_factor: int = Field(default=2, ge=1)
-    """WideResNet only: multiple of 16, 32, 64 channels."""
-    stem: Stem = "3x3"
-    """First layers: `3x3` for images around 32x32, `3x3-stride2` for 64x64 and 96x96, `7x7-stride2-pool` (a max pool of
-    stride 2 follows) for 224x224. The network takes any size; the last feature map is averaged."""
-    num_classes: int = Field(default=10, ge=2)
-    widths: tuple[float, ...] = (0.5, 0.75, 1.0)
-    """Width factors with batch norms of their own, ascending."""
-    lambdas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-    """The knots: λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
-    nothing to condition on, so there is no FiLM: the plain baseline of adversarial training at a fixed λ."""
-    encoding: Encoding = "orthogonal"
-    encoding_size: int = Field(default=128, ge=1)
-    encoding_seed: int = 0
-    dual_bn: bool = True
-    """False: the ablation with one batch norm for all λ."""
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    """Per-channel statistics of the training pixels in [0, 1]; applied inside the network."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.family == "resnet" and self.depth not in _RESNET_BLOCKS:
-            raise ValueError(f"depth of a resnet must be one of {sorted(_RESNET_BLOCKS)}, got {self.depth}")
-        if self.family == "wide_resnet" and (self.depth < 10 or (self.depth - 4) % 6):
-            raise ValueError(f"depth of a wide_resnet must be 6 n + 4 with n >= 1, got {self.depth}")
-        for name, values in (("widths", self.widths), ("lambdas", self.lambdas)):
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"{name} must be ascending without repeats, got {values}")
-        if not self.widths[0] > 0.0 or self.widths[-1] > 1.0:
-            raise ValueError(f"widths must be in (0, 1], got {self.widths}")
-        if self.lambdas[0] < 0.0 or self.lambdas[-1] > 1.0:
-            raise ValueError(f"lambdas must be in [0, 1], got {self.lambdas}")
-        return self
-
-    @property
-    def name(self) -> str:
-        """Short name, as in `wrn-16-2` or `resnet-18`."""
-        return f"resnet-{self.depth}" if self.family == "resnet" else f"wrn-{self.depth}-{self.widen_factor}"
+from training.network.layers import LambdaBatch, Route, SlimmableConv2d, SlimmableLinear, encode_knots
+from training.network.norm import FiLMTable, SwitchableNorm, modulate, normalize_batch
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut; `pre_activation` puts norm and ReLU before each (WideResNet) or after."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, config: ModelConfig, pre_activation: bool) -> None:
-        """Make a block from `inputs` to `outputs` channels (at full width)."""
+    def __init__(self, shape: BlockShape, *, config: ModelConfig, pre_activation: bool) -> None:
+        """Make a block of this shape (at full width)."""
         super().__init__()
         self.pre_activation = pre_activation
-        self.norm1 = _norm(inputs if pre_activation else outputs, config)
-        self.norm2 = _norm(outputs, config)
-        self.conv1 = SlimmableConv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.conv2 = SlimmableConv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm1 = _norm(shape.conv1.inputs if pre_activation else shape.conv1.outputs, config)
+        self.norm2 = _norm(shape.conv2.outputs, config)
+        self.conv1, self.conv2 = _convolution(shape.conv1), _convolution(shape.conv2)
         self.shortcut: SlimmableConv2d | None = None
         self.shortcut_norm: SwitchableNorm | None = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut = SlimmableConv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut_norm = None if pre_activation else _norm(outputs, config)
+        if shape.shortcut is not None:
+            self.shortcut = _convolution(shape.shortcut)
+            self.shortcut_norm = None if pre_activation else _norm(shape.shortcut.outputs, config)
 
     def forward(self, x_NCHW: Tensor, route: Route) -> Tensor:
         """Run the block."""
@@ -112,24 +50,17 @@ class Block(nn.Module):
 
 
 def _norm(channels: int, config: ModelConfig) -> SwitchableNorm:
-    many = len(config.lambdas) > 1
     return SwitchableNorm(
         channels,
         config.widths,
-        code_size=1 if config.encoding == "none" else config.encoding_size,
-        dual=config.dual_bn and many and config.lambdas[0] == 0.0,
-        film=many,
+        code_size=config.code_size,
+        num_branches=config.num_branches,
+        film=len(config.lambdas) > 1,
     )
 
 
-def _stages(config: ModelConfig) -> tuple[int, list[tuple[int, int, int]]]:
-    """(stem channels, [(channels, blocks, first stride) of each stage])."""
-    if config.family == "resnet":
-        blocks = _RESNET_BLOCKS[config.depth]
-        return 64, [(64 << stage, blocks[stage], 1 if stage == 0 else 2) for stage in range(4)]
-    blocks_per_stage = (config.depth - 4) // 6
-    base = 16 * config.widen_factor
-    return 16, [(base << stage, blocks_per_stage, 1 if stage == 0 else 2) for stage in range(3)]
+def _convolution(shape: ConvShape) -> SlimmableConv2d:
+    return SlimmableConv2d(shape.inputs, shape.outputs, shape.size, shape.stride, shape.padding, bias=False)
 
 
 class OATNet(nn.Module):
@@ -148,22 +79,14 @@ class OATNet(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        stem, stages = _stages(config)
-        pre_activation = config.family == "wide_resnet"
-        size, stride = _STEMS[config.stem]
-        self.stem = SlimmableConv2d(3, stem, size, stride, size // 2, bias=False)
-        self.pool = config.stem.endswith("-pool")
-        self.stem_norm = None if pre_activation else _norm(stem, config)
-        blocks: list[Block] = []
-        channels = stem
-        for outputs, count, first_stride in stages:
-            for index in range(count):
-                stride = first_stride if index == 0 else 1
-                blocks.append(Block(channels, outputs, stride, config=config, pre_activation=pre_activation))
-                channels = outputs
-        self.blocks = nn.ModuleList(blocks)
-        self.final_norm = _norm(channels, config) if pre_activation else None
-        self.classifier = SlimmableLinear(channels, config.num_classes)
+        parts = layout(config)
+        self.stem, self.pool = _convolution(parts.stem), parts.pool
+        self.stem_norm = None if parts.pre_activation else _norm(parts.stem.outputs, config)
+        self.blocks = nn.ModuleList(
+            Block(shape, config=config, pre_activation=parts.pre_activation) for shape in parts.blocks
+        )
+        self.final_norm = _norm(parts.num_features, config) if parts.pre_activation else None
+        self.classifier = SlimmableLinear(parts.num_features, config.num_classes)
         generator = torch.Generator().manual_seed(config.encoding_seed)
         code = encode_knots(config.lambdas, encoding=config.encoding, size=config.encoding_size, generator=generator)
         self.register_buffer("code_KD", code)
@@ -173,23 +96,13 @@ class OATNet(nn.Module):
             if isinstance(module, SlimmableConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def width_index(self, width: float) -> int:
-        """Position of `width` in the configuration.
-
-        Raises:
-            OperatingPointError: the network was not built for this width.
-        """
-        if width not in self.config.widths:
-            raise OperatingPointError(f"width must be one of {list(self.config.widths)}, got {width}")
-        return self.config.widths.index(width)
-
     def route(self, lam: LambdaBatch, width: float) -> Route:
         """How a batch of these λ runs at `width`.
 
         Raises:
             OperatingPointError: the network was not built for this width.
         """
-        return Route(lam, width, self.width_index(width), self.code_KD)
+        return Route(lam, width, self.config.width_index(width), self.code_KD)
 
     def forward(self, x_NCHW: Tensor, lam: LambdaBatch, *, width: float) -> Tensor:
         """Logits (N, num_classes) float32 of images (N, 3, H, W) float32 in [0, 1].

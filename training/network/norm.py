@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.layers import ADVERSARIAL, CLEAN, Route, scaled
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, NORM_EPS, scaled
+from training.network.layers import Route
 
 
 class FiLM(nn.Module):
@@ -162,7 +163,7 @@ class SwitchableNorm(nn.Module):
     """
 
     def __init__(
-        self, channels: int, widths: Sequence[float], *, code_size: int, dual: bool, film: bool = True
+        self, channels: int, widths: Sequence[float], *, code_size: int, num_branches: int, film: bool = True
     ) -> None:
         """Make the norms for `channels` channels at full width.
 
@@ -170,12 +171,13 @@ class SwitchableNorm(nn.Module):
             channels: of the images at full width.
             widths: each gets norms of its own.
             code_size: length of a λ code.
-            dual: False gives both branches the same norm.
+            num_branches: 2, or 1 to give λ=0 and all other λ the same norm.
             film: False makes no FiLM: for a network of one λ, in which γ and β would be constants.
         """
         super().__init__()
         self.norms = nn.ModuleList(
-            nn.ModuleList(nn.BatchNorm2d(scaled(channels, width)) for _ in range(2 if dual else 1)) for width in widths
+            nn.ModuleList(nn.BatchNorm2d(scaled(channels, width), eps=NORM_EPS) for _ in range(num_branches))
+            for width in widths
         )
         self.film: FiLM | FiLMTable = FiLM(channels, code_size) if film else FiLMTable(channels, 1)
         self.batch_form, self.fixed_form = normalize_natively, modulate

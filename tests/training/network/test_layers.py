@@ -1,66 +1,14 @@
 """Laws of λ interpolation and encoding, and of the slimmable layers."""
 
-import math
-
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 from torch import nn
 
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, knot_weights, scaled
 from oat_runtime.errors import OperatingPointError
-from oat_runtime.layers import (
-    ADVERSARIAL,
-    CLEAN,
-    LambdaBatch,
-    SlimmableConv2d,
-    SlimmableLinear,
-    effective_lambda,
-    encode_knots,
-    knot_weights,
-    scaled,
-)
+from training.network.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear, encode_knots
 
 KNOTS = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-
-
-@pytest.mark.parametrize("index", range(len(KNOTS)))
-def test_a_knot_is_one_hot(index: int) -> None:
-    assert knot_weights(KNOTS[index], KNOTS) == [float(k == index) for k in range(len(KNOTS))]
-
-
-@given(lam=st.floats(0.0, 1.0))
-@example(lam=math.nextafter(0.0, 1.0))
-@example(lam=math.nextafter(1.0, 0.0))
-def test_weights_interpolate_linearly_between_two_neighbours(lam: float) -> None:
-    weights = knot_weights(lam, KNOTS)
-    used = [k for k, weight in enumerate(weights) if weight]
-    assert min(weights) >= 0.0
-    assert sum(weights) == pytest.approx(1.0, abs=1e-12)
-    assert len(used) == 1 or (len(used) == 2 and used[1] == used[0] + 1)
-    assert math.fsum(w * knot for w, knot in zip(weights, KNOTS, strict=True)) == pytest.approx(
-        effective_lambda(lam, KNOTS), abs=1e-12
-    )
-
-
-@given(lam=st.floats(0.0, 0.1, exclude_min=True))
-def test_between_zero_and_the_first_knot_runs_the_first_knot(lam: float) -> None:
-    assert effective_lambda(lam, KNOTS) == 0.1
-    assert knot_weights(lam, KNOTS) == knot_weights(0.1, KNOTS)
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.1, 0.15, 0.7, 1.0])
-def test_any_other_lambda_is_itself(lam: float) -> None:
-    assert effective_lambda(lam, KNOTS) == lam
-
-
-@pytest.mark.parametrize(
-    ("lam", "knots"), [(-0.01, KNOTS), (1.01, KNOTS), (math.nan, KNOTS), (0.1, (0.2, 1.0)), (0.9, (0.0, 0.8))]
-)
-def test_lambda_outside_the_trained_range_is_refused(lam: float, knots: tuple[float, ...]) -> None:
-    for function in (effective_lambda, knot_weights):
-        with pytest.raises(OperatingPointError, match=rf"in \[{knots[0]:g}, {knots[-1]:g}\].*got {lam}"):
-            function(lam, knots)
 
 
 @pytest.mark.parametrize("lam_N", [[0.1, 0.0], [0.0, 1.0, 0.0]])

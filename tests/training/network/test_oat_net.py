@@ -9,11 +9,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, ModelConfig, scaled
 from oat_runtime.errors import OperatingPointError
-from oat_runtime.fold import fold
-from oat_runtime.layers import ADVERSARIAL, CLEAN, LambdaBatch, SlimmableConv2d, scaled
-from oat_runtime.model import ModelConfig, OATNet, frozen, untracked
-from oat_runtime.norm import FiLMTable
+from training.network import LambdaBatch, OATNet, SlimmableConv2d, folded, frozen, untracked
+from training.network.norm import FiLMTable
 
 WIDE = ModelConfig(depth=10, widen_factor=1)
 RESNET = ModelConfig(family="resnet", depth=10)
@@ -196,7 +195,7 @@ def test_a_stem_shrinks_the_image_and_any_size_runs(
     net.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     assert run(net, images(2, size), 0.3, 0.5).shape == (2, 10)
     assert seen[0].shape[1:] == (scaled(net.stem.out_channels, 0.5), side, side)
-    plain = fold(net, lam=0.3, width=0.5)
+    plain = folded(net, lam=0.3, width=0.5)
     torch.testing.assert_close(plain(images(2, size)), run(net, images(2, size), 0.3, 0.5), atol=1e-4, rtol=1e-4)
 
 

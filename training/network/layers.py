@@ -1,7 +1,7 @@
 """How λ and width reach a network: λ codes and batches, and slimmable layers.
 
 Shapes: N batch, C channels, H and W image size, K knots (the λ that the network is trained on), D encoding size.
-Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020, sections 3.1 and 3.3 ("the paper").
+Method: the paper, sections 3.1 and 3.3.
 """
 
 from __future__ import annotations
@@ -9,52 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, Encoding, knot_weights, scaled
 from oat_runtime.errors import OperatingPointError
-
-Encoding = Literal["none", "dct", "orthogonal"]
-
-CLEAN, ADVERSARIAL = 0, 1
-"""The two batch-norm branches: λ=0 runs through CLEAN, every other λ through ADVERSARIAL."""
-
-
-def scaled(channels: int, width: float) -> int:
-    """Number of channels that `width` keeps of `channels`; at least one."""
-    return max(1, round(channels * width))
-
-
-def effective_lambda(lam: float, knots: Sequence[float]) -> float:
-    """The λ that a network trained on `knots` really runs when asked for `lam`.
-
-    Any λ between two trained neighbours is itself; one between 0 and the smallest trained λ > 0 runs at that
-    smallest one, because λ=0 has a batch norm of its own and there is nothing to interpolate towards.
-
-    Raises:
-        OperatingPointError: λ lies outside the trained range.
-    """
-    if not knots[0] <= lam <= knots[-1]:
-        raise OperatingPointError(f"lambda must be in [{knots[0]:g}, {knots[-1]:g}] for this network, got {lam}")
-    if lam == 0.0:
-        return lam
-    return max(lam, next(knot for knot in knots if knot > 0.0))
-
-
-def knot_weights(lam: float, knots: Sequence[float]) -> list[float]:
-    """Linear interpolation weights of one λ on the knots: at most two are nonzero, and they sum to 1."""
-    lam = effective_lambda(lam, knots)
-    weights = [0.0] * len(knots)
-    upper = next(k for k, knot in enumerate(knots) if knot >= lam)
-    if knots[upper] == lam:
-        weights[upper] = 1.0
-    else:
-        share = (lam - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
-        weights[upper - 1], weights[upper] = 1.0 - share, share
-    return weights
 
 
 @dataclass(frozen=True, slots=True)

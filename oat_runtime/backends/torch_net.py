@@ -1,0 +1,100 @@
+"""A `PlainNet` as a torch module: what the torch engine runs and what gradient attacks differentiate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oat_runtime.plain_net import Affine, Block, Convolution, Floats, PlainNet
+
+
+class ChannelAffine(nn.Module):
+    """x · scale + bias per channel."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, affine: Affine) -> None:
+        """Copy scale and bias."""
+        super().__init__()
+        self.register_buffer("scale", _copy(affine.scale_C).view(1, -1, 1, 1))
+        self.register_buffer("bias", _copy(affine.bias_C).view(1, -1, 1, 1))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Scale and shift every channel."""
+        return torch.addcmul(self.bias, x_NCHW, self.scale)
+
+
+class TorchBlock(nn.Module):
+    """One residual block; see `oat_runtime.plain_net.Block`."""
+
+    def __init__(self, block: Block) -> None:
+        """Copy its weights."""
+        super().__init__()
+        self.pre = None if block.pre is None else ChannelAffine(block.pre)
+        self.conv1, self.conv2 = _convolution(block.conv1), _convolution(block.conv2)
+        self.shortcut = None if block.shortcut is None else _convolution(block.shortcut)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Run the block."""
+        active = x_NCHW if self.pre is None else F.relu(self.pre(x_NCHW))
+        skip = x_NCHW if self.shortcut is None else self.shortcut(active)
+        out: Tensor = self.conv2(F.relu(self.conv1(active))) + skip
+        return out if self.pre is not None else F.relu(out)
+
+
+class TorchNet(nn.Module):
+    """The same network in torch: images (N, 3, H, W) float32 in [0, 1] to logits (N, K), in evaluation mode.
+
+    Weights are copies of the plain network's, channels last; they take no gradient, and the images may.
+    """
+
+    def __init__(self, net: PlainNet) -> None:
+        """Copy the weights of `net`."""
+        super().__init__()
+        self.normalize = ChannelAffine(net.normalize)
+        self.stem = _convolution(net.stem)
+        self.pool = net.pool
+        self.blocks = nn.ModuleList(TorchBlock(block) for block in net.blocks)
+        self.final = None if net.final is None else ChannelAffine(net.final)
+        num_classes, num_features = net.weight_KC.shape
+        self.classifier = nn.Linear(num_features, num_classes, device="meta")
+        self.classifier.weight = nn.Parameter(_copy(net.weight_KC))
+        self.classifier.bias = nn.Parameter(_copy(net.bias_K))
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits of a batch."""
+        x_NCHW = self.stem(self.normalize(x_NCHW))
+        if self.final is None:
+            x_NCHW = F.relu(x_NCHW)
+        if self.pool:
+            x_NCHW = F.max_pool2d(x_NCHW, kernel_size=3, stride=2, padding=1)
+        for block in self.blocks:
+            x_NCHW = block(x_NCHW)
+        if self.final is not None:
+            x_NCHW = F.relu(self.final(x_NCHW))
+        logits: Tensor = self.classifier(x_NCHW.mean(dim=(2, 3)))
+        return logits
+
+    def constants(self) -> list[Tensor]:
+        """Return scale and bias of every affine that depends on λ, in the order of `PlainNet.constants`."""
+        affines = [*self.stem.modules(), self.final, *self.blocks.modules()]
+        found = [module for module in affines if isinstance(module, ChannelAffine)]
+        return [vector for affine in found for vector in (affine.scale, affine.bias)]
+
+
+def _convolution(conv: Convolution) -> nn.Module:
+    num_out, num_in, size, _ = conv.weight_OIHW.shape
+    bias = conv.bias_O is not None
+    plain = nn.Conv2d(num_in, num_out, size, conv.stride, conv.padding, bias=bias, device="meta")
+    plain.weight = nn.Parameter(_copy(conv.weight_OIHW))
+    if conv.bias_O is not None:
+        plain.bias = nn.Parameter(_copy(conv.bias_O))
+    return plain if conv.affine is None else nn.Sequential(plain, ChannelAffine(conv.affine))
+
+
+def _copy(array: Floats) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32))

@@ -1,0 +1,151 @@
+"""Write a bundle whole or not at all, and put more files into one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.bundle import (
+    MANIFEST,
+    NAME,
+    OUTCOMES,
+    PROBE,
+    WEIGHTS,
+    Bundle,
+    FileEntry,
+    Manifest,
+    Provenance,
+    Temperature,
+    is_plain,
+)
+from oat_runtime.errors import BundleError
+from oat_runtime.operating_point import OperatingTable
+from oat_runtime.plain_net import Tensors
+
+
+def _compact(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return it in half the bytes where float16 holds every value exactly; `Bundle.tensors` widens it again."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    lossless = array.dtype == np.float32 and np.array_equal(half.astype(np.float32), array)
+    return half if lossless else array
+
+
+def save_bundle(
+    path: Path,
+    tensors: Tensors,
+    config: ModelConfig,
+    *,
+    probe: Mapping[str, npt.NDArray[np.float32]],
+    name: str,
+    class_names: tuple[str, ...],
+    input_spec: InputSpec,
+    provenance: Provenance,
+    temperatures: tuple[Temperature, ...],
+    select: OperatingTable,
+    report: OperatingTable,
+    outcomes: Mapping[str, npt.NDArray[np.bool_]],
+) -> Bundle:
+    """Write a bundle beside `path` and move it there whole, in place of an older one.
+
+    Args:
+        path: the folder to make.
+        tensors: the weights, by the names of `oat_runtime.architecture.tensor_shapes`; what float16 holds exactly is
+            stored in it.
+        config: their architecture.
+        probe: `x_NCHW` (N, 3, H, W), and `logits/λ/width` (N, K) of the trained network at each point; float32.
+        name: its name, lower case.
+        class_names: one a class.
+        input_spec: what camera frames are turned into.
+        provenance: where it comes from.
+        temperatures: one for each trained point.
+        select: the policy's table.
+        report: the people's table.
+        outcomes: per-image outcomes of `report`, by `outcome_key`.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle; nothing was written.
+    """
+    check_target(path)
+    files = {
+        WEIGHTS: safetensors.numpy.save({key: _compact(array) for key, array in tensors.items()}),
+        PROBE: safetensors.numpy.save(dict(probe)),
+        OUTCOMES: safetensors.numpy.save({key: np.packbits(value) for key, value in outcomes.items()}),
+    }
+    manifest = Manifest(
+        name=name,
+        model=config,
+        class_names=class_names,
+        input=input_spec,
+        lambda_range=(config.lambdas[0], config.lambdas[-1]),
+        temperatures=temperatures,
+        provenance=provenance,
+        select=select,
+        report=report,
+        files={file: _entry(content) for file, content in files.items()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        for file, content in files.items():
+            (partial / file).write_bytes(content)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        partial.chmod(0o755)
+        Bundle.load(partial).tensors()
+        older = path.with_name(f".{path.name}-older")
+        if path.exists():
+            os.replace(path, older)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if older.exists():
+                os.replace(older, path)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.load(path)
+
+
+def check_target(path: Path) -> None:
+    """Refuse to replace what is not a bundle, or to make one whose name would not do.
+
+    Raises:
+        BundleError: with what to do instead.
+    """
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} exists and is not a bundle: name a new folder, as in bundles/my-net")
+    if re.fullmatch(NAME, path.name) is None:
+        raise BundleError(f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {path.name!r}")
+
+
+def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """Put one more file (say, the policy's constants) into a bundle and list it in the manifest.
+
+    Raises:
+        BundleError: the name is not a plain file name, or one of the bundle's own.
+    """
+    if not is_plain(name) or name in (WEIGHTS, PROBE, OUTCOMES):
+        raise BundleError(f"an attached file needs a plain name of its own, got {name!r}")
+    files = dict(bundle.manifest.files) | {name: _entry(content)}
+    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})
+    for file, data in ((name, content), (MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())):
+        partial = bundle.path / f".{file}.partial"
+        partial.write_bytes(data)
+        os.replace(partial, bundle.path / file)
+    return Bundle.load(bundle.path)
+
+
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))

@@ -1,0 +1,78 @@
+"""A network at one width as `policy.rates` asks for it: calibrated probabilities and white-box attacks. Needs torch.
+
+Shape legend: N images, H height, W width, C channels (RGB), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oat_runtime.architecture import ModelConfig
+from oat_runtime.backends.torch_net import TorchNet
+from oat_runtime.operating_point import AttackSpec
+from oat_runtime.plain_net import Tensors, fold
+from oat_runtime.stress.attacks import pgd_linf
+from policy.kinds import Images
+
+_ATTACK_BATCH = 250
+
+
+class AttackableNetwork:
+    """A network at one width, folded as it is deployed, in NumPy terms; in batches, so that memory stays small."""
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        config: ModelConfig,
+        *,
+        width: float,
+        temperature: Callable[[float], float],
+        attack: AttackSpec,
+        seed: int,
+    ) -> None:
+        self._nets = {lam: TorchNet(fold(tensors, config, lam=lam, width=width)) for lam in config.lambdas}
+        self._temperature, self._attack, self._seed = temperature, attack, seed
+
+    def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
+        """Return calibrated class probabilities (N, K) at one λ."""
+        x_NCHW = _planes(images_NHWC)
+        with torch.no_grad():
+            logits_NK = torch.cat([self._nets[lam](x_NCHW[part]) for part in _parts(len(x_NCHW))])
+        probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
+        return probabilities_NK
+
+    def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
+        """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
+        generator = torch.Generator().manual_seed(self._seed)
+        x_NCHW, y_N = _planes(images_NHWC), torch.from_numpy(labels_N)
+        adversarial_NCHW = torch.cat(
+            [
+                pgd_linf(
+                    self._nets[lam],
+                    x_NCHW[part],
+                    y_N[part],
+                    epsilon=self._attack.epsilon,
+                    step_size=self._attack.step_size,
+                    num_steps=self._attack.num_steps,
+                    generator=generator,
+                )
+                for part in _parts(len(x_NCHW))
+            ]
+        )
+        adversarial_NHWC: Images = (adversarial_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return np.ascontiguousarray(adversarial_NHWC)
+
+
+def _planes(images_NHWC: Images) -> Tensor:
+    """What the network sees of these images: float32 NCHW in [0, 1]."""
+    planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
+    return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + _ATTACK_BATCH) for start in range(0, count, _ATTACK_BATCH)]

@@ -1,0 +1,114 @@
+"""`python -m training.bench --runtime`: the deployed network against the network as trained, as the paper runs it.
+
+Ratios of medians, measured in turns in one process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from oat_runtime.backends.torch_net import TorchNet
+from oat_runtime.bench_latency import BATCHES, Row, latency_row
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
+from oat_runtime.terminal import wide_console
+from oat_runtime.timing import interleave
+from oat_runtime.untrained import static_net
+from training.network import LambdaBatch, network_of
+from training.origin import machine
+
+BFLOAT16_SPEEDUP = 3.0
+LIMITS = {
+    "reference_over_plain_torch": (2.3, "× at most"),
+    "speedup_over_reference_batch_1": (1.5, "× at least"),
+    "speedup_over_reference_batch_32": (1.3, "× at least"),
+}
+"""Float32. The reference is no slower than the public code, and the runtime is faster than the reference."""
+
+
+def run(bundle: Path, *, device: str, seconds: float) -> int:
+    """Measure a bundle at its largest λ and width; print a table, and one JSON line.
+
+    Args:
+        bundle: a bundle's folder.
+        device: `cpu` or `cuda`, of the runtime and the reference alike.
+        seconds: measuring time of single images; batches get three times that.
+
+    Returns:
+        0 where every check holds, 1 otherwise.
+
+    Raises:
+        OATError: the bundle cannot be loaded.
+    """
+    runtime = OATRuntime.load(bundle, device="cuda" if device == "cuda" else "cpu")
+    rows = _rows(runtime, device, seconds)
+    found = checks(rows, runtime.precision)
+    table = Table("comparison", "batch", "p50 ms", "against", "value", "limit")
+    limits = {check["name"]: f"{check['limit']:g} {check['unit']}" for check in found}
+    for row in rows:
+        figures = f"{row['p50_ms']:.2f}", f"{row['baseline_p50_ms']:.2f}", f"{row['value']:.3f}"
+        table.add_row(row["comparison"], str(row["batch"]), *figures, limits[row["comparison"]])
+    wide_console().print(table)
+    about = machine(device) | {"backend": runtime.backend, "precision": runtime.precision, "bundle": str(bundle)}
+    runtime.close()
+    print(json.dumps({"name": "training.bench.runtime", "machine": about, "rows": rows, "checks": found}))
+    return 0 if all(check["ok"] for check in found) else 1
+
+
+def checks(rows: Sequence[Row], precision: str) -> list[dict[str, Any]]:
+    """Return one check a figure: the worst row of each comparison. In bfloat16 the runtime must be faster still."""
+    found = []
+    for name, (limit, unit) in LIMITS.items():
+        at_least = "at least" in unit
+        if at_least and precision == "bfloat16":
+            limit = BFLOAT16_SPEEDUP
+        values = [row["value"] for row in rows if row["comparison"] == name]
+        value = (min if at_least else max)(values, default=None)
+        ok = value is not None and bool(value >= limit if at_least else value <= limit)
+        found.append({"name": name, "value": value, "limit": limit, "unit": unit, "ok": ok})
+    return found
+
+
+def _rows(runtime: OATRuntime, device: str, seconds: float) -> list[Row]:
+    config, rows = runtime.bundle.manifest.model, []
+    lam, width = config.lambdas[-1], config.widths[-1]
+    model = network_of(runtime.bundle.tensors(), config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = TorchNet(static_net(config, width)).to(device)
+    runtime.prepare([OperatingPoint(lam, width)])
+    runtime.set_point(lam=lam, width=width)
+    spec = runtime.bundle.input
+    for batch in BATCHES:
+        x_NCHW = np.random.default_rng(0).random((batch, 3, spec.height, spec.width), dtype=np.float32)
+        x = torch.from_numpy(x_NCHW).to(device, memory_format=torch.channels_last)
+        one_lam = LambdaBatch.constant(lam, batch, config.lambdas, device=device)
+        calls: dict[str, Callable[[], object]] = {
+            "infer": partial(runtime.infer, x_NCHW),
+            "reference": _torch_call(partial(model, x, one_lam, width=width), runtime.num_threads),
+            "plain": _torch_call(partial(plain, x), runtime.num_threads),
+        }
+        times = interleave(calls, seconds=seconds if batch == 1 else 3 * seconds)
+        name = f"speedup_over_reference_batch_{batch}"
+        rows.append(latency_row(name, batch, width, times["reference"], times["infer"], lam=lam))
+        name = "reference_over_plain_torch"
+        rows.append(latency_row(name, batch, width, times["reference"], times["plain"], lam=lam))
+    return rows
+
+
+def _torch_call(call: Callable[[], object], num_threads: int) -> Callable[[], object]:
+    @torch.inference_mode()
+    def run() -> object:
+        torch.set_num_threads(num_threads)
+        answer = call()
+        if isinstance(answer, torch.Tensor) and answer.is_cuda:
+            torch.cuda.synchronize()
+        return answer
+
+    return run
