@@ -15,13 +15,13 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from oat_runtime.data import CIFAR10_CLASSES, ImageSet
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import Block, ModelConfig, OATNet
 from oat_runtime.norm import normalize_batch, normalize_natively
 from oat_runtime.terminal import wide_console
 from oat_runtime.timing import Millis, interleave
 from training.config import TrainConfig
-from training.data import CIFAR10_CLASSES, ImageSet
 from training.optimizer import make_optimizer
 from training.origin import machine
 from training.settings import read_recipe, with_changes

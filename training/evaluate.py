@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, Temperature, outcome_key
+from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.fold import fold
 from oat_runtime.model import OATNet
@@ -25,7 +26,7 @@ from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint,
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
 from oat_runtime.terminal import wide_console
-from training.data import ImageSet, load_dataset, to_unit
+from training.augment import to_unit
 from training.kept import Hits, Kept
 
 ATTACKS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data import ImageSet, fingerprint
 from oat_runtime.model import OATNet
-from training.data import ImageSet, fingerprint
 from training.origin import commit_of_code, is_committed
 
 Hits = npt.NDArray[np.bool_]

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import torch
 
+from oat_runtime.data import ImageSet
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import OATNet, frozen, untracked
 from oat_runtime.stress.attacks import pgd_linf
+from training.augment import to_unit
 from training.config import TrainConfig
-from training.data import ImageSet, to_unit
 
 _LOG = logging.getLogger(__name__)
 NUM_LOOK = 256

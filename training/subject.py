@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError
 from oat_runtime.model import OATNet
 from training.checkpoint import load_checkpoint
-from training.data import ImageSet, load_dataset, split_validation
 
 JudgedOn = Literal["test", "validation"]
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oat_runtime.data import ImageSet
 from oat_runtime.fold import fold
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.data import ImageSet, to_unit
+from training.augment import to_unit
 from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point, row_of
 from training.kept import Kept
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.fold import fold
 from oat_runtime.model import ModelConfig, OATNet
 from training import attack_checks, inspection, kept, results, run_suites
 from training import evaluate as evaluate_module
-from training.data import ImageSet
 from training.evaluate import ATTACKS, main
 from training.results import publish, verdict
 from training.run_suites import ALONE

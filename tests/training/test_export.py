@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
@@ -19,7 +20,6 @@ from training import export as export_module
 from training import kept as kept_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet, fingerprint, split_validation
 from training.evaluate import EvalCounts
 from training.optimizer import decayed_weights
 from training.trainer import Trainer

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import OATError
 from oat_runtime.layers import LambdaBatch
 from oat_runtime.model import ModelConfig, OATNet
 from oat_runtime.operating_point import AttackSpec
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.distributed import World
 from training.optimizer import make_optimizer
 from training.origin import commit_of_code, hardware

@@ -1,4 +1,4 @@
-"""Labelled images as uint8 arrays: the validation split, statistics, and augmentation on the device."""
+"""Labelled images as uint8 arrays: the validation split, statistics, a fixed order, a fingerprint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec, network_input
-from oat_runtime.model import ModelConfig
 
 Split = Literal["train", "test"]
 Triple = tuple[float, float, float]
@@ -77,12 +74,6 @@ def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
     return red, green, blue
 
 
-def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
-    """`config` with the number of classes and the pixel statistics of `data` (training images)."""
-    mean, std = data.statistics()
-    return ModelConfig(**(dict(config) | {"num_classes": len(data.class_names), "mean": mean, "std": std}))
-
-
 def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
     """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
@@ -119,27 +110,6 @@ def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8
     """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
     x_CHW = network_input(image_HWC, InputSpec(height=side, width=side))
     return np.asarray(np.rint(x_CHW.transpose(1, 2, 0) * 255.0), dtype=np.uint8)
-
-
-def to_unit(images_NHWC: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]."""
-    return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
-
-
-def augment(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
-    """Random crop from a zero-padded image and random flip, one draw a sample; uint8 (N, H, W, C) in and out.
-
-    `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
-    """
-    num, height, width, _ = images_NHWC.shape
-    device = images_NHWC.device
-    padded = torch.nn.functional.pad(images_NHWC, (0, 0, padding, padding, padding, padding))
-    offsets_2N = torch.randint(2 * padding + 1, (2, num), generator=generator).to(device)
-    flip_N = (torch.rand(num, generator=generator) < (0.5 if mirror else 0.0)).to(device)
-    rows_NH = offsets_2N[0][:, None] + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device)
-    columns_NW = offsets_2N[1][:, None] + torch.where(flip_N[:, None], columns.flip(0), columns)
-    return padded[torch.arange(num, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
 
 
 def fingerprint(data: ImageSet) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Arrays
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Arrays
 
 _TILE, _COLUMNS = 32, 50
 

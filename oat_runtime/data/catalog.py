@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from oat_runtime.data.cifar import CIFAR10, CIFAR100
+from oat_runtime.data.fashion_mnist import FASHION_MNIST
+from oat_runtime.data.folder import load_folder
+from oat_runtime.data.gtsrb import GTSRB
+from oat_runtime.data.image_set import ImageSet, Split, mixed
+from oat_runtime.data.sources import Source, data_root, load_source
+from oat_runtime.data.stl10 import STL10
+from oat_runtime.data.svhn import SVHN
 from oat_runtime.errors import DataError
-from training.data.cifar import CIFAR10, CIFAR100
-from training.data.fashion_mnist import FASHION_MNIST
-from training.data.folder import load_folder
-from training.data.gtsrb import GTSRB
-from training.data.image_set import ImageSet, Split, mixed
-from training.data.sources import Source, data_root, load_source
-from training.data.stl10 import STL10
-from training.data.svhn import SVHN
 
 SOURCES: dict[str, Source] = {
     "cifar10": CIFAR10,
@@ -32,8 +32,8 @@ def load_dataset(name_or_path: str, split: Split, *, root: Path | None = None, d
     """One official split of a data set; images that lie class by class are shuffled, always in the same way.
 
     Args:
-        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (`training.data.folder`), itself
-            or below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
+        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (see `load_folder`), itself or
+            below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
         root: folder that holds the data sets; `data_root()` by default.
         download: fetch the official files, checked by their MD5, where they are not at hand.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.image_set import Split
-from training.data.packs import read_pack
-from training.data.sources import Archive, Arrays, Location, Source, whole_file
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.packs import read_pack
+from oat_runtime.data.sources import Archive, Arrays, Location, Source, whole_file
 
 _NUM: dict[Split, int] = {"train": 50_000, "test": 10_000}
 _PIXELS = 3 * 32 * 32

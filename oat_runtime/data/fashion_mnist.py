@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Archive, Arrays, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Archive, Arrays, Location, Source
 
 _NUM: dict[Split, int] = {"train": 60_000, "test": 10_000}
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

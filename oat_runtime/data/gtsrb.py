@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_set import Split, resized
+from oat_runtime.data.packs import read_pack, track_groups
+from oat_runtime.data.sources import Archive, Arrays, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split, resized
-from training.data.packs import read_pack, track_groups
-from training.data.sources import Archive, Arrays, Location, Source
 
 _SIDE = 32
 _URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"

@@ -7,30 +7,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from PIL import Image
 
-from oat_runtime.errors import DataError
-from oat_runtime.model import ModelConfig
-from training.data import (
+from oat_runtime.data import (
     SOURCES,
     ImageSet,
-    augment,
     data_root,
     fingerprint,
-    fit_model,
     load_cifar10,
     load_dataset,
     mixed,
     split_validation,
-    to_unit,
 )
+from oat_runtime.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_images(num: int, size: int = 32, seed: int = 0) -> Bytes:
@@ -163,44 +154,6 @@ def test_more_validation_images_than_there_are_is_refused() -> None:
         split_validation(numbered(100), 100, seed=0)
 
 
-def test_unit_images_keep_every_value() -> None:
-    images = torch.from_numpy(random_images(2, 8))
-    x_NCHW = to_unit(images)
-    assert (x_NCHW.shape, x_NCHW.dtype) == ((2, 3, 8, 8), torch.float32)
-    assert torch.equal((x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1), images)
-
-
-def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirror_image() -> None:
-    num, size, padding = 40, 6, 2
-    images = torch.from_numpy(random_images(num, size))
-    out = augment(images, padding=padding, generator=generator())
-    assert (out.shape, out.dtype) == (images.shape, images.dtype)
-    assert torch.equal(images, torch.from_numpy(random_images(num, size)))
-    padded = np.pad(images.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    found = []
-    for n in range(num):
-        windows = {
-            (top, left, flip): padded[n, top : top + size, left : left + size][:, :: -1 if flip else 1]
-            for top in range(2 * padding + 1)
-            for left in range(2 * padding + 1)
-            for flip in (False, True)
-        }
-        found.append([key for key, window in windows.items() if np.array_equal(window, out[n].numpy())])
-    assert all(len(keys) == 1 for keys in found)
-    tops, lefts, flips = (set(values) for values in zip(*(keys[0] for keys in found), strict=True))
-    assert tops == lefts == set(range(2 * padding + 1))
-    assert flips == {False, True}
-    assert any(keys[0][0] != keys[0][1] for keys in found)  # rows and columns are drawn apart
-
-
-def test_augmentation_follows_the_seed() -> None:
-    images = torch.from_numpy(random_images(8, 6))
-    first = augment(images, padding=2, generator=generator(1))
-    torch.manual_seed(77)
-    assert torch.equal(augment(images, padding=2, generator=generator(1)), first)
-    assert not torch.equal(augment(images, padding=2, generator=generator(2)), first)
-
-
 def test_a_fingerprint_sees_every_pixel_and_label() -> None:
     original = numbered(20)
     marks = {fingerprint(original)}
@@ -212,15 +165,6 @@ def test_a_fingerprint_sees_every_pixel_and_label() -> None:
     marks.add(fingerprint(original.subset(np.arange(19), "x")))
     assert len(marks) == 4
     assert fingerprint(original.subset(np.arange(20), "another name")) in marks
-
-
-def test_a_mirror_image_is_drawn_only_where_it_keeps_the_class() -> None:
-    images = torch.from_numpy(random_images(30, 6))
-    straight = augment(images, padding=0, generator=generator(1), mirror=False)
-    assert torch.equal(straight, images)
-    flipped = augment(images, padding=0, generator=generator(1))
-    assert not torch.equal(flipped, images)
-    assert not SOURCES["svhn"].mirrors and not SOURCES["gtsrb"].mirrors and SOURCES["cifar10"].mirrors
 
 
 def tracks(num_tracks: int, length: int) -> ImageSet:
@@ -256,13 +200,6 @@ def test_statistics_are_those_of_all_pixels_in_the_unit_range() -> None:
     np.testing.assert_allclose(std, unit.std(axis=(0, 1, 2)), atol=5e-5)
     flat = ImageSet(np.full((2, 4, 4, 3), 7, np.uint8), np.zeros(2, dtype=np.int64), ("a", "b"), "flat")
     assert min(flat.statistics()[1]) > 0.0
-
-
-def test_a_model_takes_classes_and_statistics_from_the_data() -> None:
-    data = ImageSet(random_images(3, 5), np.zeros(3, dtype=np.int64), tuple("abcd"), "random")
-    config = fit_model(ModelConfig(depth=10), data)
-    assert (config.num_classes, config.depth) == (4, 10)
-    assert (config.mean, config.std) == data.statistics()
 
 
 def test_every_beginning_of_images_that_lie_class_by_class_is_a_sample() -> None:

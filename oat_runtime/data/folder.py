@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_set import ImageSet, Split, resized
 from oat_runtime.errors import DataError
-from training.data.image_set import ImageSet, Split, resized
 
 _LOG = logging.getLogger(__name__)
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

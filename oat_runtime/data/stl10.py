@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Archive, Arrays, Location, Source, whole_file
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Archive, Arrays, Location, Source, whole_file
 
 _NUM: dict[Split, int] = {"train": 5_000, "test": 8_000}
 _SIDE = 96

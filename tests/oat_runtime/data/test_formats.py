@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from oat_runtime.data import SOURCES, ImageSet, Split, cifar, load_dataset, stl10
 from oat_runtime.errors import DataError
-from training.data import SOURCES, ImageSet, Split, cifar, load_dataset, stl10
 
 Bytes = npt.NDArray[np.uint8]
 NUM = 10

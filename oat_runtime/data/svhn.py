@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Archive, Arrays, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Archive, Arrays, Location, Source
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, struct.error, zlib.error)
 
