@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ class ImageSet:
     Attributes:
         images_NHWC: uint8 RGB.
         labels_N: int64 class indices.
-        class_names: one name a class.
+        class_names: one name a class; empty where they are not known.
         name: what it is, as in `cifar10 test`.
         groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
         mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
@@ -47,6 +47,11 @@ class ImageSet:
             self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
         )
 
+    def first(self, count: int | None) -> ImageSet:
+        """The first `count` images, or all of them; their pixels are not copied."""
+        groups_N = None if self.groups_N is None else self.groups_N[:count]
+        return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
+
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
@@ -64,9 +69,14 @@ def mixed(data: ImageSet) -> ImageSet:
 
     Counting takes the first images of a set; of one in the order of its folders it would judge a few classes only.
     """
-    if np.any(np.diff(data.labels_N) < 0):
+    if not is_by_class(data.labels_N):
         return data
     return data.subset(np.random.default_rng(0).permutation(len(data)), data.name)
+
+
+def is_by_class(labels_N: npt.NDArray[np.int64]) -> bool:
+    """Whether images with these labels lie class by class."""
+    return not np.any(np.diff(labels_N) < 0)
 
 
 def _triple(values_C: npt.NDArray[np.float64]) -> Triple:

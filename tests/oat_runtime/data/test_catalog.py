@@ -12,9 +12,7 @@ from PIL import Image
 from oat_runtime.data import (
     SOURCES,
     ImageSet,
-    data_root,
     fingerprint,
-    load_cifar10,
     load_dataset,
     mixed,
     split_validation,
@@ -65,7 +63,7 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_pack_comes_back_pixel_by_pixel_in_order(pack: Path) -> None:
-    test_set = load_cifar10("test", root=pack)
+    test_set = load_dataset("cifar10", "test", root=pack)
     np.testing.assert_array_equal(test_set.images_NHWC, random_images(120))
     assert test_set.labels_N.tolist() == (np.arange(120) % 10).tolist()
     assert (test_set.labels_N.dtype, test_set.images_NHWC.dtype) == (np.int64, np.uint8)
@@ -108,14 +106,31 @@ def shorten_labels(folder: Path) -> None:
 def test_a_damaged_pack_is_refused(pack: Path, damage: Callable[[Path], None]) -> None:
     damage(pack / "cifar10")
     with pytest.raises(DataError):
-        load_cifar10("test", root=pack)
+        load_dataset("cifar10", "test", root=pack)
+
+
+def test_a_limit_reads_the_same_first_images_and_no_more_mosaics_than_hold_them(pack: Path) -> None:
+    whole = load_dataset("cifar10", "test", root=pack)
+    for limit in (1, 99, 100, 120, 500):
+        part = load_dataset("cifar10", "test", root=pack, limit=limit)
+        np.testing.assert_array_equal(part.images_NHWC, whole.images_NHWC[:limit])
+        assert part.labels_N.tolist() == whole.labels_N[:limit].tolist()
+    (pack / "cifar10" / "test_00100.webp").write_bytes(b"never looked at")
+    assert len(load_dataset("cifar10", "test", root=pack, limit=100)) == 100
+    with pytest.raises(DataError, match=r"test_00100\.webp cannot be decoded"):
+        load_dataset("cifar10", "test", root=pack, limit=101)
+
+
+def test_a_limit_never_reads_images_under_the_labels_of_a_missing_mosaic(pack: Path) -> None:
+    (pack / "cifar10" / "test_00000.webp").unlink()
+    with pytest.raises(DataError, match=r"test_00000\.webp is missing"):
+        load_dataset("cifar10", "test", root=pack, limit=10)
 
 
 def test_no_data_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAT_DATA", str(tmp_path / "here"))
-    assert data_root() == tmp_path / "here"
     with pytest.raises(DataError, match=r"(?s)no CIFAR-10 under .*here.*set OAT_DATA.*--download"):
-        load_cifar10("test")
+        load_dataset("cifar10", "test")
 
 
 def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +141,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(pooch, "retrieve", no_network)
     with pytest.raises(DataError, match=r"could not be downloaded \(no network\)"):
-        load_cifar10("test", root=tmp_path, download=True)
+        load_dataset("cifar10", "test", root=tmp_path, download=True)
 
 
 @pytest.mark.parametrize("num_validation", [0, 1, 30, 99])
@@ -213,6 +228,16 @@ def test_every_beginning_of_images_that_lie_class_by_class_is_a_sample() -> None
     np.testing.assert_array_equal(mix.labels_N, labels[mix.groups_N])
     assert fingerprint(mix) == fingerprint(again)
     assert mixed(mix) is mix
+
+
+def test_a_limited_set_that_lies_class_by_class_is_the_beginning_of_the_mixed_one(
+    pack: Path,
+) -> None:
+    np.savez(pack / "cifar10" / "labels.npz", y_test=np.repeat(np.arange(10), 12))
+    whole = load_dataset("cifar10", "test", root=pack)
+    part = load_dataset("cifar10", "test", root=pack, limit=30)
+    assert fingerprint(part) == fingerprint(whole.first(30))
+    assert len(set(part.labels_N.tolist())) > 5
 
 
 def test_a_pack_with_tracks_is_grouped_by_class_and_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
