@@ -18,24 +18,20 @@ from oat_runtime.data.camera_messages import (
     rgb_compressed,
     rgb_image,
 )
-from oat_runtime.data.catalog import SOURCES, load_dataset, parse_name
+from oat_runtime.data.catalog import SOURCES, load_dataset
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
-from oat_runtime.data.folder import load_folder
-from oat_runtime.data.image_files import IMAGE_SUFFIXES, frame_files, in_frame_order, is_image, read_image, read_photo
-from oat_runtime.data.image_set import ImageSet, Split, fingerprint, is_by_class, mixed, resized, split_validation
+from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image, read_photo
+from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz
 from oat_runtime.data.roots import data_roots
-from oat_runtime.data.sources import Found, Source, fetch_source, find_source, load_source
+from oat_runtime.data.sources import fetch_source, find_source
 
 __all__ = [
     "CIFAR10",
     "CIFAR10_CLASSES",
     "ENCODINGS",
-    "IMAGE_SUFFIXES",
     "SOURCES",
-    "Found",
     "ImageSet",
-    "Source",
     "Split",
     "camera_images",
     "check_compressed",
@@ -47,14 +43,10 @@ __all__ = [
     "frame_files",
     "in_frame_order",
     "is_bag",
-    "is_by_class",
     "is_image",
     "load_dataset",
-    "load_folder",
-    "load_source",
     "mixed",
     "open_bag",
-    "parse_name",
     "read_image",
     "read_images_npz",
     "read_labelled_npz",

@@ -109,6 +109,17 @@ def test_a_folder_plays_frame_2_before_frame_10(tmp_path):
     assert [int(frame.image_HWC[0, 0, 0]) for frame in sources.open_source(str(tmp_path))] == [1, 2, 10]
 
 
+def test_a_pass_that_is_closed_early_lets_go_of_its_bag(tmp_path, monkeypatch):
+    highlevel = pytest.importorskip("rosbags.highlevel")
+    bag, _, _ = _bag(tmp_path)
+    frames = sources.open_source(str(bag), topic="/bgr8")
+    next(frames)
+    closed, close = [], highlevel.AnyReader.close
+    monkeypatch.setattr(highlevel.AnyReader, "close", lambda reader: (closed.append(reader), close(reader)))
+    frames.close()
+    assert len(closed) == 1
+
+
 def test_a_video_gives_its_frames(tmp_path):
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
@@ -121,8 +132,12 @@ def test_a_video_gives_its_frames(tmp_path):
     assert np.allclose(blue, (40, 120, 200), atol=8)
 
 
-def _camera_messages(store):
-    """The same picture as cameras send it, one topic a form: raw with padding, compressed, Bayer, 16 bits, YUV."""
+def _bag(folder):
+    """A bag of images as cameras send them, a topic each: raw with padding, compressed, Bayer, 16 bits, YUV."""
+    rosbag2 = pytest.importorskip("rosbags.rosbag2")
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_JAZZY)
     header = store.types["std_msgs/msg/Header"](stamp=store.types["builtin_interfaces/msg/Time"](0, 0), frame_id="c")
     rgb = _rgb(np.random.default_rng(3), 6, 4)
     padded = np.zeros((6, 16), np.uint8)  # four bytes of padding a row: `step` must be honoured
@@ -145,21 +160,17 @@ def _camera_messages(store):
     }  # fmt: skip
     png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()
     messages["/packed"] = store.types["sensor_msgs/msg/CompressedImage"](header=header, format="png", data=png)
-    return rgb, messages
-
-
-def test_one_bag_is_read_alike_by_the_camera_replay_by_oat_calibrate_and_by_the_node(tmp_path):
-    """Whatever drives the node can be calibrated on and replayed."""
-    rosbag2 = pytest.importorskip("rosbags.rosbag2")
-    from rosbags.typesys import Stores, get_typestore
-
-    store = get_typestore(Stores.ROS2_JAZZY)
-    rgb, messages = _camera_messages(store)
-    bag = tmp_path / "bag"
+    bag = folder / "bag"
     with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
         for topic, message in messages.items():
             connection = writer.add_connection(topic, message.__msgtype__, typestore=store)
             writer.write(connection, 1, store.serialize_cdr(message, message.__msgtype__))
+    return bag, messages, rgb
+
+
+def test_one_bag_is_read_alike_by_the_camera_replay_by_oat_calibrate_and_by_the_node(tmp_path):
+    """Whatever drives the node can be calibrated on and replayed."""
+    bag, messages, rgb = _bag(tmp_path)
     for topic, message in messages.items():
         (replayed,) = sources.open_source(str(bag), topic=topic)
         (calibrated,) = read_frames(bag, InputSpec(height=6, width=4), topic=topic, limit=9)
