@@ -48,7 +48,7 @@ class ImageSet:
         )
 
     def first(self, count: int | None) -> ImageSet:
-        """The first `count` images, or all of them; their pixels are not copied."""
+        """Return the first `count` images, or with None all; their pixels are not copied."""
         groups_N = None if self.groups_N is None else self.groups_N[:count]
         return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
 
