@@ -21,6 +21,7 @@ from oat_runtime.backends.choice import has_amx
 from oat_runtime.bench_latency import Latency
 from oat_runtime.bench_memory import memory
 from oat_runtime.bench_switch import stream, switches
+from oat_runtime.data import load_dataset
 from oat_runtime.devices import device_name, power_mode
 from oat_runtime.errors import BackendError, DataError, OATError
 from oat_runtime.runtime import OATRuntime
@@ -121,12 +122,12 @@ def _accuracy(runtime: OATRuntime, args: argparse.Namespace) -> list[Row]:
             raise DataError("the reference needs torch: pip install 'oat-robot[torch]'")
         if dataset != "cifar10":
             raise DataError(f"the bundle was not trained on cifar10 but on {dataset}")
-        from oat_runtime.bench_accuracy import agreement, read_test_images  # torch's gradients attack the reference
+        from oat_runtime.bench_accuracy import agreement  # torch's gradients attack the reference
 
-        images_NHWC, labels_N = read_test_images(args.data, num_images)
+        data = load_dataset("cifar10", "test", root=args.data, limit=num_images)
     except DataError as error:
         return [{"comparison": "agreement_bfloat16", "not_measured": str(error)}]
-    rows = agreement(runtime, images_NHWC, labels_N, num_attacked=num_attacked)
+    rows = agreement(runtime, data.images_NHWC, data.labels_N, num_attacked=num_attacked)
     if runtime.precision == "bfloat16":
         return rows
     backend: BackendName = "openvino" if runtime.device == "cpu" else runtime.backend  # the one that is fast in it
@@ -140,7 +141,7 @@ def _accuracy(runtime: OATRuntime, args: argparse.Namespace) -> list[Row]:
         )
     except BackendError as error:
         return [*rows, {"comparison": "agreement_bfloat16", "not_measured": str(error)}]
-    rows += agreement(other, images_NHWC, labels_N, num_attacked=num_attacked)
+    rows += agreement(other, data.images_NHWC, data.labels_N, num_attacked=num_attacked)
     other.close()
     return rows
 
@@ -156,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all of this process)")
-    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 (default: $OAT_DATA, else ../shared/data)")
+    parser.add_argument(
+        "--data", type=Path, help="folder that holds CIFAR-10 (default: $OAT_DATA, else ../shared/data, else the cache)"
+    )
     args = parser.parse_args(argv)
     try:
         runtime = OATRuntime.load(

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from oat_runtime.backends.torch_net import TorchNet
-from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.attacks import pgd_linf
 
 Row = dict[str, Any]
-_TILE, _COLUMNS = 32, 50
 _CHUNK = 100
-
-
-def read_test_images(root: Path | None, num: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The first CIFAR-10 test images (N, 32, 32, 3) RGB and their labels, from a lossless pack or the official binary.
-
-    Args:
-        root: folder with `cifar10/` or `cifar-10-batches-bin/`; `$OAT_DATA`, else `../shared/data` beside the project.
-        num: how many.
-
-    Raises:
-        DataError: nothing there.
-    """
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    root = root or Path(os.environ.get("OAT_DATA", beside))
-    pack, binary = root / "cifar10", root / "cifar-10-batches-bin" / "test_batch.bin"
-    if (pack / "labels.npz").is_file():
-        with np.load(pack / "labels.npz", allow_pickle=False) as archive:
-            labels = archive["y_test"].astype(np.int64)
-        tiles: list[npt.NDArray[np.uint8]] = []
-        for path in sorted(pack.glob("test_*.webp")):
-            mosaic = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if mosaic is None:
-                raise DataError(f"{path} cannot be decoded: copy the pack again")
-            grid = mosaic[..., ::-1].reshape(-1, _TILE, _COLUMNS, _TILE, 3).transpose(0, 2, 1, 3, 4)
-            tiles.append(grid.reshape(-1, _TILE, _TILE, 3).astype(np.uint8))
-            if sum(map(len, tiles)) >= num:
-                break
-        return np.concatenate(tiles)[:num], labels[:num]
-    if binary.is_file():
-        table = np.fromfile(binary, np.uint8).reshape(-1, 3073)[:num]
-        return table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), table[:, 0].astype(np.int64)
-    raise DataError(
-        f"no CIFAR-10 test images under {root}: set OAT_DATA to a folder with cifar10/ or {binary.parent.name}/"
-    )
 
 
 def agreement(

@@ -24,11 +24,25 @@ def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDAr
     Raises:
         InputError: the frame is not a non-empty uint8 array of shape H×W×3.
     """
-    _check(frame_HWC)
-    if frame_HWC.shape[:2] != (spec.height, spec.width):
-        frame_HWC = _fit(frame_HWC, spec)
     x_CHW = np.empty((3, spec.height, spec.width), np.float32)
-    return np.divide(frame_HWC.transpose(2, 0, 1), np.float32(255), out=x_CHW)
+    return np.divide(fit_frame(frame_HWC, spec).transpose(2, 0, 1), np.float32(255), out=x_CHW)
+
+
+def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """Fit a frame to the network's input size, and leave its pixels as bytes.
+
+    Args:
+        frame_HWC: uint8 RGB frame of any size. It is not changed.
+        spec: the bundle's declaration of its input.
+
+    Returns:
+        uint8 RGB of the declared size; a frame of exactly that size is returned as it is.
+
+    Raises:
+        InputError: the frame is not a non-empty uint8 array of shape H×W×3.
+    """
+    _check(frame_HWC)
+    return frame_HWC if frame_HWC.shape[:2] == (spec.height, spec.width) else _fit(frame_HWC, spec)
 
 
 def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike) -> list[npt.NDArray[np.uint8]]:

@@ -24,13 +24,13 @@ from rich.table import Table
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet, load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 from policy.benchmark import hazards, trials
-from policy.benchmark.images import read_images
 from policy.benchmark.outcomes import OutcomeCache, float32_runtime
 from policy.benchmark.players import World
 from policy.benchmark.stage import Effort, Stage
@@ -110,6 +110,17 @@ def fill(cache: OutcomeCache, log: Callable[[str], None], conditions: list[str])
             log(f"outcomes: {number} of {len(conditions)} conditions, {time.perf_counter() - started_s:.0f} s")
 
 
+def read_images(path: Path | None) -> ImageSet:
+    """Test images of an .npz, or of CIFAR-10 in the folder `path`, or where it lies if no folder is named.
+
+    Raises:
+        DataError: there is no such data set, or it is damaged.
+    """
+    if path is not None and path.suffix == ".npz":
+        return read_labelled_npz(path)
+    return load_dataset("cifar10", "test", root=path)
+
+
 def show(console: Console, rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
     """Both as tables."""
     table = Table(title="What was played")
@@ -148,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line: 0 where all checks hold, 1 where one does not, 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m policy.bench", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
-    parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder with CIFAR-10")
+    parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder that holds CIFAR-10")
     parser.add_argument("--config", type=Path, help="policy configuration (JSON), to tune one offline")
     parser.add_argument("--cache", type=Path, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)")
     parser.add_argument("--count", type=int, help="images under each corruption (default: 250; quick: 16)")

@@ -19,12 +19,12 @@ from rich.table import Table
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
+from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
 from oat_runtime.errors import DataError, OATError
-from oat_runtime.image import network_input
+from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from oat_runtime.terminal import wide_console
-from policy.bags import camera_images, is_bag, read_image
 from policy.estimator import EstimatorConstants, ImageKind
 from policy.kinds import (
     Images,
@@ -41,7 +41,6 @@ from policy.ranks import NormalScores
 _MAX_FITTED = 400
 """Frames that corrupted copies are made of, evenly spread: more cost time and tell little."""
 _NUM_BLOCKS = 10
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
 def calibrate(
@@ -90,21 +89,17 @@ def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Image
         DataError: there is nothing of the kind, or an image cannot be read.
     """
     if is_bag(path):
-        source = camera_images(path, topic=topic)
+        source = camera_images(path, topic=topic, option="--topic")
     elif path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                source = iter(archive["images"])
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"expected an .npz with `images` at {path}: {error}") from error
+        source = iter(read_images_npz(path, limit=limit))
     elif path.is_dir():
-        source = (read_image(file) for file in sorted(path.iterdir()) if file.suffix.lower() in _SUFFIXES)
+        source = (read_image(file) for file in frame_files(path))
     else:
         raise DataError(f"no frames at {path}: expected an image folder, an .npz, a rosbag2 folder or an .mcap file")
-    inputs = [network_input(frame, spec) for frame in islice(source, limit)]
-    if not inputs:
+    frames = [fit_frame(frame, spec) for frame in islice(source, limit)]
+    if not frames:
         raise DataError(f"{path} holds no image")
-    return np.rint(np.stack(inputs).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    return np.stack(frames)
 
 
 def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:

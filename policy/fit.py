@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.data import read_labelled_npz
+from oat_runtime.errors import OATError
 from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         require("torch", extra="torch", by="policy.fit")
         bundle = Bundle.load(options.bundle)
-        images_NHWC, labels_N = _read_images(options.images, options.count)
+        data = read_labelled_npz(options.images, limit=options.count)
         width = bundle.select.widths[-1]
         constants = fit_network(
             bundle.tensors(),
@@ -104,27 +105,18 @@ def main(argv: list[str] | None = None) -> int:
             width=width,
             temperature=lambda lam: bundle.temperature(OperatingPoint(lam, width)),
             attack=bundle.select.attack.model_copy(update={"num_steps": options.num_steps}),
-            images_NHWC=images_NHWC,
-            labels_N=labels_N,
+            images_NHWC=data.images_NHWC,
+            labels_N=data.labels_N,
             seed=options.seed,
-            fitted_on=f"{len(images_NHWC)} images of {options.images.name}, seed {options.seed}",
+            fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",
         )
         attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
     except OATError as error:
         print(f"policy.fit: {error}", file=sys.stderr)
         return 2
-    summary = {"name": "policy.fit", "num_images": len(images_NHWC), "num_kinds": len(constants.kinds)}
+    summary = {"name": "policy.fit", "num_images": len(data), "num_kinds": len(constants.kinds)}
     print(json.dumps(summary | {"rates": [rates.model_dump(mode="json") for rates in constants.network]}))
     return 0
-
-
-def _read_images(path: Path, count: int) -> tuple[Images, NDArray[np.int64]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            images_NHWC, labels_N = archive["images"][:count], archive["labels"][:count].astype(np.int64)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"expected an .npz with `images` and `labels` at {path}: {error}") from error
-    return images_NHWC, labels_N
 
 
 if __name__ == "__main__":

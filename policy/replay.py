@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data.bags import is_bag, open_bag
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.terminal import wide_console
-from policy.bags import decision_lines, is_bag
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
@@ -27,6 +27,9 @@ from policy.estimator import EstimatorConstants
 from policy.record import plain_decision, policy_of, signals_of
 from policy.signals import Signals
 from policy.timeline import comparison_table, save_figure, timeline_table
+
+_DECISION = "oat_msgs/msg/DecisionRecord"
+_DEFINITIONS = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,25 @@ class Recording:
                 "this recording does not say which policy made it: pass --bundle (and --config) to replay it"
             )
         return policy_of(self.header)
+
+
+def decision_lines(path: Path) -> list[str]:
+    """Lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
+
+    Raises:
+        DataError: not a bag, or no decisions in it.
+    """
+    # For a bag that does not carry the definitions itself.
+    definitions = {f"oat_msgs/msg/{file.stem}": file.read_text(encoding="utf-8") for file in _DEFINITIONS.glob("*.msg")}
+    lines: list[str] = []
+    with open_bag(path, definitions=definitions) as reader:
+        connections = [c for c in reader.connections if c.msgtype == _DECISION]
+        if not connections:
+            topics = sorted({c.topic for c in reader.connections})
+            raise DataError(f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {topics}")
+        for connection, _, raw in reader.messages(connections):
+            lines += str(reader.deserialize(raw, connection.msgtype).record_json).splitlines()
+    return lines
 
 
 def read_recording(path: Path) -> Recording:

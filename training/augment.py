@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from training.config import TrainConfig
-from training.data import augment, to_unit
 
 
 def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generator: torch.Generator) -> Tensor:
@@ -21,12 +20,33 @@ def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generat
         generator: of the CPU, so that a GPU run draws the same.
     """
     padding = images_NHWC.shape[1] // 8
-    x_NCHW = to_unit(augment(images_NHWC, padding=padding, generator=generator, mirror=mirror))
+    x_NCHW = to_unit(crop_and_flip(images_NHWC, padding=padding, generator=generator, mirror=mirror))
     if config.jitter > 0.0:
         x_NCHW = jitter(x_NCHW, config.jitter, generator=generator)
     if config.cutout > 0:
         x_NCHW = cutout(x_NCHW, config.cutout, generator=generator)
     return x_NCHW
+
+
+def to_unit(images_NHWC: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]."""
+    return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
+
+
+def crop_and_flip(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """Random crop from a zero-padded image and random flip, one draw a sample; uint8 (N, H, W, C) in and out.
+
+    `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
+    """
+    num, height, width, _ = images_NHWC.shape
+    device = images_NHWC.device
+    padded = torch.nn.functional.pad(images_NHWC, (0, 0, padding, padding, padding, padding))
+    offsets_2N = torch.randint(2 * padding + 1, (2, num), generator=generator).to(device)
+    flip_N = (torch.rand(num, generator=generator) < (0.5 if mirror else 0.0)).to(device)
+    rows_NH = offsets_2N[0][:, None] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    columns_NW = offsets_2N[1][:, None] + torch.where(flip_N[:, None], columns.flip(0), columns)
+    return padded[torch.arange(num, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
 
 
 def jitter(x_NCHW: Tensor, strength: float, *, generator: torch.Generator) -> Tensor:

@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.architecture import ModelConfig
+from oat_runtime.data import CIFAR10_CLASSES, ImageSet
 from oat_runtime.errors import OATError
 from oat_runtime.terminal import wide_console
 from oat_runtime.timing import Millis, interleave
 from training import bench_runtime
 from training.config import TrainConfig
-from training.data import CIFAR10_CLASSES, ImageSet
 from training.network import LambdaBatch, OATNet
 from training.network.norm import normalize_batch, normalize_natively
 from training.network.oat_net import Block

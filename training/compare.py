@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.terminal import wide_console
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet, load_dataset
 from training.distributed import World
 from training.evaluate import first, right
 from training.kept import Kept

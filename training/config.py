@@ -16,7 +16,7 @@ class TrainConfig(StrictModel):
 
     model: ModelConfig = ModelConfig()
     dataset: str = "cifar10"
-    """Name of a data set, or the path of a folder of images by class; see `training.data.load_dataset`."""
+    """Name of a data set, or the path of a folder of images by class; see `oat_runtime.data.load_dataset`."""
     fit_to_data: bool = False
     """Take the number of classes and the pixel statistics from the training images instead of `model`."""
     num_validation: int = Field(default=2000, ge=1)

@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from torch import nn
 
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import AttackSpec
-from training.data import ImageSet
 from training.kept import Hits
 from training.suites import Job, Result, check, counted, progress
 

@@ -19,13 +19,14 @@ from rich.table import Table
 
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle, Temperature, outcome_key
+from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
 from oat_runtime.plain_net import fold
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
 from oat_runtime.terminal import wide_console
-from training.data import ImageSet, load_dataset, to_unit
+from training.augment import to_unit
 from training.kept import Hits, Kept
 from training.network import OATNet, folded
 

@@ -12,11 +12,11 @@ import torch
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle_writer import check_target, save_bundle
+from oat_runtime.data import ImageSet, fingerprint, load_dataset, split_validation
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.data import ImageSet, fingerprint, load_dataset, split_validation
 from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
 from training.kept import Kept
 from training.network import OATNet, probe_of, tensors_of

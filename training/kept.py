@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.data import ImageSet, fingerprint
+from oat_runtime.data import ImageSet, fingerprint
 from training.network import OATNet
 from training.origin import commit_of_code, is_committed
 

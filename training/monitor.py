@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import torch
 
+from oat_runtime.data import ImageSet
 from oat_runtime.stress.attacks import pgd_linf
+from training.augment import to_unit
 from training.config import TrainConfig
-from training.data import ImageSet, to_unit
 from training.network import LambdaBatch, OATNet, frozen, untracked
 
 _LOG = logging.getLogger(__name__)

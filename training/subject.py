@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError
 from training.checkpoint import load_checkpoint
-from training.data import ImageSet, load_dataset, split_validation
 from training.network import OATNet, network_of
 
 JudgedOn = Literal["test", "validation"]

@@ -16,11 +16,12 @@ from rich.progress import track
 from torch import Tensor
 
 from oat_runtime.architecture import effective_lambda
+from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
 from oat_runtime.stress.attacks import perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from training import attack_checks, inspection
-from training.data import ImageSet, to_unit
+from training.augment import to_unit
 from training.evaluate import ATTACKS, corrupted_sets, right
 from training.kept import Hits, Kept
 from training.network import folded

@@ -18,11 +18,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.terminal import wide_console
 from training.config import TrainConfig
-from training.data import ImageSet, fit_model, load_dataset, split_validation
 from training.distributed import World
 from training.monitor import look, score, warn
 from training.recipes import RECIPES
@@ -83,6 +84,12 @@ class RunLog:
         self.file.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
+    """`config` with the number of classes and the pixel statistics of `data` (training images)."""
+    mean, std = data.statistics()
+    return ModelConfig(**(dict(config) | {"num_classes": len(data.class_names), "mean": mean, "std": std}))
 
 
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:

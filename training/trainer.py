@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ADVERSARIAL, CLEAN
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from training.augment import augmented
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.cuda_graph import Recorder
-from training.data import ImageSet
 from training.distributed import World
 from training.losses import Terms, attack_terms, weighted_sum
 from training.network import OATNet

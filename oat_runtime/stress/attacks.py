@@ -94,7 +94,7 @@ def perturb(
 
     Args:
         victims: images (N, 3, H, W) float32 in [0, 1] to logits (N, K), its modes and parameters being the caller's
-            business (see `oat_runtime.model.frozen`). Several: a joint attack on all of them at once, say one for each
+            business (see `training.network.frozen`). Several: a joint attack on all of them at once, say one for each
             operating point, which raises their mean loss and counts an image as broken only when all are wrong.
         x_NCHW: clean images, float32 in [0, 1]; never changed.
         y_N: true labels, int64.
@@ -152,7 +152,7 @@ def pgd_linf(
 
     Args:
         logits_fn: images (N, 3, H, W) float32 in [0, 1] to logits (N, K); its modes and parameters are the
-            caller's business (see `oat_runtime.model.frozen`).
+            caller's business (see `training.network.frozen`).
         x_NCHW: clean images, float32 in [0, 1]; never changed.
         y_N: true labels, int64.
         epsilon: radius of the ball.

@@ -21,13 +21,13 @@ from torch import Tensor
 from oat_runtime.backends import BackendName, available
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
 from policy.benchmark.attacks import ATTACKS, Goal, attack
-from policy.benchmark.images import LabelledImages
 from policy.image import image_statistics
 
 CLEAN, ALL_CLEAN = "clean", "clean-all"
@@ -69,7 +69,7 @@ class OutcomeCache:
     """Computes each condition once and keeps it as one .npz; an interrupted run goes on where it stopped."""
 
     def __init__(
-        self, folder: Path, bundle: Bundle, data: LabelledImages, *, count: int, num_attacked: int, num_threads: int
+        self, folder: Path, bundle: Bundle, data: ImageSet, *, count: int, num_attacked: int, num_threads: int
     ) -> None:
         """Set up; nothing is computed before it is asked for.
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from oat_perception.attacker import PGD10, Attacker
 from oat_perception.comparison import fixed_answers
-from oat_perception.sources import LabelledImages
 from oat_perception.treatment import disturb
 
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
@@ -26,7 +26,7 @@ def images():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (6, 4, 4, 3), np.uint8)
     smooth = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_CUBIC) for image in coarse])
-    return LabelledImages(smooth, rng.integers(0, 10, 6), "pack")
+    return ImageSet(smooth, rng.integers(0, 10, 6), (), "smooth")
 
 
 def test_the_attack_is_what_it_is_called():
@@ -34,17 +34,17 @@ def test_the_attack_is_what_it_is_called():
 
 
 def test_an_attacked_frame_stays_within_epsilon_and_leaves_its_input_alone(attacker, images):
-    clean = images[0].image_HWC.copy()
-    attacked = attacker.attack(images[0].image_HWC, images[0].label, point=MOST, seed=1)
+    clean = images.images_NHWC[0].copy()
+    attacked = attacker.attack(images.images_NHWC[0], int(images.labels_N[0]), point=MOST, seed=1)
     assert attacked.dtype == np.uint8 and attacked.shape == clean.shape
     assert np.abs(attacked.astype(int) - clean).max() == EPSILON_LEVELS
-    assert np.array_equal(images[0].image_HWC, clean)
+    assert np.array_equal(images.images_NHWC[0], clean)
 
 
 def test_the_same_seed_and_point_give_the_same_frame_and_others_do_not(attacker, images):
-    frame = images[1]
+    frame_HWC, label = images.images_NHWC[1], int(images.labels_N[1])
     first, again, other_seed, other_point = (
-        attacker.attack(frame.image_HWC, frame.label, point=point, seed=seed)
+        attacker.attack(frame_HWC, label, point=point, seed=seed)
         for point, seed in ((MOST, 1), (MOST, 1), (MOST, 2), (LEAST, 1))
     )
     assert np.array_equal(first, again)
@@ -62,13 +62,13 @@ def test_fixed_points_see_recorded_pixels_but_meet_an_attack_of_their_own(tmp_pa
     seed, truth = 5, []
     for number in range(6):
         corruption = "gaussian_noise" if number % 2 else "none"
-        image = disturb(images[number].image_HWC, corruption, 3, seed=seed, sequence=number)
+        image = disturb(images.images_NHWC[number], corruption, 3, seed=seed, sequence=number)
         attacked = number >= 2
         if attacked:
-            image = attacker.attack(image, images[number].label, point=MOST, seed=seed + number)
+            image = attacker.attack(image, int(images.labels_N[number]), point=MOST, seed=seed + number)
         cv2.imwrite(str(tmp_path / f"{number}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         truth.append(
-            {"sequence": number, "stamp_ns": number, "index": number, "label": images[number].label,
+            {"sequence": number, "stamp_ns": number, "index": number, "label": int(images.labels_N[number]),
              "corruption": corruption, "severity": 3, "attack": "pgd-10" if attacked else "none",
              "file": f"{number}.png"}
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Image sources give the pixels and labels that were stored, and say what is wrong with a path."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,10 @@ import pytest
 from oat_perception import sources
 from oat_perception.treatment import disturb, fit_square
 
+from oat_runtime.data import SOURCES, check_image, rgb_image, roots
 from oat_runtime.errors import DataError
+from oat_runtime.image import InputSpec
+from policy.calibrate import read_frames
 
 GRID = 50
 
@@ -30,26 +34,9 @@ def _pack(root: Path, images: np.ndarray, labels: np.ndarray) -> None:
     _write_rgb(folder / "test_00000.webp", rows)
 
 
-def _binary(root: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    folder = root / "cifar-10-batches-bin"
-    folder.mkdir()
-    records = np.zeros((10_000, 3073), np.uint8)
-    records[: len(labels), 0] = labels
-    records[: len(labels), 1:] = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
-    records.tofile(folder / "test_batch.bin")
-
-
-@pytest.mark.parametrize("write", [_pack, _binary])
-def test_labelled_images_come_back_bit_for_bit(tmp_path, write):
-    rng = np.random.default_rng(0)
-    images, labels = _rgb(rng, 2 * GRID, 32, 32), rng.integers(0, 10, 2 * GRID)
-    write(tmp_path, images, labels)
-    read = sources.load_cifar10_test(str(tmp_path), num_images=2 * GRID)
-    assert np.array_equal(read.images_NHWC, images)
-    assert read.labels_N.tolist() == labels.tolist()
-
-
-def test_one_pass_shows_each_image_once_with_its_own_label_in_the_seeds_order(tmp_path):
+def test_one_pass_shows_each_image_once_with_its_own_label_in_the_seeds_order(tmp_path, monkeypatch):
+    whole = tuple(replace(at, num_images={"test": GRID}) for at in SOURCES["cifar10"].locations)
+    monkeypatch.setitem(SOURCES, "cifar10", replace(SOURCES["cifar10"], locations=whole))
     rng = np.random.default_rng(1)
     images, labels = _rgb(rng, GRID, 32, 32), rng.integers(0, 10, GRID)
     _pack(tmp_path, images, labels)
@@ -70,7 +57,31 @@ def test_foolbox_carries_twenty_labelled_images():
 def test_without_data_and_network_the_last_resort_is_foolbox(tmp_path, monkeypatch):
     monkeypatch.delenv("OAT_DATA", raising=False)
     monkeypatch.setattr(sources, "find_cifar10", lambda data_root: None)
-    assert sources.load_cifar10_test().origin == "foolbox"
+    assert sources.load_cifar10_test().name == "20 images from foolbox"
+
+
+def test_what_an_earlier_download_left_in_the_cache_is_played(tmp_path, monkeypatch):
+    monkeypatch.delenv("OAT_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(roots, "BESIDE_PROJECT", tmp_path / "nowhere")
+    cache = tmp_path / ".cache" / "oat" / "data"
+    cache.mkdir(parents=True)
+    _pack(cache, np.zeros((GRID, 32, 32, 3), np.uint8), np.zeros(GRID))
+    assert sources.find_cifar10() == cache
+
+
+def test_without_a_network_there_is_no_folder_and_no_error(tmp_path, monkeypatch, caplog):
+    pooch = pytest.importorskip("pooch")
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(pooch, "retrieve", no_network)
+    monkeypatch.delenv("OAT_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(roots, "BESIDE_PROJECT", tmp_path / "nowhere")
+    assert sources.find_cifar10() is None
+    assert "could not be downloaded (no network)" in caplog.text
 
 
 def test_a_named_folder_without_data_is_an_error_not_a_fallback(tmp_path, monkeypatch):
@@ -79,15 +90,6 @@ def test_a_named_folder_without_data_is_an_error_not_a_fallback(tmp_path, monkey
     monkeypatch.setenv("OAT_DATA", str(tmp_path))
     with pytest.raises(DataError, match="OAT_DATA"):
         sources.load_cifar10_test()
-
-
-def test_truncated_files_are_refused(tmp_path):
-    rng = np.random.default_rng(2)
-    _binary(tmp_path, _rgb(rng, GRID, 32, 32), rng.integers(0, 10, GRID))
-    path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="expected 30730000 bytes"):
-        sources.load_cifar10_test(str(tmp_path))
 
 
 def test_a_folder_is_read_in_order_and_in_rgb(tmp_path):
@@ -99,6 +101,23 @@ def test_a_folder_is_read_in_order_and_in_rgb(tmp_path):
     assert all(
         np.array_equal(f.image_HWC, images[i]) and f.label is None for f, i in zip(frames, (1, 2, 0), strict=True)
     )
+
+
+def test_a_folder_plays_frame_2_before_frame_10(tmp_path):
+    for number in (10, 2, 1):
+        _write_rgb(tmp_path / f"frame{number}.png", np.full((4, 4, 3), number, np.uint8))
+    assert [int(frame.image_HWC[0, 0, 0]) for frame in sources.open_source(str(tmp_path))] == [1, 2, 10]
+
+
+def test_a_pass_that_is_closed_early_lets_go_of_its_bag(tmp_path, monkeypatch):
+    highlevel = pytest.importorskip("rosbags.highlevel")
+    bag, _, _ = _bag(tmp_path)
+    frames = sources.open_source(str(bag), topic="/bgr8")
+    next(frames)
+    closed, close = [], highlevel.AnyReader.close
+    monkeypatch.setattr(highlevel.AnyReader, "close", lambda reader: (closed.append(reader), close(reader)))
+    frames.close()
+    assert len(closed) == 1
 
 
 def test_a_video_gives_its_frames(tmp_path):
@@ -113,7 +132,8 @@ def test_a_video_gives_its_frames(tmp_path):
     assert np.allclose(blue, (40, 120, 200), atol=8)
 
 
-def test_a_bag_gives_raw_and_compressed_images(tmp_path):
+def _bag(folder):
+    """A bag of images as cameras send them, a topic each: raw with padding, compressed, Bayer, 16 bits, YUV."""
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
     from rosbags.typesys import Stores, get_typestore
 
@@ -122,21 +142,48 @@ def test_a_bag_gives_raw_and_compressed_images(tmp_path):
     rgb = _rgb(np.random.default_rng(3), 6, 4)
     padded = np.zeros((6, 16), np.uint8)  # four bytes of padding a row: `step` must be honoured
     padded[:, :12] = rgb[..., ::-1].reshape(6, 12)
-    raw = store.types["sensor_msgs/msg/Image"](
-        header=header, height=6, width=4, encoding="bgr8", is_bigendian=0, step=16, data=padded.ravel()
-    )
-    png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
-    packed = store.types["sensor_msgs/msg/CompressedImage"](header=header, format="png", data=png)
-    bag = tmp_path / "bag"
+    pixels = {
+        "bgr8": padded,
+        "bayer_rggb8": rgb[..., 0],
+        "bayer_gbrg16": rgb[..., :2].reshape(6, 8),
+        "mono16": rgb[..., :2].reshape(6, 8),
+        "yuv422_yuy2": rgb[..., :2].reshape(6, 8),
+        "bgra8": np.tile(rgb[..., :2], (1, 1, 2)).reshape(6, 16),
+    }
+    image = store.types["sensor_msgs/msg/Image"]
+    messages = {
+        f"/{encoding}": image(
+            header=header, height=6, width=4, encoding=encoding, is_bigendian=0, step=rows.shape[1],
+            data=np.ascontiguousarray(rows).ravel(),
+        )
+        for encoding, rows in pixels.items()
+    }  # fmt: skip
+    png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()
+    messages["/packed"] = store.types["sensor_msgs/msg/CompressedImage"](header=header, format="png", data=png)
+    bag = folder / "bag"
     with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
-        for topic, message in (("/raw", raw), ("/packed", packed)):
+        for topic, message in messages.items():
             connection = writer.add_connection(topic, message.__msgtype__, typestore=store)
             writer.write(connection, 1, store.serialize_cdr(message, message.__msgtype__))
-    for topic in ("/raw", "/packed"):
-        (frame,) = sources.open_source(str(bag), topic=topic)
-        assert np.array_equal(frame.image_HWC, rgb)
-    with pytest.raises(DataError, match=r"set bag_topic to one of \['/packed', '/raw'\]"):
+    return bag, messages, rgb
+
+
+def test_one_bag_is_read_alike_by_the_camera_replay_by_oat_calibrate_and_by_the_node(tmp_path):
+    """Whatever drives the node can be calibrated on and replayed."""
+    bag, messages, rgb = _bag(tmp_path)
+    for topic, message in messages.items():
+        (replayed,) = sources.open_source(str(bag), topic=topic)
+        (calibrated,) = read_frames(bag, InputSpec(height=6, width=4), topic=topic, limit=9)
+        if topic != "/packed":
+            check_image(message)
+            assert np.array_equal(replayed.image_HWC, rgb_image(message)), topic
+        assert np.array_equal(replayed.image_HWC, calibrated), topic
+        if topic in ("/bgr8", "/packed"):
+            assert np.array_equal(calibrated, rgb)
+    with pytest.raises(DataError, match=r"set bag_topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
         sources.open_source(str(bag))
+    with pytest.raises(DataError, match=r"set --topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
+        read_frames(bag, InputSpec(), topic="", limit=9)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
+from oat_runtime.data import ImageSet
 from policy.bench import main
 from policy.benchmark import streams as make
 from policy.benchmark.attacks import ATTACKS, EPSILON, attack
-from policy.benchmark.images import LabelledImages
 from policy.benchmark.outcomes import OutcomeCache
 from policy.benchmark.statistics import accuracy, delay_frames, difference, false_alarms
 from policy.estimator import EstimatorConstants
@@ -59,14 +59,14 @@ def test_a_bundle_without_estimator_or_images_that_are_not_there_are_named(
     assert main(["--bundle", str(tmp_path)]) == 2
     assert "no bundle at" in capsys.readouterr().err
     assert main(["--bundle", str(bundle.path), "--images", str(tmp_path)]) == 2
-    assert "no test images at" in capsys.readouterr().err
+    assert "no CIFAR-10 under" in capsys.readouterr().err
 
 
 def test_outcomes_outlive_a_new_estimator_and_not_other_weights(
     bundle: Bundle, scenes: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     def folder(of: Bundle, images_NHWC: np.ndarray) -> Path:
-        data = LabelledImages(images_NHWC, np.arange(len(images_NHWC)), "scenes")
+        data = ImageSet(images_NHWC, np.arange(len(images_NHWC)), (), "scenes")
         return OutcomeCache(tmp_path, of, data, count=2, num_attacked=2, num_threads=1).folder
 
     def with_weights(sha256: str) -> Bundle:

@@ -17,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import Perception
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.conversions import check_image
 from oat_perception.machine import Machine
 from oat_perception.malformed import malformed_images
 from oat_perception.perception_node import PerceptionNode
@@ -26,6 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
+from oat_runtime.data.camera_messages import check_image
 from oat_runtime.errors import InputError
 from oat_runtime.runtime import OATRuntime
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from oat_runtime.architecture import ModelConfig
+from oat_runtime.data import CIFAR10_CLASSES, ImageSet
 from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
-from training.data import CIFAR10_CLASSES, ImageSet
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,11 +1,12 @@
 """Laws of augmentation: in range, one draw an image, off when it is off, the same from the same seed."""
 
+import numpy as np
 import pytest
 import torch
 
-from training.augment import augmented, cutout, jitter
+from oat_runtime.data import SOURCES
+from training.augment import augmented, crop_and_flip, cutout, jitter, to_unit
 from training.config import TrainConfig
-from training.data import to_unit
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -14,6 +15,57 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def images(num: int = 40, side: int = 16) -> torch.Tensor:
     return torch.randint(256, (num, side, side, 3), generator=generator(9), dtype=torch.uint8)
+
+
+def random_images(num: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8))
+
+
+def test_unit_images_keep_every_value() -> None:
+    images = random_images(2, 8)
+    x_NCHW = to_unit(images)
+    assert (x_NCHW.shape, x_NCHW.dtype) == ((2, 3, 8, 8), torch.float32)
+    assert torch.equal((x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1), images)
+
+
+def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirror_image() -> None:
+    num, size, padding = 40, 6, 2
+    images = random_images(num, size)
+    out = crop_and_flip(images, padding=padding, generator=generator())
+    assert (out.shape, out.dtype) == (images.shape, images.dtype)
+    assert torch.equal(images, random_images(num, size))
+    padded = np.pad(images.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    found = []
+    for n in range(num):
+        windows = {
+            (top, left, flip): padded[n, top : top + size, left : left + size][:, :: -1 if flip else 1]
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+            for flip in (False, True)
+        }
+        found.append([key for key, window in windows.items() if np.array_equal(window, out[n].numpy())])
+    assert all(len(keys) == 1 for keys in found)
+    tops, lefts, flips = (set(values) for values in zip(*(keys[0] for keys in found), strict=True))
+    assert tops == lefts == set(range(2 * padding + 1))
+    assert flips == {False, True}
+    assert any(keys[0][0] != keys[0][1] for keys in found)  # rows and columns are drawn apart
+
+
+def test_augmentation_follows_the_seed() -> None:
+    images = random_images(8, 6)
+    first = crop_and_flip(images, padding=2, generator=generator(1))
+    torch.manual_seed(77)
+    assert torch.equal(crop_and_flip(images, padding=2, generator=generator(1)), first)
+    assert not torch.equal(crop_and_flip(images, padding=2, generator=generator(2)), first)
+
+
+def test_a_mirror_image_is_drawn_only_where_it_keeps_the_class() -> None:
+    images = random_images(30, 6)
+    straight = crop_and_flip(images, padding=0, generator=generator(1), mirror=False)
+    assert torch.equal(straight, images)
+    flipped = crop_and_flip(images, padding=0, generator=generator(1))
+    assert not torch.equal(flipped, images)
+    assert not SOURCES["svhn"].mirrors and not SOURCES["gtsrb"].mirrors and SOURCES["cifar10"].mirrors
 
 
 def test_everything_stays_in_range_and_follows_the_seed() -> None:

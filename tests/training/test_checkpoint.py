@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import CheckpointError
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.network import OATNet
 from training.trainer import Trainer
 

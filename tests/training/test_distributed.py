@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from oat_runtime.data import ImageSet
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.distributed import World
 from training.recipes import pgd
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ModelConfig
+from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.data import ImageSet, to_unit
+from training.augment import to_unit
 from training.evaluate import ATTACKS, Plan, corrupted_sets, evaluate, first, fit_temperature, measure_point, row_of
 from training.kept import Kept
 from training.network import LambdaBatch, OATNet, folded

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from oat_runtime.data import ImageSet
+from training.augment import to_unit
 from training.crosscheck import art_apgd
-from training.data import ImageSet, to_unit
 from training.evaluate import ATTACKS, evaluate
 
 pytestmark = pytest.mark.slow

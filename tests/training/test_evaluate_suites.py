@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from training import attack_checks, inspection, kept, results, run_suites
 from training import evaluate as evaluate_module
-from training.data import ImageSet
 from training.evaluate import ATTACKS, main
 from training.network import OATNet, folded
 from training.results import publish, verdict

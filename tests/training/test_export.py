@@ -12,13 +12,13 @@ import torch
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
 from training import export as export_module
 from training import kept as kept_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet, fingerprint, split_validation
 from training.evaluate import EvalCounts
 from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights

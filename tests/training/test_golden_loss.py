@@ -17,8 +17,8 @@ from typing import TypedDict
 
 import torch
 
+from oat_runtime.data import ImageSet
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.trainer import Trainer
 
 GOLDEN = Path(__file__).with_name("golden_loss.json")

@@ -9,19 +9,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from oat_runtime.architecture import ModelConfig
+from oat_runtime.data import ImageSet
 from training import monitor
 from training import train as train_module
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.distributed import World
 from training.monitor import OVERFITTING_GAP, false_robustness, look, score, warn
 from training.settings import with_changes
-from training.train import train
+from training.train import fit_model, train
 from training.trainer import Trainer
 
 Patches = Callable[..., ImageSet]
@@ -157,12 +159,20 @@ def test_a_sound_gap_between_one_step_and_seven_is_no_overfitting() -> None:
     assert false_robustness(0.60, 0.25) > OVERFITTING_GAP, "on its way"
 
 
+def test_a_model_takes_classes_and_statistics_from_the_data(patches: Patches) -> None:
+    colours = patches(30)
+    data = ImageSet(colours.images_NHWC, np.zeros(30, dtype=np.int64), tuple("abcd"), "patches")
+    config = fit_model(ModelConfig(depth=10), data)
+    assert (config.num_classes, config.depth) == (4, 10)
+    assert (config.mean, config.std) == data.statistics()
+
+
 CHILD = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from training.config import TrainConfig
-from training.data import ImageSet
+from oat_runtime.data import ImageSet
 from training.trainer import Trainer
 folder = Path(sys.argv[1])
 data = torch.load(folder / "data.pt", weights_only=True)

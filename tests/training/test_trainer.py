@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ModelConfig
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import OATError
 from oat_runtime.operating_point import AttackSpec
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.distributed import World
 from training.network import LambdaBatch, OATNet
 from training.optimizer import make_optimizer

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from oat_runtime.data import ImageSet
 from training.config import TrainConfig
-from training.data import ImageSet
 from training.distributed import World
 from training.trainer import Trainer
 

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from oat_perception.attacker import Attacker
 from oat_perception.day_record import Record
-from oat_perception.sources import LabelledImages
 from oat_perception.treatment import disturb
+from oat_runtime.data import ImageSet, read_image
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
-from policy.bags import read_image
 
 
 def fixed_answers(
     truth: Sequence[Record],
     *,
     frames_dir: Path,
-    images: LabelledImages,
+    images: ImageSet,
     runtime: OATRuntime,
     attacker: Attacker,
     points: Sequence[OperatingPoint],
@@ -52,7 +51,7 @@ def fixed_answers(
             if line["attack"] != "none":
                 number = line["sequence"]
                 clean_HWC = disturb(
-                    images[line["index"]].image_HWC, line["corruption"], line["severity"], seed=seed, sequence=number
+                    images.images_NHWC[line["index"]], line["corruption"], line["severity"], seed=seed, sequence=number
                 )
                 frame_HWC = attacker.attack(clean_HWC, line["label"], point=point, seed=seed + number)
             label = runtime.predict(frame_HWC, at=point).label

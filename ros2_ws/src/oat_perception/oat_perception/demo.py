@@ -42,8 +42,9 @@ from oat_perception.monitor import CAMERA, PERCEPTION, Monitor
 from oat_perception.processes import Nodes, started
 from oat_perception.report import write_report
 from oat_perception.scenario import DAY, Scenario
-from oat_perception.sources import LabelledImages, find_cifar10, load_cifar10_test, load_foolbox_cifar10
+from oat_perception.sources import find_cifar10, load_cifar10_test, load_foolbox_cifar10
 from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.data import CIFAR10, ImageSet, find_source
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
 
@@ -104,12 +105,12 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
     # In this process, before the camera needs it: a download should be seen, and happen once.
     data_root = find_cifar10()
     images = load_cifar10_test(str(data_root)) if data_root else load_foolbox_cifar10()
-    _act(options, folder, images, data_root, console)
+    _act(options, folder, data_root, console)
     truth = load_day(folder, options.scenario).frames
     _compare(options, folder, images, [frame.truth for frame in truth], console)
     day = load_day(folder, options.scenario)
     checks = check_day(day, folder / DECISIONS, bundle=options.bundle)
-    _write_summary(options, folder, day, images, checks)
+    _write_summary(options, folder, day, _origin(images, data_root), checks)
     report = write_report(folder)
     for check in checks:
         console.print(
@@ -166,7 +167,7 @@ def _fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def _act(options: Options, folder: Path, images: LabelledImages, data_root: Path | None, console: Console) -> None:
+def _act(options: Options, folder: Path, data_root: Path | None, console: Console) -> None:
     """Run both nodes through the scenario; leaves truth, frames, decisions and results in `folder`."""
     # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
     os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
@@ -176,7 +177,7 @@ def _act(options: Options, folder: Path, images: LabelledImages, data_root: Path
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
     monitor = Monitor()
     try:
-        with started(_parameters(options, folder, images, data_root), folder) as nodes:
+        with started(_parameters(options, folder, data_root), folder) as nodes:
             with console.status("Starting the nodes"):
                 monitor.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
             with LiveView(options.scenario, console) as view:
@@ -187,9 +188,7 @@ def _act(options: Options, folder: Path, images: LabelledImages, data_root: Path
         rclpy.try_shutdown()
 
 
-def _parameters(
-    options: Options, folder: Path, images: LabelledImages, data_root: Path | None
-) -> dict[str, dict[str, Any]]:
+def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[str, dict[str, Any]]:
     return {
         "perception_node": {
             **_node_settings(),
@@ -197,7 +196,7 @@ def _parameters(
             "decision_log": str(folder / DECISIONS),
         },
         "camera_replay_node": {
-            "source": "foolbox" if images.origin == "foolbox" else "cifar10",
+            "source": "foolbox" if data_root is None else "cifar10",
             "data_root": str(data_root or ""),
             "bundle": str(options.bundle),
             "perception_node": PERCEPTION,
@@ -263,7 +262,7 @@ def _so_far(folder: Path, results: Sequence[Record]) -> list[Frame]:
     return [Frame((line["stamp_ns"] - first_ns) / 1e9, line, answers.get(line["stamp_ns"]), {}) for line in truth]
 
 
-def _compare(options: Options, folder: Path, images: LabelledImages, truth: Sequence[Record], console: Console) -> None:
+def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[Record], console: Console) -> None:
     """Write what the least and the most robust fixed setting would have answered."""
     import torch
 
@@ -293,7 +292,13 @@ def _compare(options: Options, folder: Path, images: LabelledImages, truth: Sequ
     write_lines(folder / FIXED, answers)
 
 
-def _write_summary(options: Options, folder: Path, day: Day, images: LabelledImages, checks: Sequence[Check]) -> None:
+def _origin(images: ImageSet, data_root: Path | None) -> str:
+    """What files the images were read from, for people."""
+    found = find_source(CIFAR10, data_root) if data_root else None
+    return found.location.form if found else images.name
+
+
+def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[Check]) -> None:
     """Write the numbers of the run as one JSON object."""
     from oat_perception.attacker import PGD10
     from oat_runtime.bundle import Bundle
@@ -306,9 +311,7 @@ def _write_summary(options: Options, folder: Path, day: Day, images: LabelledIma
         "settings": _node_settings(),
         "bundle": options.bundle.name,
         "bundle_sha256": Bundle.load(options.bundle).sha256,
-        "images": {"pack": "lossless pack", "binary": "official binary file", "foolbox": "20 images from foolbox"}[
-            images.origin
-        ],
+        "images": origin,
         "seed": options.seed,
         "rate_hz": options.rate_hz,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import BatteryState
 
-from oat_perception.conversions import battery_charge
+from oat_perception.battery import battery_charge
 from oat_perception.core import Received
 
 _THROTTLE_S = 5.0

@@ -13,13 +13,13 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.time import Time
 
-from oat_perception import conversions
 from oat_perception.core import ExternalSignals, Frame, FrameResult, PerceptionCore
 from oat_perception.decision_log import DecisionLog
 from oat_perception.mailbox import Mailbox
 from oat_perception.publishers import ResultPublishers
 from oat_perception.regions import BoxXYXY, StampMatcher, box_xyxy
 from oat_perception.tally import Tally
+from oat_runtime.data import camera_messages
 from oat_runtime.errors import InputError
 
 _THROTTLE_S = 5.0
@@ -63,8 +63,8 @@ class Pipeline:
         self._node, self._core, self._publishers = node, core, publishers
         self._external, self._log, self._max_regions = external, log, max_regions
         self._check: Callable[[Any], None]
-        self._check = conversions.check_compressed if compressed else conversions.check_image
-        self._to_rgb: Callable[[Any], Any] = conversions.rgb_compressed if compressed else conversions.rgb_image
+        self._check = camera_messages.check_compressed if compressed else camera_messages.check_image
+        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_compressed if compressed else camera_messages.rgb_image
         self._matcher: StampMatcher[_Mail] = StampMatcher()
         self._mailbox: Mailbox[_Mail] = Mailbox()
         self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)

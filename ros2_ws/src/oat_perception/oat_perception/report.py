@@ -12,7 +12,7 @@ from typing import Any
 from oat_perception.day_record import SUMMARY, Day, Frame, PhaseCounts, load_day
 from oat_perception.figures import accuracy_by_phase, timeline, to_svg
 from oat_perception.scenario import Scenario
-from oat_perception.sources import CIFAR10_CLASSES
+from oat_runtime.data import CIFAR10_CLASSES
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Proportion
 

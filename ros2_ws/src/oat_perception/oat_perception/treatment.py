@@ -6,7 +6,7 @@ import numpy as np
 
 from oat_perception.sources import Bytes
 from oat_runtime.architecture import InputSpec
-from oat_runtime.image import network_input
+from oat_runtime.image import fit_frame
 from oat_runtime.stress.corruptions import corrupt
 
 
@@ -29,5 +29,4 @@ def fit_square(image_HWC: Bytes, side_px: int) -> Bytes:
     """The largest centred square of an RGB image, scaled to `side_px`; 0 leaves the image as it is."""
     if side_px == 0 or image_HWC.shape[:2] == (side_px, side_px):
         return image_HWC
-    x_CHW = network_input(image_HWC, InputSpec(height=side_px, width=side_px))
-    return np.ascontiguousarray(np.rint(x_CHW.transpose(1, 2, 0) * 255).astype(np.uint8))
+    return fit_frame(image_HWC, InputSpec(height=side_px, width=side_px))

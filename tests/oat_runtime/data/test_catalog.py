@@ -7,30 +7,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from PIL import Image
 
-from oat_runtime.architecture import ModelConfig
-from oat_runtime.errors import DataError
-from training.data import (
+from oat_runtime.data import (
     SOURCES,
     ImageSet,
-    augment,
-    data_root,
     fingerprint,
-    fit_model,
-    load_cifar10,
     load_dataset,
     mixed,
     split_validation,
-    to_unit,
 )
+from oat_runtime.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_images(num: int, size: int = 32, seed: int = 0) -> Bytes:
@@ -74,7 +63,7 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_pack_comes_back_pixel_by_pixel_in_order(pack: Path) -> None:
-    test_set = load_cifar10("test", root=pack)
+    test_set = load_dataset("cifar10", "test", root=pack)
     np.testing.assert_array_equal(test_set.images_NHWC, random_images(120))
     assert test_set.labels_N.tolist() == (np.arange(120) % 10).tolist()
     assert (test_set.labels_N.dtype, test_set.images_NHWC.dtype) == (np.int64, np.uint8)
@@ -117,14 +106,31 @@ def shorten_labels(folder: Path) -> None:
 def test_a_damaged_pack_is_refused(pack: Path, damage: Callable[[Path], None]) -> None:
     damage(pack / "cifar10")
     with pytest.raises(DataError):
-        load_cifar10("test", root=pack)
+        load_dataset("cifar10", "test", root=pack)
+
+
+def test_a_limit_reads_the_same_first_images_and_no_more_mosaics_than_hold_them(pack: Path) -> None:
+    whole = load_dataset("cifar10", "test", root=pack)
+    for limit in (1, 99, 100, 120, 500):
+        part = load_dataset("cifar10", "test", root=pack, limit=limit)
+        np.testing.assert_array_equal(part.images_NHWC, whole.images_NHWC[:limit])
+        assert part.labels_N.tolist() == whole.labels_N[:limit].tolist()
+    (pack / "cifar10" / "test_00100.webp").write_bytes(b"never looked at")
+    assert len(load_dataset("cifar10", "test", root=pack, limit=100)) == 100
+    with pytest.raises(DataError, match=r"test_00100\.webp cannot be decoded"):
+        load_dataset("cifar10", "test", root=pack, limit=101)
+
+
+def test_a_limit_never_reads_images_under_the_labels_of_a_missing_mosaic(pack: Path) -> None:
+    (pack / "cifar10" / "test_00000.webp").unlink()
+    with pytest.raises(DataError, match=r"test_00000\.webp is missing"):
+        load_dataset("cifar10", "test", root=pack, limit=10)
 
 
 def test_no_data_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAT_DATA", str(tmp_path / "here"))
-    assert data_root() == tmp_path / "here"
     with pytest.raises(DataError, match=r"(?s)no CIFAR-10 under .*here.*set OAT_DATA.*--download"):
-        load_cifar10("test")
+        load_dataset("cifar10", "test")
 
 
 def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +141,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(pooch, "retrieve", no_network)
     with pytest.raises(DataError, match=r"could not be downloaded \(no network\)"):
-        load_cifar10("test", root=tmp_path, download=True)
+        load_dataset("cifar10", "test", root=tmp_path, download=True)
 
 
 @pytest.mark.parametrize("num_validation", [0, 1, 30, 99])
@@ -163,44 +169,6 @@ def test_more_validation_images_than_there_are_is_refused() -> None:
         split_validation(numbered(100), 100, seed=0)
 
 
-def test_unit_images_keep_every_value() -> None:
-    images = torch.from_numpy(random_images(2, 8))
-    x_NCHW = to_unit(images)
-    assert (x_NCHW.shape, x_NCHW.dtype) == ((2, 3, 8, 8), torch.float32)
-    assert torch.equal((x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1), images)
-
-
-def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirror_image() -> None:
-    num, size, padding = 40, 6, 2
-    images = torch.from_numpy(random_images(num, size))
-    out = augment(images, padding=padding, generator=generator())
-    assert (out.shape, out.dtype) == (images.shape, images.dtype)
-    assert torch.equal(images, torch.from_numpy(random_images(num, size)))
-    padded = np.pad(images.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    found = []
-    for n in range(num):
-        windows = {
-            (top, left, flip): padded[n, top : top + size, left : left + size][:, :: -1 if flip else 1]
-            for top in range(2 * padding + 1)
-            for left in range(2 * padding + 1)
-            for flip in (False, True)
-        }
-        found.append([key for key, window in windows.items() if np.array_equal(window, out[n].numpy())])
-    assert all(len(keys) == 1 for keys in found)
-    tops, lefts, flips = (set(values) for values in zip(*(keys[0] for keys in found), strict=True))
-    assert tops == lefts == set(range(2 * padding + 1))
-    assert flips == {False, True}
-    assert any(keys[0][0] != keys[0][1] for keys in found)  # rows and columns are drawn apart
-
-
-def test_augmentation_follows_the_seed() -> None:
-    images = torch.from_numpy(random_images(8, 6))
-    first = augment(images, padding=2, generator=generator(1))
-    torch.manual_seed(77)
-    assert torch.equal(augment(images, padding=2, generator=generator(1)), first)
-    assert not torch.equal(augment(images, padding=2, generator=generator(2)), first)
-
-
 def test_a_fingerprint_sees_every_pixel_and_label() -> None:
     original = numbered(20)
     marks = {fingerprint(original)}
@@ -212,15 +180,6 @@ def test_a_fingerprint_sees_every_pixel_and_label() -> None:
     marks.add(fingerprint(original.subset(np.arange(19), "x")))
     assert len(marks) == 4
     assert fingerprint(original.subset(np.arange(20), "another name")) in marks
-
-
-def test_a_mirror_image_is_drawn_only_where_it_keeps_the_class() -> None:
-    images = torch.from_numpy(random_images(30, 6))
-    straight = augment(images, padding=0, generator=generator(1), mirror=False)
-    assert torch.equal(straight, images)
-    flipped = augment(images, padding=0, generator=generator(1))
-    assert not torch.equal(flipped, images)
-    assert not SOURCES["svhn"].mirrors and not SOURCES["gtsrb"].mirrors and SOURCES["cifar10"].mirrors
 
 
 def tracks(num_tracks: int, length: int) -> ImageSet:
@@ -258,13 +217,6 @@ def test_statistics_are_those_of_all_pixels_in_the_unit_range() -> None:
     assert min(flat.statistics()[1]) > 0.0
 
 
-def test_a_model_takes_classes_and_statistics_from_the_data() -> None:
-    data = ImageSet(random_images(3, 5), np.zeros(3, dtype=np.int64), tuple("abcd"), "random")
-    config = fit_model(ModelConfig(depth=10), data)
-    assert (config.num_classes, config.depth) == (4, 10)
-    assert (config.mean, config.std) == data.statistics()
-
-
 def test_every_beginning_of_images_that_lie_class_by_class_is_a_sample() -> None:
     """Regression: traffic signs were judged on the few classes that come first."""
     images, labels = random_images(400), np.repeat(np.arange(4), 100)
@@ -276,6 +228,16 @@ def test_every_beginning_of_images_that_lie_class_by_class_is_a_sample() -> None
     np.testing.assert_array_equal(mix.labels_N, labels[mix.groups_N])
     assert fingerprint(mix) == fingerprint(again)
     assert mixed(mix) is mix
+
+
+def test_a_limited_set_that_lies_class_by_class_is_the_beginning_of_the_mixed_one(
+    pack: Path,
+) -> None:
+    np.savez(pack / "cifar10" / "labels.npz", y_test=np.repeat(np.arange(10), 12))
+    whole = load_dataset("cifar10", "test", root=pack)
+    part = load_dataset("cifar10", "test", root=pack, limit=30)
+    assert fingerprint(part) == fingerprint(whole.first(30))
+    assert len(set(part.labels_N.tolist())) > 5
 
 
 def test_a_pack_with_tracks_is_grouped_by_class_and_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from oat_runtime.data import SOURCES, ImageSet, Split, cifar, load_dataset, stl10
 from oat_runtime.errors import DataError
-from training.data import SOURCES, ImageSet, Split, cifar, load_dataset, stl10
 
 Bytes = npt.NDArray[np.uint8]
 NUM = 10
@@ -139,6 +139,23 @@ def test_a_damaged_or_missing_file_is_refused_by_name(written: tuple[str, Path],
         path.write_bytes(b"\x00" * 200 + content[200:])  # these formats know where they end
     with pytest.raises(DataError, match=path.name.removesuffix(".gz").split(".")[0]):
         load_dataset(name, "test", root=root)
+
+
+@pytest.mark.parametrize("limit", [1, 4, NUM, 99])
+def test_a_limit_gives_the_beginning_of_the_set(written: tuple[str, Path], limit: int) -> None:
+    name, root = written
+    whole, part = load_dataset(name, "test", root=root), load_dataset(name, "test", root=root, limit=limit)
+    np.testing.assert_array_equal(part.images_NHWC, whole.images_NHWC[:limit])
+    assert part.labels_N.tolist() == whole.labels_N[:limit].tolist()
+    assert part.images_NHWC.flags.c_contiguous
+
+
+def test_a_binary_file_of_another_size_is_refused_also_where_few_images_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / FILES["cifar10"]
+    path.parent.mkdir()
+    path.write_bytes(bytes(10_000 * 3073 - 1))
+    with pytest.raises(DataError, match="expected 30730000 bytes"):
+        load_dataset("cifar10", "test", root=tmp_path, limit=10)
 
 
 def test_training_images_of_gtsrb_carry_their_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Archive, Arrays, Location, Source
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, struct.error, zlib.error)
 
 
-def read_svhn(folder: Path, split: Split, side: int | None) -> Arrays:
+def read_svhn(folder: Path, split: Split, side: int | None) -> Contents:
     """`X` is (32, 32, 3, N) uint8; `y` is (N, 1) in 1..10, where 10 stands for the digit 0.
 
     Raises:
@@ -38,16 +38,17 @@ def read_svhn(folder: Path, split: Split, side: int | None) -> Arrays:
         raise DataError(
             f"{path}: expected X of uint8 (32, 32, 3, {len(digits)}), got {pixels.dtype} {pixels.shape}: a wrong file"
         )
-    images_NHWC = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
     if len(digits) and not 1 <= digits.min() <= digits.max() <= 10:
         raise DataError(f"{path}: expected y in 1..10, got {digits.min()}..{digits.max()}: the labels are damaged")
-    return Arrays(images_NHWC, digits.astype(np.int64) % 10)
+    return Contents(
+        digits.astype(np.int64) % 10, lambda count: np.ascontiguousarray(pixels[..., :count].transpose(3, 0, 1, 2))
+    )
 
 
 SVHN = Source(
     title="SVHN",
     class_names=tuple("0123456789"),
-    locations=(Location("svhn", "svhn", read_svhn, {"train": 73_257, "test": 26_032}),),
+    locations=(Location("official MATLAB files", "svhn", "svhn", read_svhn, {"train": 73_257, "test": 26_032}),),
     archives=(
         Archive(
             "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",

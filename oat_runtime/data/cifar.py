@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from training.data.image_set import Split
-from training.data.packs import read_pack
-from training.data.sources import Archive, Arrays, Location, Source, whole_file
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.packs import read_pack
+from oat_runtime.data.sources import Archive, Contents, Location, Source, whole_file
 
 _NUM: dict[Split, int] = {"train": 50_000, "test": 10_000}
 _PIXELS = 3 * 32 * 32
+_BINARY = "official binary file"
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100_CLASSES = (
@@ -29,30 +31,33 @@ CIFAR100_CLASSES = (
 """The fine labels, alphabetical, as in the official `fine_label_names.txt`."""
 
 
-def read_cifar10(folder: Path, split: Split, side: int | None) -> Arrays:
+def read_cifar10(folder: Path, split: Split, side: int | None) -> Contents:
     """Six files of 10,000 records: a label byte, then the red, green and blue planes, row by row."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     return _records(folder, names, _NUM[split] // len(names), num_labels=1)
 
 
-def read_cifar100(folder: Path, split: Split, side: int | None) -> Arrays:
+def read_cifar100(folder: Path, split: Split, side: int | None) -> Contents:
     """One file a split of records with a coarse and a fine label byte; the fine one is the class."""
     return _records(folder, [f"{split}.bin"], _NUM[split], num_labels=2)
 
 
-def _records(folder: Path, names: list[str], num_records: int, *, num_labels: int) -> Arrays:
+def _records(folder: Path, names: list[str], num_records: int, *, num_labels: int) -> Contents:
     size = num_labels + _PIXELS
     table = np.concatenate([whole_file(folder / name, num_records * size).reshape(-1, size) for name in names])
-    images_NHWC = table[:, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Arrays(np.ascontiguousarray(images_NHWC), table[:, num_labels - 1].astype(np.int64))
+
+    def first_images(count: int) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(table[:count, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+    return Contents(table[:, num_labels - 1].astype(np.int64), first_images)
 
 
 CIFAR10 = Source(
     title="CIFAR-10",
     class_names=CIFAR10_CLASSES,
     locations=(
-        Location("cifar10/labels.npz", "cifar10", read_pack, _NUM),
-        Location("cifar-10-batches-bin", "cifar-10-batches-bin", read_cifar10, _NUM),
+        Location("lossless pack", "cifar10/labels.npz", "cifar10", read_pack, _NUM),
+        Location(_BINARY, "cifar-10-batches-bin/test_batch.bin", "cifar-10-batches-bin", read_cifar10, _NUM),
     ),
     archives=(Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
 )
@@ -60,6 +65,6 @@ CIFAR10 = Source(
 CIFAR100 = Source(
     title="CIFAR-100",
     class_names=CIFAR100_CLASSES,
-    locations=(Location("cifar-100-binary", "cifar-100-binary", read_cifar100, _NUM),),
+    locations=(Location(_BINARY, "cifar-100-binary", "cifar-100-binary", read_cifar100, _NUM),),
     archives=(Archive("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
 )

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_set import Split
+from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split
-from training.data.sources import Archive, Arrays, Location, Source
 
 _NUM: dict[Split, int] = {"train": 60_000, "test": 10_000}
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 
-def read_fashion_mnist(folder: Path, split: Split, side: int | None) -> Arrays:
+def read_fashion_mnist(folder: Path, split: Split, side: int | None) -> Contents:
     """Read images and labels.
 
     Raises:
@@ -26,7 +26,7 @@ def read_fashion_mnist(folder: Path, split: Split, side: int | None) -> Arrays:
     """
     grey_NHW = read_idx(folder / f"{_PREFIX[split]}-images-idx3-ubyte", num_axes=3)
     labels_N = read_idx(folder / f"{_PREFIX[split]}-labels-idx1-ubyte", num_axes=1)
-    return Arrays(np.repeat(grey_NHW[..., None], 3, axis=3), labels_N.astype(np.int64))
+    return Contents(labels_N.astype(np.int64), lambda count: np.repeat(grey_NHW[:count, ..., None], 3, axis=3))
 
 
 def read_idx(path: Path, *, num_axes: int) -> npt.NDArray[np.uint8]:
@@ -59,7 +59,7 @@ FASHION_MNIST = Source(
     class_names=(
         "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
     ),
-    locations=(Location("fashion-mnist", "fashion-mnist", read_fashion_mnist, _NUM),),
+    locations=(Location("official idx files", "fashion-mnist", "fashion-mnist", read_fashion_mnist, _NUM),),
     archives=tuple(
         Archive(_URL + name, md5, folder="fashion-mnist", unpack=False)
         for name, md5 in (

@@ -1,4 +1,4 @@
-"""From messages to plain values: images to RGB arrays, batteries to a charge. Needs no ROS; messages come duck-typed.
+"""From camera messages to uint8 RGB: the one decoder, for the node and for recordings. Messages come duck-typed.
 
 `check_image` is the cheap structural check, for the thread that receives; `rgb_image` does the work, elsewhere.
 Shape legend: C channels, H height, W width.
@@ -6,7 +6,6 @@ Shape legend: C channels, H height, W width.
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,13 +85,6 @@ class CompressedImageMessage(Protocol):
 
     format: str
     data: bytes | array[int]
-
-
-class BatteryMessage(Protocol):
-    """sensor_msgs/BatteryState."""
-
-    percentage: float
-    present: bool
 
 
 def check_image(message: ImageMessage) -> None:
@@ -197,21 +189,3 @@ def _jpeg_size_hw(data: memoryview) -> tuple[int, int]:
         # A marker may be filled up with 0xFF in front.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     raise InputError(f"truncated: {len(data)} bytes of JPEG data without a frame header")
-
-
-def battery_charge(message: BatteryMessage, *, percentage_full: float) -> tuple[float, str]:
-    """State of charge in [0, 1], NaN where the message has none; and what is wrong with it, empty where nothing is.
-
-    Args:
-        message: as the driver sends it: `percentage` is meant to be 0 to 1, and many drivers send 0 to 100.
-        percentage_full: the value that this robot's driver sends for a full battery. The scale is never guessed.
-    """
-    if not message.present:
-        return math.nan, "battery_state says present=false"
-    charge = message.percentage / percentage_full
-    if not 0.0 <= charge <= 1.0:
-        return math.nan, (
-            f"battery percentage {message.percentage:g} is not in [0, {percentage_full:g}]: "
-            "if this driver's full battery is another number, set battery_percentage_full"
-        )
-    return charge, ""

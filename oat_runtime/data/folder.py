@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order, is_image, read_photo
+from oat_runtime.data.image_set import ImageSet, Split, resized
 from oat_runtime.errors import DataError
-from training.data.image_set import ImageSet, Split, resized
 
 _LOG = logging.getLogger(__name__)
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _TEST_SHARE = 0.2
 
 
 def load_folder(folder: Path, split: Split, *, side: int | None) -> ImageSet:
-    """Read one split of a folder of images, class by class, classes and files in alphabetical order.
+    """Read one split of a folder of images, class by class, classes in alphabetical and files in frame order.
 
     Without `train/` and `test/`, a fifth of the images is the test set. The hash of its name decides for each image, so
     none changes sides when others are added.
@@ -64,12 +64,12 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    images = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    files = in_frame_order(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    images = [path for path in files if is_image(path)]
     if len(images) < len(files):
         _LOG.warning("%s: left out %d files that are not images", folder, len(files) - len(images))
     if not images:
-        raise DataError(f"{folder}: expected images ({', '.join(sorted(_SUFFIXES))}), found none")
+        raise DataError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
     return images
 
 
@@ -78,15 +78,9 @@ def _is_test(name: Path) -> bool:
 
 
 def _read(paths: list[Path], side: int | None) -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps  # an extra: only image files need it
-
     images: npt.NDArray[np.uint8] | None = None
     for index, path in enumerate(paths):
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow reports broken PNG files as SyntaxError
-            raise DataError(f"{path} cannot be decoded ({error}): replace or remove it") from error
+        pixels = read_photo(path)
         if side is not None:
             pixels = resized(pixels, side)
         if images is None:

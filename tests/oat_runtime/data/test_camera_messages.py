@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oat_perception.conversions import (
+
+from oat_runtime.data.camera_messages import (
     ENCODINGS,
-    battery_charge,
     check_compressed,
     check_image,
     rgb_compressed,
     rgb_image,
 )
-
 from oat_runtime.errors import InputError
 
 RGB_HWC = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -186,18 +184,3 @@ def test_any_bytes_are_either_refused_or_decoded(data: bytes, start: bytes) -> N
         assert rgb_compressed(message).ndim == 3
     except InputError:
         pass
-
-
-@pytest.mark.parametrize(
-    ("percentage", "full", "charge"),
-    [(1.0, 1.0, 1.0), (0.25, 1.0, 0.25), (87.0, 100.0, 0.87), (100.0, 100.0, 1.0), (0.0, 1.0, 0.0)],
-)
-def test_charge_on_the_stated_scale(percentage: float, full: float, charge: float) -> None:
-    assert battery_charge(SimpleNamespace(percentage=percentage, present=True), percentage_full=full) == (charge, "")
-
-
-@pytest.mark.parametrize(("percentage", "present"), [(87.0, True), (-0.01, True), (math.nan, True), (0.5, False)])
-def test_an_unusable_battery_is_unknown_and_never_rescaled(percentage: float, present: bool) -> None:
-    charge, complaint = battery_charge(SimpleNamespace(percentage=percentage, present=present), percentage_full=1.0)
-    assert math.isnan(charge)
-    assert complaint

@@ -1,19 +1,17 @@
-"""Labelled images as uint8 arrays: the validation split, statistics, and augmentation on the device."""
+"""Labelled images as uint8 arrays: the validation split, statistics, a fixed order, a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import DataError
-from oat_runtime.image import network_input
+from oat_runtime.image import fit_frame
 
 Split = Literal["train", "test"]
 Triple = tuple[float, float, float]
@@ -26,7 +24,7 @@ class ImageSet:
     Attributes:
         images_NHWC: uint8 RGB.
         labels_N: int64 class indices.
-        class_names: one name a class.
+        class_names: one name a class; empty where they are not known.
         name: what it is, as in `cifar10 test`.
         groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
         mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
@@ -50,6 +48,11 @@ class ImageSet:
             self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
         )
 
+    def first(self, count: int | None) -> ImageSet:
+        """Return the first `count` images, or with None all; their pixels are not copied."""
+        groups_N = None if self.groups_N is None else self.groups_N[:count]
+        return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
+
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
@@ -67,20 +70,19 @@ def mixed(data: ImageSet) -> ImageSet:
 
     Counting takes the first images of a set; of one in the order of its folders it would judge a few classes only.
     """
-    if np.any(np.diff(data.labels_N) < 0):
+    if not is_by_class(data.labels_N):
         return data
     return data.subset(np.random.default_rng(0).permutation(len(data)), data.name)
+
+
+def is_by_class(labels_N: npt.NDArray[np.int64]) -> bool:
+    """Whether images with these labels lie class by class."""
+    return not np.any(np.diff(labels_N) < 0)
 
 
 def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
     red, green, blue = (round(float(value), 4) for value in values_C)
     return red, green, blue
-
-
-def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
-    """`config` with the number of classes and the pixel statistics of `data` (training images)."""
-    mean, std = data.statistics()
-    return ModelConfig(**(dict(config) | {"num_classes": len(data.class_names), "mean": mean, "std": std}))
 
 
 def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -117,29 +119,7 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
 
 def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
-    x_CHW = network_input(image_HWC, InputSpec(height=side, width=side))
-    return np.asarray(np.rint(x_CHW.transpose(1, 2, 0) * 255.0), dtype=np.uint8)
-
-
-def to_unit(images_NHWC: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]."""
-    return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
-
-
-def augment(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
-    """Random crop from a zero-padded image and random flip, one draw a sample; uint8 (N, H, W, C) in and out.
-
-    `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
-    """
-    num, height, width, _ = images_NHWC.shape
-    device = images_NHWC.device
-    padded = torch.nn.functional.pad(images_NHWC, (0, 0, padding, padding, padding, padding))
-    offsets_2N = torch.randint(2 * padding + 1, (2, num), generator=generator).to(device)
-    flip_N = (torch.rand(num, generator=generator) < (0.5 if mirror else 0.0)).to(device)
-    rows_NH = offsets_2N[0][:, None] + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device)
-    columns_NW = offsets_2N[1][:, None] + torch.where(flip_N[:, None], columns.flip(0), columns)
-    return padded[torch.arange(num, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+    return fit_frame(image_HWC, InputSpec(height=side, width=side))
 
 
 def fingerprint(data: ImageSet) -> str:

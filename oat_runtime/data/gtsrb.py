@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.image_files import read_image
+from oat_runtime.data.image_set import Split, resized
+from oat_runtime.data.packs import read_pack, track_groups
+from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
-from training.data.image_set import Split, resized
-from training.data.packs import read_pack, track_groups
-from training.data.sources import Archive, Arrays, Location, Source
 
 _SIDE = 32
 _URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 
 
-def read_gtsrb(folder: Path, split: Split, side: int | None) -> Arrays:
+def read_gtsrb(folder: Path, split: Split, side: int | None) -> Contents:
     """The official tree below `GTSRB/`, every image fitted to `side` pixels (32 if None), training images with tracks.
 
     Training: `Final_Training/Images/00007/GT-00007.csv` beside files named `TRACK_FRAME.ppm`. Test:
@@ -34,9 +34,9 @@ def read_gtsrb(folder: Path, split: Split, side: int | None) -> Arrays:
         if table is None:
             raise DataError(f"{places[0]} is missing: unpack the official GTSRB_Final_Test_GT.zip there")
         rows = _rows(table)
-        return Arrays(_images([images / name for name, _ in rows], side), _labels(rows))
-    paths: list[Path] = []
-    rows = []
+        paths = [images / name for name, _ in rows]
+        return Contents(_labels(rows), lambda count: _images(paths[:count], side))
+    paths, rows = [], []
     for table in sorted((folder / "Final_Training" / "Images").glob("*/GT-*.csv")):
         of_class = _rows(table)
         rows += of_class
@@ -48,7 +48,7 @@ def read_gtsrb(folder: Path, split: Split, side: int | None) -> Arrays:
     except ValueError as error:
         raise DataError(f"{folder}: expected files named TRACK_FRAME.ppm, got another name ({error})") from error
     labels_N = _labels(rows)
-    return Arrays(_images(paths, side), labels_N, track_groups(labels_N, tracks_N))
+    return Contents(labels_N, lambda count: _images(paths[:count], side), track_groups(labels_N, tracks_N))
 
 
 def _rows(table: Path) -> list[tuple[str, int]]:
@@ -67,10 +67,7 @@ def _labels(rows: list[tuple[str, int]]) -> npt.NDArray[np.int64]:
 def _images(paths: list[Path], side: int | None) -> npt.NDArray[np.uint8]:
     images = np.empty((len(paths), side or _SIDE, side or _SIDE, 3), np.uint8)
     for index, path in enumerate(paths):
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-        if bgr is None:
-            raise DataError(f"{path} is missing or cannot be decoded: unpack the official archive again")
-        images[index] = resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), side or _SIDE)
+        images[index] = resized(read_image(path, remedy="unpack the official archive again"), side or _SIDE)
     return images
 
 
@@ -88,8 +85,8 @@ GTSRB = Source(
         "roundabout", "end of no passing", "end of no passing for trucks",
     ),
     locations=(
-        Location("gtsrb/labels.npz", "gtsrb", read_pack, {"train": 13_070, "test": 12_630}),
-        Location("GTSRB", "GTSRB", read_gtsrb, {"train": 39_209, "test": 12_630}),
+        Location("lossless pack", "gtsrb/labels.npz", "gtsrb", read_pack, {"train": 13_070, "test": 12_630}),
+        Location("official PPM files", "GTSRB", "GTSRB", read_gtsrb, {"train": 39_209, "test": 12_630}),
     ),
     archives=(
         Archive(_URL + "GTSRB_Final_Training_Images.zip", "f33fd80ac59bff73c82d25ab499e03a3"),

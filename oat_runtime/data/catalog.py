@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from oat_runtime.data.cifar import CIFAR10, CIFAR100
+from oat_runtime.data.fashion_mnist import FASHION_MNIST
+from oat_runtime.data.folder import load_folder
+from oat_runtime.data.gtsrb import GTSRB
+from oat_runtime.data.image_set import ImageSet, Split, mixed
+from oat_runtime.data.roots import data_roots
+from oat_runtime.data.sources import Source, load_source
+from oat_runtime.data.stl10 import STL10
+from oat_runtime.data.svhn import SVHN
 from oat_runtime.errors import DataError
-from training.data.cifar import CIFAR10, CIFAR100
-from training.data.fashion_mnist import FASHION_MNIST
-from training.data.folder import load_folder
-from training.data.gtsrb import GTSRB
-from training.data.image_set import ImageSet, Split, mixed
-from training.data.sources import Source, data_root, load_source
-from training.data.stl10 import STL10
-from training.data.svhn import SVHN
 
 SOURCES: dict[str, Source] = {
     "cifar10": CIFAR10,
@@ -28,29 +29,37 @@ SOURCES: dict[str, Source] = {
 _SIDES = range(8, 1025)
 
 
-def load_dataset(name_or_path: str, split: Split, *, root: Path | None = None, download: bool = False) -> ImageSet:
+def load_dataset(
+    name_or_path: str,
+    split: Split,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+) -> ImageSet:
     """One official split of a data set; images that lie class by class are shuffled, always in the same way.
 
     Args:
-        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (`training.data.folder`), itself
-            or below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
+        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (see `load_folder`), itself or
+            below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
-        root: folder that holds the data sets; `data_root()` by default.
+        root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
         download: fetch the official files, checked by their MD5, where they are not at hand.
+        limit: read the first so many only. They are the same as those of the whole set.
 
     Raises:
         DataError: unknown, missing, damaged or incomplete.
     """
-    root = root or data_root()
     name, side = parse_name(name_or_path)
     if name in SOURCES:
-        return mixed(load_source(name, SOURCES[name], split, root=root, download=download, side=side))
-    for folder in (Path(name).expanduser(), root / name):
+        return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
+    roots = data_roots(root)
+    for folder in (Path(name).expanduser(), *(place / name for place in roots)):
         if folder.is_dir():
-            return mixed(load_folder(folder, split, side=side))
+            return mixed(load_folder(folder, split, side=side)).first(limit)
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
-        f"here or under {root}"
+        f"here or under {' or '.join(map(str, roots))}"
     )
 
 
@@ -66,8 +75,3 @@ def parse_name(name_or_path: str) -> tuple[str, int | None]:
     if int(match[2]) not in _SIDES:
         raise DataError(f"a side must be {_SIDES.start} to {_SIDES.stop - 1} pixels, got {name_or_path!r}")
     return match[1], int(match[2])
-
-
-def load_cifar10(split: Split, *, root: Path | None = None, download: bool = False) -> ImageSet:
-    """CIFAR-10: `load_dataset("cifar10", ...)`."""
-    return load_dataset("cifar10", split, root=root, download=download)

@@ -1,0 +1,95 @@
+"""Recordings of ROS 2 (rosbag2 as SQLite or MCAP), read without ROS; needs `rosbags`, of the extra `ros`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oat_runtime.data.camera_messages import check_compressed, check_image, rgb_compressed, rgb_image
+from oat_runtime.errors import DataError, InputError
+
+_COMPRESSED = "sensor_msgs/msg/CompressedImage"
+_IMAGES = ("sensor_msgs/msg/Image", _COMPRESSED)
+
+
+def is_bag(path: Path) -> bool:
+    """Tell whether `path` looks like a rosbag2: its folder, or its .mcap file."""
+    return path.suffix == ".mcap" or (path / "metadata.yaml").is_file()
+
+
+@contextmanager
+def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterator[Any]:
+    """Open a bag as a `rosbags.highlevel.AnyReader`.
+
+    Args:
+        path: a rosbag2 folder or .mcap file.
+        definitions: text of message definitions by type name, for a bag that does not carry its own.
+
+    Raises:
+        DataError: not a bag, or rosbags is not installed.
+    """
+    try:
+        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError as error:
+        raise DataError("reading a bag needs rosbags: pip install 'oat-robot[ros]', or pip install rosbags") from error
+    types = get_typestore(Stores.ROS2_JAZZY)
+    for name, text in (definitions or {}).items():
+        types.register(get_types_from_msg(text, name))
+    try:
+        reader = AnyReader([path], default_typestore=types)
+        reader.open()
+    except (AnyReaderError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a rosbag2: {error}") from error
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iterator[npt.NDArray[np.uint8]]:
+    """Read the images of a bag in their order, in every encoding that the node understands.
+
+    Args:
+        path: a rosbag2 folder or .mcap file.
+        topic: of sensor_msgs/Image or CompressedImage; empty: the bag's only one.
+        option: what a user sets to name the topic, for the error.
+
+    Returns:
+        Images (H, W, 3), uint8 RGB, decoded one by one.
+
+    Raises:
+        DataError: not a bag, or no such topic, before the first image is taken; later, an image that the node would
+            refuse, with the node's reason.
+    """
+    with open_bag(path) as reader:
+        topics = sorted({c.topic for c in reader.connections if c.msgtype in _IMAGES})
+    wanted = [topic] if topic else topics
+    if len(wanted) != 1 or wanted[0] not in topics:
+        raise DataError(f"{path}: expected one image topic, got {topic or topics}: set {option} to one of {topics}")
+    return _images(path, wanted[0])
+
+
+def _images(path: Path, topic: str) -> Iterator[npt.NDArray[np.uint8]]:
+    with open_bag(path) as reader:
+        connections = [c for c in reader.connections if c.topic == topic and c.msgtype in _IMAGES]
+        for index, (connection, _, raw) in enumerate(reader.messages(connections)):
+            message = reader.deserialize(raw, connection.msgtype)
+            try:
+                image_HWC = _rgb(message, compressed=connection.msgtype == _COMPRESSED)
+            except InputError as error:
+                raise DataError(f"{path}, image {index} of {topic} cannot be used: {error}") from error
+            yield image_HWC
+
+
+def _rgb(message: Any, *, compressed: bool) -> npt.NDArray[np.uint8]:
+    if compressed:
+        check_compressed(message)
+        return rgb_compressed(message)
+    check_image(message)
+    return np.array(rgb_image(message))

@@ -1,0 +1,229 @@
+"""What a data set known by name is made of: where its files lie, who reads them, and how they are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from oat_runtime.data.image_set import ImageSet, Split, is_by_class, mixed, resized
+from oat_runtime.data.roots import data_roots
+from oat_runtime.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a reader finds of a split. Images are decoded when they are asked for.
+
+    Attributes:
+        labels_N: int64, of all images.
+        first_images: takes a number up to N and gives that many images from the first on, uint8 RGB (n, H, W, 3).
+        groups_N: int64, where there are near copies; see `ImageSet`.
+    """
+
+    labels_N: npt.NDArray[np.int64]
+    first_images: Callable[[int], npt.NDArray[np.uint8]]
+    groups_N: npt.NDArray[np.int64] | None = None
+
+
+Reader = Callable[[Path, Split, int | None], Contents]
+"""(folder, split, side) to contents. A reader of image files fits them to `side`; all others may leave that be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One form in which a data set may lie under a data root.
+
+    Attributes:
+        form: what its files are, for people.
+        marker: path whose presence tells this form apart, relative to the root.
+        folder: what the reader gets, relative to the root.
+        read: the reader.
+        num_images: how many images each split must have.
+    """
+
+    form: str
+    marker: str
+    folder: str
+    read: Reader
+    num_images: Mapping[Split, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One official file: its address, its MD5, and where it goes under the root (`unpack` an archive, or as it is)."""
+
+    url: str
+    md5: str
+    folder: str = "."
+    unpack: bool = True
+
+    @property
+    def file_name(self) -> str:
+        """Its last path component."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set that is known by name."""
+
+    title: str
+    class_names: tuple[str, ...]
+    locations: tuple[Location, ...]
+    archives: tuple[Archive, ...]
+    mirrors: bool = True
+    side: int | None = None
+    """Side in pixels that images of many sizes are brought to where no other is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A data set that is at hand: the root that holds it, and in which form."""
+
+    root: Path
+    location: Location
+
+    @property
+    def folder(self) -> Path:
+        """What the reader gets."""
+        return self.root / self.location.folder
+
+
+def find_source(source: Source, root: Path | None = None) -> Found | None:
+    """Look for a data set by the rule of `oat_runtime.data.roots`.
+
+    Returns:
+        Where it lies; None where nobody names a folder and neither usual one holds it.
+
+    Raises:
+        DataError: `root` or `$OAT_DATA` names a folder that does not hold it.
+    """
+    roots = data_roots(root)
+    found = _look(source, roots)
+    if found is None and len(roots) == 1:
+        raise _missing(source, roots)
+    return found
+
+
+def fetch_source(source: Source, root: Path | None = None, *, timeout_s: float = 30.0) -> Found:
+    """Fetch the official files, checked against their MD5, and unpack what is an archive.
+
+    Args:
+        source: the data set.
+        root: where to; None: `$OAT_DATA`, else the user's cache.
+        timeout_s: how long a server may stay silent.
+
+    Raises:
+        DataError: a file could not be fetched, or is not what it should be.
+    """
+    to = data_roots(root)[-1]
+    for archive in source.archives:
+        _fetch(archive, to, source.title, timeout_s=timeout_s)
+    found = _look(source, (to,))
+    if found is None:
+        raise _missing(source, (to,))
+    return found
+
+
+def load_source(
+    name: str,
+    source: Source,
+    split: Split,
+    *,
+    root: Path | None,
+    download: bool,
+    side: int | None,
+    limit: int | None = None,
+) -> ImageSet:
+    """Read one split of a known data set from where it is found, check what comes, and mix what lies class by class.
+
+    Raises:
+        DataError: nothing there, or files that are damaged or incomplete.
+    """
+    roots = data_roots(root)
+    found = _look(source, roots)
+    if found is None:
+        if not download:
+            raise _missing(source, roots)
+        found = fetch_source(source, root)
+    contents = found.location.read(found.folder, split, side or source.side)
+    labels_N, expected = contents.labels_N, found.location.num_images[split]
+    if len(labels_N) != expected:
+        raise DataError(
+            f"{found.folder}: expected {expected} {split} images, got {len(labels_N)} labels: the copy is incomplete"
+        )
+    num_classes = len(source.class_names)
+    if expected and not 0 <= labels_N.min() <= labels_N.max() < num_classes:
+        raise DataError(
+            f"{found.folder}: expected classes 0..{num_classes - 1}, got {labels_N.min()}..{labels_N.max()}: "
+            "the labels are damaged"
+        )
+    # What lies class by class is mixed as a whole, so that its beginning is the same whatever the limit.
+    count = expected if limit is None or is_by_class(labels_N) else min(limit, expected)
+    images_NHWC = contents.first_images(count)
+    if len(images_NHWC) != count:
+        raise DataError(
+            f"{found.folder}: expected {count} {split} images, got {len(images_NHWC)}: the copy is incomplete"
+        )
+    if side is not None and images_NHWC.shape[1:3] != (side, side):
+        images_NHWC = np.stack([resized(image, side) for image in images_NHWC])
+    title = f"{name} {split}" if side is None else f"{name}@{side} {split}"
+    groups_N = None if contents.groups_N is None else contents.groups_N[:count]
+    data = ImageSet(images_NHWC, labels_N[:count], source.class_names, title, groups_N, source.mirrors)
+    return data if count < expected else mixed(data).first(limit)
+
+
+def _look(source: Source, roots: tuple[Path, ...]) -> Found | None:
+    for root in roots:
+        for location in source.locations:
+            if (root / location.marker).exists():
+                return Found(root, location)
+    return None
+
+
+def _missing(source: Source, roots: tuple[Path, ...]) -> DataError:
+    return DataError(
+        f"no {source.title} under {' or '.join(map(str, roots))}: expected "
+        f"{' or '.join(at.marker for at in source.locations)}; name the folder that holds one of them, set OAT_DATA "
+        "to it, or fetch the official files: --download of oat-train, oat-export and oat-evaluate"
+    )
+
+
+def _fetch(archive: Archive, root: Path, title: str, *, timeout_s: float) -> None:
+    try:
+        import pooch  # an extra: only downloads need it
+    except ImportError as error:
+        raise DataError("downloads need pooch: pip install 'oat-robot[training]'") from error
+    unpack = pooch.Unzip if archive.file_name.endswith(".zip") else pooch.Untar
+    shows_progress = find_spec("tqdm") is not None
+    try:
+        pooch.retrieve(
+            archive.url,
+            known_hash=f"md5:{archive.md5}",
+            path=root / archive.folder,
+            fname=archive.file_name,
+            downloader=pooch.HTTPDownloader(progressbar=shows_progress, timeout=timeout_s),
+            processor=unpack(extract_dir=".") if archive.unpack else None,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{title} could not be downloaded ({error}): put it under {root} by hand") from error
+
+
+def whole_file(path: Path, num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a file that must have exactly this size.
+
+    Raises:
+        DataError: missing, or of another size.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing: unpack the official archive again")
+    if path.stat().st_size != num_bytes:
+        raise DataError(
+            f"{path}: expected {num_bytes} bytes, got {path.stat().st_size}: the file is truncated or wrong"
+        )
+    return np.fromfile(path, dtype=np.uint8)
