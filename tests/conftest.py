@@ -39,11 +39,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(ROS_TESTS):
             item.add_marker(pytest.mark.ros)
-        if item.get_closest_marker("gpu"):
-            import torch
+        if item.get_closest_marker("gpu") and not _has_cuda():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
-            if not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+def _has_cuda() -> bool:
+    if not HAS_TORCH:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def engine() -> str:
+    """The engine of tests that need just any: torch, or what a robot has."""
+    return "torch" if HAS_TORCH else "onnxruntime"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
 from oat_perception.attacker import PGD10, Attacker
 from oat_perception.comparison import fixed_answers
 from oat_perception.treatment import disturb

@@ -25,8 +25,8 @@ FRAME = Frame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.ui
 
 
 @pytest.fixture(scope="module")
-def runtime(tiny_bundle: Path) -> OATRuntime:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", num_threads=1)
+def runtime(tiny_bundle: Path, engine) -> OATRuntime:
+    runtime = OATRuntime.load(tiny_bundle, backend=engine, num_threads=1)
     runtime.prepare()
     return runtime
 
@@ -88,8 +88,8 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     assert third.signals.network.disagrees is None
 
 
-def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, monkeypatch) -> None:
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans="folded", num_threads=1)
+def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, engine, monkeypatch) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend=engine, plans="folded", num_threads=1)
     runtime.prepare()
     core = PerceptionCore(runtime, PolicyConfig())
     before = _run(core, 0.0).prediction.point

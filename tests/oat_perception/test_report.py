@@ -6,6 +6,8 @@ import re
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("matplotlib")
 from oat_perception.day_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
 from oat_perception.report import write_report
 from oat_perception.scenario import Manual, Phase, Scenario

@@ -49,12 +49,14 @@ def test_one_pass_shows_each_image_once_with_its_own_label_in_the_seeds_order(tm
 
 
 def test_foolbox_carries_twenty_labelled_images():
+    pytest.importorskip("foolbox")
     labelled = sources.load_foolbox_cifar10()
     assert labelled.images_NHWC.shape == (20, 32, 32, 3)
     assert labelled.labels_N[:6].tolist() == [3, 8, 8, 0, 6, 6]  # the official test labels
 
 
 def test_without_data_and_network_the_last_resort_is_foolbox(tmp_path, monkeypatch):
+    pytest.importorskip("foolbox")
     monkeypatch.delenv("OAT_DATA", raising=False)
     monkeypatch.setattr(sources, "find_cifar10", lambda data_root: None)
     assert sources.load_cifar10_test().name == "20 images from foolbox"

@@ -1,6 +1,8 @@
 """Laws that every attack keeps, from one table: the ball, the box, chance, independence, and what it leaves alone."""
 
 import pytest
+
+pytest.importorskip("torch")
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

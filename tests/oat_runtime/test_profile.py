@@ -16,7 +16,7 @@ from oat_runtime.operating_point import OperatingTable
 from oat_runtime.profile import DeviceProfile, ProfileRow, main, measure, processor_name
 from oat_runtime.runtime import OATRuntime
 
-IN_USE: dict[str, Any] = {"backend": "torch", "precision": "float32", "num_threads": 1}
+IN_USE: dict[str, Any] = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_apply_fills_every_row_by_its_width_and_touches_nothing_else(
     assert [row.latency_ms_p50 for row in filled.rows] == [10.0 * row.width + row.lam for row in table.rows]
     assert [row.latency_ms_p99 for row in filled.rows] == [12.0 * row.width + row.lam for row in table.rows]
     assert [row.energy_j for row in filled.rows] == [0.1 * row.width for row in table.rows]
-    assert all(word in filled.device for word in (processor_name(), "torch", "float32", "1 thread"))
+    assert all(word in filled.device for word in (processor_name(), "onnxruntime", "float32", "1 thread"))
     assert [row.measurements for row in filled.rows] == [row.measurements for row in table.rows]
     assert filled.bundle_sha256 == table.bundle_sha256
     assert all(row.latency_ms_p50 is None for row in table.rows)
@@ -124,7 +124,7 @@ def test_measuring_covers_every_point_and_leaves_the_active_one_alone(
             pass
 
     monkeypatch.setattr(profile_module, "energy_counter", lambda device: Meter())
-    runtime = OATRuntime.load(tiny_bundle, backend="torch", plans="shared", num_threads=1)
+    runtime = OATRuntime.load(tiny_bundle, backend="onnxruntime", plans="shared", num_threads=1)
     before = runtime.set_point(lam=0.3, width=0.75)
     measured = measure(runtime, seconds_per_point=1e-4, batches=(1, 2))
     runtime.close()
@@ -141,8 +141,9 @@ def test_measuring_covers_every_point_and_leaves_the_active_one_alone(
 def test_the_command_ends_with_the_profile_it_wrote(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     path = tmp_path / "profile.json"
-    arguments = [str(tiny_bundle), "--backend", "torch", "--threads", "1", "--seconds-per-point", "1e-4"]
+    arguments = [str(tiny_bundle), "--backend", "onnxruntime", "--threads", "1", "--seconds-per-point", "1e-4"]
     picture = tmp_path / "profile.png"
     assert main([*arguments, "--output", str(path), "--plot", str(picture)]) == 0
     assert picture.stat().st_size > 1000

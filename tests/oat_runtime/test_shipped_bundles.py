@@ -61,8 +61,10 @@ def test_every_engine_passes_the_probe_at_every_point(
 
 @pytest.mark.parametrize("plans", ["shared", "folded"])
 @pytest.mark.parametrize("name", SHA256)
-def test_the_probe_fails_where_one_point_answers_for_all(name: str, plans: Literal["shared", "folded"]) -> None:
-    runtime = OATRuntime.load(BUNDLES / name, backend="torch", plans=plans, num_threads=1)
+def test_the_probe_fails_where_one_point_answers_for_all(
+    name: str, plans: Literal["shared", "folded"], engine: BackendName
+) -> None:
+    runtime = OATRuntime.load(BUNDLES / name, backend=engine, plans=plans, num_threads=1)
     with pytest.raises(BundleError, match="probe"):
         replay(runtime, at=runtime.active)
     runtime.close()

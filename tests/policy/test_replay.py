@@ -173,6 +173,7 @@ def test_a_bag_replays_like_the_log_that_it_holds(
 def test_policies_are_compared_on_the_same_inputs(
     tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     log = tmp_path / "decisions.jsonl"
     _write_log(log, profiled_table, constants)
     careful = tmp_path / "careful.json"

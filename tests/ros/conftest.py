@@ -201,7 +201,7 @@ class Graph:
     def __init__(self, bundle: Path, parameters: dict[str, Any]) -> None:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=next(_DOMAINS))
-        given = {"backend": "torch", "precision": "float32", "num_threads": 1, "bundle": str(bundle)}
+        given = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1, "bundle": str(bundle)}
         given |= {"auto_activate": True, **parameters}
         self.node = PerceptionNode(
             context=self.context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()]

@@ -60,7 +60,10 @@ def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, f
 @pytest.mark.parametrize(
     ("module", "settings"),
     [
-        ("perception_node", {"auto_activate": True, "always_process": True, "backend": "torch", "num_threads": 1}),
+        (
+            "perception_node",
+            {"auto_activate": True, "always_process": True, "backend": "onnxruntime", "num_threads": 1},
+        ),
         ("camera_replay_node", {"source": "foolbox", "wait_for_subscriber": False, "rate_hz": 500.0}),
         ("bench_echo", {}),
         ("console", {}),

@@ -226,7 +226,7 @@ def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Pa
     graph = start_graph(auto_activate=False)
     peer = graph.peer
     command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    settings = {"bundle": bundle, "backend": "torch", "auto_activate": "true", "always_process": "true"}
+    settings = {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true", "always_process": "true"}
     for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
     domain = {"ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
@@ -318,7 +318,7 @@ def test_a_profile_of_another_bundle_is_refused_and_the_right_one_gives_deadline
             bundle_sha256=sha256,
             device=processor_name(),
             power_mode=power_mode(),
-            backend="torch",
+            backend="onnxruntime",
             precision="float32",
             plans="shared",
             num_threads=1,

@@ -103,7 +103,7 @@ def test_ten_times_overload_stays_fresh_and_counts_what_it_drops(start_graph, mo
 def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, bundle: Path) -> None:
     graph = start_graph()
     peer = graph.peer
-    given = {"backend": "torch", "num_threads": 1, "bundle": str(bundle), "auto_activate": True, "lambda": 0.2}
+    given = {"backend": "onnxruntime", "num_threads": 1, "bundle": str(bundle), "auto_activate": True, "lambda": 0.2}
     overrides = [Parameter(name, value=value) for name, value in given.items()]
     second = PerceptionNode(context=graph.context, namespace="rear", parameter_overrides=overrides)
     executor = SingleThreadedExecutor(context=graph.context)
@@ -136,7 +136,7 @@ def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bund
     peer.create_subscription(Perception, "/second/oat_perception/perception", results.append, 5)
     camera = peer.create_publisher(Image, "/second/image", 5)
     command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    for name, value in {"bundle": bundle, "backend": "torch", "auto_activate": "true"}.items():
+    for name, value in {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true"}.items():
         command += ["-p", f"{name}:={value}"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
     for sign, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+pytest.importorskip("PIL")
 from PIL import Image
 
 from oat_runtime.data import SOURCES, ImageSet, Split, cifar, load_dataset, stl10

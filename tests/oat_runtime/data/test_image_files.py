@@ -68,6 +68,7 @@ def test_a_folder_gives_its_images_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_both_readers_give_the_pixels_that_were_stored(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     for suffix in (".png", ".ppm", ".bmp", ".tiff", ".webp"):
         path = tmp_path / f"image{suffix}"
@@ -78,6 +79,7 @@ def test_both_readers_give_the_pixels_that_were_stored(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png cannot be decoded: .*: copy it again"):
         read_image(tmp_path / "text.png", remedy="copy it again")
