@@ -1,8 +1,8 @@
 # Every command that people and CI run. Each does the set-up it needs first; a second call takes seconds.
 #
 #   PYTHON=python3.11   the interpreter that .venv is made from
-#   TORCH_INDEX=URL     package index with CPU builds of torch; without it, and without one in pip's own settings
-#                       (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), pip takes the default build, with gigabytes of CUDA
+#   TORCH_INDEX=URL     package index to take torch from; without it, a machine without an NVIDIA driver takes torch's own
+#                       CPU builds, unless pip's settings name another source
 #   DEMO_ARGS=...  BENCH_ARGS=...  PYTEST_ARGS=...   passed on
 
 SHELL := /bin/bash
@@ -11,12 +11,12 @@ TORCH_INDEX ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 PYTEST_ARGS ?=
-PIP_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 ROS := . tools/ros_env.sh &&
 SETUP := .venv/.setup-done
+ROBOT := .venv-robot/.setup-done
 WS := ros2_ws/install/.built
 # Python files of the node need no rebuild: --symlink-install links to them.
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
@@ -25,7 +25,7 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
 	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
 
-.PHONY: help setup ws demo test soak coverage lint format bench constraints clean
+.PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -43,6 +43,11 @@ test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
 
 soak: $(WS) ## the slow tests of the ROS graph: ten minutes of images, thousands of overrides and damaged images
 	$(ROS) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
+
+robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the tests that need no torch
+	@cat .venv-robot/sizes.txt
+	OMP_NUM_THREADS=1 .venv-robot/bin/python -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)
+	OAT_VENV=.venv-robot && $(ROS) python -m pytest tests/ros/test_start.py $(PYTEST_ARGS)
 
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)
@@ -66,15 +71,21 @@ constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt
 
 clean: ## remove what was built and installed
-	rm -rf .venv out ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .venv .venv-robot out ros2_ws/build ros2_ws/install ros2_ws/log
 
-$(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros_wheels.py
+$(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros_wheels.py tools/torch_index.py
 	@tools/check_system.sh $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time)"
-	@$(PIP) install -qq $(PIP_TORCH) --constraint constraints.txt \
-		--editable '.[ros,openvino,onnxruntime,training,dev]'
+	@options=$$($(PY) tools/torch_index.py "$(TORCH_INDEX)") && \
+		$(PIP) install -qq $$options --constraint constraints.txt \
+		--editable '.[ros,openvino,onnxruntime,nvml,training,dev]'
 	@$(PY) tools/prepare_ros_wheels.py
+	@touch $@
+
+# From the same Python as .venv: the workspace is built for that one.
+$(ROBOT): $(SETUP) tools/install_robot.sh
+	@tools/install_robot.sh $(PY) .venv-robot
 	@touch $@
 
 $(WS): $(SETUP) $(WS_SOURCES) ros2_ws/colcon_defaults.yaml

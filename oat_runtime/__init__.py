@@ -7,11 +7,12 @@ gradient attacks, which are loaded only when asked for.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any, Final
 
-SHIPPED_BUNDLE: Final = Path(__file__).resolve().parents[1] / "bundles" / "cifar10-wrn-16-4"
-"""The bundle of this checkout that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
+from oat_runtime.shipped import bundles_folder
+
+SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
+"""The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
 
 _HOME = {
     "OATError": "errors",

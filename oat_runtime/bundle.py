@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from oat_runtime.architecture import InputSpec, ModelConfig, tensor_shapes
 from oat_runtime.errors import BundleError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
+from oat_runtime.shipped import find_bundle
 
 SCHEMA_VERSION = 1
 NAME = r"[a-z0-9][a-z0-9._-]*"
@@ -134,10 +135,13 @@ class Bundle:
     def load(cls, path: str | os.PathLike[str]) -> Bundle:
         """Read the manifest and check every file against its size and hash.
 
+        Args:
+            path: the bundle's folder, or the name of a shipped bundle.
+
         Raises:
             BundleError: the folder, the manifest or a file is missing, truncated, changed, or of another schema.
         """
-        folder = Path(path)
+        folder = find_bundle(path)
         manifest_path = folder / MANIFEST
         if not manifest_path.is_file():
             raise BundleError(f"no bundle at {folder}: expected a folder with {MANIFEST}")

@@ -253,7 +253,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'oat-robot[training]'") from error
+        raise ConfigError("--plot needs matplotlib: pip install 'oat-robot[plots]'") from error
     batches = sorted({row.batch for row in profile.rows})
     figure = Figure(figsize=(4.5 * len(batches), 3.5), layout="constrained")
     for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False)[0], batches, strict=True):

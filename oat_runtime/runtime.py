@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NoReturn, Self, get_args
 
 import numpy as np
@@ -130,10 +129,10 @@ class OATRuntime:
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
     ) -> Self:
-        """Verify the bundle at `path` and make its runtime.
+        """Verify a bundle and make its runtime.
 
         Args:
-            path: a bundle's folder.
+            path: the bundle's folder, or the name of a shipped one, as in `cifar10-wrn-16-4`.
             device: `cpu` or `cuda`.
             backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
                 for a few seconds at first and remembered in the user's cache folder.
@@ -149,7 +148,7 @@ class OATRuntime:
             InputError: an unknown device, precision or form of plans.
         """
         return cls(
-            Bundle.load(Path(path)),
+            Bundle.load(path),
             device=device,
             backend=backend,
             precision=precision,

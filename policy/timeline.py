@@ -1,4 +1,4 @@
-"""Shows what a policy decided: as a table, next to other policies, and as a figure (matplotlib, extra `training`)."""
+"""Shows what a policy decided: as a table, next to other policies, and as a figure (matplotlib, extra `plots`)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def save_figure(played: Mapping[str, Steps], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DataError("a figure needs matplotlib: pip install 'oat-robot[training]'") from error
+        raise DataError("a figure needs matplotlib: pip install 'oat-robot[plots]'") from error
     figure = Figure(figsize=(max(7.0, 5.0 * len(played)), 5.0), dpi=150, layout="constrained")
     axes = figure.subplots(2, len(played), sharex=True, sharey="row", squeeze=False)
     for column, (name, steps) in enumerate(played.items()):

@@ -1,10 +1,10 @@
 # Sets what a shell needs to run ROS 2 and this workspace; sourced by bash: `. tools/ros_env.sh`
 #
 # With the ROS 2 wheels in .venv it uses those alone; without them it leaves the ROS 2 that is already sourced
-# (/opt/ros) as it is and only adds the workspace, if that is built.
+# (/opt/ros) as it is and only adds the workspace, if that is built. OAT_VENV names another environment than .venv.
 
 _oat_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-_oat_venv="$_oat_root/.venv"
+_oat_venv=$(realpath --no-symlinks "${OAT_VENV:-$_oat_root/.venv}")
 
 if compgen -G "$_oat_venv/lib/python3*/site-packages/rclpy" >/dev/null; then
   export VIRTUAL_ENV="$_oat_venv"
@@ -28,5 +28,7 @@ fi
 
 export RMW_IMPLEMENTATION="${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
+# Without it, large images between processes are lost. Set it empty for Fast DDS's own settings.
+export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$_oat_root/ros2_ws/src/oat_perception/config/fastdds.xml}"
 
 unset _oat_root _oat_venv _oat_libs

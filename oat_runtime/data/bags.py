@@ -37,7 +37,7 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
         from rosbags.highlevel import AnyReader, AnyReaderError
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError as error:
-        raise DataError("reading a bag needs rosbags: pip install 'oat-robot[ros]', or pip install rosbags") from error
+        raise DataError("reading a bag needs rosbags: pip install 'oat-robot[bags]'") from error
     types = get_typestore(Stores.ROS2_JAZZY)
     for name, text in (definitions or {}).items():
         types.register(get_types_from_msg(text, name))

@@ -73,7 +73,7 @@ def read_photo(path: Path) -> npt.NDArray[np.uint8]:
     try:
         from PIL import Image, ImageOps  # an extra: only folders of photos need it
     except ImportError as error:
-        raise DataError("folders of images need Pillow: pip install 'oat-robot[training]'") from error
+        raise DataError("folders of images need Pillow: pip install 'oat-robot[data]'") from error
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)

@@ -198,7 +198,7 @@ def _fetch(archive: Archive, root: Path, title: str, *, timeout_s: float) -> Non
     try:
         import pooch  # an extra: only downloads need it
     except ImportError as error:
-        raise DataError("downloads need pooch: pip install 'oat-robot[training]'") from error
+        raise DataError("downloads need pooch: pip install 'oat-robot[data]'") from error
     unpack = pooch.Unzip if archive.file_name.endswith(".zip") else pooch.Untar
     shows_progress = find_spec("tqdm") is not None
     try:

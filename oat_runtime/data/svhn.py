@@ -25,7 +25,7 @@ def read_svhn(folder: Path, split: Split, side: int | None) -> Contents:
         from scipy.io import loadmat  # an extra: only these files need it
         from scipy.io.matlab import MatReadError
     except ImportError as error:
-        raise DataError("SVHN's MATLAB files need scipy: pip install 'oat-robot[training]'") from error
+        raise DataError("SVHN's MATLAB files need scipy: pip install 'oat-robot[data]'") from error
     path = folder / f"{split}_32x32.mat"
     if not path.is_file():
         raise DataError(f"{path} is missing: fetch the official file again")

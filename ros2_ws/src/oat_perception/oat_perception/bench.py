@@ -1,8 +1,8 @@
 """Measures the node from outside: images over DDS to a node in a process of its own, and its answers back.
 
 `python -m oat_perception.bench [--bundle bundles/<name>] [--quick]`: loss, latency, the node's own share of it, peak
-rate, switches, malformed images and fallbacks. In turns with the node, an echo node shows what transport alone takes,
-and this process what the network alone takes.
+rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an echo node shows
+what transport alone takes, and this process what the network alone takes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import json
 import multiprocessing
 import os
 import platform
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +28,8 @@ from oat_perception.bench_camera import Camera, Run
 from oat_perception.bench_checks import checks, show
 from oat_perception.bench_control import Control, prepared_switches, survive_malformed, unprepared_switch
 from oat_perception.bench_fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
+from oat_perception.bench_process import module_command, running
+from oat_perception.bench_start import measure_start, summary
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
@@ -42,7 +42,8 @@ _WARM_UP_S = 1.0
 _PEAK_LOSS = 0.05
 _PROFILE_FILE = Path(__file__).parents[1] / "config" / "fastdds.xml"
 _POINT = OperatingPoint(1.0, 1.0)
-_STOP_TIMEOUT_S = 30.0
+_START_BACKEND = "onnxruntime"
+"""The start of this engine's node is measured where `auto` would first compare all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Plan:
         peak_steps: halvings of that search.
         num_switches: λ set by the parameter service.
         num_malformed: malformed images sent.
+        num_starts: starts of a node.
     """
 
     sizes: tuple[str, ...] = tuple(SIZES)
@@ -66,6 +68,7 @@ class Plan:
     peak_steps: int = 5
     num_switches: int = 1000
     num_malformed: int = 10_000
+    num_starts: int = 11
 
 
 QUICK = Plan(
@@ -76,6 +79,7 @@ QUICK = Plan(
     peak_steps=4,
     num_switches=100,
     num_malformed=500,
+    num_starts=3,
 )
 
 
@@ -85,8 +89,9 @@ def measure_sizes(bundle: Path, profile: str, backend: str, plan: Plan) -> list[
     runtime.prepare([_POINT])
     runtime.set_point(lam=_POINT.lam, width=_POINT.width)
     fixed = {"lambda": _POINT.lam, "width": _POINT.width, "probe_period_s": 0.0, "confidence_required": False}
-    with _domain(profile), _node(bundle, backend, fixed) as node_pid, _process("bench_echo") as echo_pid:
-        return [_measure(runtime, size, profile, plan, node_pid=node_pid, echo_pid=echo_pid) for size in plan.sizes]
+    echo_command = module_command("bench_echo", {})
+    with _domain(profile), running(_node(bundle, backend, fixed)) as node, running(echo_command) as echo:
+        return [_measure(runtime, size, profile, plan, node_pid=node.pid, echo_pid=echo.pid) for size in plan.sizes]
 
 
 def _measure(
@@ -188,7 +193,7 @@ def measure_control(bundle: Path, profile: str, backend: str, plan: Plan) -> dic
     runtime = OATRuntime.load(bundle, backend=backend)
     found: dict[str, Any] = {}
     settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
-    with _domain(profile), _node(bundle, backend, {**settings, **SETTINGS}):
+    with _domain(profile), running(_node(bundle, backend, {**settings, **SETTINGS})):
         camera = Camera(image_HWC, reliable=True, depth=100)
         camera.wait_for_node()
         found["late_ms"] = signal_fallbacks(camera)
@@ -206,11 +211,22 @@ def measure_control(bundle: Path, profile: str, backend: str, plan: Plan) -> dic
             "num_answered": answered,
         }
         camera.destroy_node()
-    with _domain(profile), _node(bundle, backend, POLICY_SETTINGS):
+    with _domain(profile), running(_node(bundle, backend, POLICY_SETTINGS)):
         camera = Camera(image_HWC)
         found["late_ms"]["policy"] = policy_fallback(camera)
         camera.destroy_node()
     return found
+
+
+def measure_starts(bundle: Path, profile: str, backend: str, plan: Plan) -> dict[str, Any]:
+    """Median and worst of several starts of the node; one before them fills the caches of files."""
+    backend = _START_BACKEND if backend == "auto" else backend
+    with _domain(profile):
+        camera = Camera(_picture((32, 32)))
+        command = _node(bundle, backend, {})
+        starts = [measure_start(camera, command) for _ in range(1 + plan.num_starts)][1:]
+        camera.destroy_node()
+    return {"num_starts": len(starts), "backend": backend, **summary(starts)}
 
 
 def _picture(size_hw: tuple[int, int]) -> np.ndarray:
@@ -229,26 +245,9 @@ def _domain(profile: str) -> Iterator[None]:
         rclpy.try_shutdown()
 
 
-def _node(bundle: Path, backend: str, settings: Mapping[str, Any]) -> contextlib.AbstractContextManager[int]:
+def _node(bundle: Path, backend: str, settings: Mapping[str, Any]) -> list[str]:
     given = {"bundle": str(bundle), "auto_activate": True, "backend": backend, **settings}
-    return _process("perception_node", *(f"{name}:={json.dumps(value)}" for name, value in given.items()))
-
-
-@contextlib.contextmanager
-def _process(module: str, *parameters: str) -> Iterator[int]:
-    command = [sys.executable, "-m", f"oat_perception.{module}", "--ros-args", "--log-level", "error"]
-    command += [word for assignment in parameters for word in ("-p", assignment)]
-    # People's table and the JSON line have stdout for themselves.
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    try:
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return module_command("perception_node", given)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -269,10 +268,12 @@ def main(argv: list[str] | None = None) -> int:
             rows += process.submit(measure_sizes, options.bundle, profile, options.backend, plan).result()
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         control = process.submit(measure_control, options.bundle, "shipped", options.backend, plan).result()
-    found = checks(rows, control)
-    show(f"{options.bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, found)
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        start = process.submit(measure_starts, options.bundle, "shipped", options.backend, plan).result()
+    found = checks(rows, control, start)
+    show(f"{options.bundle.name}, {_RATE_HZ:g} Hz, {options.backend}", rows, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
-    rows.append({"size": "32x32", "profile": "shipped", **control})
+    rows += [{"size": "32x32", "profile": "shipped", **part} for part in (control, start)]
     print(json.dumps({"name": "oat_perception.bench", "machine": machine, "rows": rows, "checks": found}))
     return 0
 

@@ -76,7 +76,7 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
     def is_well() -> bool:
         speak()
         answer = camera.ask()
-        return bool(reasons) and answer.width == 1.0 and not distrusts(answer)
+        return bool(reasons) and not is_narrow(answer) and not distrusts(answer)
 
     subscription = camera.create_subscription(DecisionRecord, f"{NODE}/decision", keep, 10)
     camera.wait(is_well, "trust and a full battery have their effect")

@@ -47,6 +47,7 @@ from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.data import CIFAR10, ImageSet, find_source
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
+from oat_runtime.shipped import find_bundle
 
 _START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
@@ -135,7 +136,7 @@ def _parse(argv: list[str] | None) -> Options:
     if not 1.0 <= arguments.rate <= 100.0:
         raise ConfigError(f"--rate must be in [1, 100] Hz, got {arguments.rate:g}")
     return Options(
-        bundle=arguments.bundle.resolve(),
+        bundle=find_bundle(arguments.bundle).resolve(),
         output=arguments.output.resolve(),
         scenario=DAY.with_seconds_per_phase(seconds) if seconds else DAY,
         seconds_per_phase=seconds,

@@ -1,11 +1,11 @@
 #!/bin/bash
 # Starts the perception node on a robot: `start.sh [more ROS arguments]`. Used by the systemd unit and the container.
 #
-#   BUNDLE     folder of the trained network
+#   BUNDLE     the trained network: its folder, or the name of a shipped one
 #   PARAMS     parameter file; empty: the one that ships
 #   WORKSPACE  the built workspace          VENV  the environment with oat-robot in it
 set -e
-: "${BUNDLE:?set BUNDLE to the folder of a trained network}"
+: "${BUNDLE:?set BUNDLE to the folder of a trained network, or the name of a shipped one}"
 : "${WORKSPACE:=/opt/oat/ros2_ws}" "${VENV:=/opt/oat/venv}"
 . /opt/ros/jazzy/setup.bash
 . "$VENV/bin/activate"
