@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from oat_runtime.data import ImageSet, load_dataset
@@ -27,8 +25,8 @@ from oat_runtime.terminal import wide_console
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.evaluate import first, right
-from training.kept import Kept
+from training.evaluation.cache import Bools, OutcomeCache
+from training.evaluation.counting import cached_outcomes, progress
 from training.network import OATNet, folded
 from training.origin import machine
 from training.recipes import pgd
@@ -40,22 +38,27 @@ LIMITS = {"sa": -0.010, "ra": -0.015}
 """How much worse than the first recipe another one may be: the 95 % bound of the mean over λ, at each width."""
 _Z95 = 1.645
 
-Hits = npt.NDArray[np.float64]
-"""(seeds, λ, widths, images): 1 where the image was classified right."""
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What all seeds of one recipe got right, clean and attacked."""
+class RecipeOutcomes:
+    """The outcomes of all seeds of one recipe, clean and attacked: 1 where an image was classified correctly.
+
+    Attributes:
+        config: the recipe.
+        sa: clean, (seeds, λ, widths, images).
+        ra: attacked, (seeds, λ, widths, images).
+    """
 
     config: TrainConfig
-    sa: Hits
-    ra: Hits
+    sa: Floats
+    ra: Floats
 
 
 def measure(
     config: TrainConfig, run: Path, *, test_set: ImageSet, attack: AttackSpec, world: World, download: bool
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+) -> tuple[Bools, Bools]:
     """Train one run to its end, or take it from its folder: (clean, attacked) outcomes, each (λ, widths, images)."""
     train(config, run, world=world, download=download)
     checkpoint = load_checkpoint(run / "checkpoint.pt", device=world.device)
@@ -63,19 +66,19 @@ def measure(
         raise CheckpointError(f"{run} has not ended: run the same command again")
     model = OATNet(checkpoint.config.model).to(world.device)
     model.load_state_dict(checkpoint.model)
-    kept = Kept(run / "measured", model)
+    cache = OutcomeCache(run / "measured", model)
     knots, widths = model.config.lambdas, model.config.widths
     shape = (len(knots), len(widths), len(test_set))
     clean, attacked = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     points = [(k, w, OperatingPoint(lam, width)) for k, lam in enumerate(knots) for w, width in enumerate(widths)]
-    for k, w, point in track(points, description=run.name, console=Console(stderr=True)):
+    for k, w, point in progress(points, run.name):
         plain = folded(model, lam=point.lam, width=point.width)
-        for hits, of in ((clean, None), (attacked, attack)):
-            hits[k, w] = right(plain, point, test_set, attack=of, kept=kept, device=world.device)
+        for correct, of in ((clean, None), (attacked, attack)):
+            correct[k, w] = cached_outcomes(plain, point, test_set, attack=of, cache=cache, device=world.device)
     return clean, attacked
 
 
-def lower_bound(difference_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+def lower_bound(difference_N: Floats) -> tuple[float, float]:
     """(mean, one-sided 95 % bound of the mean from below) of a paired difference; one value an image.
 
     The images are the sample; the seeds are averaged before, so their own scatter shows in the seeds' rows only.
@@ -84,7 +87,7 @@ def lower_bound(difference_N: npt.NDArray[np.float64]) -> tuple[float, float]:
     return mean, mean - _Z95 * float(difference_N.std(ddof=1)) / float(np.sqrt(len(difference_N)))
 
 
-def compare(name: str, other: Outcomes, reference: Outcomes) -> list[dict[str, Any]]:
+def compare(name: str, other: RecipeOutcomes, reference: RecipeOutcomes) -> list[dict[str, Any]]:
     """Checks of one recipe against the reference: the mean over λ at each width, SA and RA."""
     checks = []
     for index, width in enumerate(reference.config.model.widths):
@@ -105,7 +108,7 @@ def compare(name: str, other: Outcomes, reference: Outcomes) -> list[dict[str, A
     return checks
 
 
-def rows_of(name: str, outcomes: Outcomes) -> list[dict[str, Any]]:
+def rows_of(name: str, outcomes: RecipeOutcomes) -> list[dict[str, Any]]:
     """Every operating point: accuracy over all seeds, and of each."""
     model = outcomes.config.model
     return [
@@ -117,7 +120,7 @@ def rows_of(name: str, outcomes: Outcomes) -> list[dict[str, Any]]:
     ]
 
 
-def dual_check(name: str, one: Outcomes, dual: Outcomes) -> dict[str, Any]:
+def dual_check(name: str, one: RecipeOutcomes, dual: RecipeOutcomes) -> dict[str, Any]:
     """The paper's finding on dual batch norm: without it, SA at λ=0 and the reach of λ fall."""
     gain_N = (dual.sa - one.sa)[:, 0].mean(axis=(0, 1))
     _, bound = lower_bound(gain_N)
@@ -170,21 +173,21 @@ def main() -> int:
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     try:
         configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
-        test_set = first(load_dataset(configs[names[0]].dataset, "test", download=args.download), count)
+        test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download, limit=count)
         # Seed by seed, so that a comparison that is cut short has whole seeds.
-        hits: dict[str, list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]] = {name: [] for name in names}
+        pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
         for seed in args.seeds:
             for name, config in configs.items():
                 seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{Path(name).stem}-{seed}"
-                hits[name].append(
+                pairs_of[name].append(
                     measure(seeded, run, test_set=test_set, attack=attack, world=world, download=args.download)
                 )
     except OATError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     outcomes = {
-        name: Outcomes(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
-        for name, pairs in hits.items()
+        name: RecipeOutcomes(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
+        for name, pairs in pairs_of.items()
     }
     reference, *others = args.recipes
     rows = [row for name in names for row in rows_of(name, outcomes[name])]

@@ -17,8 +17,9 @@ from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.evaluate import ATTACKS, Plan, first, fit_temperature, measure_table
-from training.kept import Kept
+from training.evaluation.cache import OutcomeCache
+from training.evaluation.counting import ATTACKS
+from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
 
@@ -35,7 +36,7 @@ def export(
     num_attacked: int,
     num_corrupted: int,
     device: str,
-    kept: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> Bundle:
     """Round the weights, measure both tables, and write the bundle.
 
@@ -43,8 +44,8 @@ def export(
     as large, and its figures are those of the network that ships.
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything. Below `kept`, what was counted is kept, so that an
-    export that was stopped goes on where it was.
+    `test_set` and every kind. Nothing of `report` decides anything. Outcomes are kept in
+    `cache_folder`, so that an export that was stopped goes on where it was.
     """
     config = checkpoint.config
     model = OATNet(config.model)
@@ -55,25 +56,25 @@ def export(
             weight.copy_(weight.half())
     model = model.with_film_tables().to(device)
     _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
-    select_plan = Plan(
+    select_conditions = Conditions(
         clean=validation,
-        attacked=first(validation, num_attacked),
+        attacked=validation.first(num_attacked),
         attack=_ATTACK,
-        corrupted=first(validation, num_corrupted),
+        corrupted=validation.first(num_corrupted),
         kinds=FITTING_KINDS,
         severities=(2, 4),
     )
-    report_plan = Plan(
+    report_conditions = Conditions(
         clean=test_set,
-        attacked=first(test_set, num_attacked),
+        attacked=test_set.first(num_attacked),
         attack=_ATTACK,
-        corrupted=first(test_set, num_corrupted),
+        corrupted=test_set.first(num_corrupted),
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )
-    outcomes_kept = Kept(kept, model)
-    select_rows, _ = measure_table(model, select_plan, title="select table", kept=outcomes_kept)
-    report_rows, outcomes = measure_table(model, report_plan, title="report table", kept=outcomes_kept)
+    cache = OutcomeCache(cache_folder, model)
+    select_rows, _ = measure_table(model, select_conditions, title="select table", cache=cache)
+    report_rows, outcomes = measure_table(model, report_conditions, title="report table", cache=cache)
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
     spec = InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2])
     return save_bundle(
@@ -127,7 +128,7 @@ def main() -> int:
             num_attacked=args.attacked,
             num_corrupted=args.corrupted,
             device=args.device,
-            kept=args.checkpoint.parent / "measured",
+            cache_folder=args.checkpoint.parent / "measured",
         )
     except OATError as error:
         print(f"oat-export: {error}", file=sys.stderr)

@@ -14,14 +14,14 @@ from training.config import TrainConfig
 from training.network import LambdaBatch, OATNet, frozen, untracked
 
 _LOG = logging.getLogger(__name__)
-NUM_LOOK = 256
+NUM_IMAGES = 256
 OVERFITTING_GAP = 0.15
 """False robust accuracy (see `false_robustness`) beyond which a network is taken to fool its own attack. In sound runs
 seven steps leave four fifths of what one step leaves (WRN-16-4, CIFAR-10: 0.40 of 0.50) or three quarters (half a
 WRN-16-2, GTSRB: 0.52 of 0.70); after catastrophic overfitting, next to nothing."""
 
 
-def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
+def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
     """Accuracies in [0, 1] on a few validation images; the model is afterwards as it was.
 
     `sa_L` is clean at λ=L and full width, `_narrow` at the narrowest; `ra_pgd7_L` is under PGD-7; `ra_one_L` under one
@@ -30,8 +30,8 @@ def look(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]
     that is λ=0, which no attack has trained; see `warn`.
     """
     device = model.code_KD.device
-    x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:NUM_LOOK]).to(device))
-    y_N = torch.from_numpy(data.labels_N[:NUM_LOOK]).to(device)
+    x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:NUM_IMAGES]).to(device))
+    y_N = torch.from_numpy(data.labels_N[:NUM_IMAGES]).to(device)
     knots, widths = model.config.lambdas, model.config.widths
     epsilon = config.attack.epsilon
     one_step = config.attack.step_size if config.attack.num_steps == 1 else 1.25 * epsilon

@@ -14,7 +14,7 @@ import numpy as np
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from training.plot_style import COLOURS, FAINT, MARKERS, STYLE
+from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, STYLE
 
 if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.terminal import wide_console
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import look, score, warn
+from training.monitor import quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
 from training.trainer import StepMetrics, Trainer
@@ -166,7 +166,7 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # other batch sizes: not worth compiling for
         if trainer.average is not None and not trainer.finished:
             stack.enter_context(trainer.average.shown_by(trainer.model))
-        figures = look(trainer.model, validation_set, trainer.config)
+        figures = quick_validation(trainer.model, validation_set, trainer.config)
     suspect = warn(figures, trainer.step)
     log.entry(trainer.step, extra | figures | {"catastrophic_overfitting": suspect})
     return figures

@@ -16,10 +16,10 @@ from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
 from training import export as export_module
-from training import kept as kept_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.evaluate import EvalCounts
+from training.evaluation import cache, counting
+from training.evaluation.cache import Bools
 from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights
 from training.trainer import Trainer
@@ -138,7 +138,7 @@ def test_an_export_goes_on_where_it_was_stopped(
     counted: list[str] = []
     stop_at = [5]
 
-    def evaluate(*args: object, attack: object, **kwargs: object) -> EvalCounts:
+    def outcomes_of(*args: object, attack: object, **kwargs: object) -> Bools:
         if attack is not None:  # once a point
             if len(counted) == stop_at[0]:
                 raise KeyboardInterrupt
@@ -148,23 +148,23 @@ def test_an_export_goes_on_where_it_was_stopped(
     def export(name: str, scale: float = 1.0) -> Bundle:
         saved = load_checkpoint(checkpoint)
         saved.model["classifier.weight"].mul_(scale)
-        options = {"num_attacked": 6, "num_corrupted": 3, "device": "cpu", "kept": tmp_path / "kept"}
+        options = {"num_attacked": 6, "num_corrupted": 3, "device": "cpu", "cache_folder": tmp_path / "kept"}
         data = {"training_set": sets["train"], "test_set": sets["test"]}
         return export_module.export(saved, tmp_path / name, **data, **options)  # type: ignore
 
-    original = evaluate_module.evaluate
-    monkeypatch.setattr(evaluate_module, "evaluate", evaluate)
-    monkeypatch.setattr(kept_module, "commit_of_code", lambda: 40 * "a")
+    original = counting.outcomes_of
+    monkeypatch.setattr(counting, "outcomes_of", outcomes_of)
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     with pytest.raises(KeyboardInterrupt):
         export("exported")
     stop_at[0] = 99
     resumed = export("exported")
     assert len(counted) == 8  # four points in each of two tables, none twice
     assert (resumed.manifest.select, resumed.manifest.report) == (bundle.manifest.select, bundle.manifest.report)
-    assert all(np.array_equal(hits, bundle.outcomes()[key]) for key, hits in resumed.outcomes().items())
+    assert all(np.array_equal(correct_N, bundle.outcomes()[key]) for key, correct_N in resumed.outcomes().items())
     export("other", scale=2.0)
     assert len(counted) == 16  # another network's points are its own
-    monkeypatch.setattr(kept_module, "commit_of_code", lambda: 40 * "a" + "-dirty")
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a" + "-dirty")
     export("again")
     assert len(counted) == 24  # code that has no name proves nothing
 

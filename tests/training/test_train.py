@@ -21,7 +21,7 @@ from training import train as train_module
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import OVERFITTING_GAP, false_robustness, look, score, warn
+from training.monitor import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
 from training.settings import with_changes
 from training.train import fit_model, train
 from training.trainer import Trainer
@@ -120,11 +120,11 @@ def test_a_recipe_can_be_fitted_to_the_data(tiny_run: TrainConfig, patches: Patc
     assert model.mean != tiny_run.model.mean
 
 
-def test_a_look_leaves_the_network_as_it_was(tiny_run: TrainConfig, patches: Patches) -> None:
+def test_a_quick_validation_leaves_the_network_as_it_was(tiny_run: TrainConfig, patches: Patches) -> None:
     trainer = Trainer(tiny_run, patches(50))
     trainer.model.train()
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    figures = look(trainer.model, patches(12), tiny_run)
+    figures = quick_validation(trainer.model, patches(12), tiny_run)
     assert {"sa_0", "sa_0_narrow", "ra_one_1", "ra_pgd7_1_narrow", "sa_1_batch"} <= figures.keys()
     assert [n for n, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[n])] == []
     assert all(module.training for module in trainer.model.modules())
@@ -149,7 +149,7 @@ def test_a_network_that_no_attack_trained_cannot_have_overfitted_to_one(
     """Regression: PGD-AT at λ=0, which is clean training, was warned of catastrophic overfitting."""
     monkeypatch.setattr(monitor, "false_robustness", lambda one, seven: 0.6)
     trainer = Trainer(with_changes(tiny_run, [f"model.lambdas=[{lam}]"]), patches(50))
-    assert look(trainer.model, patches(12), trainer.config)["overfitting"] == (0.6 if lam else 0.0)
+    assert quick_validation(trainer.model, patches(12), trainer.config)["overfitting"] == (0.6 if lam else 0.0)
 
 
 def test_a_sound_gap_between_one_step_and_seven_is_no_overfitting() -> None:

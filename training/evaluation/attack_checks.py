@@ -1,4 +1,4 @@
-"""Signs that a robustness figure is not to be trusted, after AutoAttack's checks (Croce and Hein 2020)."""
+"""Look for signs that a robustness figure is not to be trusted, after AutoAttack's checks (Croce and Hein 2020)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from oat_runtime.stress.attacks import LogitsFn
-
-Outcomes = Mapping[str, npt.NDArray[np.bool_]]
-"""Per-image outcomes by condition, all on the same images: `clean`, `fgsm`, `pgd-7`, ..."""
+from training.evaluation.cache import Bools
 
 STRONGER = (
     ("clean", "fgsm"), ("fgsm", "pgd-7"), ("fgsm", "pgd-20"), ("pgd-7", "pgd-20"), ("mi-fgsm", "apgd-ce"),
@@ -67,8 +64,12 @@ def inspect_network(logits_fn: LogitsFn, x_NCHW: Tensor, y_N: Tensor) -> list[Su
     return found
 
 
-def inspect_outcomes(outcomes: Outcomes) -> list[Suspicion]:
-    """Look at the counts of several attacks on one network: does a weaker one beat a stronger, is one step enough?"""
+def inspect_outcomes(outcomes: Mapping[str, Bools]) -> list[Suspicion]:
+    """Look at several attacks on one network: does a weaker one beat a stronger, is one step enough?
+
+    Args:
+        outcomes: by condition (`clean`, `fgsm`, `pgd-7`, ...), all on the same images.
+    """
     found = []
     for weak, strong in STRONGER:
         if weak not in outcomes or strong not in outcomes:
@@ -91,8 +92,8 @@ def inspect_outcomes(outcomes: Outcomes) -> list[Suspicion]:
     return found
 
 
-def worst_case(outcomes: Outcomes) -> npt.NDArray[np.bool_]:
-    """Images that no attack broke."""
+def worst_case(outcomes: Mapping[str, Bools]) -> Bools:
+    """Return the images that no attack broke."""
     return np.asarray(np.logical_and.reduce(list(outcomes.values())), dtype=np.bool_)
 
 

@@ -1,4 +1,4 @@
-"""What a network is like inside: batch-norm statistics by λ, Jacobian saliency, calibration, and its cost."""
+"""What a network is like inside: batch-norm statistics by λ, Jacobian saliency, and its cost."""
 
 from __future__ import annotations
 
@@ -80,36 +80,6 @@ def alignment(gradient_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
     lengths_N = lengths(centred) * lengths(gradient_NCHW)
     cosine_N: Tensor = product_N / lengths_N
     return cosine_N.abs()
-
-
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """Calibration of one network on labelled images.
-
-    Attributes:
-        error: expected calibration error (Guo et al. 2017) over bins of equal width.
-        confidence_B: mean confidence in each bin; NaN where it is empty.
-        accuracy_B: accuracy in each bin.
-        share_B: share of images in each bin.
-    """
-
-    error: float
-    confidence_B: Floats
-    accuracy_B: Floats
-    share_B: Floats
-
-
-def reliability(logits_NK: Tensor, y_N: Tensor, *, temperature: float = 1.0, num_bins: int = 15) -> Reliability:
-    """Compare the confidence softmax(logits / temperature) with what comes true."""
-    confidence, predicted = torch.softmax(logits_NK.double() / temperature, dim=1).max(dim=1)
-    confidence_N, right_N = confidence.cpu().numpy(), (predicted == y_N).double().cpu().numpy()
-    bin_N = np.minimum((confidence_N * num_bins).astype(np.int64), num_bins - 1)
-    count_B = np.bincount(bin_N, minlength=num_bins).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        confidence_B = np.bincount(bin_N, confidence_N, num_bins) / count_B
-        accuracy_B = np.bincount(bin_N, right_N, num_bins) / count_B
-    share_B = count_B / count_B.sum()
-    return Reliability(float(np.nansum(share_B * np.abs(accuracy_B - confidence_B))), confidence_B, accuracy_B, share_B)
 
 
 @dataclass(frozen=True, slots=True)

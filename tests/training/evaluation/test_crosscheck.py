@@ -7,8 +7,8 @@ from torch import nn
 
 from oat_runtime.data import ImageSet
 from training.augment import to_unit
-from training.crosscheck import art_apgd
-from training.evaluate import ATTACKS, evaluate
+from training.evaluation.counting import ATTACKS, outcomes_of
+from training.evaluation.suites.crosscheck import art_apgd
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_a_third_party_agrees_with_our_auto_pgd() -> None:
         labels_N = net(to_unit(torch.from_numpy(images))).argmax(dim=1).numpy()
     data = ImageSet(images, labels_N, tuple("abcdef"), "random")
     attack = ATTACKS["apgd-ce"].model_copy(update={"num_steps": 20})
-    ours_N, theirs_N = evaluate(net, data, attack=attack).correct_N, art_apgd(net, data, attack=attack)
+    ours_N, theirs_N = outcomes_of(net, data, attack=attack), art_apgd(net, data, attack=attack)
     assert 20 < ours_N.sum() < 180
     assert abs(float(ours_N.mean() - theirs_N.mean())) <= 0.02
     assert (ours_N == theirs_N).mean() > 0.97

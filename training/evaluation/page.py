@@ -1,15 +1,14 @@
-"""One HTML page that holds a whole evaluation: figures, tables and warnings, with nothing to load from elsewhere."""
+"""Write one HTML page that holds a whole evaluation: figures, counts and warnings, with nothing to load."""
 
 from __future__ import annotations
 
 import base64
 import html
 from pathlib import Path
-from typing import Any
 
-from training.figures import FIGURES
-from training.results import ABOUT, doubt, heading, read_documents, setting, verdict
-from training.subject import Subject
+from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
+from training.evaluation.judged import Judged
+from training.evaluation.text_table import Row
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -18,62 +17,53 @@ img { max-width: 100%; } p.note { color: #57606a; } .warn { background: #fff8e1;
 table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .15rem .7rem; text-align: right; }
 th { border-bottom: 2px solid #e4e7eb; } tr:nth-child(even) { background: #f6f8fa; } details { margin: .8rem 0; }
 """
-_COLUMNS = ("lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95")
-_MORE = (
-    "temperature",
-    "error",
-    "network",
-    "alignment",
-    "half_95",
-    "convolutions",
-    "norms",
-    "film",
-    "folded",
-    "parameters",
-)
+_COLUMNS = (
+    "lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95",
+    "temperature", "error", "network", "alignment", "half_95", "convolutions", "norms", "film", "folded", "parameters",
+)  # fmt: skip
 
 
-def write_page(subject: Subject, results: Path, folder: Path) -> Path:
+def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     """Draw every figure whose suite has a document in `results`, into `folder`, with `index.html`.
 
     Raises:
         DataError: no documents, or a document of another network.
     """
-    documents = read_documents(subject, results)
+    documents = read_documents(judged, results)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"<h1>{html.escape(subject.name)}</h1>", _summary(documents)]
+    parts = [f"<h1>{html.escape(judged.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
-        parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(ABOUT[document['name']])}")
-        parts.append(f"<p class='note'>{html.escape(setting(document))}</p>")
-        parts += [f"<p class='warn'>{html.escape(doubt(warning))}</p>" for warning in document["warnings"]]
-        parts += [_paragraph(verdict(check)) for check in document["checks"]]
-        for file_name, draw in FIGURES.get(document["name"], {}).items():
+        parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
+        parts.append(f"<p class='note'>{html.escape(document.setting())}</p>")
+        parts += [f"<p class='warn'>{html.escape(warning_text(warning))}</p>" for warning in document.warnings]
+        parts += [_paragraph(check_text(check)) for check in document.checks]
+        for file_name, draw in document.suite.figures.items():
             path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
-            draw(document).savefig(path)
+            draw(document.rows).savefig(path)
             code = base64.b64encode(path.read_bytes()).decode()
             parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")
-        parts.append(_rows(document["rows"]))
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(subject.name)}</title>"
+        parts.append(_rows(document.rows))
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(judged.name)}</title>"
     index = folder / "index.html"
     index.write_text(f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")
     return index
 
 
-def _summary(documents: dict[str, Any]) -> str:
+def _summary(documents: dict[str, Document]) -> str:
     first = next(iter(documents.values()))
     text = (
-        f"{first['model']} trained on {first['dataset']}; judged on {first['split']} images. Accuracy under an attack "
+        f"{first.model} trained on {first.dataset}; judged on {first.split} images. Accuracy under an attack "
         "is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals."
     )
-    return _paragraph(text) + _paragraph(f"Weights {first['weights_sha256'][:12]}" if first["weights_sha256"] else "")
+    return _paragraph(text) + _paragraph(f"Weights {first.weights_sha256[:12]}" if first.weights_sha256 else "")
 
 
 def _paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>" if text else ""
 
 
-def _rows(rows: list[dict[str, Any]]) -> str:
-    columns = [key for key in (*_COLUMNS, *_MORE, "parameters") if any(key in row for row in rows)]
+def _rows(rows: list[Row]) -> str:
+    columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     shown = [row for row in rows if any(key in row for key in ("num_total", "folded"))]
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join(

@@ -1,4 +1,4 @@
-"""What is evaluated: a bundle, on test or validation images; or the checkpoint of a run, on validation images only."""
+"""Load the network that is judged: a bundle, or the checkpoint of a run, which only validation images may judge."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oat_runtime.errors import ConfigError
 from training.checkpoint import load_checkpoint
 from training.network import OATNet, network_of
 
-JudgedOn = Literal["test", "validation"]
+JudgedSplit = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Judged:
     """A network to evaluate and where it comes from.
 
     Attributes:
@@ -34,12 +34,12 @@ class Subject:
     bundle: Bundle | None
 
     @property
-    def identity(self) -> str:
+    def weights_sha256(self) -> str:
         """Hash of a bundle's weights, which what else is put into it leaves as it is; empty for a checkpoint."""
         return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
 
-    def images(self, split: JudgedOn, *, download: bool = False) -> ImageSet:
-        """The images to judge it on.
+    def images(self, split: JudgedSplit, *, download: bool = False) -> ImageSet:
+        """Return the images to judge it on.
 
         Raises:
             ConfigError: test images for a checkpoint: those are for what is finished.
@@ -58,7 +58,7 @@ class Subject:
         return split_validation(load_dataset(self.dataset, "train", download=download), num, seed=seed)[1]
 
 
-def load_subject(path: Path, *, device: str = "cpu") -> Subject:
+def load_judged(path: Path, *, device: str = "cpu") -> Judged:
     """Read a bundle's folder or a `checkpoint.pt`.
 
     Raises:
@@ -77,4 +77,4 @@ def load_subject(path: Path, *, device: str = "cpu") -> Subject:
         bundle = Bundle.load(path)
         model = network_of(bundle.tensors(), bundle.manifest.model)
         name, dataset, recipe = bundle.manifest.name, bundle.report.dataset, bundle.manifest.provenance.recipe
-    return Subject(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle)
+    return Judged(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle)

@@ -9,33 +9,36 @@ from torch import nn
 
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import BackendError
-from oat_runtime.operating_point import AttackSpec
-from training.kept import Hits
-from training.suites import Job, Result, check, counted, progress
+from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from training.evaluation.cache import Bools
+from training.evaluation.counting import progress
+from training.evaluation.suite import Job, Result, Suite, at_most, counted
+from training.evaluation.text_table import by_condition
 
 LIMIT = 0.01
 """Share of images by which the two may differ (one point)."""
 
 
-def crosscheck(job: Job) -> Result:
-    """Images standing under both at the smallest and the largest λ, at the widest width."""
+def run(job: Job) -> Result:
+    """Count the images standing under both at the smallest and the largest λ, at the widest width."""
     attack = job.attack_named("apgd-ce")
     width = max(job.widths)
     rows, checks = [], []
     for lam in progress(sorted({min(job.lambdas), max(job.lambdas)}), "crosscheck"):
-        net = job.plain(lam, width)
-        ours_N = job.right(net, lam, width, attack=attack)
-        what = f"{lam:g} {width:g} toolbox's {attack.model_dump_json()}"
-        theirs_N = job.kept.get(what, job.data, partial(art_apgd, net, job.data, attack=attack))
-        rows.append(counted(lam, width, "apgd-ce, ours", ours_N))
-        rows.append(counted(lam, width, "apgd-ce, toolbox", theirs_N))
+        point = OperatingPoint(lam, width)
+        net = job.plain(point)
+        ours_N = job.outcomes(net, point, attack=attack)
+        key = f"{lam:g} {width:g} toolbox's {attack.model_dump_json()}"
+        theirs_N = job.cache.get(key, job.data, partial(art_apgd, net, job.data, attack=attack))
+        rows.append(counted(point, "apgd-ce, ours", ours_N))
+        rows.append(counted(point, "apgd-ce, toolbox", theirs_N))
         gap = abs(float(ours_N.mean() - theirs_N.mean()))
-        checks.append(check(f"apgd-ce at λ={lam:g}: ours and the toolbox's", gap, LIMIT, "share of images"))
+        checks.append(at_most(f"apgd-ce at λ={lam:g}: ours and the toolbox's", gap, LIMIT, "share of images"))
     return Result(rows, checks, attacks=[attack])
 
 
-def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: int = 100) -> Hits:
-    """Images of `data` that the toolbox's Auto-PGD on the cross-entropy leaves standing, one bool each.
+def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: int = 100) -> Bools:
+    """Return the images of `data` that the toolbox's Auto-PGD on the cross-entropy leaves standing, one bool each.
 
     Raises:
         BackendError: the toolbox is not installed.
@@ -69,3 +72,13 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
     clean_N = classifier.predict(x_NCHW, batch_size=batch_size).argmax(axis=1) == data.labels_N
     standing_N = classifier.predict(adversarial, batch_size=batch_size).argmax(axis=1) == data.labels_N
     return np.asarray(clean_N & standing_N)
+
+
+SUITE = Suite(
+    name="crosscheck",
+    title="Crosscheck",
+    about="Our Auto-PGD beside that of the Adversarial Robustness Toolbox, a third party's.",
+    run=run,
+    tables=(by_condition,),
+    needs_more=True,
+)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from training.evaluation.text_table import Row
+
 if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -54,3 +56,26 @@ def lambda_colours(lambdas: list[float]) -> dict[float, Any]:
 def title(axes: Axes, text: str) -> None:
     """A panel's title: bold, left."""
     axes.set_title(text, loc="left", fontsize=12.0, fontweight="bold", pad=10)
+
+
+def widths_of(rows: list[Row]) -> list[float]:
+    """Return the widths of counted rows, the widest first."""
+    return sorted({row["width"] for row in rows}, reverse=True)
+
+
+def over_lambda(rows: list[Row], condition: str, width: float) -> list[Row]:
+    """Return the rows of one curve, in the order of λ."""
+    chosen = [row for row in rows if row["condition"] == condition and row["width"] == width]
+    return sorted(chosen, key=lambda row: float(row["lambda"]))
+
+
+def join_over_lambda(
+    axes: Axes, lambdas: list[float], x: list[float], y: list[float], index: int, label: str | None, points: bool = True
+) -> None:
+    """Join points over λ; dotted between λ=0 and the next one, which have batch norms of their own."""
+    colour, marker = COLOURS[index % 5], MARKERS[index % 5] if points else ""
+    apart = 1 if lambdas[0] == 0.0 and len(lambdas) > 1 else 0
+    axes.plot(x[: apart + 1], y[: apart + 1], ":", color=colour, lw=1.3)
+    axes.plot(x[apart:], y[apart:], "-", color=colour, lw=1.8)
+    if points:
+        axes.plot(x, y, marker, color=colour, ms=5, label=label)

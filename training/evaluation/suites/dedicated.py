@@ -8,8 +8,10 @@ import numpy as np
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint
-from training.subject import Subject
-from training.suites import Job, Result, Row, check, counted, progress
+from training.evaluation.counting import progress
+from training.evaluation.judged import Judged
+from training.evaluation.suite import Job, Result, Suite, at_most, counted
+from training.evaluation.text_table import Row, by_condition
 
 MEAN_LIMIT = 0.005
 """How far the mean over all points may lie below the dedicated networks': half a point."""
@@ -18,38 +20,36 @@ POINT_LIMIT = 0.015
 _HELD_OUT = ("num_validation", "seed")
 
 
-def dedicated(job: Job) -> Result:
-    """SA and RA of the points that networks beside were trained for, ours and theirs on the same images.
+def run(job: Job) -> Result:
+    """Count SA and RA of the points that networks beside were trained for, ours and theirs on the same images.
 
     Raises:
         ConfigError: no network beside, or one that does not compare with ours.
     """
     if not job.beside:
         raise ConfigError("the suite dedicated needs networks of one λ and one width each: name them with --beside")
-    pairs = [(other, _point(job.subject, other)) for other in job.beside]
+    pairs = [(other, _point(job.judged, other)) for other in job.beside]
     rows: list[Row] = []
     below: dict[str, list[float]] = {"clean": [], job.attack.name: []}
     for other, point in progress(pairs, "dedicated"):
-        jobs = (job, theirs := replace(job, subject=other))
+        jobs = (job, theirs := replace(job, judged=other))
         for condition, attack in (("clean", None), (job.attack.name, job.attack)):
-            ours_N, theirs_N = (
-                each.right(each.plain(point.lam, point.width), point.lam, point.width, attack=attack) for each in jobs
-            )
-            rows.append(counted(point.lam, point.width, condition, ours_N))
-            rows.append(counted(point.lam, point.width, f"{condition}, dedicated", theirs_N))
+            ours_N, theirs_N = (each.outcomes(each.plain(point), point, attack=attack) for each in jobs)
+            rows.append(counted(point, condition, ours_N))
+            rows.append(counted(point, f"{condition}, dedicated", theirs_N))
             below[condition].append(float(theirs_N.mean() - ours_N.mean()))
-        job.kept.spared_s += theirs.kept.spared_s
+        job.cache.cached_s += theirs.cache.cached_s
     checks = []
     for condition, values in below.items():
         name = f"{condition}: below the dedicated networks"
-        checks.append(check(f"{name}, mean over points", float(np.mean(values)), MEAN_LIMIT, "share of images"))
-        checks.append(check(f"{name}, worst point", max(values), POINT_LIMIT, "share of images"))
+        checks.append(at_most(f"{name}, mean over points", float(np.mean(values)), MEAN_LIMIT, "share of images"))
+        checks.append(at_most(f"{name}, worst point", max(values), POINT_LIMIT, "share of images"))
     return Result(rows, checks, attacks=[job.attack])
 
 
-def _point(subject: Subject, other: Subject) -> OperatingPoint:
-    """The one point of `other`, which `subject` must have been trained for on the same images."""
-    config, theirs = subject.model.config, other.model.config
+def _point(judged: Judged, other: Judged) -> OperatingPoint:
+    """Return the one point of `other`, which `judged` must have been trained for on the same images."""
+    config, theirs = judged.model.config, other.model.config
     if (len(theirs.lambdas), len(theirs.widths)) != (1, 1):
         raise ConfigError(
             f"{other.name} was trained for λ {theirs.lambdas} and widths {theirs.widths}: expected one of each, as "
@@ -57,11 +57,21 @@ def _point(subject: Subject, other: Subject) -> OperatingPoint:
         )
     lam, width = theirs.lambdas[0], theirs.widths[0]
     if lam not in config.lambdas or width not in config.widths:
-        raise ConfigError(f"{other.name} is of λ={lam:g} and width {width:g}, which {subject.name} was not trained for")
-    held_out = [[s.dataset, *(s.recipe.get(key) for key in _HELD_OUT)] for s in (subject, other)]
+        raise ConfigError(f"{other.name} is of λ={lam:g} and width {width:g}, which {judged.name} was not trained for")
+    held_out = [[s.dataset, *(s.recipe.get(key) for key in _HELD_OUT)] for s in (judged, other)]
     if held_out[0] != held_out[1]:
         raise ConfigError(
-            f"{other.name} was trained on other images than {subject.name}: data set, held-out images and seed are "
+            f"{other.name} was trained on other images than {judged.name}: data set, held-out images and seed are "
             f"{held_out[1]}, not {held_out[0]}; give both the same"
         )
     return OperatingPoint(lam, width)
+
+
+SUITE = Suite(
+    name="dedicated",
+    title="Dedicated",
+    about="One network for every λ and width beside networks trained for one λ and one width each.",
+    run=run,
+    tables=(by_condition,),
+    needs_more=True,
+)

@@ -1,0 +1,171 @@
+"""Laws of `oat-evaluate`: documents are written, read again, drawn and published, and a stop costs nothing."""
+
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import ConfigError, DataError
+from training.evaluate import main
+from training.evaluation import cache, counting
+from training.evaluation.documents import Document, check_text, read_documents
+from training.evaluation.judged import Judged, load_judged
+from training.evaluation.page import write_page
+from training.evaluation.publish import publish
+from training.evaluation.suite import Check, Job
+from training.evaluation.suites import SUITES
+
+Documents = dict[str, Document]
+
+
+def test_a_checkpoint_is_never_judged_on_the_test_set(job: Job) -> None:
+    with pytest.raises(ConfigError, match="judged on validation images"):
+        job.judged.images("test")
+    with pytest.raises(ConfigError, match="does not say which images were held out"):
+        Judged("x", job.judged.model, "cifar10", {}, None).images("validation")
+
+
+def test_the_keys_of_a_document_and_their_order_stay(documents: Documents) -> None:
+    document = documents["unseen"].model_dump()
+    assert list(document) == [
+        "name", "subject", "weights_sha256", "model", "dataset", "split", "num_images", "attacks", "machine", "commit",
+        "minutes", "rows", "checks", "warnings", "command",
+    ]  # fmt: skip
+    assert list(document["attacks"][0]) == ["name", "epsilon", "step_size", "num_steps", "seed"]
+    assert list(document["checks"][0]) == ["name", "value", "limit", "unit", "ok"]
+    counted = ["lambda", "width", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95"]
+    assert list(document["rows"][0]) == [*counted, "trained"]
+
+
+@pytest.fixture
+def results(documents: Documents, tmp_path: Path) -> Path:
+    """A folder of documents, one of them with a warning."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    warning = {"lambda": 0.3, "width": 0.5, "kind": "k", "value": 1.0, "text": "a < doubt"}
+    doubted = {"attacks": documents["attacks"].model_copy(update={"warnings": (warning,)})}
+    for name, document in (documents | doubted).items():
+        (folder / f"{name}.json").write_text(json.dumps(document.model_dump()))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_page_holds_every_figure_and_every_warning(job: Job, results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = write_page(job.judged, results, tmp_path / "plots")
+    names = sorted(name for suite in SUITES.values() for name in suite.figures)
+    assert sorted(path.stem for path in (tmp_path / "plots").glob("*.png")) == names
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == len(names)
+    assert "a &lt; doubt" in text and "://" not in text
+    for head in re.findall("<table><tr>(.*?)</tr>", text):
+        columns = re.findall("<th>(.*?)</th>", head)
+        assert len(columns) == len(set(columns))  # the costs had one column twice
+
+
+def test_documents_that_are_missing_damaged_or_of_another_network_are_refused(
+    job: Job, results: Path, tmp_path: Path
+) -> None:
+    other = Judged("another", job.judged.model, "patches", {}, None)
+    with pytest.raises(DataError, match="is of another network"):
+        read_documents(other, results)
+    with pytest.raises(DataError, match="no results under"):
+        read_documents(job.judged, tmp_path / "empty")
+    (results / "joint.json").write_text('{"name": "joint"}')
+    with pytest.raises(DataError, match=r"joint\.json is not what a suite writes: run its suite again"):
+        read_documents(job.judged, results)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_command_runs_a_suite_on_a_bundle_and_writes_its_document(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tiny_bundle), "--suite", "calibration", "--count", "3", "--lambda", "0.3", "--out", str(tmp_path)]
+    assert main(command) == 0
+    document = json.loads((tmp_path / "calibration.json").read_text())
+    assert (document["split"], document["num_images"]) == ("test", 3)
+    assert document["weights_sha256"] == load_judged(tiny_bundle).weights_sha256
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] == "oat-evaluate"
+    assert main([str(tiny_bundle), "--suite", "nonsense"]) == 2
+    assert "unknown suite nonsense: expected attacks" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[object, ...]] = []
+    stop_at, original = [4], counting.outcomes_of
+
+    def outcomes_of(*args: Any, **kwargs: Any) -> object:
+        if len(counted) == stop_at[0]:
+            raise KeyboardInterrupt
+        time.sleep(0.4)
+        counted.append((*args, kwargs["attack"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(counting, "outcomes_of", outcomes_of)
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
+
+    def attacks(folder: str, *arguments: str) -> dict[str, Any]:
+        out = ["--out", str(tmp_path / folder), "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]
+        out += ["--lambda", "0", "0.3", "1"]
+        assert main([str(tiny_bundle), *out, *arguments]) == 0
+        return json.loads((tmp_path / folder / "attacks.json").read_text())
+
+    with pytest.raises(KeyboardInterrupt):
+        attacks("here")
+    stop_at[0] = 99
+    resumed = attacks("here")
+    assert len(counted) == 6  # three λ, clean and attacked, none twice
+    assert resumed["minutes"] >= 6 * 0.4 / 60 - 0.005  # minutes are rounded
+    unbroken = attacks("there")
+    assert resumed["rows"] == unbroken["rows"] and len(counted) == 12
+    attacks("here", "--count", "3")
+    assert len(counted) == 18  # other images
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "b")
+    attacks("here")
+    assert len(counted) == 24  # other code
+
+
+@pytest.mark.usefixtures("few_images")
+def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
+    shutil.copytree(tiny_bundle, bundle)
+    command = [str(bundle), "--count", "3", "--out", str(out)]
+    narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
+    assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration", "inside"]) == 0
+    apart = ["--attacks", "mi-fgsm", "--lambda", "0.3", "--width", "1", "--suite", "attacks"]
+    assert main([*command[:-1], str(out / "momentum"), *apart]) == 0
+    assert main([*command, "--publish", str(page), "--plots", str(tmp_path / "plots")]) == 0
+    attached = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
+    assert "evaluation.json" in Bundle.load(bundle).manifest.files
+    for name in ("attacks", "transfer", "corruptions", "calibration"):
+        document = json.loads((out / f"{name}.json").read_text())
+        for row, counts in zip(document["rows"], attached[name]["rows"], strict=True):
+            assert counts == {key: row[key] for key in counts} and counts["num_total"] == 3
+    assert {row["condition"] for row in attached["momentum/attacks"]["rows"]} == {"clean", "mi-fgsm", "worst-case"}
+    text = page.read_text()
+    assert text.index("\n## Attacks\n") < text.index("\n## Attacks, momentum\n") < text.index("\n## Transfer\n")
+    assert len(list((tmp_path / "plots").glob("momentum-*.png"))) > 0
+    assert "oat-evaluate" in text and str(out) in text  # the command that makes the figures again
+    (row,) = [r for r in attached["attacks"]["rows"] if (r["lambda"], r["condition"]) == (0.3, "clean")]
+    assert f"| {100 * row['num_correct'] / 3:.1f}±" in text
+    (cost,) = [row for row in attached["inside"]["rows"] if row["part"] == "cost"]
+    assert f"{cost['parameters']:,} |" in text and re.search(r"\| +λ=0.3 \| +3 \|", text)
+    assert main([*command, "--publish", str(page)]) == 0  # what was put into the bundle changed no network
+    judged = load_judged(bundle)
+    with pytest.raises(ConfigError, match="export it"):
+        publish(Judged("run", judged.model, "cifar10", {}, None), out, page)
+
+
+def test_a_check_that_measured_nothing_is_said_to_have() -> None:
+    check = Check("n", None, 1e-3, "u", ok=False)
+    assert check_text(check) == "Check “n”: – (u), limit 0.001: does not hold."
+    assert check_text(replace(check, value=0.25, ok=True)) == "Check “n”: 0.25 (u), limit 0.001: holds."

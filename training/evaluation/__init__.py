@@ -1,0 +1,12 @@
+"""Count what a trained network gets right, and show it. A new suite is one file in `suites` and one line in its list.
+
+A layer imports only what stands below it:
+
+    training.evaluate, export, compare, plots   commands
+    page, publish                               what people read: HTML; Markdown, with the counts kept in the bundle
+    documents                                   what one suite found, as a JSON file
+    suites                                      one file a suite: its words, its computation, its tables, its figures
+    suite, table                                what a suite is and works on; the accuracy tables of a bundle
+    attack_checks, inspection, counting         doubts about a figure; a network's inside; outcomes, image by image
+    judged, cache, text_table, plot_style       the network; outcomes kept on disk; how tables and figures look
+"""

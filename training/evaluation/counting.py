@@ -1,0 +1,107 @@
+"""Count outcomes: whether each image is classified correctly, clean, corrupted or attacked."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from oat_runtime.data import ImageSet
+from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion, Regime
+from oat_runtime.stress.attacks import LogitsFn, perturb
+from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
+from training.augment import to_unit
+from training.evaluation.cache import Bools, OutcomeCache
+
+Item = TypeVar("Item")
+
+ATTACKS = {
+    spec.name: spec
+    for spec in (
+        AttackSpec(name="fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1),
+        AttackSpec(name="mi-fgsm", epsilon=8 / 255, step_size=0.8 / 255, num_steps=10),
+        AttackSpec(name="pgd-7", epsilon=8 / 255, step_size=2 / 255, num_steps=7),
+        AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20),
+        AttackSpec(name="apgd-ce", epsilon=8 / 255, step_size=0.0, num_steps=100),
+        AttackSpec(name="apgd-t", epsilon=8 / 255, step_size=0.0, num_steps=100),
+        AttackSpec(name="pgd-20-l2", epsilon=0.5, step_size=0.1, num_steps=20),
+        AttackSpec(name="apgd-ce-l2", epsilon=0.5, step_size=0.0, num_steps=100),
+    )
+}
+"""Attacks of evaluation, weaker ones first within a norm; what a name means: `oat_runtime.stress.attacks.kind_of`. An
+image counts as broken if any iterate is misclassified, which is at least as strong as looking at the last one only.
+MI-FGSM takes ten steps of ε / 10 (Dong et al. 2018); Auto-PGD has AutoAttack's 100 steps and sets their size itself."""
+LINF_ATTACKS = tuple(name for name in ATTACKS if not name.endswith("-l2"))
+
+
+def proportion(correct_N: Bools) -> Proportion:
+    """Return the count of outcomes."""
+    return Proportion(int(correct_N.sum()), len(correct_N))
+
+
+def outcomes_of(
+    logits_fn: LogitsFn,
+    data: ImageSet,
+    *,
+    attack: AttackSpec | None,
+    batch_size: int = 100,
+    device: str | torch.device = "cpu",
+) -> Bools:
+    """Return whether each image is classified correctly, under `attack` where one is given.
+
+    Args:
+        logits_fn: images (N, 3, H, W) float32 in [0, 1] to logits, in evaluation mode; attacked as it is.
+        data: the images.
+        attack: what to run; its seed and `batch_size` decide the random starts.
+        batch_size: images at a time.
+        device: where `logits_fn` wants its images.
+    """
+    generator = torch.Generator(device).manual_seed(0 if attack is None else attack.seed)
+    correct = []
+    for start in range(0, len(data), batch_size):
+        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[start : start + batch_size]).to(device))
+        y_N = torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
+        if attack is not None:
+            x_NCHW = perturb(logits_fn, x_NCHW, y_N, spec=attack, generator=generator, keep="broken")
+        with torch.no_grad():
+            correct.append((logits_fn(x_NCHW).argmax(dim=1) == y_N).cpu().numpy())
+    return np.concatenate(correct)
+
+
+def cached_outcomes(
+    net: LogitsFn,
+    point: OperatingPoint,
+    data: ImageSet,
+    *,
+    attack: AttackSpec | None,
+    cache: OutcomeCache,
+    device: torch.device,
+) -> Bools:
+    """Return the outcomes of `net`, the folded network of `point`; they are counted once."""
+    key = f"{point.lam:g} {point.width:g} {'clean' if attack is None else attack.model_dump_json()}"
+    return cache.get(key, data, lambda: outcomes_of(net, data, attack=attack, device=device))
+
+
+def corruption_conditions(kinds: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """Return kind and severity by the name of the condition, `KIND-SEVERITY`."""
+    return {f"{kind}-{severity}": (kind, severity) for kind in kinds for severity in severities}
+
+
+def corrupted_sets(
+    data: ImageSet, kinds: Sequence[str], severities: Sequence[int]
+) -> Iterator[tuple[str, Regime, ImageSet]]:
+    """Yield `data` under every kind and severity, as (condition, regime, images); the same pixels every time."""
+    for condition, (kind, severity) in corruption_conditions(kinds, severities).items():
+        rng = np.random.default_rng(zlib.crc32(condition.encode()))
+        images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
+        yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
+
+
+def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+    """Yield `items`, with a bar on the standard error."""
+    return iter(track(items, description=title, total=total, console=Console(stderr=True)))

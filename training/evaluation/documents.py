@@ -1,0 +1,131 @@
+"""What one suite found, as a JSON file: made by running the suite, read again to be drawn and published."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from oat_runtime.errors import DataError
+from oat_runtime.operating_point import AttackSpec, StrictModel
+from training.evaluation.judged import Judged, JudgedSplit
+from training.evaluation.suite import Check, Job, Suite
+from training.evaluation.suites import SUITES
+from training.evaluation.text_table import Row
+from training.origin import commit_of_code, machine
+
+
+class Document(StrictModel):
+    """What one suite found, and all that is needed to judge and repeat it."""
+
+    name: str
+    """Of the suite."""
+    subject: str
+    """Name of the bundle or the run."""
+    weights_sha256: str
+    """See `Judged.weights_sha256`."""
+    model: str
+    dataset: str
+    split: JudgedSplit
+    num_images: int
+    attacks: tuple[AttackSpec, ...]
+    machine: dict[str, Any]
+    commit: str
+    """Of the code that counted."""
+    minutes: float
+    """What it takes to count all of it, also where some was cached."""
+    rows: list[Row]
+    checks: tuple[Check, ...]
+    warnings: tuple[Row, ...]
+    command: str
+    """As it was typed."""
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that made it."""
+        return SUITES[self.name]
+
+    def setting(self) -> str:
+        """Return one sentence: how many images, how long, which attacks."""
+        images = f"{self.num_images:,} {self.split} images, {self.minutes:g} minutes"
+        return f"{'; '.join([images, *map(attack_text, self.attacks)])}."
+
+
+def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Document:
+    """Run one suite and return what it found."""
+    started, cached_s = time.monotonic(), job.cache.cached_s
+    result = suite.run(job)
+    seconds = time.monotonic() - started + job.cache.cached_s - cached_s
+    return Document(
+        name=suite.name,
+        subject=job.judged.name,
+        weights_sha256=job.judged.weights_sha256,
+        model=job.judged.model.config.name,
+        dataset=job.judged.dataset,
+        split=split,
+        num_images=len(job.data),
+        attacks=tuple(result.attacks),
+        machine=machine(job.device),
+        commit=commit_of_code(),
+        minutes=round(seconds / 60.0, 2),
+        rows=result.rows,
+        checks=tuple(result.checks),
+        warnings=tuple(result.warnings),
+        command=command,
+    )
+
+
+def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
+    """Return the documents of a network's suites in `folder` and in folders within, in the order of `SUITES`.
+
+    Returns:
+        Documents by where they are below `folder`: `attacks`, `targeted/attacks`.
+
+    Raises:
+        DataError: no documents, or one that is damaged or of another network.
+    """
+    order = list(SUITES)
+    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in order]
+    found.sort(key=lambda path: (order.index(path.stem), len(path.parts), path))
+    if not found:
+        raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
+    return {path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found}
+
+
+def _read(judged: Judged, path: Path) -> Document:
+    try:
+        document = Document.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise DataError(f"{path} is not what a suite writes: run its suite again ({error})") from error
+    if (document.subject, document.weights_sha256) != (judged.name, judged.weights_sha256):
+        raise DataError(f"{path} is of another network: run its suite again, or name another --out")
+    return document
+
+
+def heading(place: str) -> str:
+    """Return the title of a document by its place below the folder: its suite, and the folders that it lies in."""
+    *folders, suite = place.split("/")
+    return ", ".join([SUITES[suite].title, *folders])
+
+
+def attack_text(attack: AttackSpec) -> str:
+    """Return name, ε, number and size of steps and seed for people."""
+    scale, unit = (1, " (L2)") if attack.name.endswith("-l2") else (255, "/255")
+    size = f" of {scale * attack.step_size:.3g}{unit}" if attack.step_size else " it sizes itself"
+    steps = f"{attack.num_steps} step{'s' if attack.num_steps > 1 else ''}{size}"
+    return f"{attack.name} (ε = {scale * attack.epsilon:.3g}{unit}, {steps}, seed {attack.seed})"
+
+
+def check_text(check: Check) -> str:
+    """Return one sentence: what a check measured (nothing: –) and whether its limit holds."""
+    value = "–" if check.value is None else f"{check.value:.4g}"
+    verdict = "holds" if check.ok else "does not hold"
+    return f"Check “{check.name}”: {value} ({check.unit}), limit {check.limit:g}: {verdict}."
+
+
+def warning_text(warning: Row) -> str:
+    """Return a warning and the point, or the width, that it is about."""
+    at = ", ".join(f"{key} {warning[key]:g}" for key in ("lambda", "width") if key in warning)
+    return f"Warning at {at}: {warning['text']}"

@@ -1,0 +1,112 @@
+"""Publish what the suites found: their counts are kept in the bundle, and a page shows them as Markdown tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.bundle_writer import attach_file
+from oat_runtime.errors import ConfigError
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from training.evaluation.documents import (
+    Document,
+    attack_text,
+    check_text,
+    heading,
+    read_documents,
+    warning_text,
+)
+from training.evaluation.judged import Judged
+from training.evaluation.text_table import Row, markdown, new_table, share
+from training.origin import short
+
+_ATTACHED = "evaluation.json"
+_DERIVED = ("accuracy", "low_95", "high_95")
+
+
+def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
+    """Keep the counts of all documents in the bundle, listed in its manifest, and write them as a page.
+
+    Args:
+        judged: a bundle.
+        folder: where its documents are.
+        page: a Markdown file to write.
+
+    Raises:
+        ConfigError: a checkpoint, which has nothing to keep them in.
+        DataError: no documents, or a document of another network.
+    """
+    if judged.bundle is None:
+        raise ConfigError(f"{judged.name} is a checkpoint: export it, and publish the bundle's results")
+    documents = read_documents(judged, folder)
+    counts = {
+        place: document.model_copy(update={"rows": _counts(document.rows)}).model_dump()
+        for place, document in documents.items()
+    }
+    parts = [
+        *_head(judged.bundle),
+        _origin(documents),
+        *_operating_points(judged.bundle.report),
+        *_sections(documents),
+        f"## Recipe\n\n```json\n{json.dumps(judged.bundle.manifest.provenance.recipe, indent=1)}\n```",
+    ]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n\n".join(parts) + "\n")
+    return attach_file(judged.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
+
+
+def _counts(rows: Iterable[Row]) -> list[Row]:
+    """Rows without curves, pictures and what follows from the counts."""
+    slim = ({k: v for k, v in row.items() if k not in _DERIVED and not isinstance(v, list)} for row in rows)
+    return [row for row in slim if row.get("part") not in ("norm", "images")]
+
+
+def _head(bundle: Bundle) -> list[str]:
+    manifest, origin = bundle.manifest, bundle.manifest.provenance
+    weights = manifest.files["weights.safetensors"]
+    return [
+        f"# Figures of `{manifest.name}`",
+        f"{manifest.model.name}, trained on {origin.dataset} with seed {origin.seed}, by the recipe at the end, in "
+        f"{origin.train_minutes:g} minutes on {origin.hardware}; code at `{short(origin.commit)}`. "
+        f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
+        "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
+        "Nothing was chosen by test images.",
+    ]
+
+
+def _origin(documents: dict[str, Document]) -> str:
+    """Which code counted the parts, and where."""
+    places = [
+        f"{document.machine['processor']}, {document.machine['threads']} threads, code at `{short(document.commit)}`"
+        for document in documents.values()
+    ]
+    return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
+
+
+def _operating_points(report: OperatingTable) -> list[str]:
+    """SA and RA of every trained point, as the bundle reports them."""
+    conditions = ("clean", report.attack.name)
+    columns = [f"{what}, width {width:g}" for width in reversed(report.widths) for what in ("SA", "RA")]
+    table = new_table("λ", *columns)
+    for lam in report.lambdas:
+        rows = [report.row(OperatingPoint(lam, width)) for width in reversed(report.widths)]
+        table.add_row(f"{lam:g}", *(share(row.condition(name)) for row in rows for name in conditions))
+    clean, attacked = (report.rows[0].condition(name).num_total for name in conditions)
+    text = (
+        f"SA on {clean:,} test images, RA on the first {attacked:,} under {attack_text(report.attack)}; "
+        "in %, with half the interval's width."
+    )
+    return ["## Operating points", text, markdown(table)]
+
+
+def _sections(documents: dict[str, Document]) -> Iterable[str]:
+    for place, document in documents.items():
+        yield f"## {heading(place)}"
+        yield f"{document.suite.about} {document.setting()}"
+        yield f"```\n{document.command}\n```"
+        yield from (markdown(table(document.rows)) for table in document.suite.tables)
+        remarks = [*map(check_text, document.checks), *map(warning_text, document.warnings)]
+        if remarks:
+            yield "\n".join(f"- {remark}" for remark in remarks)

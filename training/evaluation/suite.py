@@ -1,0 +1,176 @@
+"""What a suite is, what it works on, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from oat_runtime.data import ImageSet
+from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from training.augment import to_unit
+from training.evaluation.cache import Bools, OutcomeCache
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, cached_outcomes, proportion
+from training.evaluation.judged import Judged
+from training.evaluation.text_table import Row
+from training.network import folded
+
+if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
+    from matplotlib.figure import Figure
+
+BATCH = 100
+"""Images at a time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a suite works on.
+
+    Attributes:
+        judged: the network.
+        data: its images, in order.
+        lambdas: λ to count at.
+        widths: widths to count at.
+        attack: the attack of suites that need one.
+        attacks: names of those that the suite `attacks` runs.
+        num_steps: steps of Auto-PGD.
+        beside: networks to compare with.
+        cache_folder: where outcomes are kept, so that a suite that was stopped goes on; None keeps none.
+    """
+
+    judged: Judged
+    data: ImageSet
+    lambdas: tuple[float, ...]
+    widths: tuple[float, ...]
+    attack: AttackSpec
+    attacks: tuple[str, ...] = LINF_ATTACKS
+    num_steps: int | None = None
+    beside: tuple[Judged, ...] = ()
+    cache_folder: Path | None = None
+
+    @cached_property
+    def cache(self) -> OutcomeCache:
+        """Outcomes of the network that were counted before."""
+        return OutcomeCache(self.cache_folder, self.judged.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.judged.model.code_KD.device
+
+    def attack_named(self, name: str) -> AttackSpec:
+        """Return an attack of `ATTACKS`; Auto-PGD with the steps asked for."""
+        asked = self.num_steps is not None and name.startswith("apgd")
+        return ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
+
+    def points(self) -> list[OperatingPoint]:
+        """Return every λ at every width, the widest first."""
+        return [OperatingPoint(lam, width) for width in sorted(self.widths, reverse=True) for lam in self.lambdas]
+
+    def plain(self, point: OperatingPoint) -> torch.nn.Module:
+        """Return the folded network of one point, as it is deployed."""
+        return folded(self.judged.model, lam=point.lam, width=point.width)
+
+    def widest(self) -> dict[float, torch.nn.Module]:
+        """Return the folded network of each λ at the widest width."""
+        return {lam: self.plain(OperatingPoint(lam, max(self.widths))) for lam in self.lambdas}
+
+    def outcomes(
+        self, net: torch.nn.Module, point: OperatingPoint, *, attack: AttackSpec | None, data: ImageSet | None = None
+    ) -> Bools:
+        """Return whether `net`, the folded network of a point, classifies each image correctly; counted once."""
+        images = self.data if data is None else data
+        return cached_outcomes(net, point, images, attack=attack, cache=self.cache, device=self.device)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images in [0, 1] and labels, on the device."""
+        for start in range(0, len(self.data), BATCH):
+            stop = start + BATCH
+            x_NCHW = to_unit(torch.from_numpy(self.data.images_NHWC[start:stop]).to(self.device))
+            yield x_NCHW, torch.from_numpy(self.data.labels_N[start:stop]).to(self.device)
+
+    def logits(self, net: torch.nn.Module) -> Tensor:
+        """Return the logits of all images, (N, classes)."""
+        with torch.no_grad():
+            return torch.cat([net(x_NCHW) for x_NCHW, _ in self.batches()])
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check in the form of the benchmarks: whether a figure keeps its limit.
+
+    Attributes:
+        name: what was measured.
+        value: what came out; None where nothing could be measured.
+        limit: what was allowed.
+        unit: of both.
+        ok: whether the limit holds.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    ok: bool
+
+
+def at_most(name: str, value: float, limit: float, unit: str) -> Check:
+    """Return the check that `value` is `limit` at most."""
+    return Check(name, value, limit, unit, value <= limit)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a suite found.
+
+    Attributes:
+        rows: mostly counts, see `counted`.
+        checks: limits on what was counted.
+        warnings: reasons for doubt: `text`, and the `lambda` and `width` that it is about.
+        attacks: what the images were attacked with.
+    """
+
+    rows: list[Row]
+    checks: Sequence[Check] = ()
+    warnings: Sequence[Row] = ()
+    attacks: Sequence[AttackSpec] = ()
+
+
+def counted(point: OperatingPoint | None, condition: str, correct_N: Bools) -> Row:
+    """Return one row: integer counts, the share, and its 95 % interval (Wilson 1927); None stands for any point."""
+    count = proportion(correct_N)
+    low, high = count.interval()
+    return {
+        "lambda": point and point.lam, "width": point and point.width, "condition": condition,
+        "num_correct": count.num_correct, "num_total": count.num_total, "accuracy": count.rate,
+        "low_95": low, "high_95": high,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One part of a full evaluation.
+
+    Attributes:
+        name: as on the command line and of its JSON file.
+        title: the heading of its part of a page.
+        about: what a reader learns from it.
+        run: counts.
+        tables: its rows as tables.
+        figures: its rows as pictures, by the name of the file.
+        needs_more: whether it needs more than the network, so that `all` leaves it out.
+    """
+
+    name: str
+    title: str
+    about: str
+    run: Callable[[Job], Result]
+    tables: Sequence[Callable[[list[Row]], Table]]
+    figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
+    needs_more: bool = False

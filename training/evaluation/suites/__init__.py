@@ -1,0 +1,33 @@
+"""Every suite of an evaluation, in the order of reading. A new suite is one file here and one line in the list below.
+
+A suite's file holds its words, its computation (`run`: a `Job` to a `Result`), its tables and its figures, and ends in
+`SUITE`. What a suite is and what it works on: `training.evaluation.suite`.
+"""
+
+from training.evaluation.suites import (
+    attacks,
+    calibration,
+    corruptions,
+    crosscheck,
+    dedicated,
+    inside,
+    joint,
+    transfer,
+    unseen,
+)
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        attacks.SUITE,
+        unseen.SUITE,
+        transfer.SUITE,
+        joint.SUITE,
+        corruptions.SUITE,
+        calibration.SUITE,
+        inside.SUITE,
+        crosscheck.SUITE,
+        dedicated.SUITE,
+    )
+}
+"""Suites by name."""

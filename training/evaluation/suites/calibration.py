@@ -1,0 +1,139 @@
+"""Suite `calibration`: how far confidence is from accuracy, with and without the fitted temperatures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from training.evaluation.counting import progress
+from training.evaluation.plot_style import (
+    COLOURS,
+    FAINT,
+    MARKERS,
+    lambda_colours,
+    new_figure,
+    over_lambda,
+    title,
+    widths_of,
+)
+from training.evaluation.suite import Job, Result, Suite
+from training.evaluation.text_table import Row, new_table
+
+if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+
+
+def run(job: Job) -> Result:
+    """Measure the expected calibration error of each point, as the network is and with the bundle's temperature."""
+    rows = []
+    labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
+    for point in progress(job.points(), "calibration"):
+        logits = job.logits(job.plain(point))
+        fitted = 1.0 if job.judged.bundle is None else job.judged.bundle.temperature(point)
+        for name, temperature in (("raw", 1.0), ("fitted", fitted)):
+            found = reliability(logits, labels_N, temperature=temperature)
+            row = {"lambda": point.lam, "width": point.width, "condition": name, "temperature": temperature}
+            bins = {key: _finite(getattr(found, key)) for key in ("confidence_B", "accuracy_B", "share_B")}
+            rows.append(row | {"num_total": len(job.data), "error": found.error} | bins)
+    return Result(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Calibration of one network on labelled images.
+
+    Attributes:
+        error: expected calibration error (Guo et al. 2017) over bins of equal width.
+        confidence_B: mean confidence in each bin; NaN where it is empty.
+        accuracy_B: accuracy in each bin.
+        share_B: share of images in each bin.
+    """
+
+    error: float
+    confidence_B: Floats
+    accuracy_B: Floats
+    share_B: Floats
+
+
+def reliability(logits_NK: Tensor, y_N: Tensor, *, temperature: float = 1.0, num_bins: int = 15) -> Reliability:
+    """Compare the confidence softmax(logits / temperature) with what comes true."""
+    confidence, predicted = torch.softmax(logits_NK.double() / temperature, dim=1).max(dim=1)
+    confidence_N, right_N = confidence.cpu().numpy(), (predicted == y_N).double().cpu().numpy()
+    bin_N = np.minimum((confidence_N * num_bins).astype(np.int64), num_bins - 1)
+    count_B = np.bincount(bin_N, minlength=num_bins).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        confidence_B = np.bincount(bin_N, confidence_N, num_bins) / count_B
+        accuracy_B = np.bincount(bin_N, right_N, num_bins) / count_B
+    share_B = count_B / count_B.sum()
+    return Reliability(float(np.nansum(share_B * np.abs(accuracy_B - confidence_B))), confidence_B, accuracy_B, share_B)
+
+
+def _finite(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def errors(rows: list[Row]) -> Table:
+    """Return the expected calibration error of each point, without and with its temperature."""
+    table = new_table("width", "λ", "temperature", "error without, %", "error with, %")
+    pairs: dict[tuple[float, float], dict[str, Row]] = {}
+    for row in rows:
+        pairs.setdefault((row["width"], row["lambda"]), {})[row["condition"]] = row
+    for (width, lam), pair in pairs.items():
+        errors = [f"{100 * pair[name]['error']:.2f}" for name in ("raw", "fitted")]
+        table.add_row(f"{width:g}", f"{lam:g}", f"{pair['fitted']['temperature']:.3f}", *errors)
+    return table
+
+
+def calibration_curves(rows: list[Row]) -> Figure:
+    """Draw the expected calibration error over λ, with and without the fitted temperatures; and reliability."""
+    with new_figure(10.0, 4.2) as figure:
+        left, right = figure.subplots(1, 2)
+        for index, width in enumerate(widths_of(rows)):
+            for name, line in (("raw", ":"), ("fitted", "-")):
+                curve = over_lambda(rows, name, width)
+                x = [row["lambda"] for row in curve]
+                y = [100 * row["error"] for row in curve]
+                label = f"width {width:g}, {'as trained' if name == 'raw' else 'with temperature'}"
+                left.plot(x, y, line, marker=MARKERS[index % 5], color=COLOURS[index % 5], label=label, ms=4)
+        left.set_ylim(bottom=0)
+        left.set_xlabel("λ")
+        left.set_ylabel("Expected calibration error, points")
+        left.legend(frameon=False, fontsize=8.5)
+        title(left, "Calibration error")
+        widest = over_lambda(rows, "fitted", widths_of(rows)[0])
+        colours = lambda_colours([row["lambda"] for row in widest])
+        for row in widest:
+            pairs = [
+                (c, a)
+                for c, a, share in zip(row["confidence_B"], row["accuracy_B"], row["share_B"], strict=True)
+                if c is not None and a is not None and share * row["num_total"] >= 10
+            ]
+            if pairs:
+                right.plot(
+                    *zip(*pairs, strict=True), "o-", color=colours[row["lambda"]], label=f"λ={row['lambda']:g}", ms=4
+                )
+        right.plot([0, 1], [0, 1], ":", color=FAINT)
+        right.set_xlabel("Confidence")
+        right.set_ylabel("Accuracy")
+        if right.get_legend_handles_labels()[0]:
+            right.legend(frameon=False, fontsize=8.5)
+        title(right, "Reliability, bins of 10 images or more")
+    return figure
+
+
+SUITE = Suite(
+    name="calibration",
+    title="Calibration",
+    about="How far confidence is from accuracy. Temperatures were fitted on validation images.",
+    run=run,
+    tables=(errors,),
+    figures={"calibration": calibration_curves},
+)

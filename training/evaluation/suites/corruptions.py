@@ -1,0 +1,92 @@
+"""Suite `corruptions`: 15 kinds of corruption at 5 severities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
+from training.evaluation.counting import corrupted_sets, progress
+from training.evaluation.plot_style import FAINT, lambda_colours, new_figure
+from training.evaluation.suite import Job, Result, Suite, counted
+from training.evaluation.text_table import Row, new_table
+
+if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
+    from matplotlib.figure import Figure
+
+
+def run(job: Job) -> Result:
+    """Count the accuracy under every kind and severity for each λ, at the widest width."""
+    rows, nets = [], job.widest()
+    conditions = corrupted_sets(job.data, tuple(CORRUPTIONS), SEVERITIES)
+    total = len(CORRUPTIONS) * len(SEVERITIES)
+    for condition, regime, images in progress(conditions, "corruptions", total=total):
+        kind, severity = condition.rsplit("-", 1)
+        for lam, net in nets.items():
+            point = OperatingPoint(lam, max(job.widths))
+            correct_N = job.outcomes(net, point, attack=None, data=images)
+            extra = {"kind": kind, "severity": int(severity), "regime": str(regime)}
+            rows.append(counted(point, condition, correct_N) | extra)
+    return Result(rows)
+
+
+def by_kind(rows: list[Row]) -> Table:
+    """Return a line a kind, a column each λ; all severities together."""
+    lambdas = list(dict.fromkeys(row["lambda"] for row in rows))
+    table = new_table("kind", "regime", *(f"λ={lam:g}" for lam in lambdas))
+    kinds = {row["kind"]: row["regime"] for row in rows}
+    for kind, regime in (*kinds.items(), ("all", "")):
+        cells = []
+        for lam in lambdas:
+            hits = [row for row in rows if row["lambda"] == lam and kind in (row["kind"], "all")]
+            num_correct, num_total = (sum(row[key] for row in hits) for key in ("num_correct", "num_total"))
+            cells.append(f"{100 * num_correct / num_total:.1f}")
+        table.add_row(kind, regime, *cells)
+    return table
+
+
+def corruption_bars(rows: list[Row]) -> Figure:
+    """Draw the accuracy under each kind of corruption, mean of five severities, a bar a λ."""
+    lambdas = sorted({row["lambda"] for row in rows})
+    kinds = sorted(dict.fromkeys(row["kind"] for row in rows), key=lambda kind: (_regime(rows, kind), kind))
+    colours = lambda_colours(lambdas)
+    with new_figure(12.0, 4.4) as figure:
+        axes = figure.subplots()
+        thickness = 0.84 / len(lambdas)
+        for index, lam in enumerate(lambdas):
+            means = [
+                100 * np.mean([r["accuracy"] for r in rows if r["kind"] == kind and r["lambda"] == lam])
+                for kind in kinds
+            ]
+            places = np.arange(len(kinds)) - 0.42 + thickness * (index + 0.5)
+            axes.bar(places, means, thickness, color=colours[lam], label=f"λ={lam:g}")
+        axes.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=35, ha="right")
+        border = sum(_regime(rows, kind) == "high_frequency" for kind in kinds) - 0.5
+        axes.axvline(border, color=FAINT, lw=1.0, ls=":")
+        for at, text, side in ((border - 0.1, "high-frequency", "right"), (border + 0.1, "low-frequency", "left")):
+            axes.annotate(
+                text, (at, 1.0), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha=side,
+                color=FAINT, fontsize=9.5,
+            )  # fmt: skip
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel("Accuracy, mean of 5 severities, %")
+        axes.margins(x=0.01)
+        figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def _regime(rows: list[Row], kind: str) -> str:
+    return str(next(row["regime"] for row in rows if row["kind"] == kind))
+
+
+SUITE = Suite(
+    name="corruptions",
+    title="Corruptions",
+    about="Fifteen kinds of corruption after CIFAR-10-C, five severities each.",
+    run=run,
+    tables=(by_kind,),
+    figures={"corruptions": corruption_bars},
+)

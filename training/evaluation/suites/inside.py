@@ -1,0 +1,161 @@
+"""Suite `inside`: what enters the last batch norm, what the network looks at, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from training.evaluation import inspection
+from training.evaluation.counting import ATTACKS
+from training.evaluation.plot_style import COLOURS, FAINT, join_over_lambda, new_figure, title
+from training.evaluation.suite import BATCH, Job, Result, Suite
+from training.evaluation.text_table import Row, new_table
+from training.network import folded
+
+if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
+    from matplotlib.figure import Figure
+
+
+def run(job: Job) -> Result:
+    """Measure batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width."""
+    width = max(job.widths)
+    num = min(len(job.data), 200)
+    batches = list(job.batches())[: -(-num // BATCH)]
+    x_NCHW, y_N = (torch.cat(parts)[:num] for parts in zip(*batches, strict=True))
+    rows: list[Row] = []
+    model = job.judged.model
+    attack = ATTACKS["pgd-7"]
+    for found in inspection.norm_statistics(model, x_NCHW, y_N, lambdas=job.lambdas, width=width, attack=attack):
+        statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
+        rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
+    nets: list[tuple[str, float | None, torch.nn.Module]] = [
+        (f"λ={lam:g}", lam, net) for lam, net in job.widest().items()
+    ]
+    for other in job.beside:
+        config = other.model.config
+        nets.append((other.name, None, folded(other.model, lam=config.lambdas[-1], width=config.widths[-1])))
+    pairs = list(zip(torch.split(x_NCHW, BATCH), torch.split(y_N, BATCH), strict=True))
+    for name, lam, net in nets:
+        gradient = torch.cat([inspection.saliency(net, x, y) for x, y in pairs])
+        aligned_N = inspection.alignment(gradient, x_NCHW)
+        aligned_N = aligned_N[torch.isfinite(aligned_N)]
+        half = 1.96 * float(aligned_N.std()) / max(1, len(aligned_N)) ** 0.5
+        maps = gradient[:6].abs().amax(dim=1)
+        maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        rows.append(
+            {"part": "saliency", "network": name, "lambda": lam, "num_total": len(aligned_N),
+             "alignment": float(aligned_N.mean()), "half_95": half,
+             "maps_NHW": (maps * 255).round().to(torch.uint8).cpu().tolist()}
+        )  # fmt: skip
+    height, columns = job.data.images_NHWC.shape[1:3]
+    rows += [
+        {"part": "cost"} | asdict(inspection.cost(model, width=at, height=height, columns=columns)) for at in job.widths
+    ]
+    rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6].tolist()})
+    return Result(rows, attacks=[attack])
+
+
+def costs(rows: list[Row]) -> Table:
+    """Return the multiply-adds of an image and numbers stored, by width."""
+    keys = ("convolutions", "norms", "film", "folded")
+    table = new_table("width", *(f"{key}, 10⁶" for key in keys), "parameters")
+    for row in rows:
+        if row["part"] == "cost":
+            table.add_row(f"{row['width']:g}", *(f"{row[key] / 1e6:.2f}" for key in keys), f"{row['parameters']:,}")
+    return table
+
+
+def alignments(rows: list[Row]) -> Table:
+    """Return how much the gradient by the pixels looks like the image."""
+    table = new_table("network", "images", "alignment of gradient and image")
+    for row in rows:
+        if row["part"] == "saliency":
+            table.add_row(row["network"], f"{row['num_total']}", f"{row['alignment']:.3f} ± {row['half_95']:.3f}")
+    return table
+
+
+def norm_curves(rows: list[Row]) -> Figure:
+    """Draw mean and variance of four channels at the last norm over λ (the form of the paper's Fig. 2)."""
+    rows = [row for row in rows if row["part"] == "norm"]
+    mixed = sorted(
+        (row for row in rows if (row["images"] == "mixed") == (row["lambda"] > 0)), key=lambda r: r["lambda"]
+    )
+    spread = np.ptp([row["mean_C"] for row in mixed], axis=0) / np.sqrt(
+        np.mean([row["var_C"] for row in mixed], axis=0)
+    )
+    channels = np.sort(np.argsort(spread)[-4:])
+    x = [row["lambda"] for row in mixed]
+    with new_figure(10.0, 4.0) as figure:
+        for axes, key, name in zip(figure.subplots(1, 2), ("mean_C", "var_C"), ("Mean", "Variance"), strict=True):
+            for index, channel in enumerate(channels):
+                y = [row[key][channel] for row in mixed]
+                join_over_lambda(axes, x, x, y, index, f"channel {channel}")
+            axes.set_xlabel("λ")
+            title(axes, f"{name} at the last batch norm")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def saliency_maps(rows: list[Row]) -> Figure:
+    """Draw images, the gradients of their loss for each network, and how much the two are alike."""
+    images = np.array(next(row for row in rows if row["part"] == "images")["images_NHWC"], dtype=np.uint8)
+    rows = [row for row in rows if row["part"] == "saliency"]
+    with new_figure(1.05 * (len(rows) + 1) + 5.0, 1.05 * len(images) + 0.6) as figure:
+        halves = figure.subfigures(1, 2, width_ratios=[1.05 * (len(rows) + 1), 5.0], squeeze=False)
+        left, right = halves[0]
+        panels = left.subplots(len(images), len(rows) + 1, squeeze=False)
+        for line, image in zip(panels, images, strict=True):
+            line[0].imshow(image)
+        panels[0][0].set_title("image", fontsize=9.5)
+        for column, row in enumerate(rows, start=1):
+            panels[0][column].set_title(row["network"], fontsize=9.5)
+            for line, found in zip(panels, row["maps_NHW"], strict=False):
+                line[column].imshow(np.array(found), cmap="magma")
+        for axes in panels.ravel():
+            axes.set_axis_off()
+        axes = right.subplots()
+        for index, row in enumerate(rows):
+            colour = COLOURS[0] if row["lambda"] is not None else COLOURS[1]
+            axes.barh(index, row["alignment"], xerr=row["half_95"], color=colour, ecolor=FAINT, height=0.62)
+        axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"Alignment |cos(image, gradient)|, mean of {rows[0]['num_total']}, 95 %")
+        title(axes, "How much saliency looks like the image")
+    return figure
+
+
+def cost_bars(rows: list[Row]) -> Figure:
+    """Draw multiply-adds and parameters of the deployed network by width."""
+    rows = sorted((row for row in rows if row["part"] == "cost"), key=lambda row: row["width"])
+    places = np.arange(len(rows))
+    with new_figure(9.0, 3.4) as figure:
+        left, right = figure.subplots(1, 2)
+        scale, unit = (1e9, "G") if rows[-1]["folded"] >= 1e9 else (1e6, "M")
+        for axes, values, label, text in (
+            (left, [row["folded"] / scale for row in rows], f"Multiply-adds an image, {unit}", "Folded, at any λ"),
+            (right, [row["parameters"] / 1e6 for row in rows], "Numbers stored, M", "Size of one folded point"),
+        ):
+            bars = axes.bar(places, values, 0.6, color=COLOURS[0])
+            axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=2)
+            axes.set_xticks(places, [f"width {row['width']:g}" for row in rows])
+            axes.grid(axis="x", visible=False)
+            axes.margins(y=0.15)
+            axes.set_ylabel(label)
+            title(axes, text)
+    return figure
+
+
+SUITE = Suite(
+    name="inside",
+    title="Inside",
+    about="Batch-norm statistics by λ, gradients of the loss with respect to the pixels, and cost. Multiply-adds are "
+    "those of convolutions and classifier, plus what scales and shifts by channel and cannot be folded.",
+    run=run,
+    tables=(costs, alignments),
+    figures={"batch-norm": norm_curves, "saliency": saliency_maps, "cost": cost_bars},
+)

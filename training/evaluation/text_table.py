@@ -1,0 +1,52 @@
+"""Lay out counts as tables of text, for a terminal or as Markdown."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from oat_runtime.operating_point import Proportion
+
+Row = dict[str, Any]
+"""One row of a suite's JSON document, mostly counts; its keys are those of its suite."""
+
+
+def new_table(*columns: str) -> Table:
+    """Return an empty table whose cells are set to the right."""
+    return Table(*(Column(name, justify="right", overflow="fold") for name in columns))
+
+
+def by_condition(rows: list[Row]) -> Table:
+    """Return a line an operating point, a column a condition."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    table = new_table("width", "λ", *conditions)
+    points: dict[tuple[Any, Any], dict[str, str]] = {}
+    for row in rows:
+        points.setdefault((row["width"], row["lambda"]), {})[row["condition"]] = share_of(row)
+    for point, cells in points.items():
+        at = ("any" if value is None else f"{value:g}" for value in point)
+        table.add_row(*at, *(cells.get(condition, "") for condition in conditions))
+    return table
+
+
+def share_of(row: Row) -> str:
+    """Return the share of a counted row, as `share`."""
+    return share(Proportion(row["num_correct"], row["num_total"]))
+
+
+def share(count: Proportion) -> str:
+    """Return per cent and half its interval's width, without blanks so that a narrow table keeps it together."""
+    low, high = count.interval()
+    return f"{100 * count.rate:.1f}±{50 * (high - low):.1f}"
+
+
+def markdown(table: Table) -> str:
+    """Return the table as Markdown."""
+    table.box = box.MARKDOWN
+    text = io.StringIO()
+    Console(file=text, width=1000, color_system=None).print(table)
+    return "\n".join(line.strip() for line in text.getvalue().strip().splitlines())
