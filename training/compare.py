@@ -25,9 +25,9 @@ from oat_runtime.terminal import wide_console
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.evaluation.cache import Bools, OutcomeCache
-from training.evaluation.counting import cached_outcomes, progress
-from training.network import OATNet, folded
+from training.evaluation.cache import OutcomeCache
+from training.evaluation.counting import Bools, progress
+from training.network import OATNet
 from training.origin import machine
 from training.recipes import pgd
 from training.settings import read_recipe, with_changes
@@ -72,9 +72,8 @@ def measure(
     clean, attacked = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     points = [(k, w, OperatingPoint(lam, width)) for k, lam in enumerate(knots) for w, width in enumerate(widths)]
     for k, w, point in progress(points, run.name):
-        plain = folded(model, lam=point.lam, width=point.width)
-        for correct, of in ((clean, None), (attacked, attack)):
-            correct[k, w] = cached_outcomes(plain, point, test_set, attack=of, cache=cache, device=world.device)
+        clean[k, w] = cache.outcomes(point, test_set)
+        attacked[k, w] = cache.outcomes(point, test_set, attack=attack)
     return clean, attacked
 
 

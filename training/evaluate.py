@@ -11,53 +11,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle, outcome_key
-from oat_runtime.data import ImageSet, load_dataset
+from oat_runtime.data import load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.plain_net import fold
 from oat_runtime.terminal import wide_console
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, outcomes_of, progress
+from training.evaluation.cache import OutcomeCache
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.publish import publish
 from training.evaluation.suite import Check, Job, counted
 from training.evaluation.suites import SUITES
-from training.evaluation.text_table import Row
+from training.network import network_of
 from training.origin import machine
 
 _LOG = logging.getLogger(__name__)
-
-
-def check_bundle(
-    bundle: Bundle,
-    test_set: ImageSet,
-    *,
-    attack: str | None,
-    count: int,
-    points: Sequence[OperatingPoint],
-) -> list[Row]:
-    """Evaluate a bundle's points again; one row each, with the agreement image by image where outcomes are kept."""
-    config, tensors, published = bundle.manifest.model, bundle.tensors(), bundle.outcomes()
-    spec = None if attack is None else ATTACKS[attack]
-    condition = "clean" if spec is None else spec.name
-    rows = []
-    for point in progress(points, "evaluating"):
-        plain = TorchNet(fold(tensors, config, lam=point.lam, width=point.width))
-        correct_N = outcomes_of(plain, test_set.first(count), attack=spec)
-        before_N = published.get(outcome_key(condition, point))
-        num_compared = 0 if before_N is None else min(len(before_N), count)
-        agreement = None
-        if before_N is not None:
-            agreement = float((before_N[:num_compared] == correct_N[:num_compared]).mean())
-        rows.append(counted(point, condition, correct_N) | {"num_compared": num_compared, "agreement": agreement})
-    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,14 +72,22 @@ def _check_again(args: argparse.Namespace) -> int:
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
-    test_set = load_dataset(bundle.report.dataset, "test", download=args.download)
-    rows = check_bundle(bundle, test_set, attack=args.attack, count=args.count, points=points)
+    data = load_dataset(bundle.report.dataset, "test", download=args.download, limit=args.count)
+    cache = OutcomeCache(None, network_of(bundle.tensors(), config))
+    condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
+    published = bundle.outcomes()
+    rows = []
+    for point in progress(points, "evaluating"):
+        correct_N = cache.outcomes(point, data, attack=attack)
+        before_N = published.get(outcome_key(condition, point), np.zeros(0, np.bool_))[: len(data)]
+        agreement = float((before_N == correct_N[: len(before_N)]).mean()) if len(before_N) else None
+        rows.append(counted(point, condition, correct_N) | {"num_compared": len(before_N), "agreement": agreement})
     table = Table("λ", "width", "condition", "right", "of", "accuracy", "95 % interval", "agrees with manifest")
     for row in rows:
-        agreement = "–" if row["agreement"] is None else f"{100 * row['agreement']:.2f} % of {row['num_compared']}"
+        agrees = "–" if row["agreement"] is None else f"{100 * row['agreement']:.2f} % of {row['num_compared']}"
         table.add_row(
             f"{row['lambda']:g}", f"{row['width']:g}", row["condition"], str(row["num_correct"]), str(row["num_total"]),
-            f"{100 * row['accuracy']:.2f} %", f"{100 * row['low_95']:.1f} – {100 * row['high_95']:.1f}", agreement,
+            f"{100 * row['accuracy']:.2f} %", f"{100 * row['low_95']:.1f} – {100 * row['high_95']:.1f}", agrees,
         )  # fmt: skip
     wide_console().print(table)
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]

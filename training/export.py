@@ -73,8 +73,8 @@ def export(
         severities=(3,),
     )
     cache = OutcomeCache(cache_folder, model)
-    select_rows, _ = measure_table(model, select_conditions, title="select table", cache=cache)
-    report_rows, outcomes = measure_table(model, report_conditions, title="report table", cache=cache)
+    select_rows, _ = measure_table(cache, select_conditions, title="select table")
+    report_rows, outcomes = measure_table(cache, report_conditions, title="report table")
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
     spec = InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2])
     return save_bundle(

@@ -7,18 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, STYLE
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, Axes, Figure, join_over_lambda, new_figure
 
 _TOUCHING = (0.07, 0.05)
 """Distance, in parts of the axes, within which the names of two points would be written over each other."""
@@ -69,14 +64,11 @@ def curves(table: OperatingTable, condition: str) -> list[Curve]:
 
 def surface_figure(table: OperatingTable) -> Figure:
     """Clean and attacked accuracy over λ side by side, a line a width."""
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
-    with matplotlib.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89), w_pad=0.12)  # leaves room for the caption
-        figure = Figure(figsize=(10.0, 4.9), dpi=180, facecolor="white", layout=layout)
+    layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89), w_pad=0.12)  # leaves room for the caption
+    with new_figure(10.0, 4.9, dpi=180, layout=layout) as figure:
         left, right = figure.subplots(1, 2)
         for axes, panel, what in ((left, clean, "Clean accuracy"), (right, attacked, "Robust accuracy")):
             _draw_over_lambda(axes, panel)
@@ -91,31 +83,20 @@ def surface_figure(table: OperatingTable) -> Figure:
 
 def frontier_figure(table: OperatingTable) -> Figure:
     """Attacked against clean accuracy, a line a width: what λ buys and what width costs, in one picture."""
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
-    with matplotlib.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89))
-        figure = Figure(figsize=(7.5, 5.4), dpi=180, facecolor="white", layout=layout)
+    layout = ConstrainedLayoutEngine(rect=(0.0, 0.1, 1.0, 0.89))
+    with new_figure(7.5, 5.4, dpi=180, layout=layout) as figure:
         axes = figure.subplots()
         for index, (x, y) in enumerate(zip(clean, attacked, strict=True)):
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-            _line(axes, y, x.accuracy, colour)
+            join_over_lambda(axes, x.lambdas, x.accuracy, y.accuracy, colour=colour, dotted=1.4, solid=2.0)
             axes.errorbar(
-                x.accuracy,
-                y.accuracy,
-                xerr=_bars(x),
-                yerr=_bars(y),
-                color=colour,
-                fmt=marker,
-                markersize=6,
-                elinewidth=0.8,
-                ecolor=(colour, 0.35),
-                label=f"width {x.width:g}",
-            )
+                x.accuracy, y.accuracy, xerr=_bars(x), yerr=_bars(y), color=colour, fmt=marker, markersize=6,
+                elinewidth=0.8, ecolor=(colour, 0.35), label=f"width {x.width:g}",
+            )  # fmt: skip
         axes.legend(loc="lower left", frameon=False)
         axes.set_xlabel("Clean accuracy, %")
         axes.set_ylabel(f"{_attacked(table)}, %")
@@ -135,14 +116,10 @@ def frontier_figure(table: OperatingTable) -> Figure:
 def draw(bundle: Bundle, folder: Path) -> list[Path]:
     """Write both figures of a bundle's `report` table into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in (
-        ("surface.png", surface_figure(bundle.report)),
-        ("frontier.png", frontier_figure(bundle.report)),
-    ):
-        figure.savefig(folder / name)
-        paths.append(folder / name)
-    return paths
+    figures = {"surface.png": surface_figure, "frontier.png": frontier_figure}
+    for name, figure in figures.items():
+        figure(bundle.report).savefig(folder / name)
+    return [folder / name for name in figures]
 
 
 def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
@@ -150,12 +127,13 @@ def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
 
     for index, curve in enumerate(panel):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        apart = _line(axes, curve, curve.lambdas, colour)
+        x, y = curve.lambdas, curve.accuracy
+        apart = join_over_lambda(axes, x, x, y, colour=colour, dotted=1.4, solid=2.0)
         axes.plot(
-            curve.lambdas, curve.accuracy, marker, color=colour, markersize=6, markeredgecolor="white",
+            x, y, marker, color=colour, markersize=6, markeredgecolor="white",
             label=f"width {curve.width:g}", zorder=3,
         )  # fmt: skip
-        axes.fill_between(curve.lambdas[apart:], curve.low[apart:], curve.high[apart:], color=colour, alpha=0.13, lw=0)
+        axes.fill_between(x[apart:], curve.low[apart:], curve.high[apart:], color=colour, alpha=0.13, lw=0)
         if apart:
             axes.vlines(0.0, curve.low[0], curve.high[0], color=colour, alpha=0.35, linewidth=4)
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -164,17 +142,6 @@ def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("λ   (0: most accurate, 1: most robust)")
     _label_ends(axes, panel)
-
-
-def _line(axes: Axes, curve: Curve, x: tuple[float, ...], colour: str) -> int:
-    """Join the points of a curve; returns the index of the first trained λ>0.
-
-    λ=0 has batch norms of its own, so nothing lies between it and the smallest trained λ>0: that part is dotted.
-    """
-    apart = 1 if curve.lambdas[0] == 0.0 and len(curve.lambdas) > 1 else 0
-    axes.plot(x[: apart + 1], curve.accuracy[: apart + 1], ":", color=colour, linewidth=1.4)
-    axes.plot(x[apart:], curve.accuracy[apart:], color=colour, linewidth=2.0)
-    return apart
 
 
 def _name_points(axes: Axes, x: Curve, y: Curve) -> None:

@@ -18,8 +18,8 @@ from training import evaluate as evaluate_module
 from training import export as export_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.evaluation import cache, counting
-from training.evaluation.cache import Bools
+from training.evaluation import cache
+from training.evaluation.counting import Bools
 from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights
 from training.trainer import Trainer
@@ -152,8 +152,8 @@ def test_an_export_goes_on_where_it_was_stopped(
         data = {"training_set": sets["train"], "test_set": sets["test"]}
         return export_module.export(saved, tmp_path / name, **data, **options)  # type: ignore
 
-    original = counting.outcomes_of
-    monkeypatch.setattr(counting, "outcomes_of", outcomes_of)
+    original = cache.outcomes_of
+    monkeypatch.setattr(cache, "outcomes_of", outcomes_of)
     monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     with pytest.raises(KeyboardInterrupt):
         export("exported")

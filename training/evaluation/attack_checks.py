@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oat_runtime.stress.attacks import LogitsFn
-from training.evaluation.cache import Bools
+from training.evaluation.counting import Bools
 
 STRONGER = (
     ("clean", "fgsm"), ("fgsm", "pgd-7"), ("fgsm", "pgd-20"), ("pgd-7", "pgd-20"), ("mi-fgsm", "apgd-ce"),

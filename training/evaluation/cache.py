@@ -1,21 +1,21 @@
-"""Keep outcomes on disk, so that counting that was stopped goes on where it was."""
+"""Count the outcomes of a network's operating points once: they are kept on disk, and a stopped count goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from torch import nn
 
 from oat_runtime.data import ImageSet, fingerprint
-from training.network import OATNet
+from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from training.evaluation.counting import Bools, outcomes_of
+from training.network import OATNet, folded
 from training.origin import commit_of_code, is_committed
-
-Bools = npt.NDArray[np.bool_]
-"""One bool an image, in the order of its set: as `correct_N`, whether the network classifies it correctly."""
 
 
 class OutcomeCache:
@@ -26,11 +26,17 @@ class OutcomeCache:
         model: the network, whose weights are part of the key.
 
     Attributes:
+        model: the network.
+        plain: returns the folded network of a point, as it is deployed.
         cached_s: how long it took, at the time, to count what has been taken from the disk since.
     """
 
     def __init__(self, root: Path | None, model: OATNet) -> None:
-        self.cached_s = 0.0
+        self.model, self.cached_s = model, 0.0
+        # A table asks for one point after another, a suite again and again for all λ of a width.
+        self.plain: Callable[[OperatingPoint], nn.Module] = lru_cache(maxsize=8)(
+            lambda point: folded(model, lam=point.lam, width=point.width)
+        )
         commit = commit_of_code()
         if root is None or not is_committed(commit):
             self._folder = None
@@ -39,6 +45,12 @@ class OutcomeCache:
         for name, tensor in model.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         self._folder = root / digest.hexdigest()[:16]
+
+    def outcomes(self, point: OperatingPoint, data: ImageSet, *, attack: AttackSpec | None = None) -> Bools:
+        """Return whether the folded network of a point classifies each image correctly."""
+        key = f"{point.lam:g} {point.width:g} {'clean' if attack is None else attack.model_dump_json()}"
+        device = self.model.code_KD.device
+        return self.get(key, data, lambda: outcomes_of(self.plain(point), data, attack=attack, device=device))
 
     def get(self, key: str, data: ImageSet, count: Callable[[], Bools]) -> Bools:
         """Return the outcomes of `key` on `data` if they are on disk; else those of `count()`, kept from now on.

@@ -7,18 +7,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
 
 from oat_runtime.data import ImageSet
-from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion, Regime
+from oat_runtime.operating_point import AttackSpec, Proportion
 from oat_runtime.stress.attacks import LogitsFn, perturb
-from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
+from oat_runtime.stress.corruptions import corrupt_batch
 from training.augment import to_unit
-from training.evaluation.cache import Bools, OutcomeCache
 
 Item = TypeVar("Item")
+Bools = npt.NDArray[np.bool_]
+"""One bool an image, in the order of its set: as `correct_N`, whether the network classifies it correctly."""
 
 ATTACKS = {
     spec.name: spec
@@ -73,33 +75,16 @@ def outcomes_of(
     return np.concatenate(correct)
 
 
-def cached_outcomes(
-    net: LogitsFn,
-    point: OperatingPoint,
-    data: ImageSet,
-    *,
-    attack: AttackSpec | None,
-    cache: OutcomeCache,
-    device: torch.device,
-) -> Bools:
-    """Return the outcomes of `net`, the folded network of `point`; they are counted once."""
-    key = f"{point.lam:g} {point.width:g} {'clean' if attack is None else attack.model_dump_json()}"
-    return cache.get(key, data, lambda: outcomes_of(net, data, attack=attack, device=device))
-
-
-def corruption_conditions(kinds: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int]]:
-    """Return kind and severity by the name of the condition, `KIND-SEVERITY`."""
-    return {f"{kind}-{severity}": (kind, severity) for kind in kinds for severity in severities}
-
-
 def corrupted_sets(
     data: ImageSet, kinds: Sequence[str], severities: Sequence[int]
-) -> Iterator[tuple[str, Regime, ImageSet]]:
-    """Yield `data` under every kind and severity, as (condition, regime, images); the same pixels every time."""
-    for condition, (kind, severity) in corruption_conditions(kinds, severities).items():
-        rng = np.random.default_rng(zlib.crc32(condition.encode()))
-        images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
-        yield condition, CORRUPTIONS[kind].regime, ImageSet(images, data.labels_N, data.class_names, condition)
+) -> Iterator[tuple[str, int, ImageSet]]:
+    """Yield `data` under every (kind, severity), each named `KIND-SEVERITY`; the same pixels every time."""
+    for kind in kinds:
+        for severity in severities:
+            name = f"{kind}-{severity}"
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
+            yield kind, severity, ImageSet(images, data.labels_N, data.class_names, name)
 
 
 def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from training.evaluation.text_table import Row
 
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+    from matplotlib.layout_engine import LayoutEngine
+else:  # matplotlib is heavy: it is loaded when something is drawn, and these names are annotations only
+    Axes = Figure = Any
 
 INK, FAINT, LINE = "#1f2328", "#6e7781", "#e4e7eb"
 COLOURS = ("#0b4f8a", "#c2410c", "#0f8a6c", "#7a3e9d", "#8a6d00")
@@ -35,13 +38,15 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def new_figure(width_in: float, height_in: float) -> Iterator[Figure]:
-    """A white figure in this style, laid out by itself; saved with `figure.savefig`."""
+def new_figure(
+    width_in: float, height_in: float, *, dpi: int = 120, layout: LayoutEngine | Literal["constrained"] = "constrained"
+) -> Iterator[Figure]:
+    """Yield a white figure in this style, laid out by itself; saved with `figure.savefig`."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(width_in, height_in), dpi=120, facecolor="white", layout="constrained")
+        yield Figure(figsize=(width_in, height_in), dpi=dpi, facecolor="white", layout=layout)
 
 
 def lambda_colours(lambdas: list[float]) -> dict[float, Any]:
@@ -70,12 +75,14 @@ def over_lambda(rows: list[Row], condition: str, width: float) -> list[Row]:
 
 
 def join_over_lambda(
-    axes: Axes, lambdas: list[float], x: list[float], y: list[float], index: int, label: str | None, points: bool = True
-) -> None:
-    """Join points over λ; dotted between λ=0 and the next one, which have batch norms of their own."""
-    colour, marker = COLOURS[index % 5], MARKERS[index % 5] if points else ""
+    axes: Axes, lambdas: Sequence[float], x: Sequence[float], y: Sequence[float], *, colour: str,
+    dotted: float = 1.3, solid: float = 1.8,
+) -> int:  # fmt: skip
+    """Join points over λ, and return the index of the first trained λ>0.
+
+    λ=0 has batch norms of its own, so nothing lies between it and the smallest trained λ>0: that part is dotted.
+    """
     apart = 1 if lambdas[0] == 0.0 and len(lambdas) > 1 else 0
-    axes.plot(x[: apart + 1], y[: apart + 1], ":", color=colour, lw=1.3)
-    axes.plot(x[apart:], y[apart:], "-", color=colour, lw=1.8)
-    if points:
-        axes.plot(x, y, marker, color=colour, ms=5, label=label)
+    axes.plot(x[: apart + 1], y[: apart + 1], ":", color=colour, lw=dotted)
+    axes.plot(x[apart:], y[apart:], "-", color=colour, lw=solid)
+    return apart

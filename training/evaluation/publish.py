@@ -10,14 +10,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from training.evaluation.documents import (
-    Document,
-    attack_text,
-    check_text,
-    heading,
-    read_documents,
-    warning_text,
-)
+from training.evaluation.documents import Document, attack_text, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
 from training.evaluation.text_table import Row, markdown, new_table, share
 from training.origin import short

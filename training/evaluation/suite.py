@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
@@ -15,14 +14,11 @@ from torch import Tensor
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from training.augment import to_unit
-from training.evaluation.cache import Bools, OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, cached_outcomes, proportion
+from training.evaluation.cache import OutcomeCache
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, proportion
 from training.evaluation.judged import Judged
+from training.evaluation.plot_style import Figure
 from training.evaluation.text_table import Row
-from training.network import folded
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 BATCH = 100
 """Images at a time."""
@@ -73,20 +69,17 @@ class Job:
         """Return every λ at every width, the widest first."""
         return [OperatingPoint(lam, width) for width in sorted(self.widths, reverse=True) for lam in self.lambdas]
 
+    def widest(self) -> list[OperatingPoint]:
+        """Return every λ at the widest width."""
+        return [OperatingPoint(lam, max(self.widths)) for lam in self.lambdas]
+
     def plain(self, point: OperatingPoint) -> torch.nn.Module:
         """Return the folded network of one point, as it is deployed."""
-        return folded(self.judged.model, lam=point.lam, width=point.width)
+        return self.cache.plain(point)
 
-    def widest(self) -> dict[float, torch.nn.Module]:
-        """Return the folded network of each λ at the widest width."""
-        return {lam: self.plain(OperatingPoint(lam, max(self.widths))) for lam in self.lambdas}
-
-    def outcomes(
-        self, net: torch.nn.Module, point: OperatingPoint, *, attack: AttackSpec | None, data: ImageSet | None = None
-    ) -> Bools:
-        """Return whether `net`, the folded network of a point, classifies each image correctly; counted once."""
-        images = self.data if data is None else data
-        return cached_outcomes(net, point, images, attack=attack, cache=self.cache, device=self.device)
+    def outcomes(self, point: OperatingPoint, *, attack: AttackSpec | None = None) -> Bools:
+        """Return whether the folded network of a point classifies each image correctly; counted once."""
+        return self.cache.outcomes(point, self.data, attack=attack)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images in [0, 1] and labels, on the device."""
@@ -95,10 +88,10 @@ class Job:
             x_NCHW = to_unit(torch.from_numpy(self.data.images_NHWC[start:stop]).to(self.device))
             yield x_NCHW, torch.from_numpy(self.data.labels_N[start:stop]).to(self.device)
 
-    def logits(self, net: torch.nn.Module) -> Tensor:
-        """Return the logits of all images, (N, classes)."""
+    def logits(self, point: OperatingPoint) -> Tensor:
+        """Return the logits of all images at a point, (N, classes)."""
         with torch.no_grad():
-            return torch.cat([net(x_NCHW) for x_NCHW, _ in self.batches()])
+            return torch.cat([self.plain(point)(x_NCHW) for x_NCHW, _ in self.batches()])
 
 
 @dataclass(frozen=True, slots=True)

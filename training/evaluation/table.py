@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -12,14 +12,8 @@ from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS
 from training.augment import to_unit
-from training.evaluation.cache import Bools, OutcomeCache
-from training.evaluation.counting import (
-    cached_outcomes,
-    corrupted_sets,
-    corruption_conditions,
-    progress,
-    proportion,
-)
+from training.evaluation.cache import OutcomeCache
+from training.evaluation.counting import Bools, corrupted_sets, progress, proportion
 from training.network import OATNet, folded
 
 
@@ -36,45 +30,36 @@ class Conditions:
 
 
 def measure_point(
-    model: OATNet, point: OperatingPoint, conditions: Conditions, cache: OutcomeCache
-) -> dict[str, Bools]:
-    """Return the outcomes of the folded float32 network of a point, by `outcome_key`, under every condition."""
-    device = model.code_KD.device
-    plain = folded(model, lam=point.lam, width=point.width)
-
-    def count(data: ImageSet, attack: AttackSpec | None = None) -> Bools:
-        return cached_outcomes(plain, point, data, attack=attack, cache=cache, device=device)
-
-    found = {"clean": count(conditions.clean), conditions.attack.name: count(conditions.attacked, conditions.attack)}
-    for condition, _, images in corrupted_sets(conditions.corrupted, conditions.kinds, conditions.severities):
-        found[condition] = count(images)
-    return {outcome_key(condition, point): correct_N for condition, correct_N in found.items()}
-
-
-def row_of(point: OperatingPoint, outcomes: dict[str, Bools], conditions: Conditions) -> OperatingRow:
-    """Return the table row of a point's outcomes."""
-    regimes = {"clean": Regime.CLEAN, conditions.attack.name: Regime.ADVERSARIAL}
-    named = corruption_conditions(conditions.kinds, conditions.severities)
-    regimes |= {condition: CORRUPTIONS[kind].regime for condition, (kind, _) in named.items()}
+    cache: OutcomeCache, point: OperatingPoint, conditions: Conditions
+) -> tuple[OperatingRow, dict[str, Bools]]:
+    """Return the row of a point, and its outcomes by `outcome_key`, under every condition."""
+    attack = conditions.attack
+    found = [
+        ("clean", Regime.CLEAN, cache.outcomes(point, conditions.clean)),
+        (attack.name, Regime.ADVERSARIAL, cache.outcomes(point, conditions.attacked, attack=attack)),
+    ]
+    for kind, _, images in corrupted_sets(conditions.corrupted, conditions.kinds, conditions.severities):
+        found.append((images.name, CORRUPTIONS[kind].regime, cache.outcomes(point, images)))
     measurements = []
-    for condition, regime in regimes.items():
-        count = proportion(outcomes[outcome_key(condition, point)])
+    for condition, regime, correct_N in found:
+        num_correct, num_total = astuple(proportion(correct_N))
         measurements.append(
-            Measurement(condition=condition, regime=regime, num_correct=count.num_correct, num_total=count.num_total)
+            Measurement(condition=condition, regime=regime, num_correct=num_correct, num_total=num_total)
         )
-    return OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
+    row = OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
+    return row, {outcome_key(condition, point): correct_N for condition, _, correct_N in found}
 
 
 def measure_table(
-    model: OATNet, conditions: Conditions, *, title: str, cache: OutcomeCache
+    cache: OutcomeCache, conditions: Conditions, *, title: str
 ) -> tuple[tuple[OperatingRow, ...], dict[str, Bools]]:
     """Return rows for every trained λ and width, and all outcomes by `outcome_key`; shows progress."""
-    points = [OperatingPoint(lam, width) for lam in model.config.lambdas for width in model.config.widths]
+    config = cache.model.config
     rows: list[OperatingRow] = []
     outcomes: dict[str, Bools] = {}
-    for point in progress(points, title):
-        of_point = measure_point(model, point, conditions, cache)
-        rows.append(row_of(point, of_point, conditions))
+    for point in progress([OperatingPoint(lam, width) for lam in config.lambdas for width in config.widths], title):
+        row, of_point = measure_point(cache, point, conditions)
+        rows.append(row)
         outcomes |= of_point
     return tuple(rows), outcomes
 

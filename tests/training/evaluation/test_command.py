@@ -13,7 +13,7 @@ import pytest
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
 from training.evaluate import main
-from training.evaluation import cache, counting
+from training.evaluation import cache
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
@@ -101,7 +101,7 @@ def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[tuple[object, ...]] = []
-    stop_at, original = [4], counting.outcomes_of
+    stop_at, original = [4], cache.outcomes_of
 
     def outcomes_of(*args: Any, **kwargs: Any) -> object:
         if len(counted) == stop_at[0]:
@@ -110,7 +110,7 @@ def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
         counted.append((*args, kwargs["attack"]))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(counting, "outcomes_of", outcomes_of)
+    monkeypatch.setattr(cache, "outcomes_of", outcomes_of)
     monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
 
     def attacks(folder: str, *arguments: str) -> dict[str, Any]:

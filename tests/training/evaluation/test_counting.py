@@ -94,7 +94,7 @@ def test_corrupted_pixels_are_the_same_every_time_and_labels_stay(patches: Patch
     kinds = tuple(CORRUPTIONS)[:4]
     once, again = (list(corrupted_sets(data, kinds, (2,))) for _ in range(2))
     alone = list(corrupted_sets(data, kinds[2:3], (2,)))
-    assert [condition for condition, _, _ in once] == [f"{kind}-2" for kind in kinds]
+    assert [images.name for _, _, images in once] == [f"{kind}-2" for kind in kinds]
     for (_, _, first_set), (_, _, second_set) in zip(once, again, strict=True):
         np.testing.assert_array_equal(first_set.images_NHWC, second_set.images_NHWC)
         np.testing.assert_array_equal(first_set.labels_N, data.labels_N)

@@ -12,7 +12,7 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.augment import to_unit
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS
-from training.evaluation.table import Conditions, fit_temperature, measure_point, row_of
+from training.evaluation.table import Conditions, fit_temperature, measure_point
 from training.network import LambdaBatch, OATNet, folded
 
 Patches = Callable[..., ImageSet]
@@ -35,8 +35,7 @@ def test_a_row_counts_what_the_network_says_at_that_point(net: OATNet, patches: 
         kinds=FITTING_KINDS[:2],
         severities=(1, 5),
     )
-    outcomes = measure_point(net, point, conditions, OutcomeCache(None, net))
-    row = row_of(point, outcomes, conditions)
+    row, outcomes = measure_point(OutcomeCache(None, net), point, conditions)
     kinds = [f"{kind}-{severity}" for kind in FITTING_KINDS[:2] for severity in (1, 5)]
     assert [m.condition for m in row.measurements] == ["clean", "pgd-7", *kinds]
     assert [m.num_total for m in row.measurements] == [24, 6, 5, 5, 5, 5]

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from training.evaluation import plot_style as style
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
 from training.evaluation.counting import ATTACKS, progress
-from training.evaluation.plot_style import (
-    COLOURS,
-    INK,
-    join_over_lambda,
-    lambda_colours,
-    new_figure,
-    over_lambda,
-    title,
-    widths_of,
-)
 from training.evaluation.suite import Job, Result, Suite, at_most, counted
 from training.evaluation.text_table import Row, by_condition
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 
 def run(job: Job) -> Result:
@@ -33,12 +20,11 @@ def run(job: Job) -> Result:
     if len(job.data.class_names) < 4:
         specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
     for point in progress(job.points(), "attacks"):
-        plain = job.plain(point)
-        outcomes = {"clean": job.outcomes(plain, point, attack=None)}
+        outcomes = {"clean": job.outcomes(point)}
         for spec in specs:
-            outcomes[spec.name] = job.outcomes(plain, point, attack=spec)
+            outcomes[spec.name] = job.outcomes(point, attack=spec)
         x_NCHW, y_N = next(job.batches())
-        doubts = inspect_network(plain, x_NCHW, y_N) + inspect_outcomes(outcomes)
+        doubts = inspect_network(job.plain(point), x_NCHW, y_N) + inspect_outcomes(outcomes)
         warnings += [{"lambda": point.lam, "width": point.width} | asdict(doubt) for doubt in doubts]
         outcomes["worst-case"] = worst_case(outcomes)
         rows += [counted(point, name, correct_N) for name, correct_N in outcomes.items()]
@@ -54,27 +40,29 @@ def run(job: Job) -> Result:
     return Result(rows, checks, warnings, specs)
 
 
-def frontier(rows: list[Row]) -> Figure:
+def frontier(rows: list[Row]) -> style.Figure:
     """Draw SA against RA over λ, a line a width, a panel an attack (the form of the paper's Figs. 4 to 7)."""
     from matplotlib.ticker import MaxNLocator
 
     names = [name for name in dict.fromkeys(row["condition"] for row in rows) if name != "clean"]
-    widths = widths_of(rows)
+    widths = style.widths_of(rows)
     columns = min(4, len(names))
-    with new_figure(3.4 * columns, 3.3 * -(-len(names) // columns)) as figure:
+    with style.new_figure(3.4 * columns, 3.3 * -(-len(names) // columns)) as figure:
         panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, name in zip(panels, names, strict=False):
             for index, width in enumerate(widths):
-                clean, attacked = (over_lambda(rows, condition, width) for condition in ("clean", name))
+                clean, attacked = (style.over_lambda(rows, condition, width) for condition in ("clean", name))
                 x, y = ([100 * row["accuracy"] for row in curve] for curve in (clean, attacked))
-                join_over_lambda(axes, [row["lambda"] for row in clean], x, y, index, f"width {width:g}")
+                colour, marker = style.COLOURS[index % 5], style.MARKERS[index % 5]
+                style.join_over_lambda(axes, [row["lambda"] for row in clean], x, y, colour=colour)
+                axes.plot(x, y, marker, color=colour, ms=5, label=f"width {width:g}")
                 if index == 0:
                     for row, at_x, at_y in zip(clean, x, y, strict=True):
                         axes.annotate(
                             f"{row['lambda']:g}", (at_x, at_y), (4, 5), textcoords="offset points", fontsize=8.5,
-                            color=COLOURS[0],
+                            color=style.COLOURS[0],
                         )  # fmt: skip
-            title(axes, name.upper() if name != "worst-case" else "Worst case of all")
+            style.title(axes, name.upper() if name != "worst-case" else "Worst case of all")
             axes.margins(0.1)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         for axes in panels[len(names) :]:
@@ -87,22 +75,22 @@ def frontier(rows: list[Row]) -> Figure:
     return figure
 
 
-def accuracy_by_lambda(rows: list[Row]) -> Figure:
+def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
     """Draw the accuracy under each attack over λ, at the widest and the narrowest width."""
     names = list(dict.fromkeys(row["condition"] for row in rows))
-    widths = widths_of(rows)
+    widths = style.widths_of(rows)
     shown = widths if len(widths) == 1 else [widths[0], widths[-1]]
-    with new_figure(5.2 * len(shown), 4.0) as figure:
+    with style.new_figure(5.2 * len(shown), 4.0) as figure:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-        colours = lambda_colours([float(index) for index in range(len(names))]) | {0.0: INK}
+        colours = style.lambda_colours([float(index) for index in range(len(names))]) | {0.0: style.INK}
         for axes, width in zip(panels, shown, strict=True):
             for index, name in enumerate(names):
-                curve = over_lambda(rows, name, width)
+                curve = style.over_lambda(rows, name, width)
                 x = [row["lambda"] for row in curve]
                 axes.plot(x, [100 * row["accuracy"] for row in curve], "o-", color=colours[index], label=name, ms=4)
                 low, high = ([100 * row[key] for row in curve] for key in ("low_95", "high_95"))
                 axes.fill_between(x, low, high, color=colours[index], alpha=0.12, lw=0)
-            title(axes, f"Width {width:g}")
+            style.title(axes, f"Width {width:g}")
             axes.set_xlabel("λ")
         panels[0].set_ylabel("Accuracy, %")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)

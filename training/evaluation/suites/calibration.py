@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.table import Table
 from torch import Tensor
 
+from training.evaluation import plot_style as style
 from training.evaluation.counting import progress
-from training.evaluation.plot_style import (
-    COLOURS,
-    FAINT,
-    MARKERS,
-    lambda_colours,
-    new_figure,
-    over_lambda,
-    title,
-    widths_of,
-)
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import Row, new_table
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
-
-Floats = npt.NDArray[np.float64]
 
 
 def run(job: Job) -> Result:
@@ -36,13 +20,12 @@ def run(job: Job) -> Result:
     rows = []
     labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
     for point in progress(job.points(), "calibration"):
-        logits = job.logits(job.plain(point))
+        logits = job.logits(point)
         fitted = 1.0 if job.judged.bundle is None else job.judged.bundle.temperature(point)
         for name, temperature in (("raw", 1.0), ("fitted", fitted)):
-            found = reliability(logits, labels_N, temperature=temperature)
             row = {"lambda": point.lam, "width": point.width, "condition": name, "temperature": temperature}
-            bins = {key: _finite(getattr(found, key)) for key in ("confidence_B", "accuracy_B", "share_B")}
-            rows.append(row | {"num_total": len(job.data), "error": found.error} | bins)
+            found = reliability(logits, labels_N, temperature=temperature)
+            rows.append(row | {"num_total": len(job.data)} | asdict(found))
     return Result(rows)
 
 
@@ -52,15 +35,15 @@ class Reliability:
 
     Attributes:
         error: expected calibration error (Guo et al. 2017) over bins of equal width.
-        confidence_B: mean confidence in each bin; NaN where it is empty.
-        accuracy_B: accuracy in each bin.
+        confidence_B: mean confidence in each bin; None where it is empty.
+        accuracy_B: accuracy in each bin; None where it is empty.
         share_B: share of images in each bin.
     """
 
     error: float
-    confidence_B: Floats
-    accuracy_B: Floats
-    share_B: Floats
+    confidence_B: list[float | None]
+    accuracy_B: list[float | None]
+    share_B: list[float]
 
 
 def reliability(logits_NK: Tensor, y_N: Tensor, *, temperature: float = 1.0, num_bins: int = 15) -> Reliability:
@@ -73,11 +56,9 @@ def reliability(logits_NK: Tensor, y_N: Tensor, *, temperature: float = 1.0, num
         confidence_B = np.bincount(bin_N, confidence_N, num_bins) / count_B
         accuracy_B = np.bincount(bin_N, right_N, num_bins) / count_B
     share_B = count_B / count_B.sum()
-    return Reliability(float(np.nansum(share_B * np.abs(accuracy_B - confidence_B))), confidence_B, accuracy_B, share_B)
-
-
-def _finite(values: npt.NDArray[np.float64]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+    error = float(np.nansum(share_B * np.abs(accuracy_B - confidence_B)))
+    bins = [[None if np.isnan(value) else float(value) for value in values] for values in (confidence_B, accuracy_B)]
+    return Reliability(error, confidence_B=bins[0], accuracy_B=bins[1], share_B=share_B.tolist())
 
 
 def errors(rows: list[Row]) -> Table:
@@ -92,24 +73,25 @@ def errors(rows: list[Row]) -> Table:
     return table
 
 
-def calibration_curves(rows: list[Row]) -> Figure:
+def calibration_curves(rows: list[Row]) -> style.Figure:
     """Draw the expected calibration error over λ, with and without the fitted temperatures; and reliability."""
-    with new_figure(10.0, 4.2) as figure:
+    with style.new_figure(10.0, 4.2) as figure:
         left, right = figure.subplots(1, 2)
-        for index, width in enumerate(widths_of(rows)):
+        for index, width in enumerate(style.widths_of(rows)):
             for name, line in (("raw", ":"), ("fitted", "-")):
-                curve = over_lambda(rows, name, width)
+                curve = style.over_lambda(rows, name, width)
                 x = [row["lambda"] for row in curve]
                 y = [100 * row["error"] for row in curve]
                 label = f"width {width:g}, {'as trained' if name == 'raw' else 'with temperature'}"
-                left.plot(x, y, line, marker=MARKERS[index % 5], color=COLOURS[index % 5], label=label, ms=4)
+                marker, colour = style.MARKERS[index % 5], style.COLOURS[index % 5]
+                left.plot(x, y, line, marker=marker, color=colour, label=label, ms=4)
         left.set_ylim(bottom=0)
         left.set_xlabel("λ")
         left.set_ylabel("Expected calibration error, points")
         left.legend(frameon=False, fontsize=8.5)
-        title(left, "Calibration error")
-        widest = over_lambda(rows, "fitted", widths_of(rows)[0])
-        colours = lambda_colours([row["lambda"] for row in widest])
+        style.title(left, "Calibration error")
+        widest = style.over_lambda(rows, "fitted", style.widths_of(rows)[0])
+        colours = style.lambda_colours([row["lambda"] for row in widest])
         for row in widest:
             pairs = [
                 (c, a)
@@ -120,12 +102,12 @@ def calibration_curves(rows: list[Row]) -> Figure:
                 right.plot(
                     *zip(*pairs, strict=True), "o-", color=colours[row["lambda"]], label=f"λ={row['lambda']:g}", ms=4
                 )
-        right.plot([0, 1], [0, 1], ":", color=FAINT)
+        right.plot([0, 1], [0, 1], ":", color=style.FAINT)
         right.set_xlabel("Confidence")
         right.set_ylabel("Accuracy")
         if right.get_legend_handles_labels()[0]:
             right.legend(frameon=False, fontsize=8.5)
-        title(right, "Reliability, bins of 10 images or more")
+        style.title(right, "Reliability, bins of 10 images or more")
     return figure
 
 

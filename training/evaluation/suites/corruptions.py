@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from rich.table import Table
 
-from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
+from training.evaluation import plot_style as style
 from training.evaluation.counting import corrupted_sets, progress
-from training.evaluation.plot_style import FAINT, lambda_colours, new_figure
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import Row, new_table
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 
 def run(job: Job) -> Result:
     """Count the accuracy under every kind and severity for each λ, at the widest width."""
-    rows, nets = [], job.widest()
-    conditions = corrupted_sets(job.data, tuple(CORRUPTIONS), SEVERITIES)
-    total = len(CORRUPTIONS) * len(SEVERITIES)
-    for condition, regime, images in progress(conditions, "corruptions", total=total):
-        kind, severity = condition.rsplit("-", 1)
-        for lam, net in nets.items():
-            point = OperatingPoint(lam, max(job.widths))
-            correct_N = job.outcomes(net, point, attack=None, data=images)
-            extra = {"kind": kind, "severity": int(severity), "regime": str(regime)}
-            rows.append(counted(point, condition, correct_N) | extra)
+    rows = []
+    sets = corrupted_sets(job.data, tuple(CORRUPTIONS), SEVERITIES)
+    for kind, severity, images in progress(sets, "corruptions", total=len(CORRUPTIONS) * len(SEVERITIES)):
+        extra = {"kind": kind, "severity": severity, "regime": str(CORRUPTIONS[kind].regime)}
+        rows += [counted(point, images.name, job.cache.outcomes(point, images)) | extra for point in job.widest()]
     return Result(rows)
 
 
@@ -48,12 +37,12 @@ def by_kind(rows: list[Row]) -> Table:
     return table
 
 
-def corruption_bars(rows: list[Row]) -> Figure:
+def corruption_bars(rows: list[Row]) -> style.Figure:
     """Draw the accuracy under each kind of corruption, mean of five severities, a bar a λ."""
     lambdas = sorted({row["lambda"] for row in rows})
     kinds = sorted(dict.fromkeys(row["kind"] for row in rows), key=lambda kind: (_regime(rows, kind), kind))
-    colours = lambda_colours(lambdas)
-    with new_figure(12.0, 4.4) as figure:
+    colours = style.lambda_colours(lambdas)
+    with style.new_figure(12.0, 4.4) as figure:
         axes = figure.subplots()
         thickness = 0.84 / len(lambdas)
         for index, lam in enumerate(lambdas):
@@ -65,11 +54,11 @@ def corruption_bars(rows: list[Row]) -> Figure:
             axes.bar(places, means, thickness, color=colours[lam], label=f"λ={lam:g}")
         axes.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=35, ha="right")
         border = sum(_regime(rows, kind) == "high_frequency" for kind in kinds) - 0.5
-        axes.axvline(border, color=FAINT, lw=1.0, ls=":")
+        axes.axvline(border, color=style.FAINT, lw=1.0, ls=":")
         for at, text, side in ((border - 0.1, "high-frequency", "right"), (border + 0.1, "low-frequency", "left")):
             axes.annotate(
                 text, (at, 1.0), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha=side,
-                color=FAINT, fontsize=9.5,
+                color=style.FAINT, fontsize=9.5,
             )  # fmt: skip
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("Accuracy, mean of 5 severities, %")

@@ -10,8 +10,7 @@ from torch import nn
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
-from training.evaluation.cache import Bools
-from training.evaluation.counting import progress
+from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, at_most, counted
 from training.evaluation.text_table import by_condition
 
@@ -26,10 +25,9 @@ def run(job: Job) -> Result:
     rows, checks = [], []
     for lam in progress(sorted({min(job.lambdas), max(job.lambdas)}), "crosscheck"):
         point = OperatingPoint(lam, width)
-        net = job.plain(point)
-        ours_N = job.outcomes(net, point, attack=attack)
+        ours_N = job.outcomes(point, attack=attack)
         key = f"{lam:g} {width:g} toolbox's {attack.model_dump_json()}"
-        theirs_N = job.cache.get(key, job.data, partial(art_apgd, net, job.data, attack=attack))
+        theirs_N = job.cache.get(key, job.data, partial(art_apgd, job.plain(point), job.data, attack=attack))
         rows.append(counted(point, "apgd-ce, ours", ours_N))
         rows.append(counted(point, "apgd-ce, toolbox", theirs_N))
         gap = abs(float(ours_N.mean() - theirs_N.mean()))

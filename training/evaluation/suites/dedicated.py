@@ -34,7 +34,7 @@ def run(job: Job) -> Result:
     for other, point in progress(pairs, "dedicated"):
         jobs = (job, theirs := replace(job, judged=other))
         for condition, attack in (("clean", None), (job.attack.name, job.attack)):
-            ours_N, theirs_N = (each.outcomes(each.plain(point), point, attack=attack) for each in jobs)
+            ours_N, theirs_N = (each.outcomes(point, attack=attack) for each in jobs)
             rows.append(counted(point, condition, ours_N))
             rows.append(counted(point, f"{condition}, dedicated", theirs_N))
             below[condition].append(float(theirs_N.mean() - ours_N.mean()))

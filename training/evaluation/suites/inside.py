@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.table import Table
 
 from training.evaluation import inspection
+from training.evaluation import plot_style as style
 from training.evaluation.counting import ATTACKS
-from training.evaluation.plot_style import COLOURS, FAINT, join_over_lambda, new_figure, title
 from training.evaluation.suite import BATCH, Job, Result, Suite
 from training.evaluation.text_table import Row, new_table
 from training.network import folded
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 
 def run(job: Job) -> Result:
@@ -33,7 +29,7 @@ def run(job: Job) -> Result:
         statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
         rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
     nets: list[tuple[str, float | None, torch.nn.Module]] = [
-        (f"λ={lam:g}", lam, net) for lam, net in job.widest().items()
+        (f"λ={point.lam:g}", point.lam, job.plain(point)) for point in job.widest()
     ]
     for other in job.beside:
         config = other.model.config
@@ -78,7 +74,7 @@ def alignments(rows: list[Row]) -> Table:
     return table
 
 
-def norm_curves(rows: list[Row]) -> Figure:
+def norm_curves(rows: list[Row]) -> style.Figure:
     """Draw mean and variance of four channels at the last norm over λ (the form of the paper's Fig. 2)."""
     rows = [row for row in rows if row["part"] == "norm"]
     mixed = sorted(
@@ -89,22 +85,23 @@ def norm_curves(rows: list[Row]) -> Figure:
     )
     channels = np.sort(np.argsort(spread)[-4:])
     x = [row["lambda"] for row in mixed]
-    with new_figure(10.0, 4.0) as figure:
+    with style.new_figure(10.0, 4.0) as figure:
         for axes, key, name in zip(figure.subplots(1, 2), ("mean_C", "var_C"), ("Mean", "Variance"), strict=True):
             for index, channel in enumerate(channels):
                 y = [row[key][channel] for row in mixed]
-                join_over_lambda(axes, x, x, y, index, f"channel {channel}")
+                style.join_over_lambda(axes, x, x, y, colour=style.COLOURS[index])
+                axes.plot(x, y, style.MARKERS[index], color=style.COLOURS[index], ms=5, label=f"channel {channel}")
             axes.set_xlabel("λ")
-            title(axes, f"{name} at the last batch norm")
+            style.title(axes, f"{name} at the last batch norm")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
-def saliency_maps(rows: list[Row]) -> Figure:
+def saliency_maps(rows: list[Row]) -> style.Figure:
     """Draw images, the gradients of their loss for each network, and how much the two are alike."""
     images = np.array(next(row for row in rows if row["part"] == "images")["images_NHWC"], dtype=np.uint8)
     rows = [row for row in rows if row["part"] == "saliency"]
-    with new_figure(1.05 * (len(rows) + 1) + 5.0, 1.05 * len(images) + 0.6) as figure:
+    with style.new_figure(1.05 * (len(rows) + 1) + 5.0, 1.05 * len(images) + 0.6) as figure:
         halves = figure.subfigures(1, 2, width_ratios=[1.05 * (len(rows) + 1), 5.0], squeeze=False)
         left, right = halves[0]
         panels = left.subplots(len(images), len(rows) + 1, squeeze=False)
@@ -119,34 +116,34 @@ def saliency_maps(rows: list[Row]) -> Figure:
             axes.set_axis_off()
         axes = right.subplots()
         for index, row in enumerate(rows):
-            colour = COLOURS[0] if row["lambda"] is not None else COLOURS[1]
-            axes.barh(index, row["alignment"], xerr=row["half_95"], color=colour, ecolor=FAINT, height=0.62)
+            colour = style.COLOURS[0] if row["lambda"] is not None else style.COLOURS[1]
+            axes.barh(index, row["alignment"], xerr=row["half_95"], color=colour, ecolor=style.FAINT, height=0.62)
         axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"Alignment |cos(image, gradient)|, mean of {rows[0]['num_total']}, 95 %")
-        title(axes, "How much saliency looks like the image")
+        style.title(axes, "How much saliency looks like the image")
     return figure
 
 
-def cost_bars(rows: list[Row]) -> Figure:
+def cost_bars(rows: list[Row]) -> style.Figure:
     """Draw multiply-adds and parameters of the deployed network by width."""
     rows = sorted((row for row in rows if row["part"] == "cost"), key=lambda row: row["width"])
     places = np.arange(len(rows))
-    with new_figure(9.0, 3.4) as figure:
+    with style.new_figure(9.0, 3.4) as figure:
         left, right = figure.subplots(1, 2)
         scale, unit = (1e9, "G") if rows[-1]["folded"] >= 1e9 else (1e6, "M")
         for axes, values, label, text in (
             (left, [row["folded"] / scale for row in rows], f"Multiply-adds an image, {unit}", "Folded, at any λ"),
             (right, [row["parameters"] / 1e6 for row in rows], "Numbers stored, M", "Size of one folded point"),
         ):
-            bars = axes.bar(places, values, 0.6, color=COLOURS[0])
+            bars = axes.bar(places, values, 0.6, color=style.COLOURS[0])
             axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=2)
             axes.set_xticks(places, [f"width {row['width']:g}" for row in rows])
             axes.grid(axis="x", visible=False)
             axes.margins(y=0.15)
             axes.set_ylabel(label)
-            title(axes, text)
+            style.title(axes, text)
     return figure
 
 

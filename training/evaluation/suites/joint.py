@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from oat_runtime.stress.attacks import perturb
-from training.evaluation.cache import Bools
-from training.evaluation.counting import progress
+from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import Row, by_condition
 

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from rich.table import Table
 
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.stress.attacks import perturb
-from training.evaluation.cache import Bools
-from training.evaluation.counting import progress
-from training.evaluation.plot_style import INK, new_figure, title
+from training.evaluation import plot_style as style
+from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import Row, new_table, share_of
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 
 def run(job: Job) -> Result:
     """Count the accuracy of each λ on the attacks made at each λ, at the widest width."""
-    rows, nets = [], job.widest()
-    for source in progress(job.lambdas, "transfer"):
+    rows, nets = [], {point: job.plain(point) for point in job.widest()}
+    for source in progress(nets, "transfer"):
         generator = torch.Generator(job.device).manual_seed(job.attack.seed)
-        correct: dict[float, list[Bools]] = {lam: [] for lam in nets}
+        correct: dict[OperatingPoint, list[Bools]] = {point: [] for point in nets}
         for x_NCHW, y_N in job.batches():
             images = perturb(nets[source], x_NCHW, y_N, spec=job.attack, generator=generator, keep="best")
             with torch.no_grad():
-                for lam, net in nets.items():
-                    correct[lam].append((net(images).argmax(dim=1) == y_N).cpu().numpy())
-        for lam, parts in correct.items():
-            point = OperatingPoint(lam, max(job.widths))
-            rows.append(counted(point, job.attack.name, np.concatenate(parts)) | {"made_at": source})
+                for point, parts in correct.items():
+                    parts.append((nets[point](images).argmax(dim=1) == y_N).cpu().numpy())
+        for point, parts in correct.items():
+            rows.append(counted(point, job.attack.name, np.concatenate(parts)) | {"made_at": source.lam})
     return Result(rows, attacks=[job.attack])
 
 
@@ -47,24 +40,25 @@ def matrix(rows: list[Row]) -> Table:
     return table
 
 
-def transfer_map(rows: list[Row]) -> Figure:
+def transfer_map(rows: list[Row]) -> style.Figure:
     """Draw the accuracy of each λ (columns) on attacks made at each λ (rows)."""
     lambdas = sorted({row["lambda"] for row in rows})
     table = {(row["made_at"], row["lambda"]): 100 * row["accuracy"] for row in rows}
     values = np.array([[table[source, target] for target in lambdas] for source in lambdas])
-    with new_figure(5.6, 4.9) as figure:
+    with style.new_figure(5.6, 4.9) as figure:
         axes = figure.subplots()
         image = axes.imshow(values, cmap="viridis")
         middle = 0.5 * (values.min() + values.max())
         for (row, column), value in np.ndenumerate(values):
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value < middle else INK)
+            colour = "white" if value < middle else style.INK
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
         ticks = range(len(lambdas))
         axes.set_xticks(ticks, [f"{lam:g}" for lam in lambdas])
         axes.set_yticks(ticks, [f"{lam:g}" for lam in lambdas])
         axes.grid(False)
         axes.set_xlabel("λ of the network")
         axes.set_ylabel("λ at which the attack was made")
-        title(axes, f"Accuracy under transferred {rows[0]['condition'].upper()}, %")
+        style.title(axes, f"Accuracy under transferred {rows[0]['condition'].upper()}, %")
         figure.colorbar(image, shrink=0.85).outline.set_visible(False)
     return figure
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from oat_runtime.architecture import effective_lambda
 from oat_runtime.operating_point import OperatingPoint
-from training.evaluation.cache import Bools
-from training.evaluation.counting import progress
-from training.evaluation.plot_style import COLOURS, MARKERS, join_over_lambda, new_figure, over_lambda, title, widths_of
+from training.evaluation import plot_style as style
+from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Check, Job, Result, Suite, at_most, counted
 from training.evaluation.text_table import Row, by_condition
-
-if TYPE_CHECKING:  # matplotlib is heavy, and only drawing needs it
-    from matplotlib.figure import Figure
 
 UNSEEN = (0.15, 0.25, 0.35, 0.5, 0.7, 0.9)
 """S3 of the paper: λ that no training saw."""
@@ -35,11 +29,10 @@ def run(job: Job) -> Result:
         logits: dict[float, Tensor] = {}
         for lam in sorted({*knots, *usable}):
             point = OperatingPoint(lam, width)
-            plain = job.plain(point)
-            logits[lam] = job.logits(plain)
+            logits[lam] = job.logits(point)
             labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
             clean_N = (logits[lam].argmax(dim=1) == labels_N).cpu().numpy()
-            found[lam] = (clean_N, job.outcomes(plain, point, attack=job.attack))
+            found[lam] = (clean_N, job.outcomes(point, attack=job.attack))
             for condition, correct_N in zip(("clean", job.attack.name), found[lam], strict=True):
                 rows.append(counted(point, condition, correct_N) | {"trained": lam in knots})
         for lam in usable:
@@ -66,23 +59,23 @@ def run(job: Job) -> Result:
     return Result(rows, checks, attacks=[job.attack])
 
 
-def unseen_lambdas(rows: list[Row]) -> Figure:
+def unseen_lambdas(rows: list[Row]) -> style.Figure:
     """Draw SA and RA over λ, filled where λ was trained and hollow where it was not."""
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    with new_figure(10.0, 4.2) as figure:
+    with style.new_figure(10.0, 4.2) as figure:
         for axes, condition in zip(figure.subplots(1, 2), conditions, strict=True):
-            for index, width in enumerate(widths_of(rows)):
-                curve = over_lambda(rows, condition, width)
-                colour, marker = COLOURS[index % 5], MARKERS[index % 5]
+            for index, width in enumerate(style.widths_of(rows)):
+                curve = style.over_lambda(rows, condition, width)
+                colour, marker = style.COLOURS[index % 5], style.MARKERS[index % 5]
                 x, y = [row["lambda"] for row in curve], [100 * row["accuracy"] for row in curve]
-                join_over_lambda(axes, x, x, y, index, None, points=False)
+                style.join_over_lambda(axes, x, x, y, colour=colour)
                 for trained in (True, False):
                     chosen = [n for n, row in enumerate(curve) if row["trained"] == trained]
                     axes.plot(
                         [x[n] for n in chosen], [y[n] for n in chosen], marker, color=colour, ms=6,
                         markerfacecolor=colour if trained else "white", label=f"width {width:g}" if trained else None,
                     )  # fmt: skip
-            title(axes, "Clean accuracy" if condition == "clean" else f"Accuracy under {condition.upper()}")
+            style.title(axes, "Clean accuracy" if condition == "clean" else f"Accuracy under {condition.upper()}")
             axes.set_xlabel("λ   (filled: trained, hollow: never seen in training)")
             axes.set_ylabel("Accuracy, %")
             axes.legend(frameon=False)
