@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from oat_runtime.backends import BackendName, Device, Precision
 from oat_runtime.devices import device_name, power_mode
 from oat_runtime.errors import ConfigError
+from oat_runtime.files import read_model, write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 from oat_runtime.plan_store import PlanForm
 
@@ -67,23 +66,11 @@ class DeviceProfile(StrictModel):
         Raises:
             ConfigError: it is missing, damaged, or not a profile.
         """
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the device profile {path}: {error}: measure one with oat-profile"
-            ) from error
-        except ValidationError as error:
-            raise ConfigError(f"{path} is not a device profile ({error}): measure one with oat-profile") from error
+        return read_model(cls, path, what="a device profile", remedy="measure one with oat-profile")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile whole or not at all; folders are made as needed."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-            file.write(self.model_dump_json(indent=1) + "\n")
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, target)
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @property
     def label(self) -> str:

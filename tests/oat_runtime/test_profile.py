@@ -107,7 +107,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damag
     path.write_text(damage if damage in ("", "{", "[]") else json.dumps(document))
     with pytest.raises(ConfigError, match="not a device profile"):
         DeviceProfile.load(path)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot be read as a device profile"):
         DeviceProfile.load(tmp_path / "missing.json")
 
 
