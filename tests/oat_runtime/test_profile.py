@@ -10,10 +10,11 @@ import pytest
 
 from oat_runtime import profile as profile_module
 from oat_runtime.bundle import Bundle
-from oat_runtime.devices import power_mode
+from oat_runtime.device_profile import DeviceProfile, ProfileRow
+from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.profile import DeviceProfile, ProfileRow, main, measure, processor_name
+from oat_runtime.profile import main, measure
 from oat_runtime.runtime import OATRuntime
 
 IN_USE: dict[str, Any] = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1}
