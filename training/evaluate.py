@@ -19,6 +19,7 @@ from rich.table import Table
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.data import load_dataset
 from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.terminal import wide_console
 from training.evaluation.cache import OutcomeCache
@@ -121,12 +122,11 @@ def _run_suites(args: argparse.Namespace) -> int:
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
             cache_folder=folder / "kept",
         )
-        folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             suite = SUITES[name]
             document = run_suite(suite, job, split=split, command=args.command)
             documents.append(document)
-            (folder / f"{name}.json").write_text(json.dumps(document.model_dump()) + "\n")
+            write_whole(folder / f"{name}.json", json.dumps(document.model_dump()) + "\n")
             tables = [table(document.rows) for table in suite.tables]
             wide_console().print(f"\n[bold]{name}[/bold]: {document.setting()}", *tables, sep="\n")
             for warning in document.warnings:

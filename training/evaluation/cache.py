@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from oat_runtime.data import ImageSet, fingerprint
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from training.evaluation.counting import Bools, outcomes_of
 from training.network import OATNet, folded
@@ -70,8 +72,7 @@ class OutcomeCache:
             return cached_N
         started = time.monotonic()
         correct_N = count()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npz")
-        np.savez(partial, correct_N=correct_N, seconds=time.monotonic() - started)
-        partial.replace(file)
+        archive_bytes = io.BytesIO()
+        np.savez(archive_bytes, correct_N=correct_N, seconds=time.monotonic() - started)
+        write_whole(file, archive_bytes.getvalue())
         return correct_N

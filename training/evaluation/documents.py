@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oat_runtime.errors import DataError
+from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from training.evaluation.judged import Judged, JudgedSplit
 from training.evaluation.suite import Check, Job, Suite
@@ -95,10 +94,7 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
 
 
 def _read(judged: Judged, path: Path) -> Document:
-    try:
-        document = Document.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise DataError(f"{path} is not what a suite writes: run its suite again ({error})") from error
+    document = read_model(Document, path, what="what a suite writes", remedy="run its suite again", error=DataError)
     if (document.subject, document.weights_sha256) != (judged.name, judged.weights_sha256):
         raise DataError(f"{path} is of another network: run its suite again, or name another --out")
     return document

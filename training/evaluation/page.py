@@ -6,6 +6,7 @@ import base64
 import html
 from pathlib import Path
 
+from oat_runtime.files import write_whole
 from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
 from training.evaluation.text_table import Row
@@ -45,7 +46,7 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
         parts.append(_rows(document.rows))
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(judged.name)}</title>"
     index = folder / "index.html"
-    index.write_text(f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")
+    write_whole(index, f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")
     return index
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
 from oat_runtime.errors import ConfigError
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from training.evaluation.documents import Document, attack_text, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
@@ -45,8 +46,7 @@ def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
         *_sections(documents),
         f"## Recipe\n\n```json\n{json.dumps(judged.bundle.manifest.provenance.recipe, indent=1)}\n```",
     ]
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n\n".join(parts) + "\n")
+    write_whole(page, "\n\n".join(parts) + "\n")
     return attach_file(judged.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
 
 

@@ -78,7 +78,7 @@ def test_documents_that_are_missing_damaged_or_of_another_network_are_refused(
     with pytest.raises(DataError, match="no results under"):
         read_documents(job.judged, tmp_path / "empty")
     (results / "joint.json").write_text('{"name": "joint"}')
-    with pytest.raises(DataError, match=r"joint\.json is not what a suite writes: run its suite again"):
+    with pytest.raises(DataError, match=r"joint\.json is not what a suite writes \(.*\): run its suite again"):
         read_documents(job.judged, results)
 
 
