@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class RecipeOutcomes:
+class RecipeHits:
     """The outcomes of all seeds of one recipe, clean and attacked: 1 where an image was classified correctly.
 
     Attributes:
@@ -86,7 +86,7 @@ def lower_bound(difference_N: Floats) -> tuple[float, float]:
     return mean, mean - _Z95 * float(difference_N.std(ddof=1)) / float(np.sqrt(len(difference_N)))
 
 
-def compare(name: str, other: RecipeOutcomes, reference: RecipeOutcomes) -> list[dict[str, Any]]:
+def compare(name: str, other: RecipeHits, reference: RecipeHits) -> list[dict[str, Any]]:
     """Checks of one recipe against the reference: the mean over λ at each width, SA and RA."""
     checks = []
     for index, width in enumerate(reference.config.model.widths):
@@ -107,7 +107,7 @@ def compare(name: str, other: RecipeOutcomes, reference: RecipeOutcomes) -> list
     return checks
 
 
-def rows_of(name: str, outcomes: RecipeOutcomes) -> list[dict[str, Any]]:
+def rows_of(name: str, outcomes: RecipeHits) -> list[dict[str, Any]]:
     """Every operating point: accuracy over all seeds, and of each."""
     model = outcomes.config.model
     return [
@@ -119,7 +119,7 @@ def rows_of(name: str, outcomes: RecipeOutcomes) -> list[dict[str, Any]]:
     ]
 
 
-def dual_check(name: str, one: RecipeOutcomes, dual: RecipeOutcomes) -> dict[str, Any]:
+def dual_check(name: str, one: RecipeHits, dual: RecipeHits) -> dict[str, Any]:
     """The paper's finding on dual batch norm: without it, SA at λ=0 and the reach of λ fall."""
     gain_N = (dual.sa - one.sa)[:, 0].mean(axis=(0, 1))
     _, bound = lower_bound(gain_N)
@@ -185,7 +185,7 @@ def main() -> int:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     outcomes = {
-        name: RecipeOutcomes(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
+        name: RecipeHits(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
         for name, pairs in pairs_of.items()
     }
     reference, *others = args.recipes

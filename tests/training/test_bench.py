@@ -9,7 +9,7 @@ import torch
 
 from oat_runtime.architecture import ModelConfig
 from training import bench
-from training.compare import RecipeOutcomes, compare, dual_check, lower_bound
+from training.compare import RecipeHits, compare, dual_check, lower_bound
 from training.config import TrainConfig
 from training.network import LambdaBatch
 
@@ -42,13 +42,13 @@ def test_the_benchmark_ends_in_one_line_of_json(
     assert [check["ok"] for check in result["checks"]] == [c["value"] <= c["limit"] for c in result["checks"]]
 
 
-def outcomes(sa: float, ra: float, *, seed: int = 0) -> RecipeOutcomes:
+def outcomes(sa: float, ra: float, *, seed: int = 0) -> RecipeHits:
     """Two seeds, two λ, one width, 4,000 images, of which a share is right."""
     rng = np.random.default_rng(seed)
     shape = (2, 2, 1, 4000)
     hits = [(rng.random(shape) < share).astype(np.float64) for share in (sa, ra)]
     model = ModelConfig(widths=(1.0,), lambdas=(0.0, 1.0))
-    return RecipeOutcomes(TrainConfig(model=model, num_random_widths=None), *hits)
+    return RecipeHits(TrainConfig(model=model, num_random_widths=None), *hits)
 
 
 def test_a_bound_lies_below_the_mean_and_covers_in_nineteen_of_twenty_samples() -> None:
