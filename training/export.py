@@ -94,7 +94,7 @@ def export(
             hardware=checkpoint.hardware,
             train_minutes=round(checkpoint.seconds / 60.0, 1),
         ),
-        temperatures=tuple(fit_temperature(model, point, validation) for point in points),
+        temperatures=tuple(fit_temperature(cache, point, validation) for point in points),
         select=OperatingTable(
             name="select", dataset=config.dataset, split="validation", attack=_ATTACK, rows=select_rows
         ),

@@ -7,7 +7,7 @@ A layer imports only what stands below it:
     documents                                   what one suite found, as a JSON file
     suites                                      one file a suite: its words, its computation, its tables, its figures
     suite, table                                what a suite is and works on; the accuracy tables of a bundle
-    attack_checks, inspection, cache            doubts about a figure; a network's inside; outcomes kept on disk
-    counting                                    outcomes: is each image classified correctly?
+    attack_checks, cache                        doubts about a figure; outcomes kept on disk
+    inspection, counting                        a network's inside; outcomes: is each image classified correctly?
     judged, plot_style, text_table              the network; how figures and tables look
 """

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from oat_runtime.stress.attacks import LogitsFn
 from training.evaluation.counting import Bools
+from training.evaluation.inspection import saliency
 
 STRONGER = (
     ("clean", "fgsm"), ("fgsm", "pgd-7"), ("fgsm", "pgd-20"), ("pgd-7", "pgd-20"), ("mi-fgsm", "apgd-ce"),
@@ -55,9 +55,7 @@ def inspect_network(logits_fn: LogitsFn, x_NCHW: Tensor, y_N: Tensor) -> list[Su
     if float(first.min()) >= 0.0 and bool(((sums_N - 1.0).abs() < 1e-3).all()):
         text = "the outputs look like probabilities: give the attack the logits, or its gradients vanish"
         found.append(Suspicion("probabilities", 1.0, text))
-    images = x_NCHW.detach().clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(F.cross_entropy(logits_fn(images), y_N, reduction="sum"), images)
-    zero = float((gradient.flatten(1).abs().amax(dim=1) == 0.0).float().mean())
+    zero = float((saliency(logits_fn, x_NCHW, y_N).flatten(1).abs().amax(dim=1) == 0.0).float().mean())
     if zero > MAX_ZERO_GRADIENTS:
         text = f"the loss of {100 * zero:.1f} % of the images has no gradient: use apgd-t, which does not saturate"
         found.append(Suspicion("zero gradients", zero, text))

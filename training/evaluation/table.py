@@ -14,7 +14,6 @@ from oat_runtime.stress.corruptions import CORRUPTIONS
 from training.augment import to_unit
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import Bools, corrupted_sets, progress, proportion
-from training.network import OATNet, folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +63,9 @@ def measure_table(
     return tuple(rows), outcomes
 
 
-def fit_temperature(model: OATNet, point: OperatingPoint, data: ImageSet) -> Temperature:
+def fit_temperature(cache: OutcomeCache, point: OperatingPoint, data: ImageSet) -> Temperature:
     """Return the softmax temperature with the least cross-entropy on `data` (Guo et al. 2017), from a log grid."""
-    device = model.code_KD.device
-    plain = folded(model, lam=point.lam, width=point.width)
+    device, plain = cache.model.code_KD.device, cache.plain(point)
     with torch.no_grad():
         x_NCHW = to_unit(torch.from_numpy(data.images_NHWC).to(device))
         logits = torch.cat([plain(part) for part in torch.split(x_NCHW, 250)])

@@ -59,6 +59,8 @@ def test_the_temperature_that_made_the_labels_is_found(net: OATNet, patches: Pat
         logits = folded(net, lam=1.0, width=1.0)(to_unit(torch.from_numpy(data.images_NHWC)))
     probabilities = torch.softmax(logits / true_temperature, dim=1)
     drawn = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(0))[:, 0].numpy()
-    fitted = fit_temperature(net, point, ImageSet(data.images_NHWC, drawn, data.class_names, "drawn"))
+    fitted = fit_temperature(
+        OutcomeCache(None, net), point, ImageSet(data.images_NHWC, drawn, data.class_names, "drawn")
+    )
     assert fitted.temperature == pytest.approx(true_temperature, rel=0.2)
     assert (fitted.lam, fitted.width) == (1.0, 1.0)
