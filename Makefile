@@ -25,7 +25,7 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
 	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
 
-.PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
+.PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -61,6 +61,9 @@ lint: $(SETUP) ## ruff, mypy --strict, import-linter
 format: $(SETUP) ## rewrite the code as `lint` wants it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+settings: $(SETUP) ## write the comments of perception.yaml and docs/parameters.md as the code words them
+	$(PY) tools/write_settings.py
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
 	for name in $(BENCHES); do \

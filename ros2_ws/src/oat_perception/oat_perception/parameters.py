@@ -1,4 +1,8 @@
-"""Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration."""
+"""Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration.
+
+What a setting of the policy means, its unit, its range and its default come from its field in `policy.config`.
+`make settings` writes the comments of `perception.yaml` and docs/parameters.md from what stands here, without ROS.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,20 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from pydantic import BaseModel, ValidationError
 
+from oat_runtime.backends import BackendName, Precision
 from oat_runtime.errors import ConfigError
-from policy.config import BatteryStep, PolicyConfig
+from policy.config import BatteryStep, PolicyConfig, Quantity
+
+if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor
 
 ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
 OVERRIDES = ("lambda", "width")
-_NONE = {name: -1.0 for name in ("default_lambda", "default_width", "reference_width", "battery_unknown_width")}
-_NO_LIMIT = ("deadline_ms", "power_budget_w", "max_rate_hz", "battery_capacity_wh")
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
@@ -42,12 +47,14 @@ class Spec:
     Attributes:
         name: its ROS name.
         default: also gives the kind: bool, float (an integer will do), int, str, or list of floats.
-        meaning: one sentence, with the unit.
-        low: least number (each one of a list); None: any.
+        meaning: what it does, in whole sentences.
+        low: least number (each one of a list); None: any, and then `high` is None too.
         high: greatest number.
+        unit: of the number, as in `s`.
         choices: the words allowed; empty: any.
         change: when it may be set.
         policy_field: field of `PolicyConfig` that it sets.
+        none: number that stands for no number, since ROS has no empty one; None: there is none.
     """
 
     name: str
@@ -55,21 +62,30 @@ class Spec:
     meaning: str
     low: float | None = None
     high: float | None = None
+    unit: str = ""
     choices: tuple[str, ...] = ()
     change: Change = Change.UNCONFIGURED
     policy_field: str = ""
+    none: float | None = None
 
     @property
     def is_number(self) -> bool:
         """Whether integers and floats are both accepted."""
         return isinstance(self.default, float)
 
+    @property
+    def range_text(self) -> str:
+        """The values that it takes, as in `in [0, 3600] s`; empty: any of its type."""
+        return " ".join(filter(None, [self._constraint(), self.unit]))
+
     def descriptor(self, *, with_range: bool) -> ParameterDescriptor:
         """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
+        from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
         descriptor = ParameterDescriptor(
             name=self.name,
             description=self.meaning,
-            additional_constraints="; ".join(filter(None, [self._constraint(), f"set {self.change.value}"])),
+            additional_constraints="; ".join(filter(None, [self.range_text, f"set {self.change.value}"])),
             read_only=self.change is Change.AT_START,
             # Whoever types 1 means 1.0; rclpy would refuse it for a double. `objection` checks the type instead.
             dynamic_typing=isinstance(self.default, (float, list)),
@@ -102,108 +118,137 @@ class Spec:
         if self.name in OVERRIDES:
             fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and (self.name == "lambda" or value > 0.0))
         else:
-            fits = math.isfinite(value) and (self.low is None or value >= self.low)
-            fits = fits and (self.high is None or value <= self.high)
+            fits = math.isfinite(value) and (self.low is None or self.high is None or self.low <= value <= self.high)
         return "" if fits else f"{self.name} must be {self._constraint()}, got {value}"
 
     def _constraint(self) -> str:
-        if self.name == "lambda":
-            return "in [0, 1], or -1 to leave it to the policy"
-        if self.name == "width":
-            return "in (0, 1], or -1 to leave it to the policy"
         if self.choices:
             return f"one of {list(self.choices)}"
         if self.low is None:
             return ""
-        return f"at least {self.low:g}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
+        if self.none is not None and self.none < 0:
+            share = "(0, 1]" if "width" in self.name else "[0, 1]"
+            return f"in {share}, or -1{' to leave it to the policy' if self.name in OVERRIDES else ''}"
+        return f"in [{self.low:g}, {self.high:.10g}]"
 
 
-def _policy(name: str, meaning: str, low: float = 0.0, high: float = 1.0, field: str = "") -> Spec:
-    """A parameter of the policy, with the policy's own default."""
-    default = PolicyConfig.model_fields[field or name].default
-    if default is None:
-        default = 0.0 if name in _NO_LIMIT else _NONE[name]
-    bounds = (low, high) if isinstance(default, float) else (None, None)
-    return Spec(name, default, meaning, *bounds, policy_field=field or name)
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that belong together.
+
+    Attributes:
+        title: as a heading.
+        about: what they have in common, in whole sentences; empty where the heading says it.
+        specs: the parameters.
+    """
+
+    title: str
+    about: str
+    specs: tuple[Spec, ...]
+
+
+def _policy(name: str) -> Spec:
+    """A setting of the policy."""
+    field = name if name in PolicyConfig.model_fields else name.replace("lambda", "lam")
+    return _of(PolicyConfig, field, name=name)
+
+
+def _ladder_column(field: str, default: list[float]) -> Spec:
+    """One number of each step of the battery ladder."""
+    return _of(BatteryStep, field, name=f"battery_ladder_{field.split('_', 1)[1]}", default=default)
+
+
+def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None = None) -> Spec:
+    """A parameter from a field: its description, unit, range and (unless given) default."""
+    info = model.model_fields[field]
+    quantity = next((mark for mark in info.metadata if isinstance(mark, Quantity)), Quantity())
+    low = next((mark.ge for mark in info.metadata if hasattr(mark, "ge")), quantity.least)
+    high = next((mark.le for mark in info.metadata if hasattr(mark, "le")), quantity.most)
+    none = None
+    if info.default is None:
+        low = none = 0.0 if quantity.unit else -1.0  # a share may be 0; a time, a rate or a power that is set is not
+    value = next(each for each in (default, info.default, none) if each is not None)
+    bounds = (float(low), float(high)) if isinstance(value, (float, list)) else (None, None)
+    meaning = (info.description or "").replace("None:", f"{none:g}:" if none is not None else "None:")
+    policy_field = field if model is PolicyConfig else ""
+    return Spec(name, value, meaning, *bounds, unit=quantity.unit, policy_field=policy_field, none=none)
 
 
 _HOUR_S = 3600.0
 
-SPECS: tuple[Spec, ...] = (
-    Spec("lambda", ADAPTIVE, "Operator's lambda: 0 is most accurate, 1 most robust; -1: the policy chooses.",
-         -1.0, 1.0, change=Change.ANY_TIME),
-    Spec("width", ADAPTIVE, "Operator's width, a share of the channels that the bundle offers; -1: the policy chooses.",
-         -1.0, 1.0, change=Change.ANY_TIME),
-    Spec("safety_lock", False, "Force the safest operating point, over everything else.", change=Change.ANY_TIME),
-    Spec("always_process", False, "Classify also while nobody subscribes to a result.", change=Change.ANY_TIME),
-    Spec("auto_activate", False, "Configure and activate by itself at start, for use without a lifecycle manager.",
-         change=Change.AT_START),
-    Spec("bundle", "", "Folder of the trained network (manifest.json and its files)."),
-    _policy("bundle_sha256", "Hash that this bundle must have, 64 hex digits; empty: any."),
-    Spec("backend", "auto", "Inference engine.", choices=("auto", "torch", "openvino", "onnxruntime", "tensorrt")),
-    Spec("precision", "auto", "Arithmetic of the network.", choices=("auto", "float32", "bfloat16", "float16")),
-    Spec("profile", "", "File with this device's latencies, from oat-profile; deadline_ms needs it. Empty: none."),
-    Spec("estimator", "", "File that oat-calibrate fitted to this camera; empty: the bundle's own estimator."),
-    Spec("num_threads", 0, "CPU threads of the network; 0: all that this process may use.", 0, 1024),
-    Spec("image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage on <image>/compressed.",
-         choices=("raw", "compressed")),
-    Spec("image_reliability", "best_effort", "Reliability that is asked of the camera; best_effort hears every camera.",
-         choices=("best_effort", "reliable")),
-    Spec("image_depth", 5, "Images that the middleware keeps for this node; the newest wins in any case.", 1, 1000),
-    Spec("camera_timeout_s", 1.0, "Seconds without an image after which diagnostics call the camera silent.",
-         0.01, _HOUR_S),
-    Spec("policy_timeout_s", 1.0, "Seconds that an image may be in work before diagnostics call the policy silent.",
-         0.01, _HOUR_S),
-    Spec("max_regions", 0, "Most regions of an image to classify, as `regions` names them; 0: whole images only. "
-         "Needs vision_msgs.", 0, 1000),
-    Spec("decision_log", "", "File for the decisions, JSON lines for oat-replay; empty: none."),
-    _policy("adaptive", "False: hold the default point; operator, limits and safety lock still work."),
-    _policy("default_lambda", "Lambda while not adaptive; -1: the safest.", -1.0, field="default_lam"),
-    _policy("default_width", "Width while not adaptive; -1: the widest.", -1.0),
-    _policy("lambda_floor", "Hazard floor: no sensor signal brings lambda below it; an operator may."),
-    _policy("lambda_min", "Least lambda, for the operator too.", field="lam_min"),
-    _policy("lambda_max", "Greatest lambda, for the operator too.", field="lam_max"),
-    _policy("width_min", "Least width, for the operator too."),
-    _policy("width_max", "Greatest width, for the operator too.", 0.001),
-    _policy("reference_width", "Width at which lambdas are compared; -1: the widest.", -1.0),
-    _policy("hedge", "Weight of the worst credible regime against the expectation over regimes."),
-    _policy("credible_mass", "Belief from which a regime is credible.", 0.001, 0.999),
-    _policy("switch_cost", "Gain in expected accuracy that a change of lambda must bring to be considered."),
-    _policy("margin", "Gain in expected accuracy that a move to a less robust lambda needs."),
-    _policy("settle_s", "Seconds that a less robust lambda must have been wanted before it is taken.", 0.0, _HOUR_S),
-    _policy("dwell_s", "Least mean seconds between changes of lambda.", 0.001, _HOUR_S),
-    _policy("width_dwell_s", "Least mean seconds between changes of width.", 0.001, _HOUR_S),
-    _policy("probe_period_s", "Seconds between probes of the opposite lambda; 0: never.", 0.0, _HOUR_S),
-    _policy("alert_probe_period_s", "The same while an attack is credible and not certain.", 0.0, _HOUR_S),
-    _policy("regime_persistence_s", "Seconds that a regime lasts, roughly.", 0.001, _HOUR_S),
-    _policy("evidence_weight", "Share of an image's evidence that counts, since neighbouring images are alike.", 0.001),
-    _policy("evidence_cap_nats", "Most nats by which one image moves the odds between two regimes.", 0.001, 100.0),
-    Spec("confidence_required", True, "False: this robot has no environment confidence; never having one is fine."),
-    _policy("confidence_max_age_s", "Seconds after which a confidence no longer counts.", 0.001, _HOUR_S),
-    _policy("network_max_age_s", "Seconds after which the previous frame no longer counts.", 0.001, _HOUR_S),
-    Spec("use_battery", False, "Let the battery limit width and rate, by the ladder below."),
-    Spec("battery_percentage_full", 1.0, "What this robot's driver sends as percentage of a full battery: 1 or 100."),
-    Spec("battery_ladder_charge", [0.3, 0.15, 0.0], "Ladder: least charge (0 to 1) of each step, descending to 0.",
-         0.0, 1.0),
-    Spec("battery_ladder_width", [1.0, 0.75, 0.5], "Ladder: greatest width of each step.", 0.0, 1.0),
-    Spec("battery_ladder_rate_hz", [0.0, 0.0, 0.0], "Ladder: greatest rate of each step in Hz; 0: no limit.",
-         0.0, 1000.0),
-    _policy("battery_max_age_s", "Seconds after which a battery reading no longer counts.", 0.001, _HOUR_S),
-    _policy("battery_hold_s", "Seconds that the last known step is held when the battery is unknown.",
-            0.0, _HOUR_S),
-    _policy("battery_capacity_wh", "Watt hours of the full battery, for an energy budget; 0: none. Needs a table that "
-            "knows joules.", 0.0, 1e6),
-    _policy("battery_reserve", "State of charge that perception leaves at the mission's end.", 0.0, 0.99),
-    _policy("perception_share", "Share of the battery's energy above the reserve that inference may use.", 0.001),
-    _policy("mission_s", "Seconds that a mission lasts, from the first image.", 1.0, 1e7),
-    _policy("battery_unknown_width", "Greatest width after that; -1: that of the ladder's last step.", -1.0),
-    _policy("deadline_ms", "Milliseconds that one inference may take; 0: any. Needs a device profile.",
-            0.0, 60_000.0),
-    _policy("deadline_probability", "Probability with which it must be met.", 0.5, 0.9999),
-    _policy("power_budget_w", "Mean watts for inference; 0: any. Needs a device profile.", 0.0, 10_000.0),
-    _policy("min_rate_hz", "Images a second that the power budget must allow for a width to be chosen.", 0.001, 1000.0),
-    _policy("max_rate_hz", "Most images a second; 0: any.", 0.0, 1000.0),
+GROUPS: tuple[Group, ...] = (
+    Group("At any time", "These act at once. `ros2 param set /oat_perception lambda 0.8` takes λ by hand from the next "
+          "image on; -1 gives it back to the policy.", (
+        Spec("lambda", ADAPTIVE, "Operator's λ: 0 is the most accurate setting, 1 the most robust one.",
+             -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+        Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
+             -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+        Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
+             change=Change.ANY_TIME),
+        Spec("always_process", False, "Classify images also while nobody subscribes to a result.",
+             change=Change.ANY_TIME),
+    )),
+    Group("The network", "", (
+        Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by "
+             "their argument."),
+        _policy("bundle_sha256"),
+        Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on "
+             "one image.", choices=("auto", *get_args(BackendName))),
+        Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
+             "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
+             choices=("auto", *get_args(Precision))),
+        Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` "
+             "needs it."),
+        Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
+             "estimator."),
+        Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
+        Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle "
+             "manager does it.", change=Change.AT_START),
+    )),
+    Group("The camera", "", (
+        Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
+             "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
+        Spec("image_reliability", "best_effort", "Reliability that the node asks of the camera. best_effort: it hears "
+             "every camera, but loses large images unless camera and node load config/fastdds.xml; reliable: it hears "
+             "reliable cameras alone.", choices=("best_effort", "reliable")),
+        Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
+             1, 1000),
+        Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on "
+             "`regions` names them; this needs vision_msgs. 0: whole images.", 0, 1000),
+        Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",
+             0.01, _HOUR_S, unit="s"),
+        Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
+             0.01, _HOUR_S, unit="s"),
+    )),
+    Group("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 "
+          "is hostile or unreadable.", (
+        Spec("confidence_required", True, _policy("confidence_topic").meaning),
+        _policy("confidence_max_age_s"),
+    )),
+    Group("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ.", (
+        Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
+        Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
+             "message says, or 100. The node never guesses it: a greater percentage counts as unknown."),
+        _ladder_column("min_charge", [0.3, 0.15, 0.0]),
+        _ladder_column("max_width", [1.0, 0.75, 0.5]),
+        _ladder_column("max_rate_hz", [0.0, 0.0, 0.0]),
+        *map(_policy, ("battery_max_age_s", "battery_hold_s", "battery_unknown_width", "battery_capacity_wh",
+                       "battery_reserve", "perception_share", "mission_s")),
+    )),
+    Group("Limits and budgets", "", tuple(map(_policy, (
+        "lambda_min", "lambda_max", "lambda_floor", "width_min", "width_max", "min_rate_hz", "max_rate_hz",
+        "deadline_ms", "deadline_probability", "power_budget_w",
+    )))),
+    Group("The policy", "docs/policy.md says how it decides.", tuple(map(_policy, (
+        "adaptive", "default_lambda", "default_width", "reference_width", "hedge", "credible_mass", "switch_cost",
+        "margin", "settle_s", "dwell_s", "width_dwell_s", "probe_period_s", "alert_probe_period_s",
+        "regime_persistence_s", "evidence_weight", "evidence_cap_nats", "network_max_age_s",
+    )))),
+    Group("The record", "", (
+        Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
+    )),
 )  # fmt: skip
+SPECS = tuple(spec for group in GROUPS for spec in group.specs)
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 
@@ -258,8 +303,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _plain(spec: Spec, value: Any) -> Any:
-    """A value as the policy takes it: None for the stand-ins that ROS needs, since it has no empty number."""
-    if value == _NONE.get(spec.name) or (spec.name in _NO_LIMIT and value == 0):
+    """A value as the policy takes it."""
+    if spec.none is not None and value == spec.none:
         return None
     return float(value) if spec.is_number else value
 

@@ -1,0 +1,144 @@
+"""Write what people read about the node's parameters as the code words them: `make settings`.
+
+It writes the comments of perception.yaml, where the values stay as they are, and docs/parameters.md. Needs no ROS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ros2_ws" / "src" / "oat_perception"
+sys.path[:0] = [str(ROOT), str(PACKAGE)]
+
+from oat_perception.parameters import GROUPS, SPECS, Change, Group, Spec  # noqa: E402
+
+YAML = PACKAGE / "config" / "perception.yaml"
+PAGE = ROOT / "docs" / "parameters.md"
+
+YAML_HEAD = """\
+# Every parameter of oat_perception, for a robot. Set the values by hand; `make settings` writes the comments.
+# A parameter can be set while the node is unconfigured, unless its comment says otherwise.
+
+/**:
+  ros__parameters:
+"""
+PAGE_HEAD = """\
+# Parameters
+
+Look up here what a parameter of the node `oat_perception` does, its default and its range. `make settings` writes this
+page and the comments of `ros2_ws/src/oat_perception/config/perception.yaml` from the code, and `ros2 param describe`
+says the same. A parameter can be set while the node is unconfigured, unless its row says otherwise.
+"""
+PAGE_END = """\
+## In a JSON file
+
+`oat-replay --config` and `python -m policy.bench --config` read the settings of the policy from a JSON file. It differs
+from a parameter file:
+
+- {renamed}.
+- `null` stands where {stand_ins} are 0, and where {shares} are -1.
+- `confidence_topic` is `"required"` or `"absent"` in place of `confidence_required`.
+- `battery_ladder` is a list of steps, in place of `use_battery` and the three lists, such as
+  `[{{"min_charge": 0.3, "max_width": 1.0, "max_rate_hz": null}}, {{"min_charge": 0.0, "max_width": 0.5}}]`.
+- `device` names the device on which the table's latencies must have been measured. The node takes it from `profile`.
+- A time, a rate or a power has no upper end.
+"""
+
+
+def main() -> None:
+    """Write both files, and say which of them changed."""
+    for path, text in pages().items():
+        same = path.is_file() and path.read_text() == text
+        path.write_text(text)
+        print(f"{path.relative_to(ROOT)}: {'as it was' if same else 'written'}")
+
+
+def pages() -> dict[Path, str]:
+    """Return what each file must hold."""
+    return {YAML: parameter_file(YAML.read_text()), PAGE: page()}
+
+
+def parameter_file(old: str) -> str:
+    """Return the parameter file with the values of `old`; a parameter that is new has its default.
+
+    Raises:
+        SystemExit: `old` sets something that is no parameter, or a value that does not stand on its name's line.
+    """
+    values = dict(re.findall(r"^    (\w+): *(.*)$", old, re.MULTILINE))
+    if spread := [name for name, value in values.items() if not value]:
+        raise SystemExit(
+            f"{YAML.relative_to(ROOT)}: write the values of {spread} on one line, as in `name: [1.0, 0.5]`"
+        )
+    if unknown := values.keys() - {spec.name for spec in SPECS}:
+        raise SystemExit(f"{YAML.relative_to(ROOT)} sets {sorted(unknown)}, which the node does not have: remove them")
+    blocks = []
+    for group in GROUPS:
+        blocks.append(f"    # ---- {group.title} ----\n" + _comment(group.about))
+        for spec in group.specs:
+            value = values.get(spec.name, json.dumps(spec.default))
+            range_text = f" {spec.range_text[0].upper()}{spec.range_text[1:]}." if spec.range_text else ""
+            one_piece = range_text[:3] + range_text[3:].replace(" ", "\u00a0")  # a range is not torn apart
+            blocks.append(f"{_comment(spec.meaning + one_piece + _change(spec))}    {spec.name}: {value}\n")
+    return YAML_HEAD + "\n".join(blocks)
+
+
+def _change(spec: Spec) -> str:
+    return "" if spec.change is Change.UNCONFIGURED else f" Set it {spec.change.value}."
+
+
+def _comment(text: str) -> str:
+    lines = textwrap.fill(text, 114, break_on_hyphens=False).replace("\u00a0", " ")
+    return textwrap.indent(lines, "    # ") + "\n" if text else ""
+
+
+def page() -> str:
+    """Return the page in Markdown."""
+    renamed = [f"`{s.name}` is `{s.policy_field}`" for s in SPECS if s.policy_field not in ("", s.name)]
+    policys = [spec for spec in SPECS if spec.policy_field]
+    end = PAGE_END.format(
+        renamed=_listed(renamed),
+        stand_ins=_listed([f"`{spec.name}`" for spec in policys if spec.none == 0.0]),
+        shares=_listed([f"`{spec.name}`" for spec in policys if spec.none == -1.0]),
+    )
+    return "\n".join([PAGE_HEAD, *map(_table, GROUPS), _wrapped(end)])
+
+
+def _table(group: Group) -> str:
+    rows = "".join(
+        f"| `{spec.name}` | {_default(spec)} | {_range(spec)} | {spec.meaning}{_change(spec)} |\n"
+        for spec in group.specs
+    )
+    about = f"{textwrap.fill(group.about, 120)}\n\n" if group.about else ""
+    return f"## {group.title}\n\n{about}| parameter | default | range | what it does |\n| -- | -- | -- | -- |\n{rows}"
+
+
+def _default(spec: Spec) -> str:
+    return f"`{json.dumps(spec.default)}`" if spec.default != "" else "empty"
+
+
+def _range(spec: Spec) -> str:
+    if spec.choices:
+        return ", ".join(f"`{choice}`" for choice in spec.choices)
+    return f"`{spec.range_text.removeprefix('in ')}`" if spec.range_text else ""
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _wrapped(text: str) -> str:
+    """Wrap the items of lists, which are filled in, at the width of all pages."""
+    return "\n".join(
+        textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) if line.startswith("- ") else line
+        for line in text.split("\n")
+    )
+
+
+if __name__ == "__main__":
+    main()
