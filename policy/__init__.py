@@ -1,4 +1,4 @@
-"""Chooses λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
+"""Choose λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
 
 Feed `AdaptivePolicy.step` one `Signals` a frame; it returns one `Decision`, and the two make one line of a log that
 `oat-replay` turns back into the same decisions.
@@ -18,9 +18,12 @@ _HOME = {
     "NetworkSignals": "signals",
     "Override": "signals",
     "PolicyConfig": "config",
+    "Quantity": "config",
     "Reading": "signals",
+    "Rule": "decision",
     "SignalState": "signals",
     "Signals": "signals",
+    "Source": "decision",
     "header_line": "record",
     "image_statistics": "image",
     "step_line": "record",
