@@ -21,9 +21,9 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.profile import DeviceProfile, ProfileRow
 from policy.replay import replay
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
