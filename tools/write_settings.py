@@ -16,10 +16,33 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ros2_ws" / "src" / "oat_perception"
 sys.path[:0] = [str(ROOT), str(PACKAGE)]
 
-from oat_perception.parameters import GROUPS, SPECS, Change, Group, Spec  # noqa: E402
+from oat_perception.parameters import BY_NAME, SPECS, Change, Spec  # noqa: E402
 
 YAML = PACKAGE / "config" / "perception.yaml"
 PAGE = ROOT / "docs" / "parameters.md"
+
+GROUPS = {
+    ("At any time", "These act at once. `ros2 param set /oat_perception lambda 0.8` takes λ by hand from the next "
+     "image on; -1 gives it back to the policy."): "lambda width safety_lock always_process",
+    ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
+    ("The camera", ""):
+        "image_transport image_reliability image_depth max_regions policy_timeout_s camera_timeout_s",
+    ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
+     "hostile or unreadable."): "confidence_required confidence_max_age_s",
+    ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):
+        "use_battery battery_percentage_full battery_ladder_charge battery_ladder_width battery_ladder_rate_hz "
+        "battery_max_age_s battery_hold_s battery_unknown_width battery_capacity_wh battery_reserve perception_share "
+        "mission_s",
+    ("Limits and budgets", ""):
+        "lambda_min lambda_max lambda_floor width_min width_max min_rate_hz max_rate_hz deadline_ms "
+        "deadline_probability power_budget_w",
+    ("The policy", "docs/policy.md says how it decides."):
+        "adaptive default_lambda default_width reference_width hedge credible_mass switch_cost margin settle_s dwell_s "
+        "width_dwell_s probe_period_s alert_probe_period_s regime_persistence_s evidence_weight evidence_cap_nats "
+        "network_max_age_s",
+    ("The record", ""): "decision_log",
+}  # fmt: skip
+"""Title and introduction of each group, and the parameters in it."""
 
 YAML_HEAD = """\
 # Every parameter of oat_perception, for a robot. Set the values by hand; `make settings` writes the comments.
@@ -60,7 +83,14 @@ def main() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """Return what each file must hold."""
+    """Return what each file must hold.
+
+    Raises:
+        SystemExit: a parameter stands in no group, or in two.
+    """
+    grouped = " ".join(GROUPS.values()).split()
+    if lost := {name for name in [*grouped, *BY_NAME] if grouped.count(name) != 1}:
+        raise SystemExit(f"put {sorted(lost)} into one group of {Path(__file__).name} each")
     return {YAML: parameter_file(YAML.read_text()), PAGE: page()}
 
 
@@ -78,9 +108,9 @@ def parameter_file(old: str) -> str:
     if unknown := values.keys() - {spec.name for spec in SPECS}:
         raise SystemExit(f"{YAML.relative_to(ROOT)} sets {sorted(unknown)}, which the node does not have: remove them")
     blocks = []
-    for group in GROUPS:
-        blocks.append(f"    # ---- {group.title} ----\n" + _comment(group.about))
-        for spec in group.specs:
+    for (title, about), names in GROUPS.items():
+        blocks.append(f"    # ---- {title} ----\n" + _comment(about))
+        for spec in map(BY_NAME.__getitem__, names.split()):
             value = values.get(spec.name, json.dumps(spec.default))
             range_text = f" {spec.range_text[0].upper()}{spec.range_text[1:]}." if spec.range_text else ""
             one_piece = range_text[:3] + range_text[3:].replace(" ", "\u00a0")  # a range is not torn apart
@@ -106,16 +136,16 @@ def page() -> str:
         stand_ins=_listed([f"`{spec.name}`" for spec in policys if spec.none == 0.0]),
         shares=_listed([f"`{spec.name}`" for spec in policys if spec.none == -1.0]),
     )
-    return "\n".join([PAGE_HEAD, *map(_table, GROUPS), _wrapped(end)])
+    return "\n".join([PAGE_HEAD, *(_table(*group, names.split()) for group, names in GROUPS.items()), _wrapped(end)])
 
 
-def _table(group: Group) -> str:
+def _table(title: str, about: str, names: Sequence[str]) -> str:
     rows = "".join(
         f"| `{spec.name}` | {_default(spec)} | {_range(spec)} | {spec.meaning}{_change(spec)} |\n"
-        for spec in group.specs
+        for spec in map(BY_NAME.__getitem__, names)
     )
-    about = f"{textwrap.fill(group.about, 120)}\n\n" if group.about else ""
-    return f"## {group.title}\n\n{about}| parameter | default | range | what it does |\n| -- | -- | -- | -- |\n{rows}"
+    about = f"{textwrap.fill(about, 120)}\n\n" if about else ""
+    return f"## {title}\n\n{about}| parameter | default | range | what it does |\n| -- | -- | -- | -- |\n{rows}"
 
 
 def _default(spec: Spec) -> str:

@@ -132,123 +132,72 @@ class Spec:
         return f"in [{self.low:g}, {self.high:.10g}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that belong together.
-
-    Attributes:
-        title: as a heading.
-        about: what they have in common, in whole sentences; empty where the heading says it.
-        specs: the parameters.
-    """
-
-    title: str
-    about: str
-    specs: tuple[Spec, ...]
-
-
-def _policy(name: str) -> Spec:
-    """A setting of the policy."""
-    field = name if name in PolicyConfig.model_fields else name.replace("lambda", "lam")
-    return _of(PolicyConfig, field, name=name)
-
-
-def _ladder_column(field: str, default: list[float]) -> Spec:
-    """One number of each step of the battery ladder."""
-    return _of(BatteryStep, field, name=f"battery_ladder_{field.split('_', 1)[1]}", default=default)
-
-
 def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None = None) -> Spec:
     """A parameter from a field: its description, unit, range and (unless given) default."""
     info = model.model_fields[field]
     quantity = next((mark for mark in info.metadata if isinstance(mark, Quantity)), Quantity())
     low = next((mark.ge for mark in info.metadata if hasattr(mark, "ge")), quantity.least)
     high = next((mark.le for mark in info.metadata if hasattr(mark, "le")), quantity.most)
-    none = None
+    meaning, none = info.description or "", None
     if info.default is None:
         low = none = 0.0 if quantity.unit else -1.0  # a share may be 0; a time, a rate or a power that is set is not
+        meaning = meaning.replace("None:", f"{none:g}:")
     value = next(each for each in (default, info.default, none) if each is not None)
     bounds = (float(low), float(high)) if isinstance(value, (float, list)) else (None, None)
-    meaning = (info.description or "").replace("None:", f"{none:g}:" if none is not None else "None:")
     policy_field = field if model is PolicyConfig else ""
     return Spec(name, value, meaning, *bounds, unit=quantity.unit, policy_field=policy_field, none=none)
 
 
 _HOUR_S = 3600.0
+_OF_ANOTHER_FORM = ("confidence_topic", "battery_ladder", "device")
+_RENAMED = {"default_lam": "default_lambda", "lam_min": "lambda_min", "lam_max": "lambda_max"}
 
-GROUPS: tuple[Group, ...] = (
-    Group("At any time", "These act at once. `ros2 param set /oat_perception lambda 0.8` takes λ by hand from the next "
-          "image on; -1 gives it back to the policy.", (
-        Spec("lambda", ADAPTIVE, "Operator's λ: 0 is the most accurate setting, 1 the most robust one.",
-             -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
-        Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
-             -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
-        Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
-             change=Change.ANY_TIME),
-        Spec("always_process", False, "Classify images also while nobody subscribes to a result.",
-             change=Change.ANY_TIME),
-    )),
-    Group("The network", "", (
-        Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by "
-             "their argument."),
-        _policy("bundle_sha256"),
-        Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on "
-             "one image.", choices=("auto", *get_args(BackendName))),
-        Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
-             "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
-             choices=("auto", *get_args(Precision))),
-        Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` "
-             "needs it."),
-        Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
-             "estimator."),
-        Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
-        Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle "
-             "manager does it.", change=Change.AT_START),
-    )),
-    Group("The camera", "", (
-        Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
-             "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
-        Spec("image_reliability", "best_effort", "Reliability that the node asks of the camera. best_effort: it hears "
-             "every camera, but loses large images unless camera and node load config/fastdds.xml; reliable: it hears "
-             "reliable cameras alone.", choices=("best_effort", "reliable")),
-        Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
-             1, 1000),
-        Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on "
-             "`regions` names them; this needs vision_msgs. 0: whole images.", 0, 1000),
-        Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",
-             0.01, _HOUR_S, unit="s"),
-        Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
-             0.01, _HOUR_S, unit="s"),
-    )),
-    Group("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 "
-          "is hostile or unreadable.", (
-        Spec("confidence_required", True, _policy("confidence_topic").meaning),
-        _policy("confidence_max_age_s"),
-    )),
-    Group("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ.", (
-        Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
-        Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
-             "message says, or 100. The node never guesses it: a greater percentage counts as unknown."),
-        _ladder_column("min_charge", [0.3, 0.15, 0.0]),
-        _ladder_column("max_width", [1.0, 0.75, 0.5]),
-        _ladder_column("max_rate_hz", [0.0, 0.0, 0.0]),
-        *map(_policy, ("battery_max_age_s", "battery_hold_s", "battery_unknown_width", "battery_capacity_wh",
-                       "battery_reserve", "perception_share", "mission_s")),
-    )),
-    Group("Limits and budgets", "", tuple(map(_policy, (
-        "lambda_min", "lambda_max", "lambda_floor", "width_min", "width_max", "min_rate_hz", "max_rate_hz",
-        "deadline_ms", "deadline_probability", "power_budget_w",
-    )))),
-    Group("The policy", "docs/policy.md says how it decides.", tuple(map(_policy, (
-        "adaptive", "default_lambda", "default_width", "reference_width", "hedge", "credible_mass", "switch_cost",
-        "margin", "settle_s", "dwell_s", "width_dwell_s", "probe_period_s", "alert_probe_period_s",
-        "regime_persistence_s", "evidence_weight", "evidence_cap_nats", "network_max_age_s",
-    )))),
-    Group("The record", "", (
-        Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
-    )),
+SPECS: tuple[Spec, ...] = (
+    Spec("lambda", ADAPTIVE, "Operator's λ: 0 is the most accurate setting, 1 the most robust one.",
+         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+    Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
+         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+    Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
+         change=Change.ANY_TIME),
+    Spec("always_process", False, "Classify images also while nobody subscribes to a result.", change=Change.ANY_TIME),
+    Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle manager "
+         "does it.", change=Change.AT_START),
+    Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by their "
+         "argument."),
+    Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on one "
+         "image.", choices=("auto", *get_args(BackendName))),
+    Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
+         "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
+         choices=("auto", *get_args(Precision))),
+    Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` needs "
+         "it."),
+    Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
+         "estimator."),
+    Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
+    Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
+         "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
+    Spec("image_reliability", "best_effort", "Reliability that the node asks of the camera. best_effort: it hears "
+         "every camera, but loses large images unless camera and node load config/fastdds.xml; reliable: it hears "
+         "reliable cameras alone.", choices=("best_effort", "reliable")),
+    Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
+         1, 1000),
+    Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
+         0.01, _HOUR_S, unit="s"),
+    Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",
+         0.01, _HOUR_S, unit="s"),
+    Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on `regions` "
+         "names them; this needs vision_msgs. 0: whole images.", 0, 1000),
+    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
+    Spec("confidence_required", True, PolicyConfig.model_fields["confidence_topic"].description or ""),
+    Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
+    Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
+         "message says, or 100. The node never guesses it: a greater percentage counts as unknown."),
+    _of(BatteryStep, "min_charge", name="battery_ladder_charge", default=[0.3, 0.15, 0.0]),
+    _of(BatteryStep, "max_width", name="battery_ladder_width", default=[1.0, 0.75, 0.5]),
+    _of(BatteryStep, "max_rate_hz", name="battery_ladder_rate_hz", default=[0.0, 0.0, 0.0]),
+    *(_of(PolicyConfig, field, name=_RENAMED.get(field, field)) for field in PolicyConfig.model_fields
+      if field not in _OF_ANOTHER_FORM),
 )  # fmt: skip
-SPECS = tuple(spec for group in GROUPS for spec in group.specs)
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 
