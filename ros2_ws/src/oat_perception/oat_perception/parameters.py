@@ -10,7 +10,7 @@ import itertools
 import math
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -143,9 +143,10 @@ def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None 
         low = none = 0.0 if quantity.unit else -1.0  # a share may be 0; a time, a rate or a power that is set is not
         meaning = meaning.replace("None:", f"{none:g}:")
     value = next(each for each in (default, info.default, none) if each is not None)
-    bounds = (float(low), float(high)) if isinstance(value, (float, list)) else (None, None)
-    policy_field = field if model is PolicyConfig else ""
-    return Spec(name, value, meaning, *bounds, unit=quantity.unit, policy_field=policy_field, none=none)
+    spec = Spec(name, value, meaning, policy_field=field if model is PolicyConfig else "")
+    if isinstance(value, (bool, str)):
+        return spec
+    return replace(spec, low=float(low), high=float(high), unit=quantity.unit, none=none)
 
 
 _HOUR_S = 3600.0
