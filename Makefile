@@ -67,7 +67,7 @@ format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 	$(PY) -m ruff format .
 	$(PY) -m mdformat $(MARKDOWN)
 
-settings: $(SETUP) ## write the comments of perception.yaml and docs/parameters.md as the code words them
+settings: $(SETUP) ## write the parameter files' comments and docs/parameters.md as the code words them
 	$(PY) tools/write_settings.py
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
 import pytest
+from oat_perception.camera_parameters import CAMERA_SPECS
 from oat_perception.parameters import BY_NAME, SPECS, policy_config
 
 from oat_runtime.backends import BackendName, Precision
@@ -23,6 +25,7 @@ def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("write_settings", ROOT / "tools" / "write_settings.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["write_settings"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -34,7 +37,7 @@ def test_parameter_file_and_docs_say_what_the_code_says(tool: ModuleType) -> Non
 
 def test_writing_the_parameter_file_keeps_its_values_and_gives_new_parameters_their_default(tool: ModuleType) -> None:
     old = "/**:\n  ros__parameters:\n    # Old words.\n    margin: 0.01\n    bundle: 'a # b'\n"
-    lines = tool.parameter_file(old).splitlines()
+    lines = tool.parameter_file(tool.NODES[0], old).splitlines()
     assert {"    margin: 0.01", "    bundle: 'a # b'", "    hedge: 0.25"} <= set(lines)
     assert "    # Old words." not in lines
 
@@ -42,13 +45,13 @@ def test_writing_the_parameter_file_keeps_its_values_and_gives_new_parameters_th
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("    marign: 0.01\n", r"sets \['marign'\], which the node does not have: remove them"),
+        ("    marign: 0.01\n", r"sets \['marign'\], which oat_perception does not have: remove them"),
         ("    battery_ladder_width:\n      - 1.0\n", r"values of \['battery_ladder_width'\] on one line"),
     ],
 )
 def test_a_parameter_file_that_would_lose_a_value_is_left_alone(tool: ModuleType, line: str, problem: str) -> None:
     with pytest.raises(SystemExit, match=problem):
-        tool.parameter_file(line)
+        tool.parameter_file(tool.NODES[0], line)
 
 
 @pytest.mark.parametrize("model", [PolicyConfig, BatteryStep])
@@ -60,8 +63,8 @@ def test_every_field_says_what_it_means_and_what_none_stands_for(model: type[Pol
 
 def test_a_name_with_a_unit_carries_that_unit() -> None:
     """Read by a program, `dwell_s` and its `s` must not come apart."""
-    suffixes = {"s": "s", "ms": "ms", "hz": "Hz", "w": "W", "wh": "Wh", "nats": "nats"}
-    for spec in SPECS:
+    suffixes = {"s": "s", "ms": "ms", "hz": "Hz", "w": "W", "wh": "Wh", "nats": "nats", "px": "px"}
+    for spec in (*SPECS, *(spec for spec in CAMERA_SPECS if spec.name != "seconds_per_phase")):
         assert spec.unit == suffixes.get(spec.name.rpartition("_")[2], ""), spec.name
 
 
@@ -91,7 +94,8 @@ def test_every_setting_of_the_policy_is_a_parameter_and_takes_its_whole_range() 
 
 def test_a_parameter_has_one_name_and_one_row(tool: ModuleType) -> None:
     rows = re.findall(r"^\| `(\w+)` ", tool.page(), re.MULTILINE)
-    assert sorted(rows) == sorted(spec.name for spec in SPECS) == sorted(BY_NAME)
+    assert sorted(rows) == sorted(spec.name for spec in (*SPECS, *CAMERA_SPECS))
+    assert len(BY_NAME) == len(SPECS)
 
 
 @pytest.mark.parametrize(

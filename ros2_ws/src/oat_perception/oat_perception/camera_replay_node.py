@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 
-from oat_perception.parameters import Change, Spec
+from oat_perception.camera_parameters import CAMERA_SPECS
 from oat_perception.scenario import Moment, Scenario, load_scenario
 from oat_perception.sources import Bytes, SourceFrame, open_source
 from oat_perception.spin import spin
@@ -28,7 +28,6 @@ from oat_perception.treatment import disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.stress.corruptions import CORRUPTIONS
 
 if TYPE_CHECKING:  # loads torch; only an attack needs it
     from oat_perception.attacker import Attacker
@@ -36,42 +35,7 @@ if TYPE_CHECKING:  # loads torch; only an attack needs it
 _SIGNALS_PERIOD_S = 0.2
 _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
 
-_SPECS = {
-    spec.name: spec
-    for spec in (
-        Spec("source", "cifar10", "cifar10, foolbox, a webcam's number, or a path: folder, video, rosbag2, .mcap.",
-             change=Change.AT_START),
-        Spec("data_root", "", "Folder that holds CIFAR-10; empty: $OAT_DATA, else ../shared/data, else a download.",
-             change=Change.AT_START),
-        Spec("bag_topic", "", "Image topic of a bag; empty: its only one.", change=Change.AT_START),
-        Spec("frame_side_px", 0, "Crop the centre and scale to a square of this side in pixels; 0: as it is.",
-             0, 4096, change=Change.AT_START),
-        Spec("frame_id", "camera", "frame_id of the images.", change=Change.AT_START),
-        Spec("wait_for_subscriber", True, "Publish nothing, and let no scenario begin, before somebody wants images.",
-             change=Change.AT_START),
-        Spec("loop", True, "Start over at the end of the source; otherwise the node ends there.",
-             change=Change.AT_START),
-        Spec("rate_hz", 10.0, "Images a second.", 0.1, 1000.0, change=Change.AT_START),
-        Spec("seed", 0, "Order of labelled images, noise, and random starts of attacks.", 0, 2**31 - 1,
-             change=Change.AT_START),
-        Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START),
-        Spec("perception_node", "oat_perception", "Node whose ~/operating_point is attacked.", change=Change.AT_START),
-        Spec("scenario", "", "day, or a JSON file; it then sets what can be set live. Empty: none.",
-             change=Change.AT_START),
-        Spec("seconds_per_phase", 0.0, "Length of each phase in seconds; 0: as the scenario says.", 0.0, 3600.0,
-             change=Change.AT_START),
-        Spec("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none.",
-             change=Change.AT_START),
-        Spec("frames_dir", "", "Folder for a PNG of each published image; empty: none.", change=Change.AT_START),
-        Spec("playing", True, "False pauses everything, the scenario's clock included.", change=Change.ANY_TIME),
-        Spec("corruption", "none", "Kind of corruption.", choices=("none", *CORRUPTIONS), change=Change.ANY_TIME),
-        Spec("severity", 3, "Severity of the corruption.", 1, 5, change=Change.ANY_TIME),
-        Spec("attack", "none", "White-box at the operating point in force, L-infinity, epsilon 8/255.",
-             choices=("none", "pgd-10"), change=Change.ANY_TIME),
-        Spec("confidence", 1.0, "Environment confidence to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
-        Spec("battery", 1.0, "Battery's state of charge to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
-    )
-}  # fmt: skip
+_SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
 class CameraReplay(Node):

@@ -1,7 +1,7 @@
 """Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration.
 
 What a setting of the policy means, its unit, its range and its default come from its field in `policy.config`.
-`make settings` writes the comments of `perception.yaml` and docs/parameters.md from what stands here, without ROS.
+`make settings` writes the comments of config/*.yaml and docs/parameters.md from what stands here, without ROS.
 """
 
 from __future__ import annotations
