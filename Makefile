@@ -22,8 +22,7 @@ WS := ros2_ws/install/.built
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
 	-not -path '*/test/*' -not -path '*.egg-info/*')
 
-BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
-	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+BENCHES := oat_runtime training policy oat_perception
 
 .PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
 help: ## this list

@@ -14,8 +14,8 @@ import pytest
 import rclpy
 from oat_msgs.msg import EnvironmentConfidence
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.scenario import Phase, Scenario
-from oat_perception.sources import load_foolbox_cifar10
+from oat_perception.replay.scenario import Phase, Scenario
+from oat_perception.replay.sources import load_foolbox_cifar10
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter

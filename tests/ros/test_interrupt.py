@@ -65,7 +65,7 @@ def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, f
             {"auto_activate": True, "always_process": True, "backend": "onnxruntime", "num_threads": 1},
         ),
         ("camera_replay_node", {"source": "foolbox", "wait_for_subscriber": False, "rate_hz": 500.0}),
-        ("bench_echo", {}),
+        ("bench.echo", {}),
         ("console", {}),
     ],
 )
@@ -81,7 +81,7 @@ def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, nu
 
 STUCK = """
 import time
-from oat_perception.spin import spin
+from oat_perception.node.spin import spin
 from rclpy.node import Node
 
 class Stuck(Node):

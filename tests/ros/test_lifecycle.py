@@ -16,7 +16,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.parameters import BY_NAME, SPECS, _same, policy_config
+from oat_perception.node.parameters import BY_NAME, SPECS, _same, policy_config
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
@@ -87,7 +87,7 @@ def test_contradicting_parameters_and_hard_limits(start_graph) -> None:
 
 def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) -> None:
     graph = start_graph(auto_activate=False)
-    monkeypatch.setattr("oat_perception.core.PerceptionCore.warm", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.core.perception.PerceptionCore.warm", lambda self: 1 / 0)
     assert not graph.peer.change_state(CONFIGURE)
     assert graph.node.state == "unconfigured"
     assert "ZeroDivisionError" in graph.node.problem
@@ -98,7 +98,7 @@ def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) ->
 def test_an_image_that_fails_is_counted_and_the_next_one_answered(start_graph, monkeypatch) -> None:
     peer = start_graph().peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.messages.perception", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.messages.perception", lambda *_, **__: 1 / 0)
     peer.image.publish(peer.make_image())
     peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
     monkeypatch.undo()
@@ -334,7 +334,7 @@ def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkey
     graph = start_graph()
     peer = graph.peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.pipeline.Pipeline.close", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.pipeline.Pipeline.close", lambda self: 1 / 0)
     peer.change_state(DEACTIVATE)
     monkeypatch.undo()
     assert "ZeroDivisionError" in graph.node.problem

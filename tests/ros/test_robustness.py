@@ -16,9 +16,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import Perception
+from oat_perception.bench.malformed import malformed_images
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.machine import Machine
-from oat_perception.malformed import malformed_images
+from oat_perception.core.machine import Machine
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor

@@ -22,8 +22,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
-from oat_perception.codes import REGIMES, SOURCE_NAMES
-from oat_perception.spin import spin
+from oat_perception.node.enums import REGIMES, SOURCE_NAMES
+from oat_perception.node.spin import spin
 from oat_runtime.errors import ConfigError, OATError
 
 _NAME = "operator_console"
