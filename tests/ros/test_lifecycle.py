@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +15,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
+from oat_perception.bench.process import module_command
 from oat_perception.node.parameters import BY_NAME, SPECS, _same, policy_config
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
@@ -216,7 +216,7 @@ def test_a_file_that_is_refused_ends_the_process_with_a_reason(tmp_path: Path, c
 
 
 def test_a_camera_without_a_source_ends_with_a_reason() -> None:
-    command = [sys.executable, "-m", "oat_perception.camera_replay_node", "--ros-args", "-p", "source:=/nowhere"]
+    command = module_command("camera_replay_node", {"source": "/nowhere"})
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "no image source '/nowhere'" in ended.stderr) == (2, True), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -225,10 +225,8 @@ def test_a_camera_without_a_source_ends_with_a_reason() -> None:
 def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
     graph = start_graph(auto_activate=False)
     peer = graph.peer
-    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    settings = {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true", "always_process": "true"}
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={value}"]
+    settings = {"bundle": str(bundle), "backend": "onnxruntime", "auto_activate": True, "always_process": True}
+    command = [*module_command("perception_node", settings), "-r", "__ns:=/second"]
     domain = {"ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
     log = tmp_path / "log"
     with log.open("w") as stream:
