@@ -145,7 +145,7 @@ class Camera(Node):
         self.wait(lambda: key in self.answers, "an answer")
         return self.answers[key].message
 
-    def wait_for_node(self) -> None:
+    def wait_for_answer(self) -> None:
         """Send until the first answer.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import rclpy
 from oat_msgs.msg import Perception
@@ -21,9 +22,11 @@ def main() -> int:
 def _echo() -> Node:
     node = rclpy.create_node("echo")
     answers = node.create_publisher(Perception, "echo/perception", 5)
-    node.create_subscription(
-        Image, "echo/image", lambda image: answers.publish(Perception(header=image.header)), qos_profile_sensor_data
-    )
+
+    def answer(image: Any) -> None:
+        answers.publish(Perception(header=image.header))
+
+    node.create_subscription(Image, "echo/image", answer, qos_profile_sensor_data)
     return node
 
 

@@ -72,7 +72,7 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
         return "environment confidence stale" in reasons[stamp_ns(answer)]
 
     def is_narrow(answer: Perception) -> bool:
-        return answer.width == SETTINGS["battery_unknown_width"]
+        return bool(answer.width == SETTINGS["battery_unknown_width"])
 
     def is_well() -> bool:
         speak()
@@ -97,7 +97,7 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
         _wait_for(camera, "camera", DiagnosticStatus.OK)
         sent_s = time.monotonic()
         camera.ask()
-        return sent_s + SETTINGS["camera_timeout_s"]
+        return sent_s + float(SETTINGS["camera_timeout_s"])
 
     return {
         "confidence": _late_ms(distrusted, due_s=confidence_due_s),
@@ -117,7 +117,7 @@ def policy_fallback(camera: Camera) -> float | None:
     def send() -> float:
         _wait_for(camera, "policy", DiagnosticStatus.OK)
         images.publish(message)
-        return time.monotonic() + POLICY_SETTINGS["policy_timeout_s"]
+        return time.monotonic() + float(POLICY_SETTINGS["policy_timeout_s"])
 
     return _diagnosed_ms(camera, "policy", DiagnosticStatus.ERROR, send)
 

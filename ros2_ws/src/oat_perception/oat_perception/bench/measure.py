@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rclpy
@@ -19,9 +19,12 @@ from oat_perception.bench.control import Control, prepared_switches, survive_mal
 from oat_perception.bench.fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
 from oat_perception.bench.process import module_command, running
 from oat_perception.bench.start import measure_start, summary
+from oat_runtime.backends import BackendName
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import p50_p99
+
+Backend = BackendName | Literal["auto"]
 
 SIZES = {"224": (224, 224), "vga": (480, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 PROFILES = ("shipped", "default")
@@ -29,7 +32,7 @@ RATE_HZ = 30.0
 _WARM_UP_S = 1.0
 _PEAK_LOSS = 0.05
 _POINT = OperatingPoint(1.0, 1.0)
-_START_BACKEND = "onnxruntime"
+_START_BACKEND: Backend = "onnxruntime"
 """The start of this engine's node is measured where `auto` would first compare all of them."""
 
 
@@ -71,7 +74,7 @@ QUICK = Extent(
 )
 
 
-def measure_sizes(bundle: Path, profile: str, backend: str, extent: Extent) -> list[dict[str, Any]]:
+def measure_sizes(bundle: Path, profile: str, backend: Backend, extent: Extent) -> list[dict[str, Any]]:
     """One row a size under one DDS profile. Runs in a process of its own: DDS reads its profile once a process."""
     runtime = OATRuntime.load(bundle, backend=backend)
     runtime.prepare([_POINT])
@@ -88,7 +91,7 @@ def _measure(
     image_HWC = _picture(SIZES[size])
     node, echo = Camera(image_HWC), Camera(image_HWC, prefix="echo/")
     for camera, pid in ((node, node_pid), (echo, echo_pid)):
-        camera.wait_for_node()
+        camera.wait_for_answer()
         camera.run(RATE_HZ, _WARM_UP_S, pid=pid)
     turns = []
     for _ in range(2):
@@ -107,7 +110,9 @@ def _measure(
     peak = _peak(node, extent, allowed_hz, pid=node_pid)
     bare_p50, bare_p99 = p50_p99(bare_ms)
     transport_ms, end_to_end_ms = echoes.end_to_end_ms(50), runs.end_to_end_ms(50)
-    known = transport_ms is not None and end_to_end_ms is not None
+    overhead_ms = None
+    if end_to_end_ms is not None and transport_ms is not None:
+        overhead_ms = end_to_end_ms - transport_ms - bare_p50
     row: dict[str, Any] = {"size": size, "profile": profile, "num_sent": runs.num_sent}
     row |= {"lost": runs.lost, "unanswered": runs.unanswered, "echo_lost": echoes.unanswered}
     row |= {f"end_to_end_ms_p{percent}": runs.end_to_end_ms(percent) for percent in (50, 95, 99)}
@@ -116,7 +121,7 @@ def _measure(
         "transport_ms_p50": transport_ms,
         "bare_ms_p50": bare_p50,
         "bare_ms_p99": bare_p99,
-        "overhead_ms_p50": end_to_end_ms - transport_ms - bare_p50 if known else None,
+        "overhead_ms_p50": overhead_ms,
         "node_cpu_ms_per_image": 1e3 * runs.node_cpu_s / runs.num_sent,
         "allowed_hz": allowed_hz,
         "peak_hz": peak,
@@ -175,7 +180,7 @@ def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) ->
     return None
 
 
-def measure_control(bundle: Path, profile: str, backend: str, extent: Extent) -> dict[str, Any]:
+def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
     """Switches, malformed images and fallbacks; None stands for what could not be measured."""
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
@@ -183,7 +188,7 @@ def measure_control(bundle: Path, profile: str, backend: str, extent: Extent) ->
     settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
     with _domain(profile), running(_node(bundle, backend, {**settings, **SETTINGS})):
         camera = Camera(image_HWC, reliable=True, depth=100)
-        camera.wait_for_node()
+        camera.wait_for_answer()
         found["late_ms"] = signal_fallbacks(camera)
         control = Control(camera)
         switches = prepared_switches(camera, control, runtime.table.lambdas, num=extent.num_switches)
@@ -206,7 +211,7 @@ def measure_control(bundle: Path, profile: str, backend: str, extent: Extent) ->
     return found
 
 
-def measure_starts(bundle: Path, profile: str, backend: str, extent: Extent) -> dict[str, Any]:
+def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
     """Median and worst of several starts of the node; one before them fills the caches of files."""
     backend = _START_BACKEND if backend == "auto" else backend
     with _domain(profile):
@@ -234,6 +239,6 @@ def _domain(profile: str) -> Iterator[None]:
         rclpy.try_shutdown()
 
 
-def _node(bundle: Path, backend: str, settings: Mapping[str, Any]) -> list[str]:
+def _node(bundle: Path, backend: Backend, settings: Mapping[str, Any]) -> list[str]:
     given = {"bundle": str(bundle), "auto_activate": True, "backend": backend, **settings}
     return module_command("perception_node", given)

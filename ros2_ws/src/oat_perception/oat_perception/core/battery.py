@@ -1,4 +1,4 @@
-"""From a BatteryState message to a state of charge. Needs no ROS; messages come duck-typed."""
+"""From a BatteryState message to a state of charge."""
 
 from __future__ import annotations
 

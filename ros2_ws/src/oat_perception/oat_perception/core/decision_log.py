@@ -1,4 +1,4 @@
-"""The file of all decisions. Needs no ROS."""
+"""The file of all decisions."""
 
 from __future__ import annotations
 

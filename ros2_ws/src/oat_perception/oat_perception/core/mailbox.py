@@ -1,4 +1,4 @@
-"""The one slot between receiving and inference, where the newest image wins. Needs no ROS."""
+"""The one slot between receiving and inference, where the newest image wins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's λ and width: what is held, until when, and what just ended. Needs no ROS."""
+"""The operator's λ and width: what is held, until when, and what just ended."""
 
 from __future__ import annotations
 

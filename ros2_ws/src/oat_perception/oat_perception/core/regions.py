@@ -1,4 +1,4 @@
-"""Regions of interest: an image meets the detections made on it, and their boxes become pixels. Needs no ROS."""
+"""Regions of interest: an image meets the detections made on it, and their boxes become pixels."""
 
 from __future__ import annotations
 

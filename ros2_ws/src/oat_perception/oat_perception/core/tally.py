@@ -1,4 +1,4 @@
-"""Counts and times of one activation, for diagnostics. Needs no ROS."""
+"""Counts and times of one activation, for diagnostics."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,16 +141,17 @@ def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
     answered = [frame for frame in frames if frame.result is not None]
     results = [frame.answer for frame in answered]
     latencies_ms = np.array([result["inference_ms"] for result in results])
-    mean_p50_p99 = (math.nan,) * 3
+    mean_p50_p99 = math.nan, math.nan, math.nan
     if len(results):
-        mean_p50_p99 = (float(latencies_ms.mean()), *map(float, np.percentile(latencies_ms, (50, 99))))
+        p50_ms, p99_ms = np.percentile(latencies_ms, (50, 99)).tolist()
+        mean_p50_p99 = float(latencies_ms.mean()), p50_ms, p99_ms
     lambdas = sorted({lam for frame in answered for lam in frame.fixed})
     return PhaseCounts(
         title=title,
         num_published=len(frames),
         num_answered=len(answered),
-        adaptive=_right(answered, lambda frame: frame.answer["label"]),
-        fixed={lam: _right(answered, lambda frame, lam=lam: frame.fixed[lam]) for lam in lambdas},
+        adaptive=_right(answered, [result["label"] for result in results]),
+        fixed={lam: _right(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
         latency_ms=mean_p50_p99,
         lambdas=_shares(result["lambda"] for result in results),
         widths=_shares(result["width"] for result in results),
@@ -162,8 +163,9 @@ def _share_as_json(share: Proportion) -> Record:
     return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
 
 
-def _right(frames: Sequence[ReplayedFrame], label_of: Callable[[ReplayedFrame], int]) -> Proportion:
-    return Proportion(sum(label_of(frame) == frame.truth["label"] for frame in frames), len(frames))
+def _right(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
+    pairs = zip(frames, labels, strict=True)
+    return Proportion(sum(label == frame.truth["label"] for frame, label in pairs), len(frames))
 
 
 def _shares(values: Iterable[float]) -> dict[float, float]:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,12 +35,12 @@ _REGIME_TITLES = {
     Regime.ADVERSARIAL: "adversarial",
     Regime.UNKNOWN: "unknown",
 }
-ADAPTIVE_STYLE = {"color": INK, "linewidth": 2.0}
+ADAPTIVE_STYLE: dict[str, Any] = {"color": INK, "linewidth": 2.0}
 FIXED_COLORS = (BLUE, VERMILION)
 _LATENCY_WINDOW_S = 5.0
 _FEWEST_FOR_A_LINE = 5
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": RULE,
@@ -186,8 +187,8 @@ def _running_accuracy(axes: Axes, day: Day) -> None:
         t_s = np.array([frame.t_s for frame in frames])
         labels = [("adaptive, 95 % interval", [f.answer["label"] for f in frames], ADAPTIVE_STYLE)]
         for lam, color, dashes in zip(lambdas, FIXED_COLORS, ((4, 1.5), (1.5, 1.2)), strict=False):
-            style = {"color": color, "linewidth": 1.7, "dashes": dashes}
-            labels.append((f"fixed λ = {lam:g}", [f.fixed[lam] for f in frames], style))
+            fixed_style: dict[str, Any] = {"color": color, "linewidth": 1.7, "dashes": dashes}
+            labels.append((f"fixed λ = {lam:g}", [f.fixed[lam] for f in frames], fixed_style))
         for name, answers, style in labels:
             right = np.cumsum([a == f.truth["label"] for a, f in zip(answers, frames, strict=True)])
             shares = [Proportion(int(k), n) for n, k in enumerate(right, start=1)][_FEWEST_FOR_A_LINE - 1 :]

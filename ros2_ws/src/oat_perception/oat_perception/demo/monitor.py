@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
@@ -73,7 +74,7 @@ class Monitor(Node):
             f"the nodes were not ready after {timeout_s:.0f} s: see perception_node.log and camera_replay_node.log"
         )
 
-    def set_parameters(self, node: str, values: Mapping[str, bool | float]) -> None:
+    def set_on(self, node: str, values: Mapping[str, bool | float]) -> None:
         """Set parameters of another node, all or none.
 
         Raises:
@@ -95,7 +96,7 @@ class Monitor(Node):
         response = self._wait(self._get_state.call_async(GetState.Request()), timeout_s=2.0)
         return response is not None and response.current_state.id == State.PRIMARY_STATE_ACTIVE
 
-    def _wait(self, future: Future, *, timeout_s: float) -> object | None:
+    def _wait(self, future: Future, *, timeout_s: float) -> Any:
         until_s = time.monotonic() + timeout_s
         while not future.done() and time.monotonic() < until_s:
             self._executor.spin_once(timeout_sec=_SPIN_S)

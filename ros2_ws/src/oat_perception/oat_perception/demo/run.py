@@ -174,7 +174,7 @@ def _node_settings() -> dict[str, Any]:
 
 def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, view: LiveView) -> None:
     """Let the day run, act as the operator where the script says so, and show what happens."""
-    monitor.set_parameters(CAMERA, {"playing": True})
+    monitor.set_on(CAMERA, {"playing": True})
     started_s = time.monotonic()
     phase = scenario.phases[0]
     while not nodes.ended("camera_replay_node"):
@@ -190,9 +190,9 @@ def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, vi
             raise OATError(f"the day should have ended after {scenario.duration_s:.0f} s: see camera_replay_node.log")
         present = scenario.phase(frames[-1].truth["phase"]) if frames else phase
         if present.manual is not None and phase.manual is None:
-            monitor.set_parameters(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
+            monitor.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
         elif present.manual is None and phase.manual is not None:
-            monitor.set_parameters(PERCEPTION, {"lambda": -1.0, "width": -1.0})
+            monitor.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
         phase = present
         view.show(frames, reason=monitor.latest_reason, elapsed_s=elapsed_s)
     monitor.spin(1.0)  # the last answers

@@ -21,8 +21,11 @@ from oat_runtime.runtime import Prediction
 from policy.decision import Decision
 from policy.signals import Reading
 
+vision: Any
 try:
-    import vision_msgs.msg as vision
+    import vision_msgs.msg
+
+    vision = vision_msgs.msg
 except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-jazzy-vision-msgs
     vision = None
 

@@ -123,8 +123,10 @@ def _policy(name: str, meaning: str, low: float = 0.0, high: float = 1.0, field:
     default = PolicyConfig.model_fields[field or name].default
     if default is None:
         default = 0.0 if name in _NO_LIMIT else _NONE[name]
-    bounds = (low, high) if isinstance(default, float) else (None, None)
-    return Spec(name, default, meaning, *bounds, policy_field=field or name)
+    is_number = isinstance(default, float)
+    return Spec(
+        name, default, meaning, low if is_number else None, high if is_number else None, policy_field=field or name
+    )
 
 
 _HOUR_S = 3600.0

@@ -1,4 +1,4 @@
-"""A white-box attacker between lens and node: PGD on the network at one operating point. Knows no rclpy."""
+"""A white-box attacker between lens and node: PGD on the network at one operating point."""
 
 from __future__ import annotations
 

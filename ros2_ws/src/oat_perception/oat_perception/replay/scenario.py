@@ -1,4 +1,4 @@
-"""The scripted day as data: phases, and what camera, battery and surroundings are at a given time. Knows no rclpy."""
+"""The scripted day as data: phases, and what camera, battery and surroundings are at a given time."""
 
 from __future__ import annotations
 

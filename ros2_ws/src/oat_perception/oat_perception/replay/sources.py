@@ -1,4 +1,4 @@
-"""Where replayed images come from: CIFAR-10 with labels, a folder, a video, a webcam, or a rosbag2. Knows no rclpy."""
+"""Where replayed images come from: CIFAR-10 with labels, a folder, a video, a webcam, or a rosbag2."""
 
 from __future__ import annotations
 
