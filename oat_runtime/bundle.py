@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from oat_runtime.architecture import InputSpec, ModelConfig, tensor_shapes
 from oat_runtime.errors import BundleError
+from oat_runtime.files import reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 from oat_runtime.shipped import find_bundle
 
@@ -154,7 +155,9 @@ class Bundle:
                     f"{manifest_path}: expected schema version {SCHEMA_VERSION}, got {version!r}: update this package"
                 )
             manifest = Manifest.model_validate_json(raw)
-        except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        except ValidationError as error:
+            raise BundleError(f"{manifest_path} is damaged or not a manifest: {reason_of(error)}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise BundleError(f"{manifest_path} is damaged or not a manifest: {error}") from error
         for name, entry in manifest.files.items():
             _verify(folder / name, entry)

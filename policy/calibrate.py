@@ -21,6 +21,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
 from oat_runtime.errors import DataError, OATError
+from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.attach:
             attach_file(bundle, "estimator.json", content.encode())
         else:
-            options.output.write_text(content, encoding="utf-8")
+            write_whole(options.output, content)
     except (OATError, OSError, ValidationError) as error:
         print(f"oat-calibrate: {error}", file=sys.stderr)
         return 2
