@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.perception import PerceptionCore
 from oat_perception.node.parameters import ADAPTIVE, policy_config
 from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
+from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
@@ -82,12 +81,5 @@ def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
 
 def _estimator(file: str) -> EstimatorConstants | None:
     """The constants that `oat-calibrate` fitted to this camera; None without a file."""
-    if not file:
-        return None
-    try:
-        return EstimatorConstants.model_validate_json(Path(file).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"estimator: expected a file that oat-calibrate wrote, got {file} ({error})") from error
-    except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()[:3])
-        raise ConfigError(f"estimator: {file} holds no constants of this version: {reason}: calibrate again") from error
+    what = "an estimator of this version, as the parameter estimator asks for"
+    return read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate") if file else None

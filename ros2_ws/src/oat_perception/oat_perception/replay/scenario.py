@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from oat_runtime.errors import ConfigError
+from oat_runtime.files import read_model
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -138,9 +137,4 @@ def load_scenario(name: str) -> Scenario:
     """
     if name == "day":
         return DAY
-    try:
-        return Scenario.model_validate_json(Path(name).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"no scenario {name!r}: expected 'day' or the path of a JSON file ({error})") from error
-    except ValidationError as error:
-        raise ConfigError(f"{name} is not a scenario: {error}") from error
+    return read_model(Scenario, name, what="a scenario", remedy="expected 'day' or the path of a JSON file")
