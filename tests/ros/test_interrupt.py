@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oat_perception.bench.process import module_command
+from oat_perception.node.processes import module_command
 
 _DOMAINS = itertools.count(30)
 _AT_A_TIME = 4

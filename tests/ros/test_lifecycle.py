@@ -15,8 +15,8 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.bench.process import module_command
 from oat_perception.node.parameters import BY_NAME, SPECS, _same, policy_config
+from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python

@@ -15,9 +15,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import Perception
 from oat_perception.bench.malformed import malformed_images
-from oat_perception.bench.process import module_command
 from oat_perception.camera_replay_node import CameraReplay
 from oat_perception.core.machine import Machine
+from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter

@@ -14,7 +14,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from oat_msgs.msg import EnvironmentConfidence, Perception
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
@@ -198,8 +197,3 @@ def cpu_s(pid: int) -> float:
     except OSError:
         return math.nan
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
-
-
-def parameter(name: str, value: float) -> Any:
-    """A parameter as services take it."""
-    return Parameter(name, value=value).to_parameter_msg()

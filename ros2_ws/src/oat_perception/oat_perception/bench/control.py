@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from oat_msgs.msg import Perception
 from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 
-from oat_perception.bench.camera import NODE, Camera, parameter
+from oat_perception.bench.camera import NODE, Camera
 from oat_perception.bench.malformed import malformed_images
 from oat_runtime.errors import OATError
 from oat_runtime.operating_point import OperatingPoint
@@ -48,7 +49,8 @@ class Control:
     def set_lambda(self, lam: float) -> float:
         """Returns the milliseconds until the reply."""
         started_s = time.monotonic()
-        future = self._client.call_async(SetParameters.Request(parameters=[parameter("lambda", lam)]))
+        request = SetParameters.Request(parameters=[Parameter("lambda", value=lam).to_parameter_msg()])
+        future = self._client.call_async(request)
         self._camera.wait(future.done, "the parameter service's reply")
         (result,) = future.result().results
         if not result.successful:

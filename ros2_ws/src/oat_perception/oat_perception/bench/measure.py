@@ -17,8 +17,8 @@ from ament_index_python.packages import get_package_share_directory
 from oat_perception.bench.camera import Camera, Run
 from oat_perception.bench.control import Control, prepared_switches, survive_malformed, unprepared_switch
 from oat_perception.bench.fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
-from oat_perception.bench.process import module_command, running
 from oat_perception.bench.start import measure_start, summary
+from oat_perception.node.processes import module_command, running
 from oat_runtime.backends import BackendName
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime

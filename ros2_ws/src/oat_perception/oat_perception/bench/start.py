@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from oat_perception.bench.camera import START_TIMEOUT_S, Camera, cpu_s
-from oat_perception.bench.process import running
+from oat_perception.node.processes import running
 from oat_runtime.devices import resident_mb
 from oat_runtime.errors import OATError
 

@@ -9,16 +9,14 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from oat_perception.core.regions import BoxXYXY
-from oat_runtime.bundle import Bundle
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
-from oat_runtime.runtime import Prediction
+from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
@@ -28,21 +26,6 @@ from policy.record import header_line
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
 _log = logging.getLogger(__name__)
-
-
-class Runtime(Protocol):
-    """What is asked of `oat_runtime.OATRuntime`."""
-
-    bundle: Bundle
-    table: OperatingTable
-
-    def set_point(self, *, lam: float, width: float, wait: bool = True) -> OperatingPoint:
-        """Run at this point from now on, or as soon as it is prepared; returns the point that will run."""
-        ...
-
-    def predict_inputs(self, x_NCHW: npt.NDArray[np.float32], *, at: OperatingPoint | None = None) -> list[Prediction]:
-        """Classify network inputs in one batch, all at the point that is active when it begins, or at another one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +114,7 @@ class PerceptionCore:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: OATRuntime,
         config: PolicyConfig,
         *,
         table: OperatingTable | None = None,

@@ -283,9 +283,3 @@ footer { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 10px;
 @media print { main { max-width: none; padding: 0; } .figure, tr, .strip { break-inside: avoid; }
   h2 { break-after: avoid; } body { font-size: 13px; } }
 """
-
-
-if __name__ == "__main__":
-    import sys
-
-    print(write_report(Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo")))

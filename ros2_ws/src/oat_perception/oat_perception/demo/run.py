@@ -37,8 +37,8 @@ from oat_perception.demo.day_record import (
 )  # fmt: skip
 from oat_perception.demo.live_view import LiveView
 from oat_perception.demo.monitor import CAMERA, PERCEPTION, Monitor
-from oat_perception.demo.processes import Nodes, started
 from oat_perception.demo.report import write_report
+from oat_perception.node.processes import Nodes, started
 from oat_perception.replay.scenario import Scenario
 from oat_perception.replay.sources import find_cifar10, load_cifar10_test, load_foolbox_cifar10
 from oat_runtime.data import CIFAR10, ImageSet, find_source
