@@ -144,7 +144,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `oat-profile`."""
     parser = argparse.ArgumentParser(prog="oat-profile", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    parser.add_argument("bundle", type=Path, help="a bundle's folder, or the name of a shipped one")
     parser.add_argument("--output", type=Path, help="profile file to write (JSON); it also ends the standard output")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")

@@ -20,7 +20,7 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.errors import ConfigError, DataError, OATError
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
@@ -122,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
     options = parser.parse_args(argv)
     try:
+        if options.limit < 1:
+            raise ConfigError(f"--limit must be at least 1, got {options.limit}")
         bundle = Bundle.load(options.bundle)
         if bundle.estimator is None:
             raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.data.bags import is_bag, open_bag
+from oat_runtime.data.bags import bag_messages, is_bag, open_bag
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.files import read_model, reason_of
 from oat_runtime.operating_point import OperatingTable
@@ -86,8 +86,8 @@ def decision_lines(path: Path) -> list[str]:
         if not connections:
             topics = sorted({c.topic for c in reader.connections})
             raise DataError(f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {topics}")
-        for connection, _, raw in reader.messages(connections):
-            lines += str(reader.deserialize(raw, connection.msgtype).record_json).splitlines()
+        for _, message in bag_messages(path, reader, connections):
+            lines += str(message.record_json).splitlines()
     return lines
 
 
