@@ -25,8 +25,7 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 # `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
 MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 
-BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
-	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+BENCHES := oat_runtime training policy oat_perception
 
 .PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
 help: ## this list

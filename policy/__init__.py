@@ -12,6 +12,7 @@ from typing import Any
 _HOME = {
     "AdaptivePolicy": "controller",
     "BatteryStep": "config",
+    "ChosenBy": "decision",
     "Decision": "decision",
     "EstimatorConstants": "estimator",
     "ImageStatistics": "image",
@@ -23,7 +24,6 @@ _HOME = {
     "Rule": "decision",
     "SignalState": "signals",
     "Signals": "signals",
-    "Source": "decision",
     "header_line": "record",
     "image_statistics": "image",
     "step_line": "record",

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ros2_ws" / "src" / "oat_perception"
 sys.path[:0] = [str(ROOT), str(PACKAGE)]
 
 from oat_perception.camera_parameters import CAMERA_SPECS  # noqa: E402
-from oat_perception.parameters import SPECS, Change, Spec  # noqa: E402
+from oat_perception.node.parameters import SPECS, Change, Spec  # noqa: E402
 
 PAGE = ROOT / "docs" / "parameters.md"
 

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 from oat_perception.camera_parameters import CAMERA_SPECS
-from oat_perception.parameters import BY_NAME, SPECS, policy_config
+from oat_perception.node.parameters import BY_NAME, SPECS, policy_config
 
 from oat_runtime.backends import BackendName, Precision
 from policy.config import BatteryStep, PolicyConfig

@@ -7,14 +7,14 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.parameters import SPECS, _same
+from oat_perception.node.parameters import SPECS, _same
+from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
@@ -83,7 +83,7 @@ def test_contradicting_parameters_and_hard_limits(start_graph) -> None:
 
 def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) -> None:
     graph = start_graph(auto_activate=False)
-    monkeypatch.setattr("oat_perception.core.PerceptionCore.warm", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.core.perception.PerceptionCore.warm", lambda self: 1 / 0)
     assert not graph.peer.change_state(CONFIGURE)
     assert graph.node.state == "unconfigured"
     assert "ZeroDivisionError" in graph.node.problem
@@ -94,7 +94,7 @@ def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) ->
 def test_an_image_that_fails_is_counted_and_the_next_one_answered(start_graph, monkeypatch) -> None:
     peer = start_graph().peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.messages.perception", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.messages.perception", lambda *_, **__: 1 / 0)
     peer.image.publish(peer.make_image())
     peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
     monkeypatch.undo()
@@ -212,7 +212,7 @@ def test_a_file_that_is_refused_ends_the_process_with_a_reason(tmp_path: Path, c
 
 
 def test_a_camera_without_a_source_ends_with_a_reason() -> None:
-    command = [sys.executable, "-m", "oat_perception.camera_replay_node", "--ros-args", "-p", "source:=/nowhere"]
+    command = module_command("camera_replay_node", {"source": "/nowhere"})
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "no image source '/nowhere'" in ended.stderr) == (2, True), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -221,10 +221,8 @@ def test_a_camera_without_a_source_ends_with_a_reason() -> None:
 def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
     graph = start_graph(auto_activate=False)
     peer = graph.peer
-    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    settings = {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true", "always_process": "true"}
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={value}"]
+    settings = {"bundle": str(bundle), "backend": "onnxruntime", "auto_activate": True, "always_process": True}
+    command = [*module_command("perception_node", settings), "-r", "__ns:=/second"]
     domain = {"ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
     log = tmp_path / "log"
     with log.open("w") as stream:
@@ -306,7 +304,7 @@ def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkey
     graph = start_graph()
     peer = graph.peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.pipeline.Pipeline.close", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.pipeline.Pipeline.close", lambda self: 1 / 0)
     peer.change_state(DEACTIVATE)
     monkeypatch.undo()
     assert "ZeroDivisionError" in graph.node.problem

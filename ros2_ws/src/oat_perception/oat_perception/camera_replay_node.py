@@ -19,18 +19,20 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
+from std_msgs.msg import Header
 
 from oat_perception.camera_parameters import CAMERA_SPECS
-from oat_perception.scenario import Moment, Scenario, load_scenario
-from oat_perception.sources import Bytes, SourceFrame, open_source
-from oat_perception.spin import spin
-from oat_perception.treatment import disturb, fit_square
+from oat_perception.node.messages import image_message, stamp_ns
+from oat_perception.node.spin import spin
+from oat_perception.replay.scenario import Moment, Scenario, load_scenario
+from oat_perception.replay.sources import SourceImage, open_source
+from oat_perception.replay.treatment import disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
 from oat_runtime.operating_point import OperatingPoint
 
 if TYPE_CHECKING:  # loads torch; only an attack needs it
-    from oat_perception.attacker import Attacker
+    from oat_perception.replay.attacker import Attacker
 
 _SIGNALS_PERIOD_S = 0.2
 _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
@@ -103,7 +105,7 @@ class CameraReplay(Node):
     def _number(self, name: str) -> float:
         return float(self.get_parameter(name).value)
 
-    def _open(self) -> Generator[SourceFrame, None, None]:
+    def _open(self) -> Generator[SourceImage, None, None]:
         seed = int(self._number("seed"))
         return open_source(
             self._text("source"), data_root=self._text("data_root"), topic=self._text("bag_topic"), seed=seed
@@ -113,7 +115,7 @@ class CameraReplay(Node):
         require("torch", extra="torch", by="an attack")
         import torch
 
-        from oat_perception.attacker import Attacker
+        from oat_perception.replay.attacker import Attacker
 
         torch.set_num_threads(1)  # the node under attack needs the other cores
         return Attacker(Path(self._text("bundle")))
@@ -202,7 +204,7 @@ class CameraReplay(Node):
         self._frames.close()
         super().destroy_node()
 
-    def _next(self) -> SourceFrame | None:
+    def _next(self) -> SourceImage | None:
         frame = next(self._frames, None)
         if frame is None and self._sequence and self.get_parameter("loop").value:
             self._frames = self._open()
@@ -211,7 +213,7 @@ class CameraReplay(Node):
             raise DataError(f"the source {self._text('source')!r} gave no image: is the file damaged or empty?")
         return frame
 
-    def _send(self, frame: SourceFrame, treatment: dict[str, Any], *, attack: str) -> None:
+    def _send(self, frame: SourceImage, treatment: dict[str, Any], *, attack: str) -> None:
         image_HWC = disturb(
             fit_square(frame.image_HWC, int(self._number("frame_side_px"))),
             treatment["corruption"], treatment["severity"], seed=int(self._number("seed")), sequence=self._sequence,
@@ -220,12 +222,12 @@ class CameraReplay(Node):
         if target is not None and self._attacker is not None:
             seed = int(self._number("seed")) + self._sequence
             image_HWC = self._attacker.attack(image_HWC, frame.label, point=target, seed=seed)
-        message = to_image(image_HWC, frame_id=self._text("frame_id"))
+        message = image_message(image_HWC, Header(frame_id=self._text("frame_id")))
         # The stamp is the time at which the finished image leaves the "lens": crafting an attack is not its age.
         message.header.stamp = self.get_clock().now().to_msg()
         record = {
             "sequence": self._sequence,
-            "stamp_ns": message.header.stamp.sec * 10**9 + message.header.stamp.nanosec,
+            "stamp_ns": stamp_ns(message),
             "label": frame.label,
             "index": frame.index,
             **treatment,
@@ -241,15 +243,6 @@ class CameraReplay(Node):
                 lines.write(json.dumps(record) + "\n")
         self._image.publish(message)
         self._sequence += 1
-
-
-def to_image(image_HWC: Bytes, *, frame_id: str) -> Image:
-    """A sensor_msgs/Image, without a stamp."""
-    height, width = image_HWC.shape[:2]
-    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-    message.header.frame_id = frame_id
-    message.data = image_HWC.tobytes()  # bytes: assigning an array is a thousand times slower
-    return message
 
 
 def main() -> int:
