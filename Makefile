@@ -25,10 +25,9 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 # `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
 MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 
-BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
-	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+BENCHES := oat_runtime training policy oat_perception
 
-.PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
+.PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -66,6 +65,9 @@ format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(PY) -m mdformat $(MARKDOWN)
+
+settings: $(SETUP) ## write the parameter files' comments and docs/parameters.md as the code words them
+	$(PY) tools/write_settings.py
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
 	for name in $(BENCHES); do \

@@ -15,22 +15,22 @@ SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 """The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
 
 _HOME = {
-    "OATError": "errors",
     "BackendError": "errors",
+    "Bundle": "bundle",
     "BundleError": "errors",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
     "InputError": "errors",
-    "OperatingPointError": "errors",
-    "OperatingPoint": "operating_point",
-    "OperatingTable": "operating_point",
-    "Regime": "operating_point",
-    "ModelConfig": "architecture",
     "InputSpec": "architecture",
-    "Bundle": "bundle",
+    "ModelConfig": "architecture",
+    "OATError": "errors",
     "OATRuntime": "runtime",
+    "OperatingPoint": "operating_point",
+    "OperatingPointError": "errors",
+    "OperatingTable": "operating_point",
     "Prediction": "prediction",
+    "Regime": "operating_point",
 }
 
 __all__ = sorted({"SHIPPED_BUNDLE", *_HOME})

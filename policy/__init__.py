@@ -1,4 +1,4 @@
-"""Chooses λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
+"""Choose λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
 
 Feed `AdaptivePolicy.step` one `Signals` a frame; it returns one `Decision`, and the two make one line of a log that
 `oat-replay` turns back into the same decisions.
@@ -12,13 +12,16 @@ from typing import Any
 _HOME = {
     "AdaptivePolicy": "controller",
     "BatteryStep": "config",
+    "ChosenBy": "decision",
     "Decision": "decision",
     "EstimatorConstants": "estimator",
     "ImageStatistics": "image",
     "NetworkSignals": "signals",
     "Override": "signals",
     "PolicyConfig": "config",
+    "Quantity": "config",
     "Reading": "signals",
+    "Rule": "decision",
     "SignalState": "signals",
     "Signals": "signals",
     "header_line": "record",

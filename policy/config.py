@@ -1,104 +1,148 @@
-"""What an operator may set about the policy. Accuracies are shares in [0, 1]; every time is in seconds."""
+"""What an operator may set about the policy: each setting's meaning, unit, range and default, said once.
+
+The ROS parameters read the fields here; `make settings` writes the comments of `perception.yaml` and docs/parameters.md
+from them. "None:" in a description says what None stands for. Accuracies and charges are shares in [0, 1].
+"""
 
 from __future__ import annotations
 
 import itertools
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from oat_runtime.operating_point import StrictModel
 
 
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Unit of a setting, and the ends of the closed range in which a ROS parameter offers it.
+
+    An end counts only where the field has no closed bound of its own (`ge`, `le`) there.
+    """
+
+    unit: str = ""
+    least: float = 0.001
+    most: float = 1.0
+
+
+_Seconds = Annotated[float, Quantity("s", most=3600.0)]
+_Hertz = Quantity("Hz", most=1000.0)
+
+
 class BatteryStep(StrictModel):
     """One step of the battery ladder: what is allowed at this state of charge and above."""
 
-    min_charge: float = Field(ge=0, le=1)
-    max_width: float = Field(gt=0, le=1)
-    max_rate_hz: float | None = Field(default=None, gt=0)
+    # fmt: off
+    min_charge: float = Field(ge=0, le=1, description=
+        "Least state of charge of each step of the battery ladder; the steps descend, and the last one is at 0.")
+    max_width: Annotated[float, Quantity(least=0.0)] = Field(gt=0, le=1, description=
+        "Greatest width that each step of the battery ladder allows; it does not grow as the charge falls.")
+    max_rate_hz: Annotated[float | None, _Hertz] = Field(default=None, gt=0, description=
+        "Highest rate of images that each step of the battery ladder allows. None: no limit.")
+    # fmt: on
 
 
 class PolicyConfig(StrictModel):
     """Configuration of `AdaptivePolicy`. Every default works on a robot without battery, deadline or profile."""
 
-    adaptive: bool = True
-    """False: hold the default point (operator, limits and safety lock still work)."""
-    default_lam: float | None = Field(default=None, ge=0, le=1)
-    """λ while not adaptive; None: the λ of best minimax accuracy."""
-    default_width: float | None = Field(default=None, gt=0, le=1)
-    """Width while not adaptive; None: the reference width."""
+    # fmt: off
+    adaptive: bool = Field(default=True, description=
+        "Let the policy choose λ and width. False: it holds the default point. Operator, hard limits and safety lock "
+        "work in both cases.")
+    default_lam: float | None = Field(default=None, ge=0, le=1, description=
+        "λ while `adaptive` is false. None: the λ of the best worst-case accuracy within the limits.")
+    default_width: float | None = Field(default=None, gt=0, le=1, description=
+        "Width while `adaptive` is false. None: the widest one within the limits.")
 
-    lambda_floor: float = Field(default=0.0, ge=0, le=1)
-    """Hazard floor: no sensor signal brings λ below it. An operator may; `lam_min` binds the operator too."""
-    lam_min: float = Field(default=0.0, ge=0, le=1)
-    lam_max: float = Field(default=1.0, ge=0, le=1)
-    width_min: float = Field(default=0.0, ge=0, le=1)
-    width_max: float = Field(default=1.0, gt=0, le=1)
-    reference_width: float | None = Field(default=None, gt=0, le=1)
-    """Width at which λ values are compared; None: the widest of the table."""
+    lambda_floor: float = Field(default=0.0, ge=0, le=1, description=
+        "Least λ that the policy chooses, whatever the sensors say (the hazard floor). An operator may go below it.")
+    lam_min: float = Field(default=0.0, ge=0, le=1, description=
+        "Least λ, for the policy and for the operator (a hard limit).")
+    lam_max: float = Field(default=1.0, ge=0, le=1, description=
+        "Greatest λ, for the policy and for the operator (a hard limit).")
+    width_min: float = Field(default=0.0, ge=0, le=1, description=
+        "Least width, for the policy and for the operator (a hard limit).")
+    width_max: float = Field(default=1.0, gt=0, le=1, description=
+        "Greatest width, for the policy and for the operator (a hard limit).")
+    reference_width: float | None = Field(default=None, gt=0, le=1, description=
+        "Width of the table at which the policy compares values of λ. None: the table's widest one.")
 
-    hedge: float = Field(default=0.25, ge=0, le=1)
-    """Weight of the worst credible regime against the expectation over regimes."""
-    credible_mass: float = Field(default=0.1, gt=0, lt=1)
-    """Posterior mass from which a regime is credible."""
-    switch_cost: float = Field(default=0.003, ge=0, le=1)
-    """Accuracy that a change of λ must bring to be a target at all."""
-    margin: float = Field(default=0.003, ge=0, le=1)
-    """Advantage in expected accuracy that a move to a less robust λ, or to another width by choice, needs."""
-    settle_s: float = Field(default=0.5, ge=0)
-    """How long the rule must have wanted the same λ before it gives up a more robust one; at the start, too."""
-    dwell_s: float = Field(default=2.0, gt=0)
-    """Least mean time between changes of λ: in time T there are at most num_lambdas + T / dwell_s, on any input."""
-    width_dwell_s: float = Field(default=10.0, gt=0)
-    """The same for changes of width. Narrowing that a budget forces never waits."""
+    hedge: float = Field(default=0.25, ge=0, le=1, description=
+        "Weight of the worst credible regime when a λ is scored: 0 looks at the expectation over regimes alone, 1 at "
+        "the worst one alone.")
+    credible_mass: Annotated[float, Quantity(most=0.999)] = Field(default=0.1, gt=0, lt=1, description=
+        "Share of the belief from which a regime is credible.")
+    switch_cost: float = Field(default=0.003, ge=0, le=1, description=
+        "Gain in expected accuracy that another λ must bring before the policy considers it.")
+    margin: float = Field(default=0.003, ge=0, le=1, description=
+        "Gain in expected accuracy that a move to a less robust λ needs, and a change of width that no budget forces.")
+    settle_s: _Seconds = Field(default=0.5, ge=0, description=
+        "Time for which the policy must have wanted the same less robust λ before it takes it, at the start too.")
+    dwell_s: _Seconds = Field(default=2.0, gt=0, description=
+        "Least mean time between changes of λ: in a time T there are at most T / `dwell_s` of them, plus one for each "
+        "λ of the table. A move to a more robust λ never waits.")
+    width_dwell_s: _Seconds = Field(default=10.0, gt=0, description=
+        "Least mean time between changes of width, counted in the same way. Narrowing that a budget forces never "
+        "waits.")
 
-    confidence_topic: Literal["required", "absent"] = "required"
-    """`absent` declares that this robot has no environment confidence: never having received one is then trusted.
-    One that was received and then fell silent, or is not a number in [0, 1], still means unknown."""
-    confidence_max_age_s: float = Field(default=2.0, gt=0)
-    network_max_age_s: float = Field(default=1.0, gt=0)
+    confidence_topic: Literal["required", "absent"] = Field(default="required", description=
+        "Whether this robot has an environment confidence. Where it has none, the policy needs none; but one that came "
+        "and fell silent, or that is not a number from 0 to 1, still means that the regime is unknown.")
+    confidence_max_age_s: _Seconds = Field(default=2.0, gt=0, description=
+        "Age up to which an environment confidence counts; later the regime is unknown.")
+    network_max_age_s: _Seconds = Field(default=1.0, gt=0, description=
+        "Age up to which the network's result on the previous image counts as evidence.")
 
-    battery_ladder: tuple[BatteryStep, ...] = ()
-    """Descending in charge, the last step at 0; empty: the battery is not looked at."""
-    battery_max_age_s: float = Field(default=10.0, gt=0)
-    battery_hold_s: float = Field(default=60.0, ge=0)
-    """For how long the last known charge is held when the battery is unknown."""
-    battery_capacity_wh: float | None = Field(default=None, gt=0)
-    """Energy of the full battery. With it, and a table that knows joules, the battery sets a power budget."""
-    battery_reserve: float = Field(default=0.2, ge=0, lt=1)
-    """State of charge that perception must leave at the mission's end, for the way home."""
-    perception_share: float = Field(default=0.1, gt=0, le=1)
-    """Share of the battery's energy above the reserve that inference may use."""
-    mission_s: float = Field(default=3600.0, gt=0)
-    """Length of the mission, from the policy's first step."""
-    battery_unknown_width: float | None = Field(default=None, gt=0, le=1)
-    """Widest width allowed after that, or before any reading; None: that of the ladder's last step."""
+    battery_ladder: tuple[BatteryStep, ...] = Field(default=(), description=
+        "Steps from the state of charge to the greatest width and the highest rate; empty: no ladder.")
+    battery_max_age_s: _Seconds = Field(default=10.0, gt=0, description=
+        "Age up to which a battery reading counts; later the battery is unknown.")
+    battery_hold_s: _Seconds = Field(default=60.0, ge=0, description=
+        "Time for which the last known charge still counts while the battery is unknown.")
+    battery_capacity_wh: Annotated[float | None, Quantity("Wh", most=1e6)] = Field(default=None, gt=0, description=
+        "Energy of the full battery. With it, the charge above the reserve gives a budget of power for the mission; "
+        "this needs a device profile with energies. None: no such budget.")
+    battery_reserve: Annotated[float, Quantity(most=0.99)] = Field(default=0.2, ge=0, lt=1, description=
+        "State of charge that inference must leave at the end of the mission, for the way home.")
+    perception_share: float = Field(default=0.1, gt=0, le=1, description=
+        "Share of the battery's energy above the reserve that inference may use.")
+    mission_s: Annotated[float, Quantity("s", least=1.0, most=1e7)] = Field(default=3600.0, gt=0, description=
+        "Length of the mission, from the first image.")
+    battery_unknown_width: float | None = Field(default=None, gt=0, le=1, description=
+        "Greatest width, where there is a battery ladder, while no charge is known: before the first reading, and once "
+        "`battery_hold_s` is over. None: that of the ladder's last step.")
 
-    deadline_ms: float | None = Field(default=None, gt=0)
-    """Time one inference may take; needs a table with latencies."""
-    deadline_probability: float = Field(default=0.99, ge=0.5, le=0.9999)
-    power_budget_w: float | None = Field(default=None, gt=0)
-    """Mean power that inference may draw; needs a table with energies."""
-    min_rate_hz: float = Field(default=1.0, gt=0)
-    """Rate that the power budget must allow for a width to be admissible."""
-    max_rate_hz: float | None = Field(default=None, gt=0)
+    deadline_ms: Annotated[float | None, Quantity("ms", most=60_000.0)] = Field(default=None, gt=0, description=
+        "Time that one inference may take, with all regions of the image; this needs a device profile. None: any time.")
+    deadline_probability: float = Field(default=0.99, ge=0.5, le=0.9999, description=
+        "Probability with which an inference must meet `deadline_ms`.")
+    power_budget_w: Annotated[float | None, Quantity("W", most=10_000.0)] = Field(default=None, gt=0, description=
+        "Mean power that inference may draw; this needs a device profile with energies. None: any power.")
+    min_rate_hz: Annotated[float, _Hertz] = Field(default=1.0, gt=0, description=
+        "Rate of images that the budget of power must allow at a width before the policy chooses that width.")
+    max_rate_hz: Annotated[float | None, _Hertz] = Field(default=None, gt=0, description=
+        "Highest rate of images. None: no limit.")
 
-    probe_period_s: float = Field(default=0.5, ge=0)
-    """Time between probes of the opposite λ; 0: never."""
-    alert_probe_period_s: float = Field(default=0.1, ge=0)
-    """The same while an attack is credible and not certain; never longer than `probe_period_s`."""
+    probe_period_s: _Seconds = Field(default=0.5, ge=0, description=
+        "Time between probes, which look at an image a second time with the opposite λ; 0: no probes.")
+    alert_probe_period_s: _Seconds = Field(default=0.1, ge=0, description=
+        "Time between probes while an attack is credible and not certain; `probe_period_s` where that is shorter.")
 
-    regime_persistence_s: float = Field(default=100.0, gt=0)
-    """How long a regime lasts, roughly: the filter forgets at this time constant."""
-    evidence_weight: float = Field(default=0.8, gt=0, le=1)
-    """Power to which one frame's likelihood is raised, because neighbouring frames are not independent."""
-    evidence_cap_nats: float = Field(default=4.0, gt=0)
-    """No single frame moves the odds between two kinds of image by more than exp of this."""
+    regime_persistence_s: _Seconds = Field(default=100.0, gt=0, description=
+        "Rough time for which a regime lasts: the policy forgets old images with this time constant.")
+    evidence_weight: float = Field(default=0.8, gt=0, le=1, description=
+        "Power to which one image's likelihood is raised, since neighbouring images are alike; 1: they are "
+        "independent.")
+    evidence_cap_nats: Annotated[float, Quantity("nats", most=100.0)] = Field(default=4.0, gt=0, description=
+        "Most by which one image moves the log odds between two kinds of image.")
 
-    bundle_sha256: str = ""
-    """Bundle that the table must belong to; empty: any."""
-    device: str = ""
-    """Device that the table's latencies must belong to; empty: any."""
+    bundle_sha256: str = Field(default="", description=
+        "SHA-256 that the bundle must have, as 64 hex digits; empty: any bundle.")
+    device: str = Field(default="", description=
+        "Device on which the table's latencies must have been measured; empty: any device.")
+    # fmt: on
 
     @model_validator(mode="after")
     def _limits_leave_room(self) -> Self:

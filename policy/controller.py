@@ -13,7 +13,7 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
 from policy.budget import Allowance, Budget
 from policy.config import PolicyConfig
-from policy.decision import Decision, Rejected, Rule, Source
+from policy.decision import ChosenBy, Decision, Rejected, Rule
 from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.hysteresis import Hysteresis
 from policy.rates import opposite
@@ -200,11 +200,11 @@ class AdaptivePolicy:
 
     def _arbitrate(
         self, signals: Signals, adaptive: OperatingPoint
-    ) -> tuple[OperatingPoint, Source, Source, list[str]]:
+    ) -> tuple[OperatingPoint, ChosenBy, ChosenBy, list[str]]:
         """Safety lock > hard limits > operator > adaptive > default."""
         if signals.safety_lock:
-            return self.safety_point, Source.SAFETY_LOCK, Source.SAFETY_LOCK, [f"safety lock: {self.safety_point}"]
-        base, source = (adaptive, Source.ADAPTIVE) if self.config.adaptive else (self._default, Source.DEFAULT)
+            return self.safety_point, ChosenBy.SAFETY_LOCK, ChosenBy.SAFETY_LOCK, [f"safety lock: {self.safety_point}"]
+        base, source = (adaptive, ChosenBy.ADAPTIVE) if self.config.adaptive else (self._default, ChosenBy.DEFAULT)
         remarks = [] if self.config.adaptive else [f"not adaptive: {base}"]
         config, now_s = self.config, signals.now_s
         lam, lam_source, remark = _mask(
@@ -234,13 +234,13 @@ class AdaptivePolicy:
 def _mask(
     knob: str,
     base: float,
-    source: Source,
+    source: ChosenBy,
     override: Override | None,
     *,
     now_s: float,
     limits: tuple[float, float],
     allowed: tuple[float, ...] | None = None,
-) -> tuple[float, Source, list[str]]:
+) -> tuple[float, ChosenBy, list[str]]:
     """The operator's value where there is a usable one, within the hard limits; else what was chosen anyway."""
     if override is None or not override.active(now_s):
         return base, source, []
@@ -250,8 +250,8 @@ def _mask(
         return base, source, [f"operator's {knob} {value:g} ignored: expected {wanted}"]
     limited = min(max(value, limits[0]), limits[1])
     if limited != value:
-        return limited, Source.HARD_LIMIT, [f"operator's {knob} {value:g} meets the hard limit {limited:g}"]
-    return value, Source.OPERATOR, [f"operator set {knob} {value:g}"]
+        return limited, ChosenBy.HARD_LIMIT, [f"operator's {knob} {value:g} meets the hard limit {limited:g}"]
+    return value, ChosenBy.OPERATOR, [f"operator set {knob} {value:g}"]
 
 
 def _explain(

@@ -9,7 +9,7 @@ from oat_runtime.operating_point import OperatingPoint, Regime
 from policy.signals import SignalState
 
 
-class Source(StrEnum):
+class ChosenBy(StrEnum):
     """Who chose a value, highest precedence first."""
 
     SAFETY_LOCK = "safety_lock"
@@ -64,8 +64,8 @@ class Decision:
     point: OperatingPoint
     changed: bool
     reason: str
-    lam_source: Source
-    width_source: Source
+    lam_source: ChosenBy
+    width_source: ChosenBy
     rule: Rule
     width_rule: Rule
     target: OperatingPoint
@@ -78,7 +78,7 @@ class Decision:
     max_rate_hz: float | None
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ChosenBy:
         """Whichever of both sources has the higher precedence."""
-        order = list(Source)
+        order = list(ChosenBy)
         return min(self.lam_source, self.width_source, key=order.index)

@@ -53,8 +53,18 @@ def test_every_public_name_resolves() -> None:
         classes = set(oat_runtime.__all__) - {"SHIPPED_BUNDLE"}
         assert all(getattr(oat_runtime, name).__name__ == name for name in classes)
     assert (oat_runtime.SHIPPED_BUNDLE / "manifest.json").is_file()
+    assert dir(oat_runtime) == oat_runtime.__all__ == sorted(oat_runtime.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = oat_runtime.Nothing
+
+
+def test_every_error_is_public() -> None:
+    import oat_runtime
+    from oat_runtime import errors
+
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert len(raised) == 8
+    assert raised <= set(oat_runtime.__all__)
 
 
 @pytest.mark.parametrize("lam", [-0.01, 1.01, math.nan, math.inf])

@@ -12,7 +12,7 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.decision import Decision, Rule, Source
+from policy.decision import ChosenBy, Decision, Rule
 from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
 from policy.signals import NetworkSignals, Override, Reading, Signals, SignalState
@@ -77,7 +77,7 @@ def test_each_regime_settles_on_what_the_table_measured_best(
     decision = _settle(AdaptivePolicy(table, PolicyConfig(), constants), typical[regime])
     assert decision.point.lam in best
     assert decision.point.width == 1.0
-    assert decision.lam_source is Source.ADAPTIVE
+    assert decision.lam_source is ChosenBy.ADAPTIVE
 
 
 def test_low_frequency_lowers_lambda_although_confidence_in_the_network_falls(
@@ -257,21 +257,21 @@ def test_precedence(table: OperatingTable, constants: EstimatorConstants, typica
 
     decision = _settle(policy, typical[Regime.CLEAN], frames=1, **manual)
     assert decision.point == OperatingPoint(0.8, 0.75)
-    assert decision.source is Source.OPERATOR
+    assert decision.source is ChosenBy.OPERATOR
 
     too_low = {"override_lam": Override(0.0), "override_width": Override(0.5)}
     decision = _settle(policy, typical[Regime.CLEAN], frames=1, **too_low)
     assert decision.point == OperatingPoint(0.1, 0.75)
-    assert decision.source is Source.HARD_LIMIT
+    assert decision.source is ChosenBy.HARD_LIMIT
     assert "hard limit" in decision.reason
 
     decision = _settle(policy, typical[Regime.CLEAN], frames=1, safety_lock=True, **manual)
     assert decision.point == OperatingPoint(1.0, 1.0)
-    assert decision.source is Source.SAFETY_LOCK
+    assert decision.source is ChosenBy.SAFETY_LOCK
 
     decision = _settle(policy, typical[Regime.CLEAN], frames=1)
     assert decision.point == OperatingPoint(0.1, 1.0)
-    assert decision.source is Source.ADAPTIVE
+    assert decision.source is ChosenBy.ADAPTIVE
 
 
 def test_an_operator_may_go_below_the_hazard_floor_and_the_reason_says_so(
@@ -309,7 +309,7 @@ def test_an_unusable_override_is_ignored_and_the_reason_says_so(
 ) -> None:
     policy = AdaptivePolicy(table, PolicyConfig(), constants)
     decision = _settle(policy, typical[Regime.CLEAN], frames=1, **overrides)
-    assert decision.source is Source.ADAPTIVE
+    assert decision.source is ChosenBy.ADAPTIVE
     assert remark in decision.reason
 
 
@@ -317,7 +317,7 @@ def test_not_adaptive_holds_the_default(table: OperatingTable, constants: Estima
     config = PolicyConfig(adaptive=False, default_lam=0.2, default_width=0.75)
     decision = _settle(AdaptivePolicy(table, config, constants), typical[Regime.HIGH_FREQUENCY])
     assert decision.point == OperatingPoint(0.2, 0.75)
-    assert decision.source is Source.DEFAULT
+    assert decision.source is ChosenBy.DEFAULT
 
 
 def test_the_reason_names_regime_choice_and_advantage(

@@ -1,7 +1,13 @@
 """The policy runs on a robot's control computer without the network."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import policy
+
+NODE = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_perception" / "oat_perception"
 
 
 def test_policy_loads_no_torch_and_no_ros() -> None:
@@ -29,3 +35,17 @@ def test_no_exported_name_is_hidden_by_a_module_of_that_name() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_the_node_takes_from_the_policy_is_public() -> None:
+    """All but `policy.replay`, whose function has its module's name."""
+    taken = {
+        alias.name
+        for file in NODE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "policy"
+        for alias in node.names
+    }
+    assert {"AdaptivePolicy", "PolicyConfig"} < taken
+    assert taken - {"replay"} <= set(policy.__all__)
+    assert dir(policy) == policy.__all__ == sorted(policy.__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -195,6 +196,27 @@ class Peer(Node):
         self.diagnoses.update({status.name.split(": ")[1]: status for status in array.status})
 
 
+@contextlib.contextmanager
+def spinning(node: Node) -> Iterator[threading.Thread]:
+    """Spin a node on a thread of its own; it is destroyed afterwards."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.destroy_node()
+
+
+@pytest.fixture
+def on_a_thread() -> Callable[[Node], contextlib.AbstractContextManager[threading.Thread]]:
+    """`with on_a_thread(node):` spins it."""
+    return spinning
+
+
 class Graph:
     """The node and its peer in one domain."""
 
@@ -206,16 +228,12 @@ class Graph:
         self.node = PerceptionNode(
             context=self.context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()]
         )
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self.thread = threading.Thread(target=self._executor.spin)
-        self.thread.start()
+        self._spinning = contextlib.ExitStack()
+        self.thread = self._spinning.enter_context(spinning(self.node))
         self.peer = Peer(self.context)
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self.thread.join()
-        self.node.destroy_node()
+        self._spinning.close()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import threading
 import time
 
 import cv2
@@ -14,8 +14,8 @@ import pytest
 import rclpy
 from oat_msgs.msg import EnvironmentConfidence
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.scenario import Phase, Scenario
-from oat_perception.sources import load_foolbox_cifar10
+from oat_perception.replay.scenario import Phase, Scenario
+from oat_perception.replay.sources import load_foolbox_cifar10
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -30,7 +30,7 @@ _DOMAINS = itertools.count(60)
 class Scene:
     """The camera on a thread of its own, and a listener."""
 
-    def __init__(self, **parameters) -> None:
+    def __init__(self, on_a_thread, **parameters) -> None:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=next(_DOMAINS))
         given = {"source": "foolbox", "rate_hz": 50.0, **parameters}
@@ -40,10 +40,8 @@ class Scene:
         except ConfigError:
             rclpy.shutdown(context=self.context)
             raise
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.camera)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
+        self._spinning = contextlib.ExitStack()
+        self._spinning.enter_context(on_a_thread(self.camera))
         self._node = rclpy.create_node("listener", context=self.context)
         self._listener = SingleThreadedExecutor(context=self.context)
         self._listener.add_node(self._node)
@@ -66,19 +64,17 @@ class Scene:
         return self.camera.set_parameters([Parameter(name, value=value) for name, value in values.items()])
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.camera.destroy_node()
+        self._spinning.close()
         self._node.destroy_node()
         rclpy.shutdown(context=self.context)
 
 
 @pytest.fixture
-def start():
+def start(on_a_thread):
     scenes = []
 
     def begin(**parameters) -> Scene:
-        scenes.append(Scene(**parameters))
+        scenes.append(Scene(on_a_thread, **parameters))
         return scenes[-1]
 
     yield begin

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oat_perception.node.processes import module_command
 
 _DOMAINS = itertools.count(30)
 _AT_A_TIME = 4
@@ -29,9 +30,7 @@ def _begun(pid: int) -> bool:
 
 def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, folder: Path) -> None:
     """Start a process for each delay, and interrupt it so long after it began to make its node."""
-    command = [sys.executable, "-m", f"oat_perception.{module}", "--ros-args"]
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={value}"]
+    command = module_command(module, settings)
     environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS)), "OMP_NUM_THREADS": "1"}
     logs = [folder / f"{delay_s}.log" for delay_s in delays_s]
     processes = []
@@ -65,13 +64,13 @@ def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, f
             {"auto_activate": True, "always_process": True, "backend": "onnxruntime", "num_threads": 1},
         ),
         ("camera_replay_node", {"source": "foolbox", "wait_for_subscriber": False, "rate_hz": 500.0}),
-        ("bench_echo", {}),
+        ("bench.echo", {}),
         ("console", {}),
     ],
 )
 def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, num, bundle, tmp_path) -> None:
     if module == "perception_node":
-        settings = settings | {"bundle": bundle}
+        settings = settings | {"bundle": str(bundle)}
     rng = np.random.default_rng(num)
     for _ in range(num // _AT_A_TIME):
         # Half of them within the first moments, when the node is made; the others while it loads or runs.
@@ -81,7 +80,7 @@ def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, nu
 
 STUCK = """
 import time
-from oat_perception.spin import spin
+from oat_perception.node.spin import spin
 from rclpy.node import Node
 
 class Stuck(Node):

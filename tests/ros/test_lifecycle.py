@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.parameters import BY_NAME, SPECS, _same, policy_config
+from oat_perception.node.parameters import SPECS, _same
+from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
-from oat_runtime.backends import BackendName, Precision
 from oat_runtime.bundle import Bundle
 from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
-from policy.config import PolicyConfig
 from policy.replay import replay
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -87,7 +83,7 @@ def test_contradicting_parameters_and_hard_limits(start_graph) -> None:
 
 def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) -> None:
     graph = start_graph(auto_activate=False)
-    monkeypatch.setattr("oat_perception.core.PerceptionCore.warm", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.core.perception.PerceptionCore.warm", lambda self: 1 / 0)
     assert not graph.peer.change_state(CONFIGURE)
     assert graph.node.state == "unconfigured"
     assert "ZeroDivisionError" in graph.node.problem
@@ -98,7 +94,7 @@ def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) ->
 def test_an_image_that_fails_is_counted_and_the_next_one_answered(start_graph, monkeypatch) -> None:
     peer = start_graph().peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.messages.perception", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.messages.perception", lambda *_, **__: 1 / 0)
     peer.image.publish(peer.make_image())
     peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
     monkeypatch.undo()
@@ -216,7 +212,7 @@ def test_a_file_that_is_refused_ends_the_process_with_a_reason(tmp_path: Path, c
 
 
 def test_a_camera_without_a_source_ends_with_a_reason() -> None:
-    command = [sys.executable, "-m", "oat_perception.camera_replay_node", "--ros-args", "-p", "source:=/nowhere"]
+    command = module_command("camera_replay_node", {"source": "/nowhere"})
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "no image source '/nowhere'" in ended.stderr) == (2, True), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -225,10 +221,8 @@ def test_a_camera_without_a_source_ends_with_a_reason() -> None:
 def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
     graph = start_graph(auto_activate=False)
     peer = graph.peer
-    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    settings = {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true", "always_process": "true"}
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={value}"]
+    settings = {"bundle": str(bundle), "backend": "onnxruntime", "auto_activate": True, "always_process": True}
+    command = [*module_command("perception_node", settings), "-r", "__ns:=/second"]
     domain = {"ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
     log = tmp_path / "log"
     with log.open("w") as stream:
@@ -250,7 +244,7 @@ def test_parameters_describe_themselves(start_graph) -> None:
     node = start_graph(auto_activate=False).node
     for spec in SPECS:
         descriptor = node.describe_parameter(spec.name)
-        assert descriptor.description.endswith(".")
+        assert descriptor.description == spec.meaning
         assert descriptor.additional_constraints
         if spec.low is not None and spec.high is not None:
             (shown,) = [*descriptor.floating_point_range, *descriptor.integer_range]
@@ -259,31 +253,7 @@ def test_parameters_describe_themselves(start_graph) -> None:
         assert node.set_parameters([Parameter(spec.name, value=spec.default)])[0].successful or descriptor.read_only
 
 
-def test_the_nodes_defaults_are_the_policys_own() -> None:
-    assert policy_config({spec.name: spec.default for spec in SPECS}) == PolicyConfig()
-
-
-def test_every_setting_of_the_policy_is_a_parameter_and_takes_its_whole_range() -> None:
-    offered = [spec for spec in SPECS if spec.policy_field]
-    elsewhere = {"confidence_topic", "battery_ladder", "device"}  # two of another form; a profile is always checked
-    assert {spec.policy_field for spec in offered} | elsewhere == PolicyConfig.model_fields.keys()
-    defaults = {spec.name: spec.default for spec in SPECS}
-    for spec in offered:
-        for bound in {spec.low, spec.high} - {None}:
-            policy_config(defaults | {spec.name: bound})
-
-
-def test_engines_and_precisions_are_the_runtimes_own() -> None:
-    for name, words in (("backend", BackendName), ("precision", Precision)):
-        assert set(BY_NAME[name].choices) == {"auto", *get_args(words)}
-        (line,) = [line for line in ROBOT_YAML.read_text().splitlines() if line.startswith(f"    {name}:")]
-        assert set(get_args(words)) <= set(re.findall(r"\w+", line)), "the parameter file names them all"
-
-
-def test_the_parameter_file_of_a_robot_explains_every_parameter(start_graph) -> None:
-    lines = [line for line in ROBOT_YAML.read_text().splitlines() if re.match(r" {4}\w+:", line)]
-    assert [line.split(":")[0].strip() for line in lines if "#" not in line] == []
-    assert {line.split(":")[0].strip() for line in lines} == {spec.name for spec in SPECS}
+def test_the_parameter_file_of_a_robot_is_taken_and_differs_from_the_defaults_where_it_means_to(start_graph) -> None:
     node = PerceptionNode(
         context=start_graph(auto_activate=False).context,
         namespace="robot",
@@ -334,7 +304,7 @@ def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkey
     graph = start_graph()
     peer = graph.peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.pipeline.Pipeline.close", lambda self: 1 / 0)
+    monkeypatch.setattr("oat_perception.node.pipeline.Pipeline.close", lambda self: 1 / 0)
     peer.change_state(DEACTIVATE)
     monkeypatch.undo()
     assert "ZeroDivisionError" in graph.node.problem

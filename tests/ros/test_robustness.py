@@ -6,8 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,12 +14,12 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import Perception
+from oat_perception.bench.malformed import malformed_images
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.machine import Machine
-from oat_perception.malformed import malformed_images
+from oat_perception.core.machine import Machine
+from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
@@ -100,17 +98,13 @@ def test_ten_times_overload_stays_fresh_and_counts_what_it_drops(start_graph, mo
     )
 
 
-def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, bundle: Path) -> None:
+def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, on_a_thread, bundle: Path) -> None:
     graph = start_graph()
     peer = graph.peer
     given = {"backend": "onnxruntime", "num_threads": 1, "bundle": str(bundle), "auto_activate": True, "lambda": 0.2}
     overrides = [Parameter(name, value=value) for name, value in given.items()]
     second = PerceptionNode(context=graph.context, namespace="rear", parameter_overrides=overrides)
-    executor = SingleThreadedExecutor(context=graph.context)
-    executor.add_node(second)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    try:
+    with on_a_thread(second):
         results: list[Perception] = []
         peer.create_subscription(Perception, "/rear/oat_perception/perception", results.append, 5)
         camera = peer.create_publisher(Image, "/rear/image", 5)
@@ -123,10 +117,6 @@ def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, bundle: Path)
         front = peer.ask()
         assert front.lambda_source != results[0].lambda_source
         assert not any(result.header.frame_id == "rear" for result in peer.results)
-    finally:
-        executor.shutdown()
-        thread.join()
-        second.destroy_node()
 
 
 def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bundle: Path, tmp_path: Path) -> None:
@@ -135,9 +125,8 @@ def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bund
     results: list[Perception] = []
     peer.create_subscription(Perception, "/second/oat_perception/perception", results.append, 5)
     camera = peer.create_publisher(Image, "/second/image", 5)
-    command = [sys.executable, "-m", "oat_perception.perception_node", "--ros-args", "-r", "__ns:=/second"]
-    for name, value in {"bundle": bundle, "backend": "onnxruntime", "auto_activate": "true"}.items():
-        command += ["-p", f"{name}:={value}"]
+    settings = {"bundle": str(bundle), "backend": "onnxruntime", "auto_activate": True}
+    command = [*module_command("perception_node", settings), "-r", "__ns:=/second"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
     for sign, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
         results.clear()
@@ -152,22 +141,14 @@ def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bund
 
 @pytest.mark.skipif(not BAG.is_dir(), reason="no recorded bag here")
 @pytest.mark.parametrize("rate_hz", [20.0, 200.0])
-def test_a_replayed_bag_is_answered_at_its_rate_and_ten_times_that(start_graph, rate_hz) -> None:
+def test_a_replayed_bag_is_answered_at_its_rate_and_ten_times_that(start_graph, on_a_thread, rate_hz) -> None:
     graph = start_graph(always_process=True)
     peer = graph.peer
     given = {"source": str(BAG), "rate_hz": rate_hz, "frame_id": "bag"}
     overrides = [Parameter(name, value=value) for name, value in given.items()]
     camera = CameraReplay(context=graph.context, parameter_overrides=overrides)
-    executor = SingleThreadedExecutor(context=graph.context)
-    executor.add_node(camera)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    try:
+    with on_a_thread(camera):
         peer.until(lambda: len(peer.results) >= 30, "thirty images of the bag are answered")
-    finally:
-        executor.shutdown()
-        thread.join()
-        camera.destroy_node()
     assert {result.header.frame_id for result in peer.results} == {"bag"}
     stamps = [(r.header.stamp.sec, r.header.stamp.nanosec) for r in peer.results]
     assert stamps == sorted(set(stamps)), "none twice, none out of order"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import rclpy
-from oat_perception.bench_camera import Camera
-from oat_perception.bench_process import module_command
-from oat_perception.bench_start import measure_start, summary
+from oat_perception.bench.camera import Camera
+from oat_perception.bench.start import measure_start, summary
+from oat_perception.node.processes import module_command
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.errors import OATError

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from oat_perception.core import ExternalSignals, Received
-from oat_perception.diagnostics import Health, next_silence_s, signal_states, statuses
-from oat_perception.tally import Tally
+from oat_perception.core.perception import ExternalSignals, Received
+from oat_perception.core.tally import Tally
+from oat_perception.node.diagnostics import Health, next_silence_s, signal_states, statuses
 
 from policy.config import BatteryStep, PolicyConfig
 

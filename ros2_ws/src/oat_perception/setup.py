@@ -29,8 +29,8 @@ setup(
             f"perception_node = {NAME}.perception_node:main",
             f"camera_replay_node = {NAME}.camera_replay_node:main",
             f"console = {NAME}.console:main",
-            f"demo = {NAME}.demo:main",
-            f"bench = {NAME}.bench:main",
+            f"demo = {NAME}.demo.__main__:main",
+            f"bench = {NAME}.bench.__main__:main",
         ]
     },
 )

@@ -19,59 +19,25 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
+from std_msgs.msg import Header
 
-from oat_perception.parameters import Change, Spec
-from oat_perception.scenario import Moment, Scenario, load_scenario
-from oat_perception.sources import Bytes, SourceFrame, open_source
-from oat_perception.spin import spin
-from oat_perception.treatment import disturb, fit_square
+from oat_perception.camera_parameters import CAMERA_SPECS
+from oat_perception.node.messages import image_message, stamp_ns
+from oat_perception.node.spin import spin
+from oat_perception.replay.scenario import Moment, Scenario, load_scenario
+from oat_perception.replay.sources import SourceImage, open_source
+from oat_perception.replay.treatment import disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.stress.corruptions import CORRUPTIONS
 
 if TYPE_CHECKING:  # loads torch; only an attack needs it
-    from oat_perception.attacker import Attacker
+    from oat_perception.replay.attacker import Attacker
 
 _SIGNALS_PERIOD_S = 0.2
 _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
 
-_SPECS = {
-    spec.name: spec
-    for spec in (
-        Spec("source", "cifar10", "cifar10, foolbox, a webcam's number, or a path: folder, video, rosbag2, .mcap.",
-             change=Change.AT_START),
-        Spec("data_root", "", "Folder that holds CIFAR-10; empty: $OAT_DATA, else ../shared/data, else a download.",
-             change=Change.AT_START),
-        Spec("bag_topic", "", "Image topic of a bag; empty: its only one.", change=Change.AT_START),
-        Spec("frame_side_px", 0, "Crop the centre and scale to a square of this side in pixels; 0: as it is.",
-             0, 4096, change=Change.AT_START),
-        Spec("frame_id", "camera", "frame_id of the images.", change=Change.AT_START),
-        Spec("wait_for_subscriber", True, "Publish nothing, and let no scenario begin, before somebody wants images.",
-             change=Change.AT_START),
-        Spec("loop", True, "Start over at the end of the source; otherwise the node ends there.",
-             change=Change.AT_START),
-        Spec("rate_hz", 10.0, "Images a second.", 0.1, 1000.0, change=Change.AT_START),
-        Spec("seed", 0, "Order of labelled images, noise, and random starts of attacks.", 0, 2**31 - 1,
-             change=Change.AT_START),
-        Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START),
-        Spec("perception_node", "oat_perception", "Node whose ~/operating_point is attacked.", change=Change.AT_START),
-        Spec("scenario", "", "day, or a JSON file; it then sets what can be set live. Empty: none.",
-             change=Change.AT_START),
-        Spec("seconds_per_phase", 0.0, "Length of each phase in seconds; 0: as the scenario says.", 0.0, 3600.0,
-             change=Change.AT_START),
-        Spec("truth_file", "", "JSON lines with stamp, true label and treatment of each image; empty: none.",
-             change=Change.AT_START),
-        Spec("frames_dir", "", "Folder for a PNG of each published image; empty: none.", change=Change.AT_START),
-        Spec("playing", True, "False pauses everything, the scenario's clock included.", change=Change.ANY_TIME),
-        Spec("corruption", "none", "Kind of corruption.", choices=("none", *CORRUPTIONS), change=Change.ANY_TIME),
-        Spec("severity", 3, "Severity of the corruption.", 1, 5, change=Change.ANY_TIME),
-        Spec("attack", "none", "White-box at the operating point in force, L-infinity, epsilon 8/255.",
-             choices=("none", "pgd-10"), change=Change.ANY_TIME),
-        Spec("confidence", 1.0, "Environment confidence to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
-        Spec("battery", 1.0, "Battery's state of charge to publish; -1: silence.", -1.0, 1.0, change=Change.ANY_TIME),
-    )
-}  # fmt: skip
+_SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
 class CameraReplay(Node):
@@ -139,7 +105,7 @@ class CameraReplay(Node):
     def _number(self, name: str) -> float:
         return float(self.get_parameter(name).value)
 
-    def _open(self) -> Generator[SourceFrame, None, None]:
+    def _open(self) -> Generator[SourceImage, None, None]:
         seed = int(self._number("seed"))
         return open_source(
             self._text("source"), data_root=self._text("data_root"), topic=self._text("bag_topic"), seed=seed
@@ -149,7 +115,7 @@ class CameraReplay(Node):
         require("torch", extra="torch", by="an attack")
         import torch
 
-        from oat_perception.attacker import Attacker
+        from oat_perception.replay.attacker import Attacker
 
         torch.set_num_threads(1)  # the node under attack needs the other cores
         return Attacker(Path(self._text("bundle")))
@@ -238,7 +204,7 @@ class CameraReplay(Node):
         self._frames.close()
         super().destroy_node()
 
-    def _next(self) -> SourceFrame | None:
+    def _next(self) -> SourceImage | None:
         frame = next(self._frames, None)
         if frame is None and self._sequence and self.get_parameter("loop").value:
             self._frames = self._open()
@@ -247,7 +213,7 @@ class CameraReplay(Node):
             raise DataError(f"the source {self._text('source')!r} gave no image: is the file damaged or empty?")
         return frame
 
-    def _send(self, frame: SourceFrame, treatment: dict[str, Any], *, attack: str) -> None:
+    def _send(self, frame: SourceImage, treatment: dict[str, Any], *, attack: str) -> None:
         image_HWC = disturb(
             fit_square(frame.image_HWC, int(self._number("frame_side_px"))),
             treatment["corruption"], treatment["severity"], seed=int(self._number("seed")), sequence=self._sequence,
@@ -256,12 +222,12 @@ class CameraReplay(Node):
         if target is not None and self._attacker is not None:
             seed = int(self._number("seed")) + self._sequence
             image_HWC = self._attacker.attack(image_HWC, frame.label, point=target, seed=seed)
-        message = to_image(image_HWC, frame_id=self._text("frame_id"))
+        message = image_message(image_HWC, Header(frame_id=self._text("frame_id")))
         # The stamp is the time at which the finished image leaves the "lens": crafting an attack is not its age.
         message.header.stamp = self.get_clock().now().to_msg()
         record = {
             "sequence": self._sequence,
-            "stamp_ns": message.header.stamp.sec * 10**9 + message.header.stamp.nanosec,
+            "stamp_ns": stamp_ns(message),
             "label": frame.label,
             "index": frame.index,
             **treatment,
@@ -277,15 +243,6 @@ class CameraReplay(Node):
                 lines.write(json.dumps(record) + "\n")
         self._image.publish(message)
         self._sequence += 1
-
-
-def to_image(image_HWC: Bytes, *, frame_id: str) -> Image:
-    """A sensor_msgs/Image, without a stamp."""
-    height, width = image_HWC.shape[:2]
-    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-    message.header.frame_id = frame_id
-    message.data = image_HWC.tobytes()  # bytes: assigning an array is a thousand times slower
-    return message
 
 
 def main() -> int:

@@ -22,8 +22,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
-from oat_perception.codes import REGIMES, SOURCE_NAMES
-from oat_perception.spin import spin
+from oat_perception.node.enums import REGIMES, SOURCE_NAMES
+from oat_perception.node.spin import spin
 from oat_runtime.errors import ConfigError, OATError
 
 _NAME = "operator_console"
@@ -82,7 +82,7 @@ class Setter(Node):
         """Begin to look for the node `target`; an `OATError` from a callback says why it did not set them."""
         super().__init__(_NAME)
         self.done = False
-        self._target, self._parameters = target, parameters
+        self._target, self._wanted = target, parameters
         self._future: Future | None = None
         self._until_s = time.monotonic() + _ANSWER_S
         self._client = self.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
@@ -90,7 +90,7 @@ class Setter(Node):
 
     def _look(self) -> None:
         if self._future is None and self._client.service_is_ready():
-            self._future = self._client.call_async(SetParametersAtomically.Request(parameters=self._parameters))
+            self._future = self._client.call_async(SetParametersAtomically.Request(parameters=self._wanted))
         if self._future is not None and self._future.done():
             result = self._future.result().result
             if not result.successful:

@@ -1,6 +1,32 @@
 """The managed node `oat_perception`: images in; classes, and the operating point that gave them, out.
 
-The executor's thread receives, checks and answers services; it never computes. One inference thread does (`pipeline`).
+This is one frame's way, file by file:
+
+    node/subscriptions.py     subscribes to the camera while somebody wants a result
+    node/pipeline.py          checks the message, and takes the frame through the files below it
+      core/mailbox.py           one slot from the executor's thread to the inference thread; the newest image wins
+      core/regions.py           joins an image and the detections made on it, and turns their boxes into pixels
+      core/perception.py        frame and external signals -> policy -> operating point -> network -> result
+      core/decision_log.py      keeps the decision as a line of JSON, which `oat-replay` reads
+    node/publishers.py        publishes what somebody reads of the result
+      node/messages.py          writes the messages, with the image's own header; node/enums.py has their constants
+      core/annotate.py          draws the image for people
+
+Two files bring in what the decision needs beside the frame:
+
+    node/external_signals.py  battery (core/battery.py) and environment confidence, with the time of their receipt
+    node/commands.py          the operator's λ and width (core/overrides.py), and each change of a parameter
+
+These surround the frame's way:
+
+    node/parameters.py        every parameter with its meaning, range and check
+    node/loading.py           on configure: network, policy and decision log from the parameters
+    node/lifecycle.py         transitions that report why they failed
+    node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
+                                core/tally.py and the readings of core/machine.py
+    node/spin.py              the main of every node here
+
+The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
 """
 
 from __future__ import annotations
@@ -20,20 +46,20 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from oat_perception import messages
-from oat_perception.commands import Commands
-from oat_perception.core import ExternalSignals
-from oat_perception.diagnostics import Health, Watched, signal_states
-from oat_perception.intake import Intake
-from oat_perception.lifecycle import GuardedLifecycleNode, guarded
-from oat_perception.loading import Loaded, load
-from oat_perception.machine import Machine
-from oat_perception.outside import OutsideSignals
-from oat_perception.parameters import BY_NAME
-from oat_perception.pipeline import Pipeline
-from oat_perception.publishers import ResultPublishers
-from oat_perception.spin import spin
-from oat_perception.watch import Watch
+from oat_perception.core.machine import Machine
+from oat_perception.core.perception import ExternalSignals
+from oat_perception.node import messages
+from oat_perception.node.commands import Commands
+from oat_perception.node.diagnostics import Health, Watched, signal_states
+from oat_perception.node.external_signals import SignalSubscriptions
+from oat_perception.node.lifecycle import GuardedLifecycleNode, guarded
+from oat_perception.node.loading import Loaded, load
+from oat_perception.node.parameters import BY_NAME
+from oat_perception.node.pipeline import Pipeline
+from oat_perception.node.publishers import ResultPublishers
+from oat_perception.node.spin import spin
+from oat_perception.node.subscriptions import CameraSubscriptions
+from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError
 
 
@@ -43,7 +69,7 @@ class _Configured:
 
     loaded: Loaded
     publishers: ResultPublishers
-    outside: OutsideSignals
+    external: SignalSubscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +77,11 @@ class _Running:
     """What exists from activate to deactivate."""
 
     pipeline: Pipeline
-    intake: Intake
+    subscriptions: CameraSubscriptions
 
 
 class PerceptionNode(GuardedLifecycleNode):
-    """Parameters: `oat_perception.parameters`. Results: `oat_perception.publishers`."""
+    """Holds the parts together; what each of them does stands at the top of this file."""
 
     def __init__(
         self,
@@ -93,7 +119,7 @@ class PerceptionNode(GuardedLifecycleNode):
 
     @guarded
     def on_configure(self, state: LifecycleState) -> None:
-        """Load the bundle, prepare and warm every point of its table, and listen to the outside signals."""
+        """Load the bundle, prepare and warm every point of its table, and listen to the external signals."""
         values = self._commands.values
         if values["max_regions"] and messages.vision is None:
             raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
@@ -102,13 +128,13 @@ class PerceptionNode(GuardedLifecycleNode):
         except BaseException:
             self._commands.unbind()
             raise
-        outside = OutsideSignals(
+        external = SignalSubscriptions(
             self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
         )
         regions = values["max_regions"] > 0
         runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
-        self._configured = _Configured(loaded, publishers, outside)
+        self._configured = _Configured(loaded, publishers, external)
         self.get_logger().info(f"loaded {runtime.bundle.manifest.name} on {runtime.backend} in {runtime.precision}")
 
     @guarded
@@ -125,11 +151,13 @@ class PerceptionNode(GuardedLifecycleNode):
             loaded.core,
             publishers,
             compressed=compressed,
-            external=functools.partial(self._external, configured.outside),
+            external=functools.partial(self._external, configured.external),
             log=loaded.log,
             max_regions=max_regions,
         )
-        self._running = _Running(pipeline, Intake(self, pipeline, compressed=compressed, regions=max_regions > 0))
+        self._running = _Running(
+            pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
+        )
         self._listen()
 
     @guarded
@@ -164,7 +192,7 @@ class PerceptionNode(GuardedLifecycleNode):
         self._commands.unbind()
         if configured is None:
             return
-        configured.outside.close()
+        configured.external.close()
         for publisher in configured.publishers.all:
             self.destroy_publisher(publisher)
         configured.loaded.close()
@@ -173,7 +201,7 @@ class PerceptionNode(GuardedLifecycleNode):
         running, self._running = self._running, None
         if running is None:
             return
-        running.intake.listen(False)
+        running.subscriptions.listen(False)
         running.pipeline.close()
         reason = self._commands.suspend()
         if reason and self._configured is not None and self.context.ok():
@@ -194,17 +222,17 @@ class PerceptionNode(GuardedLifecycleNode):
         if self._configured is None or self._running is None:
             return
         always = self._configured.loaded.log is not None or bool(self.get_parameter("always_process").value)
-        self._running.intake.listen(always or self._configured.publishers.wanted)
+        self._running.subscriptions.listen(always or self._configured.publishers.wanted)
 
     def describe_parameter(self, name: str) -> ParameterDescriptor:
         """As declared, and with the range, which `Commands` enforces and explains."""
         return BY_NAME[name].descriptor(with_range=True) if name in BY_NAME else super().describe_parameter(name)
 
-    def _external(self, outside: OutsideSignals, now_s: float) -> ExternalSignals:
+    def _external(self, subscribed: SignalSubscriptions, now_s: float) -> ExternalSignals:
         held = self._commands.overrides.held
         return ExternalSignals(
-            confidence=outside.confidence.reading(now_s),
-            battery=outside.battery.reading(now_s),
+            confidence=subscribed.confidence.reading(now_s),
+            battery=subscribed.battery.reading(now_s),
             override_lam=held.get("lambda"),
             override_width=held.get("width"),
             safety_lock=bool(self.get_parameter("safety_lock").value),
@@ -240,18 +268,18 @@ class PerceptionNode(GuardedLifecycleNode):
         signals: dict[str, Watched] = {}
         machine = self._machine.values()
         if configured is not None:
-            runtime, outside = configured.loaded.runtime, configured.outside
-            if math.isfinite(outside.battery_power_w):
-                machine["battery's power (W)"] = f"{outside.battery_power_w:.1f}"
+            runtime, external = configured.loaded.runtime, configured.external
+            if math.isfinite(external.battery_power_w):
+                machine["battery's power (W)"] = f"{external.battery_power_w:.1f}"
             bundle = {"bundle": runtime.bundle.manifest.name, "bundle sha256": runtime.bundle.sha256}
             bundle |= {"back end": runtime.backend, "precision": runtime.precision}
-            signals = signal_states(configured.loaded.config, self._external(outside, now_s))
+            signals = signal_states(configured.loaded.config, self._external(external, now_s))
         return Health(
             node=self.get_fully_qualified_name(),
             state=self.state,
             problem=self.problem,
-            listening_since_s=None if running is None else running.intake.listening_since_s,
-            incompatible_qos="" if running is None else running.intake.incompatible_qos,
+            listening_since_s=None if running is None else running.subscriptions.listening_since_s,
+            incompatible_qos="" if running is None else running.subscriptions.incompatible_qos,
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,

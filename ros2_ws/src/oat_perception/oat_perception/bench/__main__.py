@@ -1,0 +1,54 @@
+"""`python -m oat_perception.bench [--bundle bundles/<name>] [--quick]`: measure the node from outside.
+
+Images go over DDS to a node in a process of its own, and its answers come back: loss, latency, the node's own share of
+it, peak rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an echo node
+shows what transport alone takes, and this process what the network alone takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from oat_perception.bench.checks import checks, show
+from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
+from oat_runtime import SHIPPED_BUNDLE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a table for people, then one JSON line."""
+    parser = argparse.ArgumentParser(prog="oat_perception.bench", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--quick", action="store_true", help="one size, short stretches: under a minute")
+    options = parser.parse_args(argv)
+    extent = QUICK if options.quick else FULL
+    # Nothing leaves this machine, and nothing of another graph comes in.
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
+    spawn = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    for profile in extent.profiles:
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            rows += process.submit(measure_sizes, options.bundle, profile, options.backend, extent).result()
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        control = process.submit(measure_control, options.bundle, "shipped", options.backend, extent).result()
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        start = process.submit(measure_starts, options.bundle, "shipped", options.backend, extent).result()
+    found = checks(rows, control, start)
+    show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", rows, start, found)
+    machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
+    rows += [{"size": "32x32", "profile": "shipped", **part} for part in (control, start)]
+    print(json.dumps({"name": "oat_perception.bench", "machine": machine, "rows": rows, "checks": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

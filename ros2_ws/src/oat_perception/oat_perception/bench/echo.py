@@ -1,0 +1,34 @@
+"""What transport alone costs: a node that answers each image with an empty result and never looks at the pixels."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import rclpy
+from oat_msgs.msg import Perception
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from oat_perception.node.spin import spin
+
+
+def main() -> int:
+    """Echo until interrupted."""
+    return spin(_echo)
+
+
+def _echo() -> Node:
+    node = rclpy.create_node("echo")
+    answers = node.create_publisher(Perception, "echo/perception", 5)
+
+    def answer(image: Any) -> None:
+        answers.publish(Perception(header=image.header))
+
+    node.create_subscription(Image, "echo/image", answer, qos_profile_sensor_data)
+    return node
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""From a BatteryState message to a state of charge."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+
+class BatteryMessage(Protocol):
+    """sensor_msgs/BatteryState."""
+
+    percentage: float
+    present: bool
+
+
+def battery_charge(message: BatteryMessage, *, percentage_full: float) -> tuple[float, str]:
+    """State of charge in [0, 1], NaN where the message has none; and what is wrong with it, empty where nothing is.
+
+    Args:
+        message: as the driver sends it: `percentage` is meant to be 0 to 1, and many drivers send 0 to 100.
+        percentage_full: the value that this robot's driver sends for a full battery. The scale is never guessed.
+    """
+    if not message.present:
+        return math.nan, "battery_state says present=false"
+    charge = message.percentage / percentage_full
+    if not 0.0 <= charge <= 1.0:
+        return math.nan, (
+            f"battery percentage {message.percentage:g} is not in [0, {percentage_full:g}]: "
+            "if this driver's full battery is another number, set battery_percentage_full"
+        )
+    return charge, ""

@@ -1,0 +1,64 @@
+"""What the machine says of itself: its temperature, and this process's memory and CPU time."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+from oat_runtime.devices import resident_mb
+
+_ZONES = Path("/sys/class/thermal")
+_PLAUSIBLE_C = (-40.0, 150.0)
+_READ_EVERY_S = 0.9
+"""The watchdog looks far more often: some sensors take milliseconds, and CPU time over an instant says nothing."""
+
+
+class Machine:
+    """Readings of this process and its machine."""
+
+    def __init__(self, zones: Path = _ZONES) -> None:
+        """Find the temperature sensors, once."""
+        self._sensors = sorted(zones.glob("thermal_zone*/temp"))
+        self._before = time.process_time(), time.monotonic()
+        self._values: dict[str, str] = {}
+        self._read_s = -math.inf
+
+    def values(self) -> dict[str, str]:
+        """Readings by name, with the unit, at most about a second old; what is not measured is left out."""
+        now_s = time.monotonic()
+        if now_s - self._read_s < _READ_EVERY_S:
+            return dict(self._values)
+        self._read_s = now_s
+        readings = {
+            "hottest sensor (°C)": self.temperature_c(),
+            "memory (MB)": self.memory_mb(),
+            "CPU (% of one core)": self._cpu_percent(),
+        }
+        self._values = {name: f"{value:.1f}" for name, value in readings.items() if math.isfinite(value)}
+        return dict(self._values)
+
+    def temperature_c(self) -> float:
+        """Of the hottest sensor; NaN where there is none that can be read."""
+        return max(filter(math.isfinite, map(_celsius, self._sensors)), default=math.nan)
+
+    def memory_mb(self) -> float:
+        """Resident memory of this process."""
+        return resident_mb() or math.nan
+
+    def _cpu_percent(self) -> float:
+        """Since the last reading."""
+        now = time.process_time(), time.monotonic()
+        before, self._before = self._before, now
+        wall_s = now[1] - before[1]
+        return 100 * (now[0] - before[0]) / wall_s if wall_s > 0 else math.nan
+
+
+def _celsius(sensor: Path) -> float:
+    """A sensor's reading; NaN where it is broken or says something impossible."""
+    try:
+        celsius = int(sensor.read_text()) / 1000
+    except (OSError, ValueError):
+        return math.nan
+    low, high = _PLAUSIBLE_C
+    return celsius if low <= celsius <= high else math.nan

@@ -1,0 +1,38 @@
+"""The operator's λ and width: what is held, until when, and what just ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policy.signals import Override
+
+
+class Overrides:
+    """At most one override for each knob (`lambda`, `width`). Changed by one thread, read by any.
+
+    All knobs are swapped as one reference, so a reader never sees half of a change.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._held: Mapping[str, Override] = {}
+
+    @property
+    def held(self) -> Mapping[str, Override]:
+        """Those in force, by knob; never changed in place."""
+        return self._held
+
+    def put(self, changes: Mapping[str, Override | None]) -> list[str]:
+        """Take over or release (None) some knobs at once; returns the knobs that were released by it."""
+        before = self._held
+        merged = {**before, **changes}
+        self._held = {knob: override for knob, override in merged.items() if override is not None}
+        return [knob for knob in before if knob not in self._held]
+
+    def expire(self, now_s: float) -> list[str]:
+        """Drop what has expired; returns those knobs."""
+        return self.put({knob: None for knob, override in self._held.items() if not override.active(now_s)})
+
+    def end_timed(self) -> list[str]:
+        """Drop all that would expire some time; returns those knobs."""
+        return self.put({knob: None for knob, override in self._held.items() if override.expires_s is not None})

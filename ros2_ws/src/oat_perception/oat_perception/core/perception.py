@@ -1,0 +1,273 @@
+"""The node without ROS: one camera frame and the external signals in, one prediction and its decision out.
+
+Shape legend: C channels (RGB), H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from oat_perception.core.regions import BoxXYXY
+from oat_runtime.image import network_input
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
+from oat_runtime.runtime import OATRuntime, Prediction
+from policy.config import PolicyConfig
+from policy.controller import AdaptivePolicy
+from policy.decision import ChosenBy, Decision, Rule
+from policy.estimator import EstimatorConstants
+from policy.image import image_statistics
+from policy.record import header_line
+from policy.signals import NetworkSignals, Override, Reading, Signals
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFrame:
+    """One camera image.
+
+    Attributes:
+        image_HWC: uint8 RGB, any size and strides; never changed.
+        received_s: when it came, on the clock of `PerceptionCore.process`'s `now_s`.
+        boxes: regions to classify beside the whole image, at the same operating point; None: one that has no pixels.
+    """
+
+    image_HWC: npt.NDArray[np.uint8]
+    received_s: float
+    boxes: tuple[BoxXYXY | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The last value of one external signal. Its age counts from receipt, so a publisher's wrong clock cannot hide it.
+
+    Attributes:
+        value: as received, NaN included; None before the first one.
+        received_s: when, on a steady clock.
+        source: where it came from.
+    """
+
+    value: float | None = None
+    received_s: float = 0.0
+    source: str = ""
+
+    def reading(self, now_s: float) -> Reading:
+        """As the policy takes it."""
+        return Reading(self.value, 0.0 if self.value is None else now_s - self.received_s, self.source)
+
+
+_NEVER = Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSignals:
+    """What comes from outside the camera: battery and environment confidence with ages, and the operator's wishes."""
+
+    confidence: Reading = _NEVER
+    battery: Reading = _NEVER
+    override_lam: Override | None = None
+    override_width: Override | None = None
+    safety_lock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """Everything about one processed frame.
+
+    Attributes:
+        prediction: what the network said, naming the point that said it.
+        probe: what it said at the probed point; None where no probe was due.
+        regions: what it said of each of the frame's boxes; None where the box has no pixels.
+        signals: the inputs of the decision.
+        decision: what the policy chose for this frame.
+        note: why the point that ran is not the decided one; empty where it is.
+        policy_failed: the policy raised, so the decision is the fallback's.
+        record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
+        waited_ms: time from receipt to the start of processing.
+        preprocess_ms: camera frame to network inputs, those of its regions too.
+        policy_ms: image statistics and decision.
+        probe_ms: cost of the probe; 0 without one.
+    """
+
+    prediction: Prediction
+    probe: Prediction | None
+    regions: tuple[Prediction | None, ...]
+    signals: Signals
+    decision: Decision
+    note: str
+    policy_failed: bool
+    record_header: str
+    waited_ms: float
+    preprocess_ms: float
+    policy_ms: float
+    probe_ms: float
+
+
+class PerceptionCore:
+    """Runs frames through policy and network. Used from one thread at a time; never reads a clock for a decision."""
+
+    def __init__(
+        self,
+        runtime: OATRuntime,
+        config: PolicyConfig,
+        *,
+        table: OperatingTable | None = None,
+        constants: EstimatorConstants | None = None,
+    ) -> None:
+        """Build the policy from the bundle's `select` table and estimator constants.
+
+        Args:
+            runtime: the loaded network.
+            config: limits, budgets and hysteresis.
+            table: the runtime's table with this device's latencies; None: the runtime's own, without.
+            constants: the estimator's, fitted to this camera; None: the bundle's own.
+
+        Raises:
+            ConfigError: table and configuration contradict each other.
+            pydantic.ValidationError: the bundle's estimator constants are of another version.
+        """
+        shipped = runtime.bundle.estimator
+        if constants is None and shipped is not None:
+            constants = EstimatorConstants.model_validate(shipped)
+        self.policy = AdaptivePolicy(table or runtime.table, config, constants)
+        self._record_header = header_line(self.policy)
+        self._runtime = runtime
+        self._last: tuple[NetworkSignals, float] | None = None
+        self._policy_failed = False
+
+    def warm(self) -> None:
+        """Run everything once on a grey frame, without a decision, so that the first frame is as fast as the others."""
+        spec = self._runtime.bundle.input
+        grey_HWC = np.full((2 * spec.height, 2 * spec.width, 3), 127, np.uint8)
+        x_CHW = network_input(grey_HWC, spec)
+        image_statistics(x_CHW)
+        self._runtime.predict_inputs(x_CHW[None])
+
+    def process(self, frame: CameraFrame, *, external: ExternalSignals, now_s: float) -> FrameResult:
+        """Decide on the operating point for this frame, and classify it there.
+
+        Args:
+            frame: the image.
+            external: the other signals, with their ages at `now_s`.
+            now_s: steady time.
+
+        Raises:
+            InputError: the frame is not a uint8 H×W×3 array; nothing was decided.
+        """
+        started = time.perf_counter()
+        x_NCHW = self._inputs(frame)
+        fitted = time.perf_counter()
+        signals = Signals(
+            now_s=now_s,
+            image=image_statistics(x_NCHW[0]),
+            network=self._previous(now_s),
+            confidence=external.confidence,
+            battery=external.battery,
+            override_lam=external.override_lam,
+            override_width=external.override_width,
+            safety_lock=external.safety_lock,
+        )
+        decision, policy_failed = self._decide(signals)
+        record_header = ""
+        if not policy_failed:
+            record_header, self._record_header = self._record_header, ""
+        expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
+        decided = time.perf_counter()
+        # One batch, so that no switch comes between the image and its regions.
+        prediction, *of_regions = self._runtime.predict_inputs(x_NCHW)
+        answers = iter(of_regions)
+        predicted = time.perf_counter()
+        probe = None
+        if decision.probe is not None and decision.probe != prediction.point:
+            (probe,) = self._runtime.predict_inputs(x_NCHW[:1], at=decision.probe)
+        probe_ms = 0.0 if probe is None else 1e3 * (time.perf_counter() - predicted)
+        self._last = (
+            NetworkSignals(
+                point=prediction.point,
+                confidence=prediction.confidence,
+                disagrees=None if probe is None else probe.label != prediction.label,
+                # Of the whole batch, where regions came with the image: the deadline is for all of one inference, so
+                # regions count as a machine that is that much slower than its profile of one image.
+                latency_ms=prediction.latency_ms,
+            ),
+            now_s,
+        )
+        return FrameResult(
+            prediction=prediction,
+            probe=probe,
+            regions=tuple(None if box is None else next(answers) for box in frame.boxes),
+            signals=signals,
+            decision=decision,
+            note=_note(decision.point, expected, prediction.point),
+            policy_failed=policy_failed,
+            record_header=record_header,
+            waited_ms=1e3 * (now_s - frame.received_s),
+            preprocess_ms=1e3 * (fitted - started),
+            policy_ms=1e3 * (decided - fitted),
+            probe_ms=probe_ms,
+        )
+
+    def _decide(self, signals: Signals) -> tuple[Decision, bool]:
+        """The policy's decision, or the fallback where it raises: a fault there must not stop perception."""
+        try:
+            decision = self.policy.step(signals)
+        except Exception as error:
+            if not self._policy_failed:
+                _log.exception("the policy failed: the safest point runs until it answers again")
+            self._policy_failed = True
+            return _fallback(self.policy.safety_point, signals, error), True
+        self._policy_failed = False
+        return decision, False
+
+    def _inputs(self, frame: CameraFrame) -> npt.NDArray[np.float32]:
+        """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""
+        crops = [frame.image_HWC[box[1] : box[3], box[0] : box[2]] for box in frame.boxes if box is not None]
+        return np.stack([network_input(pixels, self._runtime.bundle.input) for pixels in (frame.image_HWC, *crops)])
+
+    def _previous(self, now_s: float) -> NetworkSignals | None:
+        """What the network said about the previous frame, at its present age."""
+        if self._last is None:
+            return None
+        last, at_s = self._last
+        return NetworkSignals(last.point, last.confidence, last.disagrees, last.latency_ms, now_s - at_s)
+
+
+def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:
+    """The safest point, or what the operator holds, without any adaptation."""
+    lam, width = (
+        None if signals.safety_lock or override is None or not override.active(signals.now_s) else override.value
+        for override in (signals.override_lam, signals.override_width)
+    )
+    unasked = ChosenBy.SAFETY_LOCK if signals.safety_lock else ChosenBy.DEFAULT
+    point = OperatingPoint(safest.lam if lam is None else lam, safest.width if width is None else width)
+    return Decision(
+        point=point,
+        changed=False,
+        reason=f"the policy failed ({error!r}): the safest point runs until it answers again",
+        lam_source=unasked if lam is None else ChosenBy.OPERATOR,
+        width_source=unasked if width is None else ChosenBy.OPERATOR,
+        rule=Rule.KEEP,
+        width_rule=Rule.KEEP,
+        target=point,
+        runner_up=None,
+        expected_accuracy=math.nan,
+        posterior={regime: float(regime is Regime.UNKNOWN) for regime in Regime},
+        states={},
+        rejected=(),
+        probe=None,
+        max_rate_hz=None,
+    )
+
+
+def _note(decided: OperatingPoint, expected: OperatingPoint, ran: OperatingPoint) -> str:
+    if ran == decided:
+        return ""
+    if ran == expected:
+        return f"{decided} runs as {ran}: no λ between 0 and the smallest trained one is offered"
+    return f"{expected} is being prepared, {ran} runs until then"

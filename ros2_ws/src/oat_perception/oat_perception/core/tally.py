@@ -1,0 +1,123 @@
+"""Counts and times of one activation, for diagnostics."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oat_perception.core.perception import FrameResult
+from oat_runtime.timing import p50_p99
+
+_WINDOW = 300
+"""Frames that percentiles are taken over."""
+_RECENT_S = 5.0
+"""Time that the rate is taken over, and for which a refused image is a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tally at one moment; times on the steady clock."""
+
+    num_received: int
+    num_processed: int
+    num_errors: int
+    num_probes: int
+    refused: Mapping[str, int]
+    num_out_of_order: int
+    recent_refusal: str
+    last_received_s: float | None
+    in_work_since_s: float | None
+    rate_hz: float
+    inference_ms: tuple[float, float]
+    total_ms: tuple[float, float]
+    policy_ms: tuple[float, float]
+    last: FrameResult | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one activation. Written by the receiving and by the inference thread."""
+
+    num_received: int = 0
+    num_processed: int = 0
+    num_errors: int = 0
+    num_probes: int = 0
+    num_out_of_order: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    last_received_s: float | None = None
+    in_work_since_s: float | None = None
+    _last_stamp_ns: int = 0
+    _last_refusal: tuple[float, str] | None = None
+    _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _policy_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _last: FrameResult | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def received(self, now_s: float, stamp_ns: int) -> None:
+        """An image message came, good or bad. A stamp before the last one: a bag began again, or a clock was set."""
+        with self._lock:
+            self.num_received += 1
+            self.last_received_s = now_s
+            self.num_out_of_order += stamp_ns < self._last_stamp_ns
+            self._last_stamp_ns = stamp_ns
+
+    def begin(self, now_s: float | None) -> None:
+        """An image is taken into work; None: it is done with."""
+        self.in_work_since_s = now_s
+
+    def refuse(self, reason: str, now_s: float) -> None:
+        """An image was dropped; counted by what stands before the colon."""
+        with self._lock:
+            self.refused[reason.split(":")[0]] += 1
+            self._last_refusal = now_s, reason
+
+    def failed(self) -> None:
+        """An image could not be processed for a reason that is not its own fault."""
+        with self._lock:
+            self.num_errors += 1
+
+    def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
+        """A result was published."""
+        with self._lock:
+            self.num_processed += 1
+            self.num_probes += result.probe is not None
+            self._done_s.append(now_s)
+            self._inference_ms.append(result.prediction.latency_ms)
+            self._total_ms.append(total_ms)
+            self._policy_ms.append(result.policy_ms)
+            self._last = result
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """All of it at one moment."""
+        with self._lock:
+            recent = [done_s for done_s in self._done_s if now_s - done_s <= _RECENT_S]
+            refused_s, refusal = self._last_refusal or (now_s, "")
+            span_s = now_s - recent[0] if recent else 0.0
+            return Snapshot(
+                num_received=self.num_received,
+                num_processed=self.num_processed,
+                num_errors=self.num_errors,
+                num_probes=self.num_probes,
+                num_out_of_order=self.num_out_of_order,
+                refused=dict(self.refused),
+                recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
+                last_received_s=self.last_received_s,
+                in_work_since_s=self.in_work_since_s,
+                rate_hz=len(recent) / span_s if span_s > 0 else 0.0,
+                inference_ms=_percentiles(self._inference_ms),
+                total_ms=_percentiles(self._total_ms),
+                policy_ms=_percentiles(self._policy_ms),
+                last=self._last,
+            )
+
+
+def _percentiles(values: deque[float]) -> tuple[float, float]:
+    if not values:
+        return float("nan"), float("nan")
+    return p50_p99(np.array(values))

@@ -1,0 +1,1 @@
+"""`make demo`: the ROS graph through a scripted day, from the start of its processes to the report."""

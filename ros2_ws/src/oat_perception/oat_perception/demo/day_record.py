@@ -1,0 +1,247 @@
+"""What a demo run left in its folder, joined frame by frame, and the counts that follow from it. Knows no rclpy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oat_perception.replay.scenario import Phase, Scenario
+from oat_runtime.errors import DataError
+from oat_runtime.operating_point import OperatingPoint, Proportion
+
+Record = dict[str, Any]
+
+TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY = (
+    "truth.jsonl", "results.jsonl", "decisions.jsonl", "fixed.jsonl", "demo.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedFrame:
+    """One published image.
+
+    Attributes:
+        t_s: its stamp, since the first image.
+        truth: what the camera did (a line of truth.jsonl).
+        result: what the node answered (a line of results.jsonl); None where it did not.
+        fixed: label that a fixed λ gives the same image, by λ; attacked images are attacked anew at that λ.
+    """
+
+    t_s: float
+    truth: Record
+    result: Record | None
+    fixed: dict[float, int]
+
+    @property
+    def answer(self) -> Record:
+        """The result of a frame that has one."""
+        assert self.result is not None, "only of answered frames"
+        return self.result
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The operating point that answered."""
+        return OperatingPoint(self.answer["lambda"], self.answer["width"])
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A frame that ran at another operating point than the one before."""
+
+    t_s: float
+    phase: str
+    before: OperatingPoint
+    after: OperatingPoint
+    source: str
+    reason: str
+
+    def as_json(self) -> Record:
+        """For the summary."""
+        points = {"before": self.before, "after": self.after}
+        return {
+            "t_s": self.t_s,
+            "phase": self.phase,
+            **{name: {"lambda": point.lam, "width": point.width} for name, point in points.items()},
+            "source": self.source,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseCounts:
+    """Counts of one phase, or of all.
+
+    Attributes:
+        title: of the phase.
+        num_published: images sent.
+        num_answered: images answered.
+        adaptive: right answers of the node.
+        fixed: right answers of each fixed λ, on the answered images.
+        latency_ms: mean, median and 99th percentile of the network's time.
+        lambdas: share of answers by λ.
+        widths: share of answers by width.
+    """
+
+    title: str
+    num_published: int
+    num_answered: int
+    adaptive: Proportion
+    fixed: dict[float, Proportion]
+    latency_ms: tuple[float, float, float]
+    lambdas: dict[float, float]
+    widths: dict[float, float]
+
+    def as_json(self) -> Record:
+        """For the summary."""
+        mean_ms, p50_ms, p99_ms = self.latency_ms
+        return {
+            "title": self.title,
+            "num_published": self.num_published,
+            "num_answered": self.num_answered,
+            "adaptive": _share_as_json(self.adaptive),
+            "fixed": {f"{lam:g}": _share_as_json(share) for lam, share in self.fixed.items()},
+            "latency_ms": {"mean": mean_ms, "p50": p50_ms, "p99": p99_ms},
+            "lambda_shares": {f"{value:g}": share for value, share in self.lambdas.items()},
+            "width_shares": {f"{value:g}": share for value, share in self.widths.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A whole run."""
+
+    scenario: Scenario
+    frames: tuple[ReplayedFrame, ...]
+    switches: tuple[Switch, ...]
+
+    def of(self, phase: Phase) -> tuple[ReplayedFrame, ...]:
+        """Frames of one phase."""
+        return tuple(frame for frame in self.frames if frame.truth["phase"] == phase.name)
+
+    def counts(self, phase: Phase | None = None) -> PhaseCounts:
+        """Counts of one phase; of the whole day without one."""
+        frames = self.frames if phase is None else self.of(phase)
+        return count("All phases" if phase is None else phase.title, frames)
+
+    @property
+    def answered(self) -> tuple[ReplayedFrame, ...]:
+        """Frames that have a result."""
+        return tuple(frame for frame in self.frames if frame.result is not None)
+
+
+def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
+    """Count right answers, operating points and times."""
+    answered = [frame for frame in frames if frame.result is not None]
+    results = [frame.answer for frame in answered]
+    latencies_ms = np.array([result["inference_ms"] for result in results])
+    mean_p50_p99 = math.nan, math.nan, math.nan
+    if len(results):
+        p50_ms, p99_ms = np.percentile(latencies_ms, (50, 99)).tolist()
+        mean_p50_p99 = float(latencies_ms.mean()), p50_ms, p99_ms
+    lambdas = sorted({lam for frame in answered for lam in frame.fixed})
+    return PhaseCounts(
+        title=title,
+        num_published=len(frames),
+        num_answered=len(answered),
+        adaptive=_right(answered, [result["label"] for result in results]),
+        fixed={lam: _right(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
+        latency_ms=mean_p50_p99,
+        lambdas=_shares(result["lambda"] for result in results),
+        widths=_shares(result["width"] for result in results),
+    )
+
+
+def _share_as_json(share: Proportion) -> Record:
+    low, high = share.interval()
+    return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
+
+
+def _right(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
+    pairs = zip(frames, labels, strict=True)
+    return Proportion(sum(label == frame.truth["label"] for frame, label in pairs), len(frames))
+
+
+def _shares(values: Iterable[float]) -> dict[float, float]:
+    counts = Counter(values)
+    return {value: number / counts.total() for value, number in sorted(counts.items())}
+
+
+def load_day(folder: Path, scenario: Scenario) -> Day:
+    """Join a run's files by the image's stamp.
+
+    Raises:
+        DataError: a file is missing or not JSON lines, or the camera published nothing.
+    """
+    truth = read_lines(folder / TRUTH)
+    if not truth:
+        raise DataError(f"{folder / TRUTH} is empty: the camera published no image")
+    results = {line["stamp_ns"]: line for line in read_lines(folder / RESULTS)}
+    fixed: dict[int, dict[float, int]] = {}
+    for line in read_lines(folder / FIXED) if (folder / FIXED).is_file() else []:
+        fixed.setdefault(line["stamp_ns"], {})[line["lambda"]] = line["label"]
+    frames = joined(truth, results, fixed)
+    return Day(scenario, frames, tuple(_switches(frames)))
+
+
+def joined(
+    truth: Sequence[Record], results: Mapping[int, Record], fixed: Mapping[int, dict[float, int]]
+) -> tuple[ReplayedFrame, ...]:
+    """Published images in their order, each with what is there of its answers, by the image's stamp."""
+    return tuple(
+        ReplayedFrame(
+            t_s=(line["stamp_ns"] - truth[0]["stamp_ns"]) / 1e9,
+            truth=line,
+            result=results.get(line["stamp_ns"]),
+            fixed=fixed.get(line["stamp_ns"], {}),
+        )
+        for line in truth
+    )
+
+
+def _switches(frames: Sequence[ReplayedFrame]) -> Iterable[Switch]:
+    before: OperatingPoint | None = None
+    for frame in frames:
+        if frame.result is None:
+            continue
+        if before is not None and frame.point != before:
+            by_width = frame.point.lam == before.lam
+            source = frame.answer["width_source" if by_width else "lambda_source"]
+            yield Switch(frame.t_s, frame.truth["phase"], before, frame.point, source, frame.answer["reason"])
+        before = frame.point
+
+
+def read_lines(path: Path) -> list[Record]:
+    """All objects of a JSON-lines file.
+
+    Raises:
+        DataError: no such file, or a line that is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is damaged: expected one JSON object a line ({error})") from error
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSON lines; NaN becomes null, so that the file is standard JSON."""
+    path.write_text("".join(json.dumps(plain(record), allow_nan=False) + "\n" for record in records))
+
+
+def plain(value: Any) -> Any:
+    """A value with NaN and infinities replaced by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

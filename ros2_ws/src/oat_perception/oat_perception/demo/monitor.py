@@ -1,0 +1,138 @@
+"""The demo's ear and hand on the ROS graph: collects the node's answers, and sets parameters as an operator would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from oat_msgs.msg import DecisionRecord, Perception
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+
+from oat_perception.demo.day_record import Record
+from oat_perception.node.enums import SOURCE_NAMES
+from oat_perception.node.messages import stamp_ns
+from oat_runtime.errors import OATError
+
+PERCEPTION, CAMERA = "oat_perception", "camera_replay"
+_SPIN_S = 0.05
+
+
+class Monitor(Node):
+    """Subscribes to the node's results.
+
+    Attributes:
+        results: one record an answered image, in the order of arrival.
+        reasons: reason of the decision for an image, by its stamp.
+    """
+
+    def __init__(self) -> None:
+        """Subscribe, and look for the services."""
+        super().__init__("demo")
+        self.results: list[Record] = []
+        self.reasons: dict[int, str] = {}
+        self.create_subscription(Perception, f"{PERCEPTION}/perception", self._on_perception, 100)
+        self.create_subscription(DecisionRecord, f"{PERCEPTION}/decision", self._on_decision, 100)
+        self._get_state = self.create_client(GetState, f"{PERCEPTION}/get_state")
+        self._set = {
+            name: self.create_client(SetParametersAtomically, f"{name}/set_parameters_atomically")
+            for name in (PERCEPTION, CAMERA)
+        }
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+
+    def spin(self, seconds: float = _SPIN_S) -> None:
+        """Take in what has arrived, waiting for at most `seconds`."""
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left_s)
+
+    def wait_until_ready(self, *, timeout_s: float, alive: Callable[[], None]) -> None:
+        """Wait until the perception node is active and the camera takes parameters.
+
+        Args:
+            timeout_s: give up after this time.
+            alive: called again and again; raises where a process has died.
+
+        Raises:
+            OATError: not ready in time.
+        """
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            alive()
+            self.spin()
+            if self._set[CAMERA].service_is_ready() and self._is_active() and self.count_publishers("image"):
+                self.spin(0.5)  # let the nodes discover one another too
+                return
+        raise OATError(
+            f"the nodes were not ready after {timeout_s:.0f} s: see perception_node.log and camera_replay_node.log"
+        )
+
+    def set_on(self, node: str, values: Mapping[str, bool | float]) -> None:
+        """Set parameters of another node, all or none.
+
+        Raises:
+            OATError: it refused, or did not answer.
+        """
+        request = SetParametersAtomically.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        future = self._set[node].call_async(request)
+        response = self._wait(future, timeout_s=5.0)
+        wanted = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        if response is None:
+            raise OATError(f"{node} did not answer the request to set {wanted}")
+        if not response.result.successful:
+            raise OATError(f"{node} refused {wanted}: {response.result.reason}")
+
+    def _is_active(self) -> bool:
+        if not self._get_state.service_is_ready():
+            return False
+        response = self._wait(self._get_state.call_async(GetState.Request()), timeout_s=2.0)
+        return response is not None and response.current_state.id == State.PRIMARY_STATE_ACTIVE
+
+    def _wait(self, future: Future, *, timeout_s: float) -> Any:
+        until_s = time.monotonic() + timeout_s
+        while not future.done() and time.monotonic() < until_s:
+            self._executor.spin_once(timeout_sec=_SPIN_S)
+        return future.result() if future.done() else None
+
+    def _on_decision(self, message: DecisionRecord) -> None:
+        self.reasons[stamp_ns(message)] = message.reason
+
+    def _on_perception(self, message: Perception) -> None:
+        self.results.append(
+            {
+                "stamp_ns": stamp_ns(message),
+                "label": message.label,
+                "class_name": message.class_name,
+                "confidence": message.confidence,
+                "lambda": message.lambda_value,
+                "width": message.width,
+                "lambda_source": SOURCE_NAMES[message.lambda_source],
+                "width_source": SOURCE_NAMES[message.width_source],
+                "posterior": [float(mass) for mass in message.regime_posterior],
+                "environment_confidence": message.environment_confidence,
+                "battery": message.battery_fraction,
+                "image_age_ms": message.image_age_ms,
+                "preprocess_ms": message.preprocess_ms,
+                "inference_ms": message.inference_ms,
+                "total_ms": message.total_ms,
+                "num_dropped": message.num_dropped,
+            }
+        )
+
+    @property
+    def latest_reason(self) -> str:
+        """Reason of the newest decision."""
+        return self.reasons[max(self.reasons)] if self.reasons else ""
+
+    def results_with_reasons(self) -> list[Record]:
+        """All results in the order of their images, each with the reason of its decision."""
+        ordered = sorted(self.results, key=lambda record: record["stamp_ns"])
+        return [{**result, "reason": self.reasons.get(result["stamp_ns"], "")} for result in ordered]

@@ -1,0 +1,271 @@
+"""One run of the demo: the nodes act out the day, every answer is kept, then come the comparison and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.progress import Progress
+
+from oat_perception.demo.checks import Check, check_day
+from oat_perception.demo.day_record import (
+    DECISIONS,
+    FIXED,
+    RESULTS,
+    SUMMARY,
+    TRUTH,
+    Day,
+    Record,
+    ReplayedFrame,
+    joined,
+    load_day,
+    plain,
+    write_lines,
+)  # fmt: skip
+from oat_perception.demo.live_view import LiveView
+from oat_perception.demo.monitor import CAMERA, PERCEPTION, Monitor
+from oat_perception.demo.report import write_report
+from oat_perception.node.processes import Nodes, started
+from oat_perception.replay.scenario import Scenario
+from oat_perception.replay.sources import find_cifar10, load_cifar10_test, load_foolbox_cifar10
+from oat_runtime.data import CIFAR10, ImageSet, find_source
+from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.extras import require
+
+_START_TIMEOUT_S = 180.0
+_SILENCE_TIMEOUT_S = 15.0
+_REFRESH_S = 0.25
+_WIDTH_DWELL_S = 3.0  # 10 on a robot; here a battery empties in seconds
+_HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for."""
+
+    bundle: Path
+    output: Path
+    scenario: Scenario
+    seconds_per_phase: float
+    rate_hz: float
+    seed: int
+    arguments: tuple[str, ...]
+
+
+def run(options: Options, console: Console) -> tuple[Check, ...]:
+    """Act the day out, compare, write everything to the output folder, and check it.
+
+    Raises:
+        OATError: the bundle is damaged or of other images than the demo's, a node died, nothing was answered, or
+            something needed is missing.
+    """
+    _check_bundle(options.bundle)
+    folder = _fresh_folder(options.output)
+    console.print(f"Bundle [bold]{options.bundle.name}[/], output in {folder}")
+    # In this process, before the camera needs it: a download should be seen, and happen once.
+    data_root = find_cifar10()
+    images = load_cifar10_test(str(data_root)) if data_root else load_foolbox_cifar10()
+    _act(options, folder, data_root, console)
+    truth = load_day(folder, options.scenario).frames
+    _compare(options, folder, images, [frame.truth for frame in truth], console)
+    day = load_day(folder, options.scenario)
+    checks = check_day(day, folder / DECISIONS, bundle=options.bundle)
+    _write_summary(options, folder, day, _origin(images, data_root), checks)
+    report = write_report(folder)
+    for check in checks:
+        console.print(
+            f"[{'green' if check.ok else 'red'}]{'✓' if check.ok else '✗'}[/] {check.name}: {check.detail}",
+            soft_wrap=True,
+        )
+    console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
+    return checks
+
+
+def _check_bundle(path: Path) -> None:
+    """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
+    from oat_runtime.bundle import Bundle
+
+    require("torch", extra="torch", by="the demo's attacker")
+    dataset = Bundle.load(path).manifest.provenance.dataset
+    if dataset != "cifar10":
+        raise ConfigError(
+            f"the demo plays CIFAR-10, and {path.name} was trained on {dataset}: choose another --bundle, or play "
+            "images of your own with camera_replay's `source`"
+        )
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """Remove what an earlier run left, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "frames", ignore_errors=True)
+    return folder
+
+
+def _act(options: Options, folder: Path, data_root: Path | None, console: Console) -> None:
+    """Run both nodes through the scenario; leaves truth, frames, decisions and results in `folder`."""
+    # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
+    os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_STATIC_PEERS"] = ""
+    # Logs of the nodes go to files here; rcl would write them to the home folder too.
+    rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
+    monitor = Monitor()
+    try:
+        with started(_parameters(options, folder, data_root), folder) as nodes:
+            with console.status("Starting the nodes"):
+                monitor.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
+            with LiveView(options.scenario, console) as view:
+                _follow(options.scenario, folder, monitor, nodes, view)
+    finally:
+        write_lines(folder / RESULTS, monitor.results_with_reasons())
+        monitor.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[str, dict[str, Any]]:
+    return {
+        "perception_node": {
+            **_node_settings(),
+            "bundle": str(options.bundle),
+            "decision_log": str(folder / DECISIONS),
+        },
+        "camera_replay_node": {
+            "source": "foolbox" if data_root is None else "cifar10",
+            "data_root": str(data_root or ""),
+            "bundle": str(options.bundle),
+            "perception_node": PERCEPTION,
+            "scenario": "day",
+            "seconds_per_phase": options.seconds_per_phase,
+            "rate_hz": options.rate_hz,
+            "seed": options.seed,
+            "truth_file": str(folder / TRUTH),
+            "frames_dir": str(folder / "frames"),
+            "playing": False,
+        },
+    }
+
+
+def _node_settings() -> dict[str, Any]:
+    """Where the node departs from its defaults."""
+    return {
+        "auto_activate": True,
+        "always_process": True,
+        "use_battery": True,
+        "width_dwell_s": _WIDTH_DWELL_S,
+        # One core is left to camera and attacker, which on a robot would not be there.
+        "num_threads": max(1, len(os.sched_getaffinity(0)) - 1),
+    }
+
+
+def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, view: LiveView) -> None:
+    """Let the day run, act as the operator where the script says so, and show what happens."""
+    monitor.set_on(CAMERA, {"playing": True})
+    started_s = time.monotonic()
+    phase = scenario.phases[0]
+    while not nodes.ended("camera_replay_node"):
+        nodes.check()
+        monitor.spin(_REFRESH_S)
+        frames = _so_far(folder, monitor.results)
+        elapsed_s = time.monotonic() - started_s
+        if not monitor.results and elapsed_s > _SILENCE_TIMEOUT_S:
+            raise OATError(
+                f"no result within {_SILENCE_TIMEOUT_S:.0f} s, {len(frames)} images sent: see the *.log files"
+            )
+        if elapsed_s > scenario.duration_s + _SILENCE_TIMEOUT_S:
+            raise OATError(f"the day should have ended after {scenario.duration_s:.0f} s: see camera_replay_node.log")
+        present = scenario.phase(frames[-1].truth["phase"]) if frames else phase
+        if present.manual is not None and phase.manual is None:
+            monitor.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
+        elif present.manual is None and phase.manual is not None:
+            monitor.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
+        phase = present
+        view.show(frames, reason=monitor.latest_reason, elapsed_s=elapsed_s)
+    monitor.spin(1.0)  # the last answers
+    frames = _so_far(folder, monitor.results)
+    view.show(frames, reason=monitor.latest_reason, elapsed_s=scenario.duration_s)
+    view.finish(frames)
+
+
+def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...]:
+    """Published images with the answers that have come; a line that is being written is left for later."""
+    path = folder / TRUTH
+    text = path.read_text() if path.is_file() else ""
+    truth = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return joined(truth, {result["stamp_ns"]: result for result in results}, {})
+
+
+def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[Record], console: Console) -> None:
+    """Write what the least and the most robust fixed setting would have answered."""
+    import torch
+
+    from oat_perception.demo.comparison import fixed_answers
+    from oat_perception.replay.attacker import Attacker
+    from oat_runtime.operating_point import OperatingPoint
+    from oat_runtime.runtime import OATRuntime
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("The same images at fixed λ", total=len(truth))
+        torch.set_num_threads(1)  # one small image at a time: more threads only wait for one another
+        runtime = OATRuntime.load(options.bundle, num_threads=1)
+        try:
+            lambdas, width = runtime.table.lambdas, runtime.table.widths[-1]
+            answers = fixed_answers(
+                truth,
+                frames_dir=folder / "frames",
+                images=images,
+                runtime=runtime,
+                attacker=Attacker(options.bundle),
+                points=[OperatingPoint(lambdas[0], width), OperatingPoint(lambdas[-1], width)],
+                seed=options.seed,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+        finally:
+            runtime.close()
+    write_lines(folder / FIXED, answers)
+
+
+def _origin(images: ImageSet, data_root: Path | None) -> str:
+    """What files the images were read from, for people."""
+    found = find_source(CIFAR10, data_root) if data_root else None
+    return found.location.form if found else images.name
+
+
+def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[Check]) -> None:
+    """Write the numbers of the run as one JSON object."""
+    from oat_perception.replay.attacker import PGD10
+    from oat_runtime.bundle import Bundle
+
+    rows = [day.counts(phase) for phase in (*options.scenario.phases, None)]
+    summary = {
+        "name": "demo",
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "oat_perception.demo", *options.arguments]),
+        "settings": _node_settings(),
+        "bundle": options.bundle.name,
+        "bundle_sha256": Bundle.load(options.bundle).sha256,
+        "images": origin,
+        "seed": options.seed,
+        "rate_hz": options.rate_hz,
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",
+        "attack": PGD10.model_dump(),
+        "scenario": options.scenario.model_dump(mode="json"),
+        "phases": [counts.as_json() for counts in rows],
+        "switches": [switch.as_json() for switch in day.switches],
+        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+    }
+    (folder / SUMMARY).write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,171 @@
+"""What an operator may ask of the node: its parameters, and λ and width by parameter or by service."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from oat_msgs.msg import OperatingPoint
+from oat_msgs.srv import SetOperatingPoint
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from oat_perception.core.overrides import Overrides
+from oat_perception.node.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
+from oat_runtime.errors import OperatingPointError
+from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
+from policy.signals import Override
+
+Announce = Callable[[str], None]
+
+
+class Commands:
+    """Parameters and overrides of one node. Everything runs on the executor's thread; `overrides.held` is read by any.
+
+    An override that lasts is a parameter, so a dumped file brings it back. One with an expiry is not, so no file
+    makes it last.
+    """
+
+    def __init__(self, node: Node, *, steady: Clock, announce: Announce, changed: Callable[[], None]) -> None:
+        """Declare all parameters with the values given at start.
+
+        Args:
+            node: the node.
+            steady: clock that expiries follow.
+            announce: told why an override ended.
+            changed: called after any parameter was set.
+
+        Raises:
+            InvalidParameterValueException: an initial value is refused; the message says why.
+        """
+        self.overrides = Overrides()
+        self._node, self._steady, self._announce, self._changed = node, steady, announce, changed
+        self._offered: Offered | None = None
+        self._timed: dict[str, Override] = {}
+        node.add_on_set_parameters_callback(self._on_set)
+        for spec in SPECS:
+            node.declare_parameter(spec.name, spec.default, spec.descriptor(with_range=False))
+        node.add_post_set_parameters_callback(self._post_set)
+        self._post_set([node.get_parameter(knob) for knob in OVERRIDES])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of all parameters."""
+        return {spec.name: self._node.get_parameter(spec.name).value for spec in SPECS}
+
+    def bind(self, runtime: OATRuntime, config: PolicyConfig) -> None:
+        """From now on check overrides against a bundle and the hard limits; parameters that it was loaded by are fixed.
+
+        Raises:
+            OperatingPointError: the override in force is not offered.
+        """
+        offered = _offer(runtime, config)
+        values = {knob: self._node.get_parameter(knob).value for knob in OVERRIDES}
+        if problem := objection(values, current=values, offered=offered):
+            raise OperatingPointError(problem)
+        self._offered = offered
+
+    def unbind(self) -> None:
+        """The bundle is gone."""
+        self._offered = None
+
+    def suspend(self) -> str:
+        """The node is deactivated: overrides with an expiry end for good. Returns what to say, if anything."""
+        held = self.overrides.held
+        self.overrides.end_timed()
+        kept = [knob for knob in held if knob in self.overrides.held]
+        if not held:
+            return ""
+        reason = f"deactivated: the override of {' and '.join(held)} ended"
+        return f"{reason}; parameter {' and '.join(kept)} asks for it again on activation" if kept else reason
+
+    def set_operating_point(self, request: SetOperatingPoint.Request, *, active: OperatingPoint) -> str:
+        """Set or release both knobs at once.
+
+        Args:
+            request: what is asked.
+            active: the operating point in force; changed to what the next image finds.
+
+        Returns:
+            Why it is refused; empty where it is done.
+        """
+        asked = {"lambda": request.lambda_value, "width": request.width}
+        wanted = {knob: value for knob, value in asked.items() if not math.isnan(value) and value != request.KEEP}
+        if not (math.isfinite(request.expiry_s) and request.expiry_s >= 0):
+            return f"expiry_s must be 0 (never) or more seconds, got {request.expiry_s}"
+        if problem := objection(wanted, current={}, offered=self._offered):
+            return problem
+        if request.expiry_s > 0:
+            expires_s = time.monotonic() + request.expiry_s
+            self._timed = {knob: Override(value, expires_s) for knob, value in wanted.items() if value != ADAPTIVE}
+            self.once(request.expiry_s, self._expire)
+        lasting = {knob: ADAPTIVE if knob in self._timed else value for knob, value in wanted.items()}
+        problem = ""
+        if lasting:
+            parameters = [Parameter(knob, value=value) for knob, value in lasting.items()]
+            problem = self._node.set_parameters_atomically(parameters).reason
+        self._timed = {}
+        self._fill(active)
+        return problem
+
+    def once(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call back once, on the executor, after a delay of the steady clock."""
+
+        def fire() -> None:
+            self._node.destroy_timer(timer)
+            callback()
+
+        timer = self._node.create_timer(delay_s, fire, clock=self._steady)
+
+    def _fill(self, point: OperatingPoint) -> None:
+        for knob, override in self.overrides.held.items():
+            if knob == "lambda":
+                point.lambda_value, point.lambda_source = override.value, OperatingPoint.SOURCE_OPERATOR
+            else:
+                point.width, point.width_source = override.value, OperatingPoint.SOURCE_OPERATOR
+        point.reason = "from the next image on"
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Check without any effect."""
+        changes = {parameter.name: parameter.value for parameter in parameters}
+        current = {name: self._node.get_parameter(name).value for name in changes if self._node.has_parameter(name)}
+        reason = objection(changes, current=current, offered=self._offered)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _post_set(self, parameters: list[Parameter]) -> None:
+        """Apply the operator's λ and width; all other parameters are read where they are used."""
+        wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
+        lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
+        self._say(self.overrides.put({**lasting, **self._timed}), "released")
+        self._changed()
+
+    def _expire(self) -> None:
+        self._say(self.overrides.expire(time.monotonic()), "expired")
+
+    def _say(self, knobs: list[str], how: str) -> None:
+        if knobs:
+            self._announce(f"the override of {' and '.join(knobs)} {how}: the policy chooses from the next image on")
+
+
+def _offer(runtime: OATRuntime, config: PolicyConfig) -> Offered:
+    """A check of the operator's λ and width against the bundle and the hard limits."""
+
+    def check(lam: float | None, width: float | None) -> None:
+        active = runtime.active
+        runtime.effective(lam=active.lam if lam is None else lam, width=active.width if width is None else width)
+        for knob, value, low, high in (
+            ("lambda", lam, config.lam_min, config.lam_max),
+            ("width", width, config.width_min, config.width_max),
+        ):
+            if value is not None and not low <= value <= high:
+                raise OperatingPointError(
+                    f"{knob} must be within this node's hard limits [{low:g}, {high:g}], got {value:g}: "
+                    f"change {knob}_min or {knob}_max where that is safe"
+                )
+
+    return check

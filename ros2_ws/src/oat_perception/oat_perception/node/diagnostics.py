@@ -1,0 +1,207 @@
+"""What the node says of its own health, in the manner of REP 107."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from oat_perception.core.perception import ExternalSignals
+from oat_perception.core.tally import Snapshot
+from policy.config import PolicyConfig
+from policy.signals import Reading, SignalState
+
+_WITHOUT = {
+    "environment confidence": "set confidence_required to false where there is none, or lambda stays the safest",
+    "battery": "set use_battery to false where there is none, or width stays that of an unknown one",
+}
+"""What to do about a signal that was never received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One external signal: its state, its age in seconds (None: never received), and the age up to which it counts."""
+
+    state: SignalState
+    age_s: float | None
+    max_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the statuses are made from.
+
+    Attributes:
+        node: the node's full name.
+        state: lifecycle state.
+        problem: why the last transition failed; empty where it did not.
+        listening_since_s: when the node began to listen to the camera; None while nobody wants a result.
+        incompatible_qos: policy that keeps a camera's images away; empty: none does.
+        bundle: name, hash and engine of what is loaded; empty while unconfigured.
+        tally: the counts; None unless active.
+        num_dropped: images replaced by newer ones before they were processed.
+        signals: the external signals, by name.
+        machine: readings of the machine, by name and unit.
+        camera_timeout_s: silence of the camera that counts as such.
+        policy_timeout_s: time without a decision on an image in work that counts as silence.
+        now_s: steady time.
+    """
+
+    node: str
+    state: str
+    problem: str
+    listening_since_s: float | None
+    incompatible_qos: str
+    bundle: Mapping[str, str]
+    tally: Snapshot | None
+    num_dropped: int
+    signals: Mapping[str, Watched]
+    machine: Mapping[str, str]
+    camera_timeout_s: float
+    policy_timeout_s: float
+    now_s: float
+
+
+def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, Watched]:
+    """The external signals that this robot is meant to have."""
+    found: dict[str, tuple[Reading, float]] = {}
+    if external.confidence.value is not None or config.confidence_topic == "required":
+        found["environment confidence"] = external.confidence, config.confidence_max_age_s
+    if config.battery_ladder:
+        found["battery"] = external.battery, config.battery_max_age_s
+    return {
+        name: Watched(
+            reading.state(low=0.0, high=1.0, max_age_s=limit_s),
+            None if reading.value is None else reading.age_s,
+            limit_s,
+        )
+        for name, (reading, limit_s) in found.items()
+    }
+
+
+def next_silence_s(health: Health) -> float:
+    """Steady time at which the first part that is well falls silent, unless it speaks before; infinity without one."""
+    expiries_s = [math.inf]
+    if (tally := health.tally) is not None:
+        if health.listening_since_s is not None:
+            heard_s = max(tally.last_received_s or 0.0, health.listening_since_s)
+            expiries_s.append(heard_s + health.camera_timeout_s)
+        if tally.in_work_since_s is not None:
+            expiries_s.append(tally.in_work_since_s + health.policy_timeout_s)
+        for signal in health.signals.values():
+            if signal.age_s is not None:
+                expiries_s.append(health.now_s + signal.max_age_s - signal.age_s)
+    return min(expiry_s for expiry_s in expiries_s if expiry_s >= health.now_s)
+
+
+def statuses(health: Health) -> list[DiagnosticStatus]:
+    """One status each for node, machine, camera, network, policy, operating point and external signals.
+
+    Only those of node and machine unless the node is active.
+    """
+    level = DiagnosticStatus.ERROR if health.problem else DiagnosticStatus.OK
+    found = [
+        _status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle),
+        _status(health, "machine", DiagnosticStatus.OK, "", health.machine),
+    ]
+    if (tally := health.tally) is not None:
+        found += [_camera(health, tally), _network(health, tally), _policy(health, tally), _point(health, tally)]
+        found += [_signal(health, name) for name in health.signals]
+    return found
+
+
+def troubles(found: Iterable[DiagnosticStatus]) -> dict[str, DiagnosticStatus]:
+    """What is not as it should be, by the part's name."""
+    return {status.name.rpartition(": ")[2]: status for status in found if status.level != DiagnosticStatus.OK}
+
+
+def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, "images arrive"
+    if health.listening_since_s is None:
+        message = "not listened to: nobody subscribes to a result"
+    else:
+        last_s = tally.last_received_s
+        silent_s = health.now_s - max(last_s or 0.0, health.listening_since_s)
+        if silent_s > health.camera_timeout_s:
+            level = DiagnosticStatus.STALE
+            message = "no image yet" if last_s is None else f"no image for {silent_s:.1f} s"
+            if health.incompatible_qos:
+                message += f": a camera offers another {health.incompatible_qos} than image_reliability asks for"
+        elif last_s is None:
+            message = "no image yet"
+        elif tally.recent_refusal:
+            level, message = DiagnosticStatus.WARN, f"refused: {tally.recent_refusal}"
+    values = {
+        "images received": str(tally.num_received),
+        "images replaced by newer ones": str(health.num_dropped),
+        "stamps that went back": str(tally.num_out_of_order),
+        **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
+    }
+    return _status(health, "camera", level, message, values)
+
+
+def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, f"{tally.rate_hz:.1f} Hz"
+    if tally.num_errors:
+        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: see the log"
+    elif health.listening_since_s is None:
+        message = "idle: nobody subscribes to a result"
+    values = {
+        "rate (Hz)": f"{tally.rate_hz:.2f}",
+        "images processed": str(tally.num_processed),
+        "probes": str(tally.num_probes),
+        "inference p50 (ms)": f"{tally.inference_ms[0]:.2f}",
+        "inference p99 (ms)": f"{tally.inference_ms[1]:.2f}",
+        "receipt to publication p50 (ms)": f"{tally.total_ms[0]:.2f}",
+        "receipt to publication p99 (ms)": f"{tally.total_ms[1]:.2f}",
+    }
+    return _status(health, "network", level, message, values)
+
+
+def _policy(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    level, message, values = DiagnosticStatus.OK, "decides", {}
+    since_s = tally.in_work_since_s
+    silent_s = 0.0 if since_s is None else health.now_s - since_s
+    if silent_s > health.policy_timeout_s:
+        level, message = DiagnosticStatus.ERROR, f"silent: an image is in work for {silent_s:.1f} s"
+    elif tally.last is not None and tally.last.policy_failed:
+        level, message = DiagnosticStatus.ERROR, "failed: the safest point runs until it answers again"
+    if tally.last is not None:
+        values = {"policy p50 (ms)": f"{tally.policy_ms[0]:.2f}", "policy p99 (ms)": f"{tally.policy_ms[1]:.2f}"}
+    return _status(health, "policy", level, message, values)
+
+
+def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
+    if tally.last is None:
+        return _status(health, "operating point", DiagnosticStatus.OK, "no image yet", {})
+    decision, point = tally.last.decision, tally.last.prediction.point
+    values = {
+        "lambda": f"{point.lam:g}",
+        "width": f"{point.width:g}",
+        "lambda source": decision.lam_source.value,
+        "width source": decision.width_source.value,
+        "reason": decision.reason,
+    }
+    level = DiagnosticStatus.WARN if tally.last.note else DiagnosticStatus.OK
+    return _status(health, "operating point", level, tally.last.note or str(point), values)
+
+
+def _signal(health: Health, name: str) -> DiagnosticStatus:
+    state, age_s = health.signals[name].state, health.signals[name].age_s
+    level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
+        state, DiagnosticStatus.WARN
+    )
+    message = state.value if state is not SignalState.MISSING else f"{state.value}: {_WITHOUT[name]}"
+    return _status(health, name, level, message, {"age (s)": "" if age_s is None else f"{age_s:.2f}"})
+
+
+def _status(health: Health, part: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        name=f"{health.node.strip('/')}: {part}",
+        hardware_id=health.bundle.get("bundle", ""),
+        level=level,
+        message=message,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )

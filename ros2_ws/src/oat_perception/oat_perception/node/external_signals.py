@@ -1,0 +1,60 @@
+"""The signals from outside the camera: battery and environment confidence, each with the moment of its receipt."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from oat_msgs.msg import EnvironmentConfidence
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import BatteryState
+
+from oat_perception.core.battery import battery_charge
+from oat_perception.core.perception import Received
+
+_THROTTLE_S = 5.0
+
+
+class SignalSubscriptions:
+    """Subscriptions from configure to cleanup. Written by the executor's thread, read by any.
+
+    Attributes:
+        battery: state of charge in [0, 1], NaN where the message has none.
+        confidence: as received.
+        battery_power_w: what the battery delivers; NaN where the driver does not measure it.
+    """
+
+    def __init__(self, node: Node, *, percentage_full: Callable[[], float]) -> None:
+        """Subscribe.
+
+        Args:
+            node: the node.
+            percentage_full: what this robot's driver sends for a full battery.
+        """
+        self._node, self._percentage_full = node, percentage_full
+        self.battery = self.confidence = Received()
+        self.battery_power_w = math.nan
+        qos = qos_profile_sensor_data
+        self._subscriptions = (
+            node.create_subscription(BatteryState, "battery_state", self._on_battery, qos),
+            node.create_subscription(EnvironmentConfidence, "environment_confidence", self._on_confidence, qos),
+        )
+
+    def close(self) -> None:
+        """Listen no longer."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _on_battery(self, message: BatteryState) -> None:
+        charge, complaint = battery_charge(message, percentage_full=self._percentage_full())
+        if complaint:
+            self._node.get_logger().warning(complaint, throttle_duration_sec=_THROTTLE_S)
+        self.battery = Received(charge, time.monotonic(), "battery_state")
+        # The current is negative while the battery is discharged.
+        self.battery_power_w = -message.current * message.voltage
+
+    def _on_confidence(self, message: EnvironmentConfidence) -> None:
+        source = message.source[:80] or "environment_confidence"
+        self.confidence = Received(message.confidence, time.monotonic(), source)

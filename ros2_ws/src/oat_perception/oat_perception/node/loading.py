@@ -1,0 +1,85 @@
+"""From the values of the parameters to what runs: network, policy and decision log. Knows no rclpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oat_perception.core.decision_log import DecisionLog
+from oat_perception.core.perception import PerceptionCore
+from oat_perception.node.parameters import ADAPTIVE, policy_config
+from oat_runtime.device_profile import DeviceProfile
+from oat_runtime.errors import ConfigError
+from oat_runtime.files import read_model
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
+from policy.estimator import EstimatorConstants
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is there from configure to cleanup; `log` is None where none is kept."""
+
+    runtime: OATRuntime
+    config: PolicyConfig
+    core: PerceptionCore
+    log: DecisionLog | None
+
+    def close(self) -> None:
+        """Give it back."""
+        self.runtime.close()
+        if self.log is not None:
+            self.log.close()
+
+
+def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig], None]) -> Loaded:
+    """Load the network, prepare and warm every point of its table and the operator's, and build the policy.
+
+    Args:
+        values: of all parameters, by name.
+        check: raises where the network and the policy's limits do not go with what the operator holds.
+
+    Raises:
+        OATError: a file, the bundle or a combination of parameters cannot be used; nothing stays loaded.
+    """
+    if not values["bundle"]:
+        raise ConfigError("parameter bundle is empty: set it to the folder of a trained network")
+    config = policy_config(values)
+    constants = _estimator(values["estimator"])
+    runtime = OATRuntime.load(
+        values["bundle"],
+        backend=values["backend"],
+        precision=values["precision"],
+        num_threads=values["num_threads"] or None,
+    )
+    try:
+        core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]), constants=constants)
+        check(runtime, config)
+        runtime.prepare()
+        if values["lambda"] != ADAPTIVE:
+            widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
+            runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)
+        core.warm()
+        log = DecisionLog(Path(values["decision_log"])) if values["decision_log"] else None
+    except BaseException:
+        runtime.close()
+        raise
+    return Loaded(runtime, config, core, log)
+
+
+def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
+    """The table with this device's latencies; None without a profile."""
+    if not profile:
+        return None
+    return DeviceProfile.load(profile).apply(
+        runtime.table, backend=runtime.backend, precision=runtime.precision, num_threads=runtime.num_threads
+    )
+
+
+def _estimator(file: str) -> EstimatorConstants | None:
+    """The constants that `oat-calibrate` fitted to this camera; None without a file."""
+    what = "an estimator of this version, as the parameter estimator asks for"
+    return read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate") if file else None

@@ -1,0 +1,166 @@
+"""From results to messages. Every result carries the header of the image that it belongs to."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from oat_perception.core.decision_log import record
+from oat_perception.core.perception import FrameResult
+from oat_perception.node.enums import REGIMES, RULE, SOURCE
+from oat_runtime.bundle import Bundle
+from oat_runtime.runtime import Prediction
+from policy.decision import Decision
+from policy.signals import Reading
+
+vision: Any
+try:
+    import vision_msgs.msg
+
+    vision = vision_msgs.msg
+except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-jazzy-vision-msgs
+    vision = None
+
+
+def perception(
+    result: FrameResult, header: Header, *, image_age_ms: float, total_ms: float, num_dropped: int
+) -> Perception:
+    """The result for one image."""
+    prediction, decision, signals = result.prediction, result.decision, result.signals
+    return Perception(
+        header=header,
+        label=prediction.label,
+        class_name=prediction.class_name,
+        confidence=prediction.confidence,
+        probabilities=array("f", prediction.probabilities_K.tobytes()),
+        lambda_value=prediction.point.lam,
+        width=prediction.point.width,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        regime_posterior=_posterior(decision),
+        environment_confidence=_value(signals.confidence),
+        environment_confidence_age_ms=_age_ms(signals.confidence),
+        battery_fraction=_value(signals.battery),
+        battery_age_ms=_age_ms(signals.battery),
+        image_age_ms=image_age_ms,
+        preprocess_ms=result.preprocess_ms,
+        inference_ms=prediction.latency_ms,
+        total_ms=total_ms,
+        max_rate_hz=_or_nan(decision.max_rate_hz),
+        num_dropped=num_dropped,
+    )
+
+
+def operating_point(result: FrameResult, header: Header) -> OperatingPoint:
+    """The point that classified this image, and why."""
+    decision, point = result.decision, result.prediction.point
+    return OperatingPoint(
+        header=header,
+        lambda_value=point.lam,
+        width=point.width,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        lambda_rule=RULE[decision.rule],
+        width_rule=RULE[decision.width_rule],
+        reason="; ".join(filter(None, [result.note, decision.reason])),
+    )
+
+
+def decision_record(result: FrameResult, header: Header, *, sequence: int) -> DecisionRecord:
+    """The whole decision, as `oat-replay` reads it."""
+    decision = result.decision
+    return DecisionRecord(
+        header=header,
+        sequence=sequence,
+        lambda_value=decision.point.lam,
+        width=decision.point.width,
+        changed=decision.changed,
+        lambda_source=SOURCE[decision.lam_source],
+        width_source=SOURCE[decision.width_source],
+        lambda_rule=RULE[decision.rule],
+        width_rule=RULE[decision.width_rule],
+        reason=decision.reason,
+        regime_posterior=_posterior(decision),
+        runner_up_lambda=math.nan if decision.runner_up is None else decision.runner_up.lam,
+        runner_up_width=math.nan if decision.runner_up is None else decision.runner_up.width,
+        expected_accuracy=decision.expected_accuracy,
+        max_rate_hz=_or_nan(decision.max_rate_hz),
+        record_json=record(result),
+    )
+
+
+def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
+    """A uint8 RGB image as sensor_msgs/Image."""
+    height, width, channels = image_HWC.shape
+    # As bytes: assigning an array would copy it element by element, a thousand times slower.
+    return Image(
+        header=header, height=height, width=width, encoding="rgb8", step=width * channels, data=image_HWC.tobytes()
+    )
+
+
+def stamp_ns(message: Any) -> int:
+    """The stamp in a message's header, in nanoseconds."""
+    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+
+
+def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
+    """Class names of a bundle; `stamp` is a builtin_interfaces/Time."""
+    return LabelInfo(
+        header=Header(stamp=stamp),
+        bundle_name=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        class_names=list(bundle.class_names),
+    )
+
+
+def classification(prediction: Prediction, header: Header, class_names: tuple[str, ...]) -> Any:
+    """The whole image's result as vision_msgs/Classification, the most probable class first."""
+    return vision.Classification(header=header, results=list(_hypotheses(prediction, class_names)))
+
+
+def vision_label_info(bundle: Bundle, stamp: Any) -> Any:
+    """Class names as vision_msgs/LabelInfo; `stamp` is a builtin_interfaces/Time."""
+    classes = [vision.VisionClass(class_id=k, class_name=name) for k, name in enumerate(bundle.class_names)]
+    return vision.LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
+
+
+def detections(asked: Any, result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
+    """The regions that were asked for (vision_msgs/Detection2DArray), in their order, each with what was seen in it.
+
+    A region without pixels keeps its place, with no results.
+    """
+    answered = []
+    for region, seen in zip(asked.detections, result.regions, strict=True):
+        hypotheses = [] if seen is None else _hypotheses(seen, class_names)
+        results = [vision.ObjectHypothesisWithPose(hypothesis=hypothesis) for hypothesis in hypotheses]
+        answered.append(vision.Detection2D(header=header, results=results, bbox=region.bbox, id=region.id))
+    return vision.Detection2DArray(header=header, detections=answered)
+
+
+def _hypotheses(prediction: Prediction, class_names: tuple[str, ...]) -> Iterator[Any]:
+    for k in prediction.probabilities_K.argsort()[::-1]:
+        yield vision.ObjectHypothesis(class_id=class_names[k], score=float(prediction.probabilities_K[k]))
+
+
+def _posterior(decision: Decision) -> list[float]:
+    return [decision.posterior[regime] for regime in REGIMES]
+
+
+def _value(reading: Reading) -> float:
+    return _or_nan(reading.value)
+
+
+def _age_ms(reading: Reading) -> float:
+    return math.nan if reading.value is None else 1e3 * reading.age_s
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,271 @@
+"""Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration.
+
+What a setting of the policy means, its unit, its range and its default come from its field in `policy.config`.
+`make settings` writes the comments of config/*.yaml and docs/parameters.md from what stands here, without ROS.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from oat_runtime.backends import BackendName, Precision
+from oat_runtime.errors import ConfigError
+from policy.config import BatteryStep, PolicyConfig, Quantity
+
+if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor
+
+ADAPTIVE = -1.0
+"""Value of `lambda` and `width` that leaves the knob to the policy."""
+OVERRIDES = ("lambda", "width")
+
+Value = bool | int | float | str | list[float]
+Offered = Callable[[float | None, float | None], object]
+"""Raises ValueError where the bundle does not offer an operator's λ or width; None: not asked for."""
+
+
+class Change(Enum):
+    """When a parameter may be set."""
+
+    ANY_TIME = "at any time"
+    UNCONFIGURED = "while the node is unconfigured"
+    AT_START = "at start only"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One parameter.
+
+    Attributes:
+        name: its ROS name.
+        default: also gives the kind: bool, float (an integer will do), int, str, or list of floats.
+        meaning: what it does, in whole sentences.
+        low: least number (each one of a list); None: any, and then `high` is None too.
+        high: greatest number.
+        unit: of the number, as in `s`.
+        choices: the words allowed; empty: any.
+        change: when it may be set.
+        policy_field: field of `PolicyConfig` that it sets.
+        none: number that stands for no number, since ROS has no empty one; None: there is none.
+    """
+
+    name: str
+    default: Value
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    change: Change = Change.UNCONFIGURED
+    policy_field: str = ""
+    none: float | None = None
+
+    @property
+    def is_number(self) -> bool:
+        """Whether integers and floats are both accepted."""
+        return isinstance(self.default, float)
+
+    @property
+    def range_text(self) -> str:
+        """The values that it takes, as in `in [0, 3600] s`; empty: any of its type."""
+        return " ".join(filter(None, [self._constraint(), self.unit]))
+
+    def descriptor(self, *, with_range: bool) -> ParameterDescriptor:
+        """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
+        from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.meaning,
+            additional_constraints="; ".join(filter(None, [self.range_text, f"set {self.change.value}"])),
+            read_only=self.change is Change.AT_START,
+            # Whoever types 1 means 1.0; rclpy would refuse it for a double. `objection` checks the type instead.
+            dynamic_typing=isinstance(self.default, (float, list)),
+        )
+        if not with_range or self.low is None or self.high is None:
+            return descriptor
+        if self.is_number or isinstance(self.default, list):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
+        if type(self.default) is int:
+            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
+        return descriptor
+
+    def objection(self, value: Any) -> str:
+        """Why this value is refused; empty where it is not."""
+        if self.is_number:
+            return self._number_objection(value)
+        if isinstance(self.default, list):
+            if not isinstance(value, (list, tuple, array)) or not len(value):
+                return f"{self.name} must be a list of at least one number, got {value!r}"
+            return next(filter(None, map(self._number_objection, value)), "")
+        if type(value) is not type(self.default):
+            return f"{self.name} must be of type {type(self.default).__name__}, got {value!r}"
+        if self.choices and value not in self.choices:
+            return f"{self.name} must be one of {list(self.choices)}, got {value!r}"
+        return self._number_objection(value) if type(value) is int else ""
+
+    def _number_objection(self, value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"{self.name} must be a number, got {value!r}"
+        if self.name in OVERRIDES:
+            fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and (self.name == "lambda" or value > 0.0))
+        else:
+            fits = math.isfinite(value) and (self.low is None or self.high is None or self.low <= value <= self.high)
+        return "" if fits else f"{self.name} must be {self._constraint()}, got {value}"
+
+    def _constraint(self) -> str:
+        if self.choices:
+            return f"one of {list(self.choices)}"
+        if self.low is None:
+            return ""
+        if self.none is not None and self.none < 0:
+            share = "(0, 1]" if "width" in self.name else "[0, 1]"
+            return f"in {share}, or -1{' to leave it to the policy' if self.name in OVERRIDES else ''}"
+        return f"in [{self.low:g}, {self.high:.10g}]"
+
+
+def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None = None) -> Spec:
+    """A parameter from a field: its description, unit, range and (unless given) default."""
+    info = model.model_fields[field]
+    quantity = next((mark for mark in info.metadata if isinstance(mark, Quantity)), Quantity())
+    low = next((mark.ge for mark in info.metadata if hasattr(mark, "ge")), quantity.least)
+    high = next((mark.le for mark in info.metadata if hasattr(mark, "le")), quantity.most)
+    meaning, none = info.description or "", None
+    if info.default is None:
+        low = none = 0.0 if quantity.unit else -1.0  # a share may be 0; a time, a rate or a power that is set is not
+        meaning = meaning.replace("None:", f"{none:g}:")
+    value = next(each for each in (default, info.default, none) if each is not None)
+    spec = Spec(name, value, meaning, policy_field=field if model is PolicyConfig else "")
+    if isinstance(value, (bool, str)):
+        return spec
+    return replace(spec, low=float(low), high=float(high), unit=quantity.unit, none=none)
+
+
+_HOUR_S = 3600.0
+_OF_ANOTHER_FORM = ("confidence_topic", "battery_ladder", "device")
+_RENAMED = {"default_lam": "default_lambda", "lam_min": "lambda_min", "lam_max": "lambda_max"}
+
+SPECS: tuple[Spec, ...] = (
+    Spec("lambda", ADAPTIVE, "Operator's λ: 0 is the most accurate setting, 1 the most robust one.",
+         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+    Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
+         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+    Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
+         change=Change.ANY_TIME),
+    Spec("always_process", False, "Classify images also while nobody subscribes to a result.", change=Change.ANY_TIME),
+    Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle manager "
+         "does it.", change=Change.AT_START),
+    Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by their "
+         "argument."),
+    Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on one "
+         "image.", choices=("auto", *get_args(BackendName))),
+    Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
+         "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
+         choices=("auto", *get_args(Precision))),
+    Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` needs "
+         "it."),
+    Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
+         "estimator."),
+    Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
+    Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
+         "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
+    Spec("image_reliability", "best_effort", "Reliability that the node asks of the camera. best_effort: it hears "
+         "every camera, but loses large images unless camera and node load config/fastdds.xml; reliable: it hears "
+         "reliable cameras alone.", choices=("best_effort", "reliable")),
+    Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
+         1, 1000),
+    Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
+         0.01, _HOUR_S, unit="s"),
+    Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",
+         0.01, _HOUR_S, unit="s"),
+    Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on `regions` "
+         "names them; this needs vision_msgs. 0: whole images.", 0, 1000),
+    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
+    Spec("confidence_required", True, PolicyConfig.model_fields["confidence_topic"].description or ""),
+    Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
+    Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
+         "message says, or 100. The node never guesses it: a greater percentage counts as unknown."),
+    _of(BatteryStep, "min_charge", name="battery_ladder_charge", default=[0.3, 0.15, 0.0]),
+    _of(BatteryStep, "max_width", name="battery_ladder_width", default=[1.0, 0.75, 0.5]),
+    _of(BatteryStep, "max_rate_hz", name="battery_ladder_rate_hz", default=[0.0, 0.0, 0.0]),
+    *(_of(PolicyConfig, field, name=_RENAMED.get(field, field)) for field in PolicyConfig.model_fields
+      if field not in _OF_ANOTHER_FORM),
+)  # fmt: skip
+BY_NAME = {spec.name: spec for spec in SPECS}
+
+
+def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered: Offered | None) -> str:
+    """Why these changes, taken together, are refused; empty where they are not. Changes nothing.
+
+    Args:
+        changes: new values by name; names that are not the node's own are passed over.
+        current: values in force, as far as declared.
+        offered: the loaded bundle's check of an override; None while the node is unconfigured.
+    """
+    for name, value in changes.items():
+        spec = BY_NAME.get(name)
+        if spec is None:
+            continue
+        if problem := spec.objection(value):
+            return problem
+        if offered and spec.change is Change.UNCONFIGURED and not _same(value, current.get(name)):
+            return f"{name} cannot change while the node is configured: clean it up, set {name}, and configure it again"
+    if changes.get("battery_percentage_full", 1.0) not in (1.0, 100.0):
+        return f"battery_percentage_full must be 1 or 100, got {changes['battery_percentage_full']}"
+    if offered and changes.keys() & set(OVERRIDES):
+        wanted = (changes.get(name, ADAPTIVE) for name in OVERRIDES)
+        try:
+            offered(*(None if value == ADAPTIVE else float(value) for value in wanted))
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def policy_config(values: Mapping[str, Any]) -> PolicyConfig:
+    """The policy's configuration from the values of all parameters.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    fields = {spec.policy_field: _plain(spec, values[spec.name]) for spec in SPECS if spec.policy_field}
+    try:
+        return PolicyConfig(
+            **fields,
+            confidence_topic="required" if values["confidence_required"] else "absent",
+            battery_ladder=_ladder(values) if values["use_battery"] else (),
+        )
+    except ValidationError as error:
+        problems = "; ".join(str(detail["msg"]).removeprefix("Value error, ") for detail in error.errors())
+        raise ConfigError(f"parameters contradict each other: {problems}") from error
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, whether a list came as a list or as an array."""
+    return list(a) == list(b) if isinstance(a, (list, tuple, array)) and isinstance(b, (list, array)) else a == b
+
+
+def _plain(spec: Spec, value: Any) -> Any:
+    """A value as the policy takes it."""
+    if spec.none is not None and value == spec.none:
+        return None
+    return float(value) if spec.is_number else value
+
+
+def _ladder(values: Mapping[str, Any]) -> tuple[BatteryStep, ...]:
+    columns = [list(values[f"battery_ladder_{name}"]) for name in ("charge", "width", "rate_hz")]
+    if any(len(a) != len(b) for a, b in itertools.pairwise(columns)):
+        raise ConfigError(
+            f"battery_ladder_charge, _width and _rate_hz must be of equal length, got {[len(c) for c in columns]}"
+        )
+    return tuple(
+        BatteryStep(min_charge=charge, max_width=width, max_rate_hz=rate_hz or None)
+        for charge, width, rate_hz in zip(*columns, strict=True)
+    )

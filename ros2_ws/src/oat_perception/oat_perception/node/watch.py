@@ -1,0 +1,64 @@
+"""The watchdog: tells people and diagnostics, once each, that something fell silent or speaks again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock
+from rclpy.node import Node
+
+from oat_perception.node.diagnostics import Health, next_silence_s, statuses, troubles
+
+_PERIOD_S = 0.1
+"""It looks this often, and at the very moment at which a silence reaches its configured time."""
+_JUST_AFTER_S = 0.0005
+"""A look must not come before that moment, by the rounding of a clock."""
+_DIAGNOSTICS_PERIOD_S = 1.0
+
+
+class Watch:
+    """Publishes /diagnostics once a second, and at once when a part becomes better or worse."""
+
+    def __init__(
+        self, node: Node, *, steady: Clock, health: Callable[[], Health], announce: Callable[[str], None]
+    ) -> None:
+        """Begin to look.
+
+        Args:
+            node: the node.
+            steady: clock of the looks.
+            health: what there is to see.
+            announce: told when the policy falls silent, which its own results then cannot say.
+        """
+        self._node, self._health, self._announce = node, health, announce
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._levels: dict[str, bytes] = {}
+        self._published_s = 0.0
+        self._timer = node.create_timer(_PERIOD_S, self._look, clock=steady)
+
+    def _look(self) -> None:
+        health = self._health()
+        found = statuses(health)
+        bad = troubles(found)
+        before, self._levels = self._levels, {part: status.level for part, status in bad.items()}
+        for part, _ in self._levels.items() - before.items():
+            self._node.get_logger().warning(f"{part}: {bad[part].message}")
+        for part in before.keys() - self._levels.keys():
+            self._node.get_logger().info(f"{part}: well again")
+        if "policy" in self._levels.keys() - before.keys():
+            self._announce(f"the policy is {bad['policy'].message}")
+        # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
+        due = health.now_s - self._published_s >= _DIAGNOSTICS_PERIOD_S - _PERIOD_S / 2
+        if due or before != self._levels:
+            array = DiagnosticArray(status=found)
+            array.header.stamp = self._node.get_clock().now().to_msg()
+            self._publisher.publish(array)
+            self._published_s = health.now_s
+        self._look_again_by(next_silence_s(health) + _JUST_AFTER_S)
+
+    def _look_again_by(self, moment_s: float) -> None:
+        period_s = min(_PERIOD_S, max(_JUST_AFTER_S, moment_s - time.monotonic()))
+        self._timer.timer_period_ns = round(1e9 * period_s)
+        self._timer.reset()

@@ -1,0 +1,32 @@
+"""What happens to an image between lens and wire, short of an attack: its size, and a corruption."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from oat_perception.replay.sources import Bytes
+from oat_runtime.architecture import InputSpec
+from oat_runtime.image import fit_frame
+from oat_runtime.stress.corruptions import corrupt
+
+
+def disturb(image_HWC: Bytes, corruption: str, severity: int, *, seed: int, sequence: int) -> Bytes:
+    """The image with a corruption whose noise depends on seed and frame number alone, so that it can be made again.
+
+    Args:
+        image_HWC: uint8 RGB; not changed.
+        corruption: a key of `CORRUPTIONS`, or `none`.
+        severity: 1 to 5; not looked at without a corruption.
+        seed: of the whole run.
+        sequence: number of the frame within it.
+    """
+    if corruption == "none":
+        return image_HWC
+    return corrupt(image_HWC, corruption, severity, rng=np.random.default_rng([seed, sequence]))
+
+
+def fit_square(image_HWC: Bytes, side_px: int) -> Bytes:
+    """The largest centred square of an RGB image, scaled to `side_px`; 0 leaves the image as it is."""
+    if side_px == 0 or image_HWC.shape[:2] == (side_px, side_px):
+        return image_HWC
+    return fit_frame(image_HWC, InputSpec(height=side_px, width=side_px))

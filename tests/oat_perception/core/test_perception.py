@@ -1,0 +1,197 @@
+"""One frame through policy and network, without ROS: what is decided, what ran, and what the next frame is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oat_perception.core.decision_log import DecisionLog
+from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
+
+from oat_runtime.errors import InputError
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime, Prediction
+from policy.config import PolicyConfig
+from policy.replay import replay
+from policy.signals import Override, SignalState
+
+FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_bundle: Path, engine) -> OATRuntime:
+    runtime = OATRuntime.load(tiny_bundle, backend=engine, num_threads=1)
+    runtime.prepare()
+    return runtime
+
+
+@pytest.fixture
+def core(runtime: OATRuntime) -> PerceptionCore:
+    return PerceptionCore(runtime, PolicyConfig())
+
+
+def _run(core: PerceptionCore, now_s: float, **external: object) -> FrameResult:
+    return core.process(FRAME, external=ExternalSignals(**external), now_s=now_s)  # type: ignore[arg-type]
+
+
+def test_the_answer_is_the_runtimes_own_at_the_decided_point(core: PerceptionCore, runtime: OATRuntime) -> None:
+    for step, point in enumerate([OperatingPoint(0.0, 0.5), OperatingPoint(1.0, 1.0), OperatingPoint(0.3, 0.75)]):
+        result = _run(core, float(step), override_lam=Override(point.lam), override_width=Override(point.width))
+        assert result.prediction.point == result.decision.point == point
+        assert result.note == ""
+        direct = runtime.predict(FRAME.image_HWC, at=point)
+        np.testing.assert_array_equal(result.prediction.logits_K, direct.logits_K)
+
+
+def test_the_policy_sees_the_previous_frames_network_at_its_age(core: PerceptionCore) -> None:
+    first = _run(core, 10.0)
+    assert first.signals.network is None
+    second = _run(core, 10.25)
+    assert second.signals.network is not None
+    assert second.signals.network.age_s == 0.25
+    assert second.signals.network.point == first.prediction.point
+    assert second.signals.network.confidence == first.prediction.confidence
+    assert second.decision.states["network"] is SignalState.OK
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
+    core: PerceptionCore, runtime: OATRuntime, monkeypatch, shift: int
+) -> None:
+    probed = OperatingPoint(0.0, 1.0)
+
+    predict = runtime.predict_inputs
+
+    def shifted(x_NCHW: np.ndarray, *, at: OperatingPoint | None = None) -> list[Prediction]:
+        (mine,) = predict(x_NCHW)
+        return [mine if at is None else replace(mine, point=at, label=(mine.label + shift) % 10)]
+
+    monkeypatch.setattr(runtime, "predict_inputs", shifted)
+    step = core.policy.step
+    asked = iter([probed, None, None])
+    monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
+    first, second, third = (_run(core, now_s) for now_s in (0.0, 0.1, 0.2))
+    assert first.probe is not None
+    assert first.probe.point == probed
+    assert first.probe_ms > 0
+    assert first.prediction.point != probed
+    assert (second.probe, second.probe_ms) == (None, 0.0)
+    assert second.signals.network is not None
+    assert second.signals.network.disagrees == bool(shift)
+    assert third.signals.network is not None
+    assert third.signals.network.disagrees is None
+
+
+def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, engine, monkeypatch) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend=engine, plans="folded", num_threads=1)
+    runtime.prepare()
+    core = PerceptionCore(runtime, PolicyConfig())
+    before = _run(core, 0.0).prediction.point
+    ready = threading.Event()
+    make = runtime._plans.make
+    monkeypatch.setattr(runtime._plans, "make", lambda point: (ready.wait(10), make(point))[1])
+    waiting = _run(core, 0.1, override_lam=Override(0.55))
+    assert waiting.decision.point.lam == 0.55
+    assert waiting.prediction.point == before
+    assert "is being prepared" in waiting.note
+    ready.set()
+    until_s = time.monotonic() + 10
+    while runtime.pending is not None and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert _run(core, 0.2, override_lam=Override(0.55)).prediction.point.lam == 0.55
+
+
+def test_a_lambda_below_the_smallest_trained_one_says_what_it_runs_as(
+    core: PerceptionCore, runtime: OATRuntime
+) -> None:
+    result = _run(core, 0.0, override_lam=Override(0.05))
+    assert result.prediction.point.lam == 0.1
+    assert "runs as λ=0.1" in result.note
+
+
+def test_a_bad_frame_decides_nothing(core: PerceptionCore) -> None:
+    _run(core, 0.0)
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(InputError):
+            core.process(CameraFrame(bad, 1.0), external=ExternalSignals(), now_s=1.0)
+    network = _run(core, 2.0).signals.network
+    assert network is not None
+    assert network.age_s == 2.0
+
+
+def test_a_policy_that_raises_leads_to_the_safest_point_and_the_operator_is_still_obeyed(
+    core: PerceptionCore, monkeypatch, caplog
+) -> None:
+    _run(core, 0.0)
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    fallback = _run(core, 0.1)
+    assert fallback.policy_failed
+    assert fallback.prediction.point == core.policy.safety_point
+    assert "ZeroDivisionError" in fallback.decision.reason
+    _run(core, 0.2)
+    assert len(caplog.records) == 1, "said once, with a traceback"
+    assert caplog.records[0].exc_info
+    operated = _run(core, 0.3, override_lam=Override(0.3), override_width=Override(0.5, expires_s=0.2))
+    assert operated.prediction.point == OperatingPoint(0.3, core.policy.safety_point.width)
+    locked = _run(core, 0.4, override_lam=Override(0.3), safety_lock=True)
+    assert locked.prediction.point == core.policy.safety_point
+    monkeypatch.undo()
+    assert not _run(core, 0.5).policy_failed
+
+
+def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
+    core: PerceptionCore, runtime: OATRuntime
+) -> None:
+    frame = replace(FRAME, boxes=((0, 0, 32, 32), None, (10, 5, 50, 48)))
+    external = ExternalSignals(override_lam=Override(0.3), override_width=Override(0.5))
+    result = core.process(frame, external=external, now_s=0.0)
+    first, nothing, last = result.regions
+    assert nothing is None
+    np.testing.assert_allclose(
+        result.prediction.probabilities_K,
+        runtime.predict(FRAME.image_HWC, at=result.prediction.point).probabilities_K,
+        atol=1e-6,
+    )
+    for seen, crop_HWC in ((first, FRAME.image_HWC[:32, :32]), (last, FRAME.image_HWC[5:48, 10:50])):
+        assert seen is not None
+        assert seen.point == result.prediction.point
+        alone = runtime.predict(crop_HWC, at=seen.point)
+        np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
+
+
+def test_the_deadline_is_for_the_image_and_its_regions_together(core: PerceptionCore) -> None:
+    with_regions = core.process(replace(FRAME, boxes=((0, 0, 32, 32),) * 8), external=ExternalSignals(), now_s=0.0)
+    after = _run(core, 0.1)
+    assert after.signals.network is not None
+    assert after.signals.network.latency_ms == with_regions.prediction.latency_ms
+
+
+def test_age_counts_from_receipt() -> None:
+    assert Received().reading(5.0).state(low=0, high=1, max_age_s=1) is SignalState.MISSING
+    received = Received(0.5, received_s=5.0, source="tower")
+    assert received.reading(5.5).age_s == 0.5
+    assert received.reading(7.0).state(low=0, high=1, max_age_s=1) is SignalState.STALE
+
+
+def test_the_log_replays_and_keeps_the_one_before(core: PerceptionCore, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "log.jsonl"
+    for num_frames in (3, 5):
+        fresh = PerceptionCore(core._runtime, PolicyConfig())
+        log = DecisionLog(path)
+        for step in range(num_frames):
+            log.write(_run(fresh, step / 10, override_lam=Override(0.3) if step == 1 else None))
+        log.close()
+    assert [len(replay(path)), len(replay(path.with_name("log.jsonl.old")))] == [5, 3]
+    assert all(step.equal for step in replay(path))
+
+
+def test_only_the_policys_first_decision_says_how_the_policy_was_built(core: PerceptionCore, monkeypatch) -> None:
+    step = core.policy.step
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    assert not _run(core, 0.0).record_header, "a decision that is not recorded cannot carry it"
+    monkeypatch.setattr(core.policy, "step", step)
+    assert [bool(_run(core, now_s).record_header) for now_s in (0.1, 0.2, 0.3)] == [True, False, False]

@@ -1,0 +1,114 @@
+"""The report counts what the run's files say, and nothing else."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+from oat_perception.demo.day_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
+from oat_perception.demo.report import write_report
+from oat_perception.replay.scenario import Manual, Phase, Scenario
+
+from oat_runtime.errors import DataError
+
+SCENARIO = Scenario(
+    phases=(
+        Phase(name="clear", title="Clear", seconds=2),
+        Phase(name="attack", title="Attack", seconds=2, attack="pgd-10", confidence=0.1),
+        Phase(name="override", title="Override", seconds=2, manual=Manual(lam=0.8, width=0.5)),
+    ),
+    ramp_s=1,
+)
+PERIOD_S = 0.2
+
+
+def _frame(number: int) -> tuple[dict, dict, list[dict]]:
+    """Frame `number` of a made-up run: adaptive is right on 8 of 10, λ=0 on 5 of 10, λ=1 on 9 of 10 in each phase."""
+    moment = SCENARIO.at(number * PERIOD_S + 1e-6)
+    attacked = moment.phase.attack != "none"
+    manual = moment.phase.manual
+    place, stamp_ns = number % 10, 10**18 + int(number * PERIOD_S * 1e9)
+    truth = {
+        "sequence": number, "stamp_ns": stamp_ns, "label": 3, "index": number, "phase": moment.phase.name,
+        "corruption": "none", "severity": 0, "attack": moment.phase.attack, "file": f"{number:05d}.png",
+        "attacked_lambda": 1.0 if attacked else None, "attacked_width": 1.0 if attacked else None,
+    }  # fmt: skip
+    source = "operator" if manual else "adaptive"
+    lam, width = (manual.lam, manual.width) if manual else (1.0 if attacked else 0.0, 1.0)
+    result = {
+        "stamp_ns": stamp_ns, "label": 3 if place < 8 else 5, "class_name": "cat" if place < 8 else "dog",
+        "confidence": 0.7, "lambda": lam, "width": width, "lambda_source": source, "width_source": source,
+        "posterior": [0.6, 0.1, 0.1, 0.1, 0.1], "environment_confidence": moment.confidence,
+        "battery": moment.battery, "inference_ms": 2.0 + place, "reason": f"because of {moment.phase.name} <&>",
+    }  # fmt: skip
+    fixed = [
+        {"stamp_ns": stamp_ns, "lambda": 0.0, "width": 1.0, "label": 3 if place < 5 else 4},
+        {"stamp_ns": stamp_ns, "lambda": 1.0, "width": 1.0, "label": 3 if place < 9 else 4},
+    ]
+    return truth, result, fixed
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    frames = [_frame(number) for number in range(30)]
+    write_lines(tmp_path / TRUTH, (truth for truth, _, _ in frames))
+    write_lines(tmp_path / RESULTS, (result for _, result, _ in frames if result["stamp_ns"] % 10**10 != 0))
+    write_lines(tmp_path / FIXED, (line for _, _, fixed in frames for line in fixed))
+    (tmp_path / "frames").mkdir()
+    for truth, _, _ in frames:
+        image = np.random.default_rng(truth["sequence"]).integers(0, 256, (32, 32, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "frames" / truth["file"]), image)
+    summary = {
+        "scenario": SCENARIO.model_dump(mode="json"), "bundle": "made-up", "bundle_sha256": "0" * 64, "images": "pack",
+        "attack": {"name": "pgd-10", "epsilon": 8 / 255, "step_size": 2 / 255, "num_steps": 10, "seed": 0}, "seed": 0,
+        "rate_hz": 5.0, "machine": "test", "finished": "today", "command": "make demo",
+        "settings": {"use_battery": True},
+        "checks": [{"name": "a", "detail": "b", "ok": True}],
+    }  # fmt: skip
+    (tmp_path / SUMMARY).write_text(json.dumps(summary))
+    return tmp_path
+
+
+def test_counts_are_those_of_the_answered_frames(run_folder):
+    day = load_day(run_folder, SCENARIO)
+    clear, attack = (day.counts(day.scenario.phase(name)) for name in ("clear", "attack"))
+    assert (clear.num_published, clear.num_answered) == (10, 9)  # frame 0 got no answer
+    assert (clear.adaptive.num_correct, clear.adaptive.num_total) == (7, 9)
+    assert (attack.adaptive.num_correct, attack.adaptive.num_total) == (8, 10)
+    assert {lam: p.num_correct for lam, p in attack.fixed.items()} == {0.0: 5, 1.0: 9}
+    assert attack.latency_ms[0] == pytest.approx(6.5)
+    assert (attack.lambdas, attack.widths) == ({1.0: 1.0}, {1.0: 1.0})
+    assert day.counts().adaptive.num_total == 29
+
+
+def test_each_switch_is_listed_once_with_its_source_and_reason(run_folder):
+    day = load_day(run_folder, SCENARIO)
+    assert [(s.phase, s.before.lam, s.after.lam, s.after.width, s.source) for s in day.switches] == [
+        ("attack", 0.0, 1.0, 1.0, "adaptive"),
+        ("override", 1.0, 0.8, 0.5, "operator"),
+    ]
+    assert day.switches[0].reason.startswith("because of attack")
+
+
+def test_the_report_stands_alone_and_shows_the_counts(run_folder):
+    page = write_report(run_folder).read_text()
+    links = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    assert page.count("<svg") == 2
+    for count in ("7/9", "8/10", "5/10", "9/10", "23 of 29"):
+        assert count in page, count
+    assert "because of attack &lt;&amp;&gt;" in page
+    assert "10 of 10 attacked images" in " ".join(page.split())
+    assert page.count("<figure>") == 12
+
+
+def test_a_damaged_run_is_refused(run_folder):
+    (run_folder / TRUTH).write_text("{")
+    with pytest.raises(DataError, match="expected one JSON object a line"):
+        write_report(run_folder)
+    (run_folder / SUMMARY).unlink()
+    with pytest.raises(DataError, match="run the demo again"):
+        write_report(run_folder)
