@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ros2_ws" / "src" / "oat_perception"
 sys.path[:0] = [str(ROOT), str(PACKAGE)]
 
-from oat_perception.camera_parameters import CAMERA_SPECS  # noqa: E402
-from oat_perception.node.parameters import SPECS, Change, Spec  # noqa: E402
+from oat_perception.core.parameters import SPECS, Change, Spec  # noqa: E402
+from oat_perception.replay.parameters import CAMERA_SPECS  # noqa: E402
 
 PAGE = ROOT / "docs" / "parameters.md"
 

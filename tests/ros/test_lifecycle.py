@@ -13,7 +13,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
-from oat_perception.node.parameters import SPECS, _same
+from oat_perception.core.parameters import SPECS, _same
 from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode, main
 from rcl_interfaces.srv import GetParameters

@@ -21,9 +21,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
-from oat_perception.camera_parameters import CAMERA_SPECS
-from oat_perception.node.messages import image_message, stamp_ns
+from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
 from oat_perception.node.spin import spin
+from oat_perception.replay.parameters import CAMERA_SPECS
 from oat_perception.replay.scenario import Moment, Scenario, load_scenario
 from oat_perception.replay.sources import SourceImage, open_source
 from oat_perception.replay.treatment import disturb, fit_square
@@ -92,7 +92,7 @@ class CameraReplay(Node):
 
     def _declare_parameters(self) -> None:
         for spec in _SPECS.values():
-            descriptor = spec.descriptor(with_range=True)
+            descriptor = parameter_descriptor(spec, with_range=True)
             is_source = spec.name == "source"  # a webcam's number may be typed as one
             descriptor.dynamic_typing |= is_source
             value = self.declare_parameter(spec.name, spec.default, descriptor).value

@@ -19,8 +19,8 @@ Two files bring in what the decision needs beside the frame:
 
 These surround the frame's way:
 
-    node/parameters.py        every parameter with its meaning, range and check
-    node/loading.py           on configure: network, policy and decision log from the parameters
+    core/parameters.py        every parameter with its meaning, range and check
+    core/loading.py           on configure: network, policy and decision log from the parameters
     node/lifecycle.py         transitions that report why they failed
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
@@ -46,15 +46,15 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from oat_perception.core.loading import Loaded, load
 from oat_perception.core.machine import Machine
+from oat_perception.core.parameters import BY_NAME
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.node import messages
 from oat_perception.node.commands import Commands
 from oat_perception.node.diagnostics import Health, Watched, signal_states
 from oat_perception.node.external_signals import SignalSubscriptions
 from oat_perception.node.lifecycle import GuardedLifecycleNode, guarded
-from oat_perception.node.loading import Loaded, load
-from oat_perception.node.parameters import BY_NAME
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import spin
@@ -226,7 +226,9 @@ class PerceptionNode(GuardedLifecycleNode):
 
     def describe_parameter(self, name: str) -> ParameterDescriptor:
         """As declared, and with the range, which `Commands` enforces and explains."""
-        return BY_NAME[name].descriptor(with_range=True) if name in BY_NAME else super().describe_parameter(name)
+        if name not in BY_NAME:
+            return super().describe_parameter(name)
+        return messages.parameter_descriptor(BY_NAME[name], with_range=True)
 
     def _external(self, subscribed: SignalSubscriptions, now_s: float) -> ExternalSignals:
         held = self._commands.overrides.held

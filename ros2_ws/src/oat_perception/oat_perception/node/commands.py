@@ -15,7 +15,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from oat_perception.core.overrides import Overrides
-from oat_perception.node.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
+from oat_perception.core.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
+from oat_perception.node.messages import parameter_descriptor
 from oat_runtime.errors import OperatingPointError
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
@@ -49,7 +50,7 @@ class Commands:
         self._timed: dict[str, Override] = {}
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
-            node.declare_parameter(spec.name, spec.default, spec.descriptor(with_range=False))
+            node.declare_parameter(spec.name, spec.default, parameter_descriptor(spec, with_range=False))
         node.add_post_set_parameters_callback(self._post_set)
         self._post_set([node.get_parameter(knob) for knob in OVERRIDES])
 

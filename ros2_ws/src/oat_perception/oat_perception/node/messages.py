@@ -1,4 +1,4 @@
-"""From results to messages. Every result carries the header of the image that it belongs to."""
+"""From results and parameters to messages. Every result carries the header of the image that it belongs to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from oat_perception.core.decision_log import record
+from oat_perception.core.parameters import Change, Spec
 from oat_perception.core.perception import FrameResult
 from oat_perception.node.enums import REGIMES, RULE, SOURCE
 from oat_runtime.bundle import Bundle
@@ -109,6 +111,25 @@ def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
 def stamp_ns(message: Any) -> int:
     """The stamp in a message's header, in nanoseconds."""
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+
+
+def parameter_descriptor(spec: Spec, *, with_range: bool) -> ParameterDescriptor:
+    """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
+    descriptor = ParameterDescriptor(
+        name=spec.name,
+        description=spec.meaning,
+        additional_constraints="; ".join(filter(None, [spec.range_text, f"set {spec.change.value}"])),
+        read_only=spec.change is Change.AT_START,
+        # Whoever types 1 means 1.0; rclpy would refuse it for a double. `Spec.objection` checks the type instead.
+        dynamic_typing=isinstance(spec.default, (float, list)),
+    )
+    if not with_range or spec.low is None or spec.high is None:
+        return descriptor
+    if spec.is_number or isinstance(spec.default, list):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
+    if type(spec.default) is int:
+        descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)]
+    return descriptor
 
 
 def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:

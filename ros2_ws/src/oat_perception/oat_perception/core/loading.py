@@ -1,4 +1,4 @@
-"""From the values of the parameters to what runs: network, policy and decision log. Knows no rclpy."""
+"""From the values of the parameters to what runs: network, policy and decision log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from oat_perception.core.decision_log import DecisionLog
+from oat_perception.core.parameters import ADAPTIVE, policy_config
 from oat_perception.core.perception import PerceptionCore
-from oat_perception.node.parameters import ADAPTIVE, policy_config
 from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import read_model

@@ -12,16 +12,13 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
 from oat_runtime.errors import ConfigError
 from policy.config import BatteryStep, PolicyConfig, Quantity
-
-if TYPE_CHECKING:
-    from rcl_interfaces.msg import ParameterDescriptor
 
 ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
@@ -77,26 +74,6 @@ class Spec:
     def range_text(self) -> str:
         """The values that it takes, as in `in [0, 3600] s`; empty: any of its type."""
         return " ".join(filter(None, [self._constraint(), self.unit]))
-
-    def descriptor(self, *, with_range: bool) -> ParameterDescriptor:
-        """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
-        from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-
-        descriptor = ParameterDescriptor(
-            name=self.name,
-            description=self.meaning,
-            additional_constraints="; ".join(filter(None, [self.range_text, f"set {self.change.value}"])),
-            read_only=self.change is Change.AT_START,
-            # Whoever types 1 means 1.0; rclpy would refuse it for a double. `objection` checks the type instead.
-            dynamic_typing=isinstance(self.default, (float, list)),
-        )
-        if not with_range or self.low is None or self.high is None:
-            return descriptor
-        if self.is_number or isinstance(self.default, list):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
-        if type(self.default) is int:
-            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
-        return descriptor
 
     def objection(self, value: Any) -> str:
         """Why this value is refused; empty where it is not."""

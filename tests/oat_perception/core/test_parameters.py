@@ -10,13 +10,13 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
-from oat_perception.camera_parameters import CAMERA_SPECS
-from oat_perception.node.parameters import BY_NAME, SPECS, policy_config
+from oat_perception.core.parameters import BY_NAME, SPECS, policy_config
+from oat_perception.replay.parameters import CAMERA_SPECS
 
 from oat_runtime.backends import BackendName, Precision
 from policy.config import BatteryStep, PolicyConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEFAULTS = {spec.name: spec.default for spec in SPECS}
 
 

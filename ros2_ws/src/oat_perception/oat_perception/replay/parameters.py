@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oat_perception.node.parameters import Change, Spec
+from oat_perception.core.parameters import Change, Spec
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
 CAMERA_SPECS: tuple[Spec, ...] = (
