@@ -22,6 +22,7 @@ from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
+from training.split import check_held_out
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -36,7 +37,7 @@ def export(
     num_attacked: int,
     num_corrupted: int,
     device: str,
-    cache_folder: Path | None = None,
+    run: Path | None = None,
 ) -> Bundle:
     """Round the weights, measure both tables, and write the bundle.
 
@@ -44,8 +45,12 @@ def export(
     as large, and its figures are those of the network that ships.
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything. Outcomes are kept in
-    `cache_folder`, so that an export that was stopped goes on where it was.
+    `test_set` and every kind. Nothing of `report` decides anything. With `run`, the run's folder, outcomes are kept
+    there, so that an export that was stopped goes on where it was, and validation images must be those that the run
+    held out.
+
+    Raises:
+        DataError: the data set changed since the run began.
     """
     config = checkpoint.config
     model = OATNet(config.model)
@@ -56,6 +61,8 @@ def export(
             weight.copy_(weight.half())
     model = model.with_film_tables().to(device)
     _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
+    if run is not None:
+        check_held_out(validation, run)
     select_conditions = Conditions(
         clean=validation,
         attacked=validation.first(num_attacked),
@@ -72,7 +79,7 @@ def export(
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )
-    cache = OutcomeCache(cache_folder, model)
+    cache = OutcomeCache(None if run is None else run / "measured", model)
     select_rows, _ = measure_table(cache, select_conditions, title="select table")
     report_rows, outcomes = measure_table(cache, report_conditions, title="report table")
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
@@ -128,7 +135,7 @@ def main() -> int:
             num_attacked=args.attacked,
             num_corrupted=args.corrupted,
             device=args.device,
-            cache_folder=args.checkpoint.parent / "measured",
+            run=args.checkpoint.parent,
         )
     except OATError as error:
         print(f"oat-export: {error}", file=sys.stderr)

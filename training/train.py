@@ -28,6 +28,7 @@ from training.distributed import World
 from training.monitor import quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
+from training.split import HELD_OUT, check_held_out
 from training.trainer import StepMetrics, Trainer
 
 if TYPE_CHECKING:
@@ -121,13 +122,14 @@ def train(
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
         trainer.resume(checkpoint)
+        check_held_out(validation_set, run)
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
     if not world.leads:
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
     run.mkdir(parents=True, exist_ok=True)
-    np.savez(run / "validation.npz", images=validation_set.images_NHWC, labels=validation_set.labels_N)
+    np.savez(run / HELD_OUT, images=validation_set.images_NHWC, labels=validation_set.labels_N)
     (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

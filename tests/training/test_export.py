@@ -148,7 +148,7 @@ def test_an_export_goes_on_where_it_was_stopped(
     def export(name: str, scale: float = 1.0) -> Bundle:
         saved = load_checkpoint(checkpoint)
         saved.model["classifier.weight"].mul_(scale)
-        options = {"num_attacked": 6, "num_corrupted": 3, "device": "cpu", "cache_folder": tmp_path / "kept"}
+        options = {"num_attacked": 6, "num_corrupted": 3, "device": "cpu", "run": tmp_path}
         data = {"training_set": sets["train"], "test_set": sets["test"]}
         return export_module.export(saved, tmp_path / name, **data, **options)  # type: ignore
 

@@ -1,0 +1,33 @@
+"""Hold a run to the images that it set aside when it began, so that a data set that changed since is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from oat_runtime.data import ImageSet, read_labelled_npz
+from oat_runtime.errors import DataError
+
+HELD_OUT = "validation.npz"
+"""File in a run's folder with its validation images."""
+
+
+def check_held_out(validation: ImageSet, run: Path) -> None:
+    """Compare validation images with those that a run kept; do nothing where it kept none.
+
+    Raises:
+        DataError: they differ, so images that the run was trained on may be among them.
+    """
+    path = run / HELD_OUT
+    if not path.is_file():
+        return
+    kept = read_labelled_npz(path)
+    same = np.array_equal(kept.images_NHWC, validation.images_NHWC) and np.array_equal(
+        kept.labels_N, validation.labels_N
+    )
+    if not same:
+        raise DataError(
+            f"{validation.name}: expected the {len(kept)} validation images in {path}, got others: the data set "
+            "changed since this run began (images, their names or their order); bring it back, or train anew"
+        )
