@@ -22,8 +22,9 @@ WS := ros2_ws/install/.built
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
 	-not -path '*/test/*' -not -path '*.egg-info/*')
 
-BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
-	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+# Packages with a benchmark: `python -m PACKAGE.bench`.
+BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
+	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
 .PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
 help: ## this list
@@ -62,10 +63,10 @@ format: $(SETUP) ## rewrite the code as `lint` wants it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
-	for name in $(BENCHES); do \
-		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || exit; \
-	done
+bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones; one that fails leaves the others
+	status=0; for name in $(BENCHES); do \
+		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || status=$$?; \
+	done; exit $$status
 
 constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt

@@ -30,8 +30,8 @@ from oat_runtime.devices import (
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 from oat_runtime.plan_store import PlanForm
+from oat_runtime.report import wide_console
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 
 __all__ = ["DeviceProfile", "ProfileRow", "main", "measure", "processor_name"]

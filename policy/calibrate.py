@@ -23,8 +23,8 @@ from oat_runtime.data import camera_images, frame_files, is_bag, read_image, rea
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
+from oat_runtime.report import wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from oat_runtime.terminal import wide_console
 from policy.estimator import EstimatorConstants, ImageKind
 from policy.kinds import (
     Images,

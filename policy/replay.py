@@ -19,7 +19,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.data.bags import is_bag, open_bag
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision

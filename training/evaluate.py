@@ -23,9 +23,9 @@ from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Proportion, Regime
 from oat_runtime.plain_net import fold
+from oat_runtime.report import wide_console
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import CORRUPTIONS, corrupt_batch
-from oat_runtime.terminal import wide_console
 from training.augment import to_unit
 from training.kept import Hits, Kept
 from training.network import OATNet, folded

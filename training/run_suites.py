@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from oat_runtime.errors import ConfigError
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 from training import suites
 from training.crosscheck import crosscheck
 from training.dedicated import dedicated

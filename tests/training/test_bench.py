@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from training import bench
-from training.compare import Outcomes, compare, dual_check, lower_bound
+from training.bench import __main__ as bench
+from training.bench.ordinary_net import OrdinaryNet
+from training.compare import RecipeHits, compare, dual_check, lower_bound
 from training.config import TrainConfig
 from training.network import LambdaBatch
 
@@ -17,7 +18,7 @@ from training.network import LambdaBatch
 @pytest.mark.parametrize("family", ["wide_resnet", "resnet"])
 def test_the_plain_network_computes_what_an_oat_network_of_one_lambda_computes(family: str) -> None:
     torch.manual_seed(0)
-    plain = bench.PlainNet(ModelConfig(family=family, depth=10, widen_factor=1)).train()
+    plain = OrdinaryNet(ModelConfig(family=family, depth=10, widen_factor=1)).train()
     x_NCHW = torch.rand(4, 3, 16, 16)
     expected = plain.like(x_NCHW, LambdaBatch.constant(0.0, 4, (0.0,)), width=1.0)
     torch.testing.assert_close(plain(x_NCHW), expected, atol=1e-4, rtol=1e-4)
@@ -42,13 +43,13 @@ def test_the_benchmark_ends_in_one_line_of_json(
     assert [check["ok"] for check in result["checks"]] == [c["value"] <= c["limit"] for c in result["checks"]]
 
 
-def outcomes(sa: float, ra: float, *, seed: int = 0) -> Outcomes:
+def hits(sa: float, ra: float, *, seed: int = 0) -> RecipeHits:
     """Two seeds, two λ, one width, 4,000 images, of which a share is right."""
     rng = np.random.default_rng(seed)
     shape = (2, 2, 1, 4000)
-    hits = [(rng.random(shape) < share).astype(np.float64) for share in (sa, ra)]
+    shares = [(rng.random(shape) < share).astype(np.float64) for share in (sa, ra)]
     model = ModelConfig(widths=(1.0,), lambdas=(0.0, 1.0))
-    return Outcomes(TrainConfig(model=model, num_random_widths=None), *hits)
+    return RecipeHits(TrainConfig(model=model, num_random_widths=None), *shares)
 
 
 def test_a_bound_lies_below_the_mean_and_covers_in_nineteen_of_twenty_samples() -> None:
@@ -61,10 +62,10 @@ def test_a_bound_lies_below_the_mean_and_covers_in_nineteen_of_twenty_samples() 
 @pytest.mark.parametrize(("sa", "ra", "expected"), [(0.7, 0.3, [True, True]), (0.6, 0.3, [False, True]),
                                                     (0.7, 0.2, [True, False]), (0.8, 0.4, [True, True])])  # fmt: skip
 def test_only_what_is_worse_than_the_reference_fails(sa: float, ra: float, expected: list[bool]) -> None:
-    checks = compare("fast", outcomes(sa, ra, seed=0), outcomes(0.7, 0.3, seed=0))
-    assert [check["ok"] for check in checks] == expected
+    checks = compare("fast", hits(sa, ra, seed=0), hits(0.7, 0.3, seed=0))
+    assert [check.ok for check in checks] == expected
 
 
 def test_dual_norms_must_win_at_lambda_zero() -> None:
-    assert dual_check("one", outcomes(0.6, 0.3), outcomes(0.7, 0.3))["ok"]
-    assert not dual_check("one", outcomes(0.7, 0.3), outcomes(0.6, 0.3))["ok"]
+    assert dual_check("one", hits(0.6, 0.3), hits(0.7, 0.3)).ok
+    assert not dual_check("one", hits(0.7, 0.3), hits(0.6, 0.3)).ok

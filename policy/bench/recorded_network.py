@@ -1,4 +1,4 @@
-"""What the network says of every image under every condition, at every operating point; cached by its hash.
+"""A network whose predictions on every image under every condition, at every operating point, are recorded in files.
 
 Shape legend: N images, P operating points, S statistics, K classes, H height, W width, C channels (RGB).
 """
@@ -27,18 +27,19 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
-from policy.benchmark.attacks import ATTACKS, Goal, attack
+from policy.bench.attacks import ATTACKS, Goal, attack
 from policy.image import image_statistics
 
 CLEAN, ALL_CLEAN = "clean", "clean-all"
+ATTACK_PREFIX = "attack:"
 _BATCH = 100
 _ATTACK_BATCH = 50
 _SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
-    """One condition.
+class Predictions:
+    """What the network says of the images of one condition.
 
     Attributes:
         stats_NS: image statistics, float32.
@@ -52,71 +53,124 @@ class Outcomes:
 
 
 def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
-    """The engine to measure with: the same one everywhere if it is there, in the precision of the tables."""
+    """Return the engine to measure with: the same one everywhere if it is there, in the precision of the tables."""
     engine: BackendName = "openvino" if "openvino" in available() else "torch"
     return OATRuntime(bundle, backend=engine, precision="float32", num_threads=num_threads)
 
 
 def _network_id(bundle: Bundle) -> str:
-    """Hash of what outcomes depend on, in 16 digits: an estimator that is fitted anew changes none of them."""
+    """Hash of what predictions depend on, in 16 digits: an estimator that is fitted anew changes none of them."""
     manifest = bundle.manifest
     parts = manifest.model_dump(mode="json", include={"model", "input", "temperatures"})
     parts["weights"] = manifest.files["weights.safetensors"].sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class OutcomeCache:
-    """Computes each condition once and keeps it as one .npz; an interrupted run goes on where it stopped."""
+class RecordedNetwork:
+    """Runs the network on each condition once and keeps it as one .npz; an interrupted run goes on where it stopped.
+
+    Attributes:
+        points: every operating point; its index is what streams and players call it.
+        reference: indices of the points at the full width, by λ. Attacks and `clean-all` are recorded for these alone.
+        labels_N: true classes.
+    """
 
     def __init__(
-        self, folder: Path, bundle: Bundle, data: ImageSet, *, count: int, num_attacked: int, num_threads: int
+        self,
+        folder: Path,
+        bundle: Bundle,
+        data: ImageSet,
+        *,
+        count: int,
+        num_attacked: int,
+        num_clean: int,
+        num_threads: int,
     ) -> None:
         """Set up; nothing is computed before it is asked for.
 
         Args:
-            folder: cache folder; files of this network and these images lie in a folder of their own in it.
+            folder: files of this network and these images lie in a folder of their own in it.
             bundle: the network.
             data: test images in their official order.
             count: images under each corruption (the first ones).
             num_attacked: images under each attack (the first ones).
+            num_clean: images of `clean-all` (the first ones).
             num_threads: threads of both engines.
         """
         self.bundle, self.data, self.count, self.num_attacked = bundle, data, count, num_attacked
+        self.num_clean = min(num_clean, len(data))
+        self.lambdas, self.widest = bundle.select.lambdas, bundle.select.widths[-1]
         self.points = tuple(row.point for row in bundle.select.rows)
-        self.lambdas, widest = bundle.select.lambdas, bundle.select.widths[-1]
-        self.reference = tuple(OperatingPoint(lam, widest) for lam in self.lambdas)
+        self.index = {point: p for p, point in enumerate(self.points)}
+        self.reference = np.array([self.index[OperatingPoint(lam, self.widest)] for lam in self.lambdas])
+        self.labels_N = data.labels_N
+        self._column = {int(p): column for column, p in enumerate(self.reference)}
         images_id = f"{zlib.crc32(data.images_NHWC.tobytes()):08x}"
         self.folder = folder / f"{_network_id(bundle)}-{images_id}-v{_SCHEMA}"
         self._num_threads = num_threads
         self._runtime: OATRuntime | None = None
         self._nets: dict[float, Callable[[Tensor], Tensor]] = {}
+        self._known: dict[str, Predictions] = {}
 
-    def corrupted(self, condition: str) -> Outcomes:
-        """`clean`, or a kind with its severity as in `fog-3`; all points."""
-        return self._get(f"{condition}-n{self.count}", lambda: self._measure(self._corrupt(condition), self.points))
+    def predictions(self, condition: str, present: int = 0) -> Predictions:
+        """Return what the network says under a condition, from memory, from its file, or by running it.
 
-    def all_clean(self, count: int) -> Outcomes:
-        """Clean images, the first `count`, at the reference width only."""
-        images = self.data.first(count).images_NHWC
-        return self._get(f"{ALL_CLEAN}-n{count}", lambda: self._measure(images, self.reference))
+        Args:
+            condition: `clean`, `clean-all`, a kind with its severity as in `fog-3`, or `attack:NAME`.
+            present: index of the point in force. A white-box attack is one on its λ, at the reference width.
+        """
+        if condition.startswith(ATTACK_PREFIX):
+            name, lam = condition.removeprefix(ATTACK_PREFIX), self.points[present].lam
+            file = f"{name}-at-{lam:g}-n{self.num_attacked}"
+            return self._recorded(file, lambda: self._attack(ATTACKS[name], lam), self._at(self.reference))
+        if condition == ALL_CLEAN:
+            images_NHWC = self.data.images_NHWC[: self.num_clean]
+            return self._recorded(f"{ALL_CLEAN}-n{self.num_clean}", lambda: images_NHWC, self._at(self.reference))
+        return self._recorded(f"{condition}-n{self.count}", lambda: self._corrupt(condition), self.points)
 
-    def attacked(self, name: str, lam: float) -> Outcomes:
-        """A white-box attack on the network at `lam` and the reference width, seen at the reference width."""
-        file = f"{name}-at-{lam:g}-n{self.num_attacked}"
-        return self._get(file, lambda: self._measure(self._attack(ATTACKS[name], lam), self.reference))
+    def answer(self, found: Predictions, image: int, point: int) -> tuple[int, float]:
+        """Return class and confidence of one image at one point."""
+        column = self._column_of(found, point)
+        return int(found.label_NP[image, column]), float(found.confidence_NP[image, column])
 
-    def _get(self, name: str, compute: Callable[[], Outcomes]) -> Outcomes:
-        path = self.folder / f"{name}.npz"
-        if not path.is_file():
-            found = compute()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npz")
-            np.savez_compressed(
-                partial, stats=found.stats_NS, label=found.label_NP, confidence=found.confidence_NP.astype(np.float16)
-            )
-            os.replace(partial, path)
-        with np.load(path, allow_pickle=False) as archive:
-            return Outcomes(archive["stats"], archive["label"], archive["confidence"].astype(np.float32))
+    def correct(self, condition: str, point: int, image_T: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether a point is right on each of these images."""
+        found = self.predictions(condition, point)
+        right_T: NDArray[np.bool_] = found.label_NP[image_T, self._column_of(found, point)] == self.labels_N[image_T]
+        return right_T
+
+    def correct_np(self, condition: str) -> NDArray[np.bool_]:
+        """Return whether every point is right on every image of a corruption."""
+        label_NP = self.predictions(condition).label_NP
+        right_NP: NDArray[np.bool_] = label_NP == self.labels_N[: len(label_NP), None]
+        return right_NP
+
+    def _column_of(self, found: Predictions, point: int) -> int:
+        return point if found.label_NP.shape[1] == len(self.points) else self._column[point]
+
+    def _at(self, indices: NDArray[np.int64]) -> list[OperatingPoint]:
+        return [self.points[p] for p in indices]
+
+    def _recorded(
+        self, name: str, images: Callable[[], NDArray[np.uint8]], points: Sequence[OperatingPoint]
+    ) -> Predictions:
+        if name not in self._known:
+            path = self.folder / f"{name}.npz"
+            if not path.is_file():
+                found = self._measure(images(), points)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(".partial.npz")
+                np.savez_compressed(
+                    partial,
+                    stats=found.stats_NS,
+                    label=found.label_NP,
+                    confidence=found.confidence_NP.astype(np.float16),
+                )
+                os.replace(partial, path)
+            with np.load(path, allow_pickle=False) as archive:
+                confidence_NP = archive["confidence"].astype(np.float32)
+                self._known[name] = Predictions(archive["stats"], archive["label"], confidence_NP)
+        return self._known[name]
 
     def _corrupt(self, condition: str) -> NDArray[np.uint8]:
         images = self.data.first(self.count).images_NHWC
@@ -130,7 +184,7 @@ class OutcomeCache:
         torch.set_num_threads(self._num_threads if self.num_attacked >= _ATTACK_BATCH else 1)
         if not self._nets:
             tensors, config = self.bundle.tensors(), self.bundle.manifest.model
-            self._nets = {p.lam: TorchNet(fold(tensors, config, lam=p.lam, width=p.width)) for p in self.reference}
+            self._nets = {each: TorchNet(fold(tensors, config, lam=each, width=self.widest)) for each in self.lambdas}
         data = self.data.first(self.num_attacked)
         x_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2))).float() / 255
         y_N = torch.from_numpy(data.labels_N)
@@ -147,7 +201,7 @@ class OutcomeCache:
         bytes_NCHW = (adversarial_NCHW * 255).round().to(torch.uint8)
         return np.ascontiguousarray(bytes_NCHW.permute(0, 2, 3, 1).numpy())
 
-    def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Outcomes:
+    def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Predictions:
         if self._runtime is None:
             self._runtime = float32_runtime(self.bundle, num_threads=self._num_threads)
             self._runtime.prepare()
@@ -163,4 +217,4 @@ class OutcomeCache:
                 exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
                 label_NP[part, p] = logits_NK.argmax(axis=1)
                 confidence_NP[part, p] = exp_NK.max(axis=1) / exp_NK.sum(axis=1)
-        return Outcomes(stats_NS, label_NP, confidence_NP)
+        return Predictions(stats_NS, label_NP, confidence_NP)

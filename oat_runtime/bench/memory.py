@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,46 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import Settings, get_backend
 from oat_runtime.bundle import Bundle
 from oat_runtime.devices import resident_mb
+from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plan_store import PlanForm, PlanStore
+from oat_runtime.report import Row
 from oat_runtime.untrained import static_net, untrained_tensors
 
-Row = dict[str, Any]
 LARGE = ModelConfig(family="resnet", depth=18)
 """Untrained; large enough for weights to outweigh what an engine holds for itself."""
 
 
-def memory(bundle: Path | None, settings: Settings, backend: str, *, forms: tuple[PlanForm, ...]) -> list[Row]:
-    """Megabytes of each way over those of the static network; `bundle` None takes an untrained ResNet-18."""
-    name = LARGE.name if bundle is None else bundle.name
-    megabytes = {way: _in_a_process(way, bundle, settings, backend) for way in ("static", *forms)}
-    static = megabytes.pop("static")
-    return [
-        {
-            "comparison": f"memory_{form}_over_static",
-            "network": name,
-            "num_points": 18,
-            "resident_mb": held,
-            "static_mb": static,
-            "value": None if held is None or not static else held / static,
-        }
-        for form, held in megabytes.items()
-    ]
+def memory(
+    networks: Sequence[Path | None], settings: Settings, backend: str, *, forms: Sequence[PlanForm]
+) -> list[Row]:
+    """Return the megabytes of each form of plans over those of the static network.
+
+    Args:
+        networks: folders of bundles; None is an untrained ResNet-18.
+        settings: of the engine.
+        backend: the engine.
+        forms: the forms of plans.
+
+    Raises:
+        BackendError: a process did not end well; what it said last is named.
+    """
+    rows = []
+    for bundle in networks:
+        static = _in_a_process("static", bundle, settings, backend)
+        for form in forms:
+            held = _in_a_process(form, bundle, settings, backend)
+            rows.append(
+                {
+                    "comparison": f"memory_{form}_over_static",
+                    "network": LARGE.name if bundle is None else bundle.name,
+                    "num_points": 18,
+                    "resident_mb": held,
+                    "static_mb": static,
+                    "value": None if held is None or not static else held / static,
+                }
+            )
+    return rows
 
 
 def _in_a_process(way: str, bundle: Path | None, settings: Settings, backend: str) -> float | None:
@@ -47,12 +63,10 @@ def _in_a_process(way: str, bundle: Path | None, settings: Settings, backend: st
         "backend": backend,
         "settings": [list(settings.input_hw), settings.precision, settings.num_threads, settings.device],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "oat_runtime.bench_memory", json.dumps(request)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-m", "oat_runtime.bench.memory", json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BackendError(f"the process that measures {way} plans ended with {done.returncode}: {done.stderr[-500:]}")
     held: float | None = json.loads(done.stdout.splitlines()[-1])
     return held
 

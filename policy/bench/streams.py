@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.stress.corruptions import FITTING_KINDS, HELD_OUT_KINDS
-from policy.benchmark.outcomes import CLEAN
+from policy.bench.recorded_network import ATTACK_PREFIX, CLEAN
 
 FRAME_S = 1 / 30
 MEAN_SEGMENT = 300
 _MIN_SEGMENT = 30
-ATTACK_PREFIX = "attack:"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,9 +49,10 @@ class Stream:
         """Number of frames."""
         return len(self.image_T)
 
-    def is_attacked(self, t: int) -> bool:
-        """Whether frame t is under attack."""
-        return self.condition_T[t].startswith(ATTACK_PREFIX)
+    @property
+    def attacked_T(self) -> NDArray[np.bool_]:
+        """Whether each frame is under attack."""
+        return np.array([condition.startswith(ATTACK_PREFIX) for condition in self.condition_T])
 
 
 def stream_of(
