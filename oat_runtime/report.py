@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -69,6 +69,17 @@ class Check:
 def _worst(choose: Callable[[Iterable[float]], float], values: Iterable[float | None]) -> float | None:
     found = [None if value is None or not math.isfinite(value) else value for value in values]
     return choose(value for value in found if value is not None) if found and None not in found else None
+
+
+def checks_of(rows: Iterable[Row], limits: Mapping[str, tuple[float, str]]) -> list[Check]:
+    """Return one check a comparison: its worst row, held to at least the limit where the unit says so, else at most."""
+    values: dict[str, list[float | None]] = {name: [] for name in limits}
+    for row in rows:
+        values.get(row.get("comparison", ""), []).append(row.get("value"))
+    return [
+        (Check.at_least if "at least" in unit else Check.at_most)(name, values[name], limit, unit)
+        for name, (limit, unit) in limits.items()
+    ]
 
 
 class Report:

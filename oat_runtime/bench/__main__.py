@@ -20,7 +20,7 @@ from oat_runtime.bench.switch import stream, switches
 from oat_runtime.devices import device_name, power_mode
 from oat_runtime.errors import OATError
 from oat_runtime.plan_store import PlanForm
-from oat_runtime.report import Check, Report, Row, text_table
+from oat_runtime.report import Check, Report, Row, checks_of, text_table
 from oat_runtime.runtime import OATRuntime
 
 QUICK_SECONDS, FULL_SECONDS = 0.5, 12.0
@@ -52,14 +52,10 @@ _AGREEMENT = {
 
 
 def checks(rows: Sequence[Row], names: Iterable[str] = tuple(LIMITS)) -> list[Check]:
-    """Return one check a figure: the worst row of each comparison."""
-    found = []
-    for name in names:
-        limit, unit = LIMITS[name]
-        comparison, key = ("agreement_bfloat16", _AGREEMENT[name]) if name in _AGREEMENT else (name, "value")
-        hold = Check.at_least if "at least" in unit else Check.at_most
-        found.append(hold(name, [row.get(key) for row in rows if row.get("comparison") == comparison], limit, unit))
-    return found
+    """Return one check a figure; a row of agreement holds three."""
+    agreements = [row for row in rows if row.get("comparison") == "agreement_bfloat16"]
+    figures = [{"comparison": name, "value": row.get(key)} for row in agreements for name, key in _AGREEMENT.items()]
+    return checks_of([*rows, *figures], {name: LIMITS[name] for name in names})
 
 
 def machine(runtime: OATRuntime) -> Row:

@@ -41,15 +41,11 @@ def accuracy(runtime: OATRuntime, *, root: Path | None, num_images: int, num_att
         rows += agreement(runtime, data, num_attacked=num_attacked)
         if runtime.precision == "bfloat16":
             return rows
-        backend: BackendName = "openvino" if runtime.device == "cpu" else runtime.backend  # the one that is fast in it
-        other = OATRuntime(
-            runtime.bundle,
-            device=runtime.device,
-            backend=backend,
-            precision="bfloat16",
-            num_threads=runtime.num_threads,
-        )
-        with closing(other):
+        device, num_threads = runtime.device, runtime.num_threads
+        backend: BackendName = "openvino" if device == "cpu" else runtime.backend  # the one that is fast in it
+        with closing(
+            OATRuntime(runtime.bundle, device=device, backend=backend, precision="bfloat16", num_threads=num_threads)
+        ) as other:
             return rows + agreement(other, data, num_attacked=num_attacked)
     except (BackendError, ConfigError, DataError) as error:
         return [*rows, {"comparison": "agreement_bfloat16", "not_measured": str(error)}]
@@ -67,6 +63,7 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
 
     config, tensors, attack = runtime.bundle.manifest.model, runtime.bundle.tensors(), runtime.bundle.report.attack
     x_NCHW = np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    strength = attack.model_dump(include={"epsilon", "step_size", "num_steps"})
     truth_N, rows = data.labels_N, []
     for lam in sorted({config.lambdas[0], config.lambdas[-1]}):
         width = config.widths[-1]
@@ -79,20 +76,13 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
                 logits_NK: Floats = net(torch.from_numpy(x_NCHW)).numpy()
             return logits_NK
 
-        attacked_NCHW = np.concatenate(
-            [
-                pgd_linf(
-                    net,
-                    torch.from_numpy(x_NCHW[start : start + _CHUNK][: num_attacked - start]),
-                    torch.from_numpy(truth_N[start : start + _CHUNK][: num_attacked - start]),
-                    epsilon=attack.epsilon,
-                    step_size=attack.step_size,
-                    num_steps=attack.num_steps,
-                    generator=torch.Generator().manual_seed(start),
-                ).numpy()
-                for start in range(0, num_attacked, _CHUNK)
-            ]
-        )
+        adversarial = []
+        for start in range(0, num_attacked, _CHUNK):
+            part = slice(start, min(start + _CHUNK, num_attacked))
+            x, y = torch.from_numpy(x_NCHW[part]), torch.from_numpy(truth_N[part])
+            generator = torch.Generator().manual_seed(start)
+            adversarial.append(pgd_linf(net, x, y, **strength, generator=generator).numpy())
+        attacked_NCHW = np.concatenate(adversarial)
         clean, clean_reference = _labels(runtime.infer, x_NCHW), _labels(reference, x_NCHW)
         hit, hit_reference = _labels(runtime.infer, attacked_NCHW), _labels(reference, attacked_NCHW)
         rows.append(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import Settings, get_backend
+from oat_runtime.backends import BackendName, Settings, get_backend
 from oat_runtime.bundle import Bundle
 from oat_runtime.devices import resident_mb
 from oat_runtime.errors import BackendError
@@ -20,12 +20,13 @@ from oat_runtime.plan_store import PlanForm, PlanStore
 from oat_runtime.report import Row
 from oat_runtime.untrained import static_net, untrained_tensors
 
+Way = PlanForm | Literal["static"]
 LARGE = ModelConfig(family="resnet", depth=18)
 """Untrained; large enough for weights to outweigh what an engine holds for itself."""
 
 
 def memory(
-    networks: Sequence[Path | None], settings: Settings, backend: str, *, forms: Sequence[PlanForm]
+    networks: Sequence[Path | None], settings: Settings, backend: BackendName, *, forms: Sequence[PlanForm]
 ) -> list[Row]:
     """Return the megabytes of each form of plans over those of the static network.
 
@@ -36,7 +37,7 @@ def memory(
         forms: the forms of plans.
 
     Raises:
-        BackendError: a process did not end well; what it said last is named.
+        BackendError: a process did not end well.
     """
     rows = []
     for bundle in networks:
@@ -56,40 +57,31 @@ def memory(
     return rows
 
 
-def _in_a_process(way: str, bundle: Path | None, settings: Settings, backend: str) -> float | None:
-    request = {
-        "way": way,
-        "bundle": None if bundle is None else str(bundle),
-        "backend": backend,
-        "settings": [list(settings.input_hw), settings.precision, settings.num_threads, settings.device],
-    }
-    command = [sys.executable, "-m", "oat_runtime.bench.memory", json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise BackendError(f"the process that measures {way} plans ended with {done.returncode}: {done.stderr[-500:]}")
-    held: float | None = json.loads(done.stdout.splitlines()[-1])
-    return held
+def _in_a_process(way: Way, bundle: Path | None, settings: Settings, backend: BackendName) -> float | None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        try:
+            return process.submit(_held_mb, way, bundle, settings, backend).result()
+        except BrokenProcessPool as error:
+            raise BackendError(f"the process that measures the memory of {way} plans died: {error}") from error
 
 
-def _held_mb(request: dict[str, Any]) -> float | None:
+def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendName) -> float | None:
     """What this process holds more with the network(s) than with the engine and a small network."""
-    (height, width), precision, num_threads, device = request["settings"]
-    settings = Settings((height, width), precision, num_threads, device)
-    compile_network = get_backend(request["backend"])
+    compile_network = get_backend(backend)
     small = ModelConfig(depth=10, widen_factor=1)
     warm = PlanStore(untrained_tensors(small), small, compile_network, settings, form="shared", budget_mb=None)
     warm.make(OperatingPoint(1.0, 0.5))
     gc.collect()
     before = resident_mb()
-    bundle = None if request["bundle"] is None else Bundle.load(request["bundle"])
+    bundle = None if path is None else Bundle.load(path)
     config = LARGE if bundle is None else bundle.manifest.model
-    kept: list[Any]
-    if request["way"] == "static":
+    kept: list[object]
+    if way == "static":
         network = compile_network(lambda: static_net(config, config.widths[-1]), settings)
         kept = [network, network.plan()]
     else:
         tensors = untrained_tensors(LARGE) if bundle is None else bundle.tensors()
-        store = PlanStore(tensors, config, compile_network, settings, form=request["way"], budget_mb=1e6)
+        store = PlanStore(tensors, config, compile_network, settings, form=way, budget_mb=1e6)
         for lam in config.lambdas:
             for factor in config.widths:
                 store.make(OperatingPoint(lam, factor))
@@ -98,7 +90,3 @@ def _held_mb(request: dict[str, Any]) -> float | None:
     after = resident_mb()
     assert kept
     return None if before is None or after is None else after - before
-
-
-if __name__ == "__main__":
-    print(json.dumps(_held_mb(json.loads(sys.argv[1]))))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Play:
         correct_T: whether it was right.
         alarm_T: whether the policy believed that something had changed.
         num_probes: frames that were classified a second time.
-        step_ms_T: time of each decision; empty for baselines.
+        step_ms_T: time of each decision.
         latency_ms_T: simulated time of the network.
         rate_hz_T: rate that was granted, at most the camera's.
         decisions: all of them where asked for.
@@ -126,36 +127,42 @@ def _signals(stream: Stream, t: int, image: ImageStatistics, last: NetworkSignal
 
 def correct_tp(network: RecordedNetwork, stream: Stream) -> NDArray[np.bool_]:
     """Whether each point, held throughout, is right on each frame (T, P); under attack only the reference width is."""
-    conditions, index_T = np.unique(np.array(stream.condition_T), return_inverse=True)
+    condition_T = np.array(stream.condition_T)
     right_TP = np.zeros((len(stream), len(network.points)), bool)
-    for number, condition in enumerate(conditions.tolist()):
-        frames = np.flatnonzero(index_T == number)
+    for condition in set(stream.condition_T):
+        frames = np.flatnonzero(condition_T == condition)
         attacked = condition.startswith(ATTACK_PREFIX)
         for p in network.reference.tolist() if attacked else range(len(network.points)):
             right_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
     return right_TP
 
 
-def oracle_correct(network: RecordedNetwork, stream: Stream, best: dict[str, tuple[int, int]]) -> NDArray[np.bool_]:
-    """Right answers (T,) of who knows the condition of every frame; see `oracle_points`."""
-    right_TP = correct_tp(network, stream)
+def oracle_correct(
+    network: RecordedNetwork, stream: Stream, right_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Right answers (T,) of who knows the condition of every frame, and takes the best allowed point for it.
+
+    Points are chosen apart for images of even and of odd number, each on the other half. Chosen on the very images it
+    is judged on, the best of many points beats a fixed one by luck alone: by more than a point with 300 images.
+    """
+    best = {}
+    for condition in set(stream.condition_T):
+        correct_NP = network.correct_np(condition)[:, allowed]
+        best[condition] = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
     point_T = [best[c][int(i) % 2] for c, i in zip(stream.condition_T, stream.image_T, strict=True)]
     right_T: NDArray[np.bool_] = right_TP[np.arange(len(stream)), point_T]
     return right_T
 
 
-def play_rule(network: RecordedNetwork, stream: Stream, *, start: int, choose: Choice) -> Play:
-    """A rule that sees nothing but the confidence of the previous frame."""
-    total, present = len(stream), start
-    point_T, correct_T = np.empty(total, np.int64), np.empty(total, bool)
-    confidence = 1.0
-    for t in range(total):
-        found = network.predictions(stream.condition_T[t], present)
-        present = choose(confidence, present) if t else start
-        label, confidence = network.answer(found, int(stream.image_T[t]), present)
-        point_T[t], correct_T[t] = present, label == network.labels_N[stream.image_T[t]]
-    empty = np.empty(0)
-    return Play(point_T, correct_T, np.zeros(total, bool), 0, empty, empty, empty)
+def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArray[np.bool_]:
+    """Right answers (T,) of a rule that sees nothing but the confidence of the previous frame; it starts at λ = 0."""
+    correct_T, present, confidence = np.empty(len(stream), bool), int(network.reference[0]), 1.0
+    for t, (condition, image) in enumerate(zip(stream.condition_T, stream.image_T.tolist(), strict=True)):
+        found = network.predictions(condition, present)
+        present = choose(confidence, present) if t else present
+        label, confidence = network.answer(found, image, present)
+        correct_T[t] = label == network.labels_N[image]
+    return correct_T
 
 
 def confidence_threshold(network: RecordedNetwork, *, below: float = 0.5) -> Choice:
@@ -198,17 +205,11 @@ def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Ch
     return choose
 
 
-def oracle_points(
-    network: RecordedNetwork, conditions: list[str], allowed: NDArray[np.int64]
-) -> dict[str, tuple[int, int]]:
-    """The best allowed point of each condition for images of even and of odd number.
-
-    Each half's choice is made on the other half. Chosen on the very images it is judged on, the best of many points
-    beats a fixed one by luck alone: by more than a point with 300 images.
-    """
-    best = {}
-    for condition in conditions:
-        correct_NP = network.correct_np(condition)[:, allowed]
-        by_half = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
-        best[condition] = (by_half[0], by_half[1])
-    return best
+RULES: Mapping[str, Callable[[RecordedNetwork, int], Choice]] = MappingProxyType(
+    {
+        "confidence threshold": lambda network, seed: confidence_threshold(network),
+        "ewma with hysteresis": lambda network, seed: ewma_hysteresis(network),
+        "random": lambda network, seed: random_choice(network.reference, seed=seed),
+    }
+)
+"""Rules that know nothing but confidence, and chance: (network, seed of the stream) to a fresh rule."""

@@ -27,6 +27,7 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
+from policy.attackable import as_bytes, planes
 from policy.bench.attacks import ATTACKS, Goal, attack
 from policy.image import image_statistics
 
@@ -173,7 +174,7 @@ class RecordedNetwork:
         return self._known[name]
 
     def _corrupt(self, condition: str) -> NDArray[np.uint8]:
-        images = self.data.first(self.count).images_NHWC
+        images = self.data.images_NHWC[: self.count]
         if condition == CLEAN:
             return images
         kind, _, severity = condition.rpartition("-")
@@ -186,8 +187,7 @@ class RecordedNetwork:
             tensors, config = self.bundle.tensors(), self.bundle.manifest.model
             self._nets = {each: TorchNet(fold(tensors, config, lam=each, width=self.widest)) for each in self.lambdas}
         data = self.data.first(self.num_attacked)
-        x_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2))).float() / 255
-        y_N = torch.from_numpy(data.labels_N)
+        x_NCHW, y_N = planes(data.images_NHWC), torch.from_numpy(data.labels_N)
         opposite = self.lambdas[0] if lam >= 0.5 else self.lambdas[-1]
         generator = torch.Generator().manual_seed(0)
         parts = [slice(start, start + _ATTACK_BATCH) for start in range(0, len(data.labels_N), _ATTACK_BATCH)]
@@ -197,9 +197,7 @@ class RecordedNetwork:
                 for part in parts
             ]
         )
-        # A camera delivers bytes; what rounding takes from the attack it loses on a robot too.
-        bytes_NCHW = (adversarial_NCHW * 255).round().to(torch.uint8)
-        return np.ascontiguousarray(bytes_NCHW.permute(0, 2, 3, 1).numpy())
+        return as_bytes(adversarial_NCHW)
 
     def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Predictions:
         if self._runtime is None:

@@ -13,16 +13,7 @@ from oat_runtime.report import Check, Report
 from oat_runtime.stress.corruptions import SEVERITIES
 from policy.bench import streams as make
 from policy.bench.attacks import ATTACKS
-from policy.bench.players import (
-    Choice,
-    Play,
-    confidence_threshold,
-    correct_tp,
-    ewma_hysteresis,
-    play_policy,
-    play_rule,
-    random_choice,
-)
+from policy.bench.players import RULES, Play, correct_tp, play_policy, play_rule
 from policy.bench.recorded_network import RecordedNetwork
 from policy.bench.statistics import accuracy, difference, worst_segment
 from policy.bench.streams import Stream
@@ -112,16 +103,9 @@ class Stage:
 
     def play_rules(self, streams: Sequence[Stream]) -> dict[str, Correct]:
         """Play the rules that know nothing but confidence, and chance."""
-        network, first = self.network, int(self.network.reference[0])
-
-        def played(choices: Sequence[Choice]) -> Correct:
-            pairs = zip(streams, choices, strict=True)
-            return [play_rule(network, stream, start=first, choose=choose).correct_T for stream, choose in pairs]
-
         return {
-            "confidence threshold": played([confidence_threshold(network) for _ in streams]),
-            "ewma with hysteresis": played([ewma_hysteresis(network) for _ in streams]),
-            "random": played([random_choice(network.reference, seed=seed) for seed in range(len(streams))]),
+            name: [play_rule(self.network, stream, rule(self.network, seed)) for seed, stream in enumerate(streams)]
+            for name, rule in RULES.items()
         }
 
     def row(self, trial: str, player: str = "policy", /, **figures: object) -> None:

@@ -11,7 +11,7 @@ from oat_runtime.errors import DataError
 from oat_runtime.stress.corruptions import CORRUPTIONS
 from oat_runtime.timing import p50_p99
 from policy.bench import streams as make
-from policy.bench.players import correct_tp, oracle_correct, oracle_points, play_policy
+from policy.bench.players import correct_tp, oracle_correct, play_policy
 from policy.bench.recorded_network import ALL_CLEAN, CLEAN
 from policy.bench.stage import Stage, switches_per_1000
 from policy.bench.statistics import delay_frames, difference, false_alarms
@@ -26,8 +26,7 @@ _WORTH_ADAPTING = 0.01
 def mixture(stage: Stage, mixture: str) -> None:
     """Streams without attack: against every fixed point, the naive rules and, where they know enough, both oracles."""
     network, trial = stage.network, f"mixture {mixture}"
-    conditions = stage.conditions(mixture)
-    streams = stage.mixed(conditions, num_segments=stage.effort.num_segments)
+    streams = stage.mixed(stage.conditions(mixture), num_segments=stage.effort.num_segments)
     plays = stage.play(streams, stage.config)
     ours = [play.correct_T for play in plays]
     fixed = [correct_tp(network, stream) for stream in streams]
@@ -38,8 +37,8 @@ def mixture(stage: Stage, mixture: str) -> None:
     allowed = {"oracle dynamic": np.arange(len(network.points)), "oracle dynamic, full width": network.reference}
     oracles = {}
     for name, points in allowed.items() if stage.decides else ():
-        chosen = oracle_points(network, conditions, points)
-        oracles[name] = [oracle_correct(network, stream, chosen) for stream in streams]
+        pairs = zip(streams, fixed, strict=True)
+        oracles[name] = [oracle_correct(network, stream, right_TP, allowed=points) for stream, right_TP in pairs]
     naive = stage.play_rules(streams)
     for name, correct in (("policy", ours), *oracles.items(), *naive.items()):
         stage.accuracy_row(trial, name, streams, correct)

@@ -15,7 +15,7 @@ import torch
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bench.latency import BATCHES, latency_row
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Check, Report, Row, text_table
+from oat_runtime.report import Report, Row, checks_of, text_table
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import interleave
 from oat_runtime.untrained import static_net
@@ -49,12 +49,10 @@ def run(bundle: Path, *, device: str, seconds: float) -> int:
     runtime = OATRuntime.load(bundle, device="cuda" if device == "cuda" else "cpu")
     report = Report("training.bench.runtime")
     report.measure("the runtime", lambda: _rows(runtime, device, seconds))
-    for name, (limit, unit) in LIMITS.items():
-        at_least = "at least" in unit
-        if at_least and runtime.precision == "bfloat16":
-            limit = BFLOAT16_SPEEDUP
-        values = [row["value"] for row in report.rows if row.get("comparison") == name]
-        report.checks.append((Check.at_least if at_least else Check.at_most)(name, values, limit, unit))
+    limits = LIMITS
+    if runtime.precision == "bfloat16":
+        limits = LIMITS | {name: (BFLOAT16_SPEEDUP, unit) for name, (_, unit) in LIMITS.items() if "at least" in unit}
+    report.checks = checks_of(report.rows, limits)
     columns = ("comparison", "batch", "p50_ms", "baseline_p50_ms", "value")
     figures = [[row.get(column) for column in columns] for row in report.rows]
     about = machine(device) | {"backend": runtime.backend, "precision": runtime.precision, "bundle": str(bundle)}
