@@ -21,6 +21,7 @@ from rich.table import Table
 from oat_runtime.backends import BackendName, Device, Precision
 from oat_runtime.devices import (
     EnergyCounter,
+    EnergySource,
     device_name,
     energy_counter,
     power_mode,
@@ -71,7 +72,7 @@ class DeviceProfile(StrictModel):
     num_threads: int = Field(ge=1)
     resident_mb: Annotated[float, Field(gt=0)] | None = None
     """Memory of the whole process with every point of the table ready; None where it cannot be read."""
-    energy_source: Literal["nvml", "rapl", "ina3221", "unavailable"] = "unavailable"
+    energy_source: EnergySource | Literal["unavailable"] = "unavailable"
     rows: tuple[ProfileRow, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

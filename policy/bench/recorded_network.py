@@ -103,7 +103,8 @@ class RecordedNetwork:
         self.lambdas, self.widest = bundle.select.lambdas, bundle.select.widths[-1]
         self.points = tuple(row.point for row in bundle.select.rows)
         self.index = {point: p for p, point in enumerate(self.points)}
-        self.reference = np.array([self.index[OperatingPoint(lam, self.widest)] for lam in self.lambdas])
+        self._at_reference = tuple(OperatingPoint(lam, self.widest) for lam in self.lambdas)
+        self.reference = np.array([self.index[point] for point in self._at_reference])
         self.labels_N = data.labels_N
         self._column = {int(p): column for column, p in enumerate(self.reference)}
         images_id = f"{zlib.crc32(data.images_NHWC.tobytes()):08x}"
@@ -123,10 +124,10 @@ class RecordedNetwork:
         if condition.startswith(ATTACK_PREFIX):
             name, lam = condition.removeprefix(ATTACK_PREFIX), self.points[present].lam
             file = f"{name}-at-{lam:g}-n{self.num_attacked}"
-            return self._recorded(file, lambda: self._attack(ATTACKS[name], lam), self._at(self.reference))
+            return self._recorded(file, lambda: self._attack(ATTACKS[name], lam), self._at_reference)
         if condition == ALL_CLEAN:
             images_NHWC = self.data.images_NHWC[: self.num_clean]
-            return self._recorded(f"{ALL_CLEAN}-n{self.num_clean}", lambda: images_NHWC, self._at(self.reference))
+            return self._recorded(f"{ALL_CLEAN}-n{self.num_clean}", lambda: images_NHWC, self._at_reference)
         return self._recorded(f"{condition}-n{self.count}", lambda: self._corrupt(condition), self.points)
 
     def answer(self, found: Predictions, image: int, point: int) -> tuple[int, float]:
@@ -148,9 +149,6 @@ class RecordedNetwork:
 
     def _column_of(self, found: Predictions, point: int) -> int:
         return point if found.label_NP.shape[1] == len(self.points) else self._column[point]
-
-    def _at(self, indices: NDArray[np.int64]) -> list[OperatingPoint]:
-        return [self.points[p] for p in indices]
 
     def _recorded(
         self, name: str, images: Callable[[], NDArray[np.uint8]], points: Sequence[OperatingPoint]

@@ -9,7 +9,7 @@ import torch
 
 from oat_runtime.architecture import ModelConfig
 from training.bench import __main__ as bench
-from training.bench.ordinary_net import OrdinaryNet
+from training.bench.ordinary_net import OrdinaryNorm, ordinary_net, single
 from training.compare import RecipeHits, compare, dual_check, lower_bound
 from training.config import TrainConfig
 from training.network import LambdaBatch
@@ -17,13 +17,19 @@ from training.network import LambdaBatch
 
 @pytest.mark.parametrize("family", ["wide_resnet", "resnet"])
 def test_the_plain_network_computes_what_an_oat_network_of_one_lambda_computes(family: str) -> None:
-    torch.manual_seed(0)
-    plain = OrdinaryNet(ModelConfig(family=family, depth=10, widen_factor=1)).train()
-    x_NCHW = torch.rand(4, 3, 16, 16)
-    expected = plain.like(x_NCHW, LambdaBatch.constant(0.0, 4, (0.0,)), width=1.0)
-    torch.testing.assert_close(plain(x_NCHW), expected, atol=1e-4, rtol=1e-4)
-    num_norm_parameters = sum(p.numel() for p in plain.norms.parameters())
-    assert num_norm_parameters == sum(p.numel() for site in plain.like.norms() for p in site.parameters())
+    config = ModelConfig(family=family, depth=10, widen_factor=1)
+    networks = []
+    for make in (ordinary_net, single):
+        torch.manual_seed(0)
+        networks.append(make(config).train())
+    plain, like = networks
+    x_NCHW, lam = torch.rand(4, 3, 16, 16), LambdaBatch.constant(0.0, 4, (0.0,))
+    expected = like(x_NCHW, lam, width=1.0)
+    torch.testing.assert_close(plain(x_NCHW, lam, width=1.0), expected, atol=1e-4, rtol=1e-4)
+    assert not plain.norms()
+    norms = [module for module in plain.modules() if isinstance(module, OrdinaryNorm)]
+    num_norm_parameters = sum(p.numel() for norm in norms for p in norm.parameters())
+    assert num_norm_parameters == sum(p.numel() for site in like.norms() for p in site.parameters())
 
 
 @pytest.mark.slow

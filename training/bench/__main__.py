@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from oat_runtime import SHIPPED_BUNDLE
@@ -21,9 +21,9 @@ from oat_runtime.errors import OATError
 from oat_runtime.report import Check, Report, Row, text_table
 from oat_runtime.timing import Millis, interleave, p50_p99
 from training.bench import deployed
-from training.bench.ordinary_net import OrdinaryNet, single
+from training.bench.ordinary_net import ordinary_net, single
 from training.config import TrainConfig
-from training.network import LambdaBatch
+from training.network import LambdaBatch, OATNet
 from training.network.norm import normalize_batch, normalize_natively
 from training.optimizer import make_optimizer
 from training.origin import machine
@@ -58,20 +58,13 @@ def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callab
     images = synthetic(config, side)
     x_NHWC = torch.from_numpy(images.images_NHWC[: config.batch_size]).to(device)
     y_N = torch.from_numpy(images.labels_N[: config.batch_size]).to(device)
-    dtype = getattr(torch, config.precision)
-    native = OrdinaryNet(config.model).to(device)
-    native.like.compute_dtype = dtype
-    fused = single(config.model).to(device)
-    fused.compute_dtype = dtype
+    lam = LambdaBatch.constant(0.0, len(y_N), (0.0,), device=device)
+    native, fused = ordinary_net(config.model), single(config.model)
     if config.compile_norms:
         fused.compile_norms()
-    lam = LambdaBatch.constant(0.0, len(y_N), (0.0,), device=device)
-    networks: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = [
-        (native, native),
-        (fused, lambda x_NCHW: fused(x_NCHW, lam, width=1.0)),
-    ]
 
-    def step_of(model: nn.Module, logits_fn: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+    def step_of(model: OATNet) -> Callable[[], object]:
+        model.to(device).compute_dtype = getattr(torch, config.precision)
         if torch.device(device).type == "cuda":
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
@@ -79,14 +72,14 @@ def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callab
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(logits_fn(x_NHWC.permute(0, 3, 1, 2).float() / 255.0), y_N)
+            loss = F.cross_entropy(model(x_NHWC.permute(0, 3, 1, 2).float() / 255.0, lam, width=1.0), y_N)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return loss.item()
 
         return step
 
-    return {name: step_of(*network) for name, network in zip(PLAIN, networks, strict=True)}
+    return dict(zip(PLAIN, map(step_of, (native, fused)), strict=True))
 
 
 def measure(names: list[str], changes: list[str], *, side: int, device: str, seconds: float) -> list[Row]:
@@ -167,10 +160,8 @@ def measure_norms(device: str, dtype: torch.dtype, *, seconds: float) -> list[Ro
         }
         calls = {name: partial(_forward_backward, form, given, gradient) for name, form in forms.items()}
         times = interleave(calls, seconds=seconds)
-        rows += [
-            {"norm": name, "channels": channels, "side": side, "p50_ms": p50_p99(taken)[0]}
-            for name, taken in times.items()
-        ]
+        site = {"channels": channels, "side": side}
+        rows += [{"norm": name, **site, "p50_ms": p50_p99(taken)[0]} for name, taken in times.items()]
     return rows
 
 
