@@ -22,6 +22,9 @@ WS := ros2_ws/install/.built
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
 	-not -path '*/test/*' -not -path '*.egg-info/*')
 
+# `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
+MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
+
 # Packages with a benchmark: `python -m PACKAGE.bench`.
 BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
 	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
@@ -53,15 +56,17 @@ robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)
 
-lint: $(SETUP) ## ruff, mypy --strict, import-linter
+lint: $(SETUP) ## ruff, mdformat, mypy --strict, import-linter
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mdformat --check $(MARKDOWN)
 	$(PY) -m mypy
 	PYTHONPATH=ros2_ws/src/oat_perception .venv/bin/lint-imports
 
-format: $(SETUP) ## rewrite the code as `lint` wants it
+format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) -m mdformat $(MARKDOWN)
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones; one that fails leaves the others
 	status=0; for name in $(BENCHES); do \

@@ -19,8 +19,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from oat_runtime.architecture import InputSpec, ModelConfig, tensor_shapes
 from oat_runtime.errors import BundleError
+from oat_runtime.files import reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
-from oat_runtime.shipped import find_bundle
+from oat_runtime.shipped import find_bundle, shipped_bundles
 
 SCHEMA_VERSION = 1
 NAME = r"[a-z0-9][a-z0-9._-]*"
@@ -144,7 +145,8 @@ class Bundle:
         folder = find_bundle(path)
         manifest_path = folder / MANIFEST
         if not manifest_path.is_file():
-            raise BundleError(f"no bundle at {folder}: expected a folder with {MANIFEST}")
+            hint = f"; the shipped {folder.name} is hidden by that folder" if folder.name in shipped_bundles() else ""
+            raise BundleError(f"no bundle at {folder}: expected a folder with {MANIFEST}{hint}")
         raw = manifest_path.read_bytes()
         try:
             document = json.loads(raw)
@@ -154,7 +156,9 @@ class Bundle:
                     f"{manifest_path}: expected schema version {SCHEMA_VERSION}, got {version!r}: update this package"
                 )
             manifest = Manifest.model_validate_json(raw)
-        except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        except ValidationError as error:
+            raise BundleError(f"{manifest_path} is damaged or not a manifest: {reason_of(error)}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise BundleError(f"{manifest_path} is damaged or not a manifest: {error}") from error
         for name, entry in manifest.files.items():
             _verify(folder / name, entry)
@@ -209,7 +213,7 @@ class Bundle:
         path = self.path / WEIGHTS
         try:
             stored = safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, TypeError, KeyError) as error:  # the last two: a dtype NumPy lacks
             raise BundleError(f"{path} cannot be read ({error}): fetch the bundle again") from error
         expected, found = tensor_shapes(self.manifest.model), {name: array.shape for name, array in stored.items()}
         if found != expected:
@@ -218,6 +222,11 @@ class Bundle:
                 f"{path} does not fit the manifest's architecture: expected {wrong[0]} of shape "
                 f"{expected.get(wrong[0], 'none')}, got {found.get(wrong[0], 'none')} (and {len(wrong) - 1} more)"
             )
+        for name, array in stored.items():
+            kinds = (np.int64,) if name.endswith("num_batches_tracked") else (np.float32, np.float16)
+            if array.dtype not in kinds:
+                wanted = " or ".join(np.dtype(kind).name for kind in kinds)
+                raise BundleError(f"{path}: expected {name} of {wanted}, got {array.dtype}: export the bundle again")
         # What float16 holds without a loss is stored in it.
         return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in stored.items()}
 

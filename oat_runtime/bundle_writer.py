@@ -30,6 +30,7 @@ from oat_runtime.bundle import (
     is_plain,
 )
 from oat_runtime.errors import BundleError
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.plain_net import Tensors
 
@@ -141,9 +142,7 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     files = dict(bundle.manifest.files) | {name: _entry(content)}
     manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})
     for file, data in ((name, content), (MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())):
-        partial = bundle.path / f".{file}.partial"
-        partial.write_bytes(data)
-        os.replace(partial, bundle.path / file)
+        write_whole(bundle.path / file, data)
     return Bundle.load(bundle.path)
 
 

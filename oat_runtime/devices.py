@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -66,6 +67,16 @@ def resident_mb(pid: int | Literal["self"] = "self") -> float | None:
     except OSError:
         pass
     return None
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system, where the C library would keep it (glibc).
+
+    Compiling the three networks of a WRN-16-4 left 24 MB behind that nothing used.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class EnergyCounter(Protocol):

@@ -14,6 +14,7 @@ import numpy as np
 from oat_runtime.architecture import ModelConfig, knot_weights
 from oat_runtime.backends import Compiled, CompileFn, Plan, Settings
 from oat_runtime.backends.plan import Floats
+from oat_runtime.devices import give_memory_back
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import PlainNet, Tensors, constants, fold, share
 
@@ -116,7 +117,9 @@ class PlanStore:
         with self._making:
             if (ready := self.get(point)) is not None:
                 return ready
-            return self._fold(point) if self.form == "folded" else self._share(point)
+            ready = self._fold(point) if self.form == "folded" else self._share(point)
+            give_memory_back()
+            return ready
 
     def clear(self) -> None:
         """Let go of every plan."""

@@ -1,162 +1,34 @@
-"""`oat-profile`: measure what a bundle's points cost on this machine, keep it in a file, put it into a table."""
+"""`oat-profile`: measure what a bundle's points cost on this machine, and keep it in a file."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 from rich.table import Table
 
 from oat_runtime.backends import BackendName, Device, Precision
+from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import (
     EnergyCounter,
-    EnergySource,
     device_name,
     energy_counter,
     power_mode,
-    processor_name,
     resident_mb,
 )
 from oat_runtime.errors import ConfigError, OATError
-from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import interleave, p50_p99
-
-__all__ = ["DeviceProfile", "ProfileRow", "main", "measure", "processor_name"]
-
-PositiveMs = Annotated[float, Field(gt=0)]
-
-
-class ProfileRow(StrictModel):
-    """Cost of `OATRuntime.infer` at one operating point and batch size."""
-
-    lam: float = Field(ge=0, le=1)
-    width: float = Field(gt=0, le=1)
-    batch: int = Field(ge=1)
-    latency_ms_p50: PositiveMs
-    """Of the whole batch."""
-    latency_ms_p99: PositiveMs
-    num_calls: int = Field(ge=1)
-    """Timed calls; of fewer than a few hundred, the 99th percentile is close to the slowest one."""
-    images_per_s: float = Field(gt=0)
-    """Throughput of calls one after another: batch over mean latency."""
-    energy_j: Annotated[float, Field(gt=0)] | None = None
-    """Energy of one image, with all else that the machine does meanwhile; None where there is no counter."""
-
-
-class DeviceProfile(StrictModel):
-    """What was measured on one device, for one bundle, with one engine and its settings."""
-
-    schema_version: Literal[2] = 2
-    bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    device: str = Field(min_length=1)
-    """Name of the processor or GPU, see `oat_runtime.devices.device_name`."""
-    power_mode: str
-    """See `oat_runtime.devices.power_mode`."""
-    backend: BackendName
-    precision: Precision
-    plans: PlanForm
-    num_threads: int = Field(ge=1)
-    resident_mb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of the whole process with every point of the table ready; None where it cannot be read."""
-    energy_source: EnergySource | Literal["unavailable"] = "unavailable"
-    rows: tuple[ProfileRow, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_row_a_point_and_batch(self) -> DeviceProfile:
-        keys = [(row.lam, row.width, row.batch) for row in self.rows]
-        if len(set(keys)) != len(keys):
-            raise ValueError(f"each point and batch may occur once, got {keys}")
-        return self
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DeviceProfile:
-        """Read a profile file.
-
-        Raises:
-            ConfigError: it is missing, damaged, or not a profile.
-        """
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the device profile {path}: {error}: measure one with oat-profile"
-            ) from error
-        except ValidationError as error:
-            raise ConfigError(f"{path} is not a device profile ({error}): measure one with oat-profile") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the profile whole or not at all; folders are made as needed."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-            file.write(self.model_dump_json(indent=1) + "\n")
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, target)
-
-    @property
-    def label(self) -> str:
-        """What a table that the profile was applied to names as its device."""
-        threads = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
-        return f"{self.device}, {self.backend} {self.precision}, {threads}, power mode {self.power_mode}"
-
-    def apply(
-        self,
-        table: OperatingTable,
-        *,
-        backend: BackendName,
-        precision: Precision,
-        num_threads: int,
-        device: Device = "cpu",
-    ) -> OperatingTable:
-        """A copy of `table` with latency and energy of one image on this machine at every point.
-
-        Args:
-            table: a table of the profiled bundle, as `Bundle.select` gives it.
-            backend: the engine in use (`OATRuntime.backend`).
-            precision: its precision (`OATRuntime.precision`).
-            num_threads: its threads (`OATRuntime.num_threads`).
-            device: where it runs (`OATRuntime.device`).
-
-        Raises:
-            ConfigError: the profile is of something else; every difference is named.
-        """
-        by_point = {OperatingPoint(row.lam, row.width): row for row in self.rows if row.batch == 1}
-        differences = [
-            f"{what}: profile {of_profile}, in use {in_use}"
-            for what, of_profile, in_use in (
-                ("bundle_sha256", self.bundle_sha256, table.bundle_sha256 or "unknown"),
-                ("device", self.device, device_name(device)),
-                ("power_mode", self.power_mode, power_mode()),
-                ("backend", self.backend, backend),
-                ("precision", self.precision, precision),
-                ("num_threads", self.num_threads, num_threads),
-                ("points", sorted(map(str, by_point)), sorted(str(row.point) for row in table.rows)),
-            )
-            if of_profile != in_use
-        ]
-        if differences:
-            raise ConfigError(
-                f"the device profile does not fit ({'; '.join(differences)}): measure this combination with oat-profile"
-            )
-        fields = ("latency_ms_p50", "latency_ms_p99", "energy_j")
-        rows = tuple(
-            row.model_copy(update={name: getattr(by_point[row.point], name) for name in fields}) for row in table.rows
-        )
-        return table.with_rows(rows, device=self.label)
 
 
 def measure(runtime: OATRuntime, *, seconds_per_point: float, batches: Sequence[int] = (1, 32)) -> DeviceProfile:
@@ -273,7 +145,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `oat-profile`."""
     parser = argparse.ArgumentParser(prog="oat-profile", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    parser.add_argument("bundle", type=Path, help="a bundle's folder, or the name of a shipped one")
     parser.add_argument("--output", type=Path, help="profile file to write (JSON); it also ends the standard output")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -65,7 +64,8 @@ class OATRuntime:
     go on at the old point until the new one is ready. Until then `pending` names it, `activation` says since when the
     active point is in effect, and `failure` why the last one asked for never came.
 
-    Safe to use from any thread; the frames of one plan run one after another. Input with NaN or infinity is refused.
+    Safe to use from any thread; the frames of one plan run one after another. Network inputs outside [0, 1] are
+    refused, NaN and infinity among them.
     """
 
     def __init__(
@@ -205,7 +205,10 @@ class OATRuntime:
 
     def is_prepared(self, point: OperatingPoint) -> bool:
         """Whether a switch to `point` takes effect on the next frame."""
-        return self._plans.get(point) is not None
+        try:
+            return self._plans.get(self.effective(lam=point.lam, width=point.width)) is not None
+        except OperatingPointError:
+            return False
 
     def set_lambda(self, lam: float) -> OperatingPoint:
         """Set λ, keep the width, wait until it is active; returns the point that really runs."""
@@ -264,7 +267,7 @@ class OATRuntime:
     def _switch(self, point: OperatingPoint, ready: ReadyPlan) -> None:
         """Make `point` the active one, with the lock held; a point that is active already keeps its time."""
         self._pending = None
-        if not self._closed and (self._active.point, self._active.plan) != (point, ready.plan):
+        if not self._closed and self._active.point != point:
             self._active = self._bind(point, ready)
 
     def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
@@ -281,7 +284,7 @@ class OATRuntime:
         """Return the logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
 
         Raises:
-            InputError: another dtype or shape, no image, or a value that is not finite.
+            InputError: another dtype or shape, no image, or a value that is not in [0, 1].
             OATError: the runtime is closed.
         """
         self._check_inputs(x_NCHW)
@@ -293,8 +296,9 @@ class OATRuntime:
             raise InputError(f"expected float32 of shape {expected}, got {x_NCHW.dtype} of shape {x_NCHW.shape}")
         if not len(x_NCHW):
             raise InputError("expected at least one image, got an empty batch")
-        if not math.isfinite(np.add.reduce(x_NCHW, axis=None)):  # some engines' ReLU would hide a NaN
-            raise InputError("expected finite pixels in [0, 1], got NaN or infinity: check the source of the images")
+        low, high = float(x_NCHW.min()), float(x_NCHW.max())
+        if not (low >= 0.0 and high <= 1.0):  # also where one is NaN, which some engines' ReLU would hide
+            raise InputError(f"expected finite pixels in [0, 1], got {low:g} to {high:g}: divide bytes by 255")
 
     @staticmethod
     def _run(active: _Active, x_NCHW: Floats) -> Floats:
@@ -307,6 +311,7 @@ class OATRuntime:
         Args:
             frame_HWC: uint8 RGB of any size.
             at: a prepared point to run at, which does not become the active one (a probe); the active point by default.
+                The answer names the point that really ran, see `effective`.
 
         Raises:
             InputError: not a uint8 H×W×3 array.
@@ -356,7 +361,7 @@ class OATRuntime:
             at: as in `predict`.
 
         Raises:
-            InputError: another dtype or shape, no image, or a value that is not finite.
+            InputError: another dtype or shape, no image, or a value that is not in [0, 1].
             OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """
@@ -374,10 +379,11 @@ class OATRuntime:
         if at is None:
             return self._active
         self._refuse_if_closed()
-        ready = self._plans.get(at)
+        point = self.effective(lam=at.lam, width=at.width)
+        ready = self._plans.get(point)
         if ready is None:
-            raise OperatingPointError(f"{at} is not prepared: call prepare([...]) before the first frame")
-        return self._bind(at, ready)
+            raise OperatingPointError(f"{point} is not prepared: call prepare([...]) before the first frame")
+        return self._bind(point, ready)
 
     def _answer(self, active: _Active, x_NCHW: Floats, started_s: float, ready_s: float) -> list[Prediction]:
         logits_NK = self._run(active, x_NCHW)

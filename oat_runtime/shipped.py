@@ -30,8 +30,9 @@ def find_bundle(path: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: it is a bare name, no such path exists, and no shipped bundle has that name.
     """
-    given = Path(path)
-    if given.exists() or os.fspath(path) != given.name:
+    given, text = Path(path), os.fspath(path)
+    # A shell completes a folder's name with a slash.
+    if text.rstrip("/") != given.name or os.path.exists(given):
         return given
     if given.name in (names := shipped_bundles()):
         return bundles_folder() / given.name

@@ -19,7 +19,8 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle_writer import attach_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.errors import ConfigError, DataError, OATError
+from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
@@ -120,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
     options = parser.parse_args(argv)
     try:
+        if options.limit < 1:
+            raise ConfigError(f"--limit must be at least 1, got {options.limit}")
         bundle = Bundle.load(options.bundle)
         if bundle.estimator is None:
             raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
@@ -140,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.attach:
             attach_file(bundle, "estimator.json", content.encode())
         else:
-            options.output.write_text(content, encoding="utf-8")
+            write_whole(options.output, content)
     except (OATError, OSError, ValidationError) as error:
         print(f"oat-calibrate: {error}", file=sys.stderr)
         return 2

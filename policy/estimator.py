@@ -40,7 +40,7 @@ _DRIFT_PRIOR = 0.02
 _MAX_STRAY = 4.5
 """Frames farther than this from clean (in standard deviations, all statistics together) count as this far in drift, so
 that odd ones cannot pull. 4 to 5.5 do equally well; at 3.5, the root mean square of clean frames, glass blur is found
-two frames later at an equal number of false alarms (576,000 frames of training images; docs/log.md)."""
+two frames later at an equal number of false alarms (576,000 frames of training images; docs/log/policy-noticing.md)."""
 _RESEMBLANCE = 0.1
 """How much less alike, as a cosine, makes a kind e times less likely to be what drift resembles."""
 DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
@@ -205,7 +205,8 @@ class RegimeFilter:
         """Whether the images are no longer as usual.
 
         Mild haze, snow and brightness count as usual here: a run of bright or pale scenes looks the same. They were
-        behind most false alarms, and no kind at severity 3 or more was found later for it (docs/log.md).
+        behind most false alarms, and no kind at severity 3 or more was found later for it
+        (docs/log/policy-noticing.md).
         """
         return float(self._belief_K[:-2] @ self._usual_K) < ALARM_BELOW
 

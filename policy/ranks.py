@@ -2,7 +2,8 @@
 
 Statistics of clean images are skewed, and some pile up: colour noise, say, lies near a least value that most clean
 images have and few corrupted ones, and a Gaussian takes that edge for the flank of a wide bell. On ranks, frost is
-found more than a frame earlier at an equal number of false alarms (576,000 frames of training images; docs/log.md).
+found more than a frame earlier at an equal number of false alarms (576,000 frames of training images;
+docs/log/policy-noticing.md).
 
 Shape legend: N images, S statistics, Q ranks.
 """

@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.data.bags import is_bag, open_bag
+from oat_runtime.data.bags import bag_messages, is_bag, open_bag
 from oat_runtime.errors import DataError, OATError
+from oat_runtime.files import read_model, reason_of
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
 from policy.config import PolicyConfig
@@ -85,8 +86,8 @@ def decision_lines(path: Path) -> list[str]:
         if not connections:
             topics = sorted({c.topic for c in reader.connections})
             raise DataError(f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {topics}")
-        for connection, _, raw in reader.messages(connections):
-            lines += str(reader.deserialize(raw, connection.msgtype).record_json).splitlines()
+        for _, message in bag_messages(path, reader, connections):
+            lines += str(message.record_json).splitlines()
     return lines
 
 
@@ -154,7 +155,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
     try:
         constants = None if bundle.estimator is None else EstimatorConstants.model_validate(bundle.estimator)
     except ValidationError as error:
-        raise DataError(f"{folder}: estimator.json cannot be read ({error}): run policy.fit again") from error
+        raise DataError(f"{folder}: estimator.json cannot be read ({reason_of(error)}): fit it again") from error
     return bundle.select, constants
 
 
@@ -172,15 +173,10 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
         recording.policy()  # says what is missing
         raise AssertionError("unreachable")
     if options.estimator is not None:
-        try:
-            constants = EstimatorConstants.model_validate_json(options.estimator.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise DataError(f"{options.estimator} holds no estimator constants: {error}") from error
+        constants = read_model(EstimatorConstants, options.estimator, what="a file that oat-calibrate wrote")
     for path in options.config:
-        try:
-            policies[path.stem] = AdaptivePolicy(table, PolicyConfig.model_validate_json(path.read_bytes()), constants)
-        except (OSError, ValidationError) as error:
-            raise DataError(f"{path} holds no policy configuration: {error}") from error
+        config = read_model(PolicyConfig, path, what="a policy configuration")
+        policies[path.stem] = AdaptivePolicy(table, config, constants)
     if not options.config and (options.bundle is not None or options.estimator is not None):
         sources: list[Path] = [path for path in (options.estimator, options.bundle) if path is not None]
         policies[sources[0].stem] = AdaptivePolicy(table, base, constants)

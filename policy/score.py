@@ -136,7 +136,7 @@ def _kind_bounds(
 
     A few hundred images of one kind tell how far it lies above its regime and which end of λ it likes better, but not
     which of two neighbouring λ: that is left to the thousands of its regime. The tilt is in √λ, since half of what λ
-    changes happens below 0.2 (validation images; docs/log.md).
+    changes happens below 0.2 (validation images; docs/log/policy-choosing.md).
     """
     bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
     if not bounds_PK.size:

@@ -119,6 +119,26 @@ def test_other_settings_of_pip_are_no_source(torch_index, index, monkeypatch) ->
     assert _choose(torch_index, index).options == ("--extra-index-url", index)
 
 
+def test_a_source_for_another_command_of_pip_is_no_source(torch_index, index, monkeypatch, tmp_path) -> None:
+    (tmp_path / "pip.conf").write_text("[download]\nindex-url = http://127.0.0.1:1\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert _choose(torch_index, index).options == ("--extra-index-url", index)
+
+
+def test_settings_that_pip_cannot_read_are_said_in_one_line(torch_index, index, monkeypatch, tmp_path) -> None:
+    (tmp_path / "pip.conf").write_text("garbage")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    with pytest.raises(SystemExit, match="pip cannot read its settings"):
+        _choose(torch_index, index)
+
+
+@pytest.mark.parametrize("named", ["   ", "\t"])
+def test_an_index_of_spaces_is_none(torch_index, index, named) -> None:
+    assert _choose(torch_index, index, named=named).options == ("--extra-index-url", index)
+    with pytest.raises(SystemExit, match="Expected one URL"):
+        _choose(torch_index, index, named="http://a http://b")
+
+
 def test_the_index_that_somebody_names_wins(torch_index, silent_index, tmp_path) -> None:
     named = _choose(torch_index, silent_index, named="http://127.0.0.1:1/named", driver=tmp_path)
     assert named.options == ("--extra-index-url", "http://127.0.0.1:1/named")
@@ -150,3 +170,22 @@ def test_a_shell_for_ros_loads_the_shipped_dds_profile_unless_it_has_one() -> No
     assert _profile_after_ros_env() == str(shipped)
     assert _profile_after_ros_env(FASTRTPS_DEFAULT_PROFILES_FILE="/mine.xml") == "/mine.xml"
     assert _profile_after_ros_env(FASTRTPS_DEFAULT_PROFILES_FILE="") == "", "empty: Fast DDS's own"
+    assert _profile_after_ros_env(FASTDDS_DEFAULT_PROFILES_FILE="/mine.xml") == "", "the newer name of the same setting"
+
+
+@pytest.mark.parametrize(
+    ("shell", "environment", "status", "says"),
+    [
+        (["bash", "-c", "set -eu; . tools/ros_env.sh; case $- in *u*) exit 7 ;; esac"], {}, 7, ""),
+        (["sh", "-c", ". tools/ros_env.sh"], {"BASH_VERSION": ""}, 1, "expected bash"),
+        (["bash", "-c", ". tools/ros_env.sh"], {"OAT_VENV": "/nope"}, 1, "got /nope"),
+        (["bash", "-c", ". tools/ros_env.sh"], {"PYTHONPATH": "/other/ros"}, 0, "leaves out PYTHONPATH=/other/ros"),
+    ],
+)
+def test_a_shell_that_ros_env_cannot_serve_is_told(shell, environment, status, says) -> None:
+    if shell[0] == "sh" and "bash" in os.path.realpath("/bin/sh"):
+        pytest.skip("sh is bash here")
+    env = {"PATH": os.environ["PATH"], **environment}
+    done = subprocess.run(shell, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr

@@ -3,6 +3,17 @@
 # With the ROS 2 wheels in .venv it uses those alone; without them it leaves the ROS 2 that is already sourced
 # (/opt/ros) as it is and only adds the workspace, if that is built. OAT_VENV names another environment than .venv.
 
+if [ -z "${BASH_VERSION:-}" ]; then
+  echo "tools/ros_env.sh: expected bash, got another shell: start bash first" >&2
+  return 1
+fi
+if [ -n "${OAT_VENV:-}" ] && [ ! -x "$OAT_VENV/bin/python" ]; then
+  echo "tools/ros_env.sh: expected an environment with bin/python in OAT_VENV, got $OAT_VENV" >&2
+  return 1
+fi
+case $- in *u*) _oat_nounset=-u ;; *) _oat_nounset=+u ;; esac
+set +u # colcon's own scripts use variables that may be unset
+
 _oat_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 _oat_venv=$(realpath --no-symlinks "${OAT_VENV:-$_oat_root/.venv}")
 
@@ -10,6 +21,9 @@ if compgen -G "$_oat_venv/lib/python3*/site-packages/rclpy" >/dev/null; then
   export VIRTUAL_ENV="$_oat_venv"
   export AMENT_PREFIX_PATH="$_oat_venv" CMAKE_PREFIX_PATH="$_oat_venv"
   export ROS_VERSION=2 ROS_DISTRO=jazzy ROS_PYTHON_VERSION=3
+  if [ -n "${PYTHONPATH:-}" ] && [ "${PYTHONPATH#"$_oat_root/ros2_ws"}" = "$PYTHONPATH" ]; then
+    echo "tools/ros_env.sh: leaves out PYTHONPATH=$PYTHONPATH, which may hold another ROS 2" >&2
+  fi
   unset PYTHONPATH COLCON_PREFIX_PATH
   case ":$PATH:" in *":$_oat_venv/bin:"*) ;; *) export PATH="$_oat_venv/bin:$PATH" ;; esac
   # The wheels' bootstrapper would find these folders too, but starts Python a second time to set them.
@@ -29,6 +43,9 @@ fi
 export RMW_IMPLEMENTATION="${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
 # Without it, large images between processes are lost. Set it empty for Fast DDS's own settings.
-export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$_oat_root/ros2_ws/src/oat_perception/config/fastdds.xml}"
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}" ]; then
+  export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$_oat_root/ros2_ws/src/oat_perception/config/fastdds.xml}"
+fi
 
-unset _oat_root _oat_venv _oat_libs
+set "$_oat_nounset"
+unset _oat_root _oat_venv _oat_libs _oat_nounset

@@ -19,7 +19,8 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 TIMEOUT_S = 5.0
 _PIP_START_S = 5.0
 """What pip itself may take beside the index's answer, on a slow machine."""
-_SOURCE = re.compile(r"^[^=]*\.(index-url|extra-index-url|find-links|no-index)=", re.MULTILINE)
+_SOURCE = re.compile(r"^(?:global|install|:env:)\.(index-url|extra-index-url|find-links|no-index)=", re.MULTILINE)
+"""A source that `pip install` uses; settings of pip's other commands do not count."""
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
@@ -42,7 +43,9 @@ def choose(
         cpu_index: the index with CPU builds.
         timeout_s: seconds within which that index must answer.
     """
-    if index:
+    if index := index.strip():
+        if len(index.split()) > 1:
+            raise SystemExit(f"Expected one URL in TORCH_INDEX, got {index!r}.")
         return Choice(("--extra-index-url", index), f"from {index}, which TORCH_INDEX names")
     if driver_file.exists() or shutil.which("nvidia-smi"):
         return Choice((), "pip's default build with CUDA, because this machine has an NVIDIA driver")
@@ -59,8 +62,10 @@ def choose(
 
 def _source_in_pip_settings() -> str | None:
     """The name of a setting, in files or in the environment, that names a source of packages; None where none does."""
-    listed = subprocess.run([*_PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
-    found = _SOURCE.search(listed)
+    listed = subprocess.run([*_PIP, "config", "list"], capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        raise SystemExit(f"pip cannot read its settings: {listed.stderr.strip()}")
+    found = _SOURCE.search(listed.stdout)
     return found[1] if found else None
 
 

@@ -174,7 +174,7 @@ def compare_fast() -> TrainConfig:
     """Comparison of recipes: the cheap one. PGD-4, one loss term a sample, one narrower width a step, an average.
 
     A ball of 9/255 makes up for the missing steps: in that of 8/255 (with PGD-3), SA came out 2.5 points above the
-    paper's recipe and RA 2 below; in that of 10/255, SA 1 below and RA 1 above (docs/log.md).
+    paper's recipe and RA 2 below; in that of 10/255, SA 1 below and RA 1 above (docs/log/training.md).
     """
     return _compared(
         {

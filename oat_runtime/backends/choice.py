@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +22,7 @@ from oat_runtime.backends.plan import Floats, MakeNet, Settings
 from oat_runtime.bundle import Probe
 from oat_runtime.devices import device_name
 from oat_runtime.errors import BackendError
+from oat_runtime.files import write_whole
 from oat_runtime.timing import interleave
 
 _LOG = logging.getLogger(__name__)
@@ -185,9 +185,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _remember(path: Path, key: str, best: Candidate) -> None:
     document = _read(path) | {key: " ".join(best)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            json.dump(document, file, indent=1)
-        os.replace(file.name, path)
+        write_whole(path, json.dumps(document, indent=1))
     except OSError as error:
         _LOG.warning("cannot remember the choice of back end in %s: %s", path, error)

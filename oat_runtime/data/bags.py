@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,28 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
         reader.close()
 
 
+def bag_messages(path: Path, reader: Any, connections: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Read messages of an open bag in their order: (type, message).
+
+    Raises:
+        DataError: a message cannot be read, or there are fewer than the bag says.
+    """
+    messages, count = iter(reader.messages(connections)), 0
+    while True:
+        try:
+            connection, _, raw = next(messages)
+            message = reader.deserialize(raw, connection.msgtype)
+        except StopIteration:
+            break
+        except Exception as error:  # the bag's containers and messages raise two dozen kinds on damaged bytes
+            raise DataError(f"{path}, message {count} cannot be read ({error!r}): the bag is damaged") from error
+        yield connection.msgtype, message
+        count += 1
+    expected = sum(connection.msgcount for connection in connections)
+    if count < expected:
+        raise DataError(f"{path}: expected {expected} messages, got {count}: the bag is damaged or cut off")
+
+
 def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iterator[npt.NDArray[np.uint8]]:
     """Read the images of a bag in their order, in every encoding that the node understands.
 
@@ -69,6 +91,8 @@ def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iter
     """
     with open_bag(path) as reader:
         topics = sorted({c.topic for c in reader.connections if c.msgtype in _IMAGES})
+    if not topics:
+        raise DataError(f"{path} holds no images: expected a topic of {' or '.join(_IMAGES)}")
     wanted = [topic] if topic else topics
     if len(wanted) != 1 or wanted[0] not in topics:
         raise DataError(f"{path}: expected one image topic, got {topic or topics}: set {option} to one of {topics}")
@@ -78,10 +102,9 @@ def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iter
 def _images(path: Path, topic: str) -> Iterator[npt.NDArray[np.uint8]]:
     with open_bag(path) as reader:
         connections = [c for c in reader.connections if c.topic == topic and c.msgtype in _IMAGES]
-        for index, (connection, _, raw) in enumerate(reader.messages(connections)):
-            message = reader.deserialize(raw, connection.msgtype)
+        for index, (msgtype, message) in enumerate(bag_messages(path, reader, connections)):
             try:
-                image_HWC = _rgb(message, compressed=connection.msgtype == _COMPRESSED)
+                image_HWC = _rgb(message, compressed=msgtype == _COMPRESSED)
             except InputError as error:
                 raise DataError(f"{path}, image {index} of {topic} cannot be used: {error}") from error
             yield image_HWC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from oat_runtime.data.cifar import CIFAR10, CIFAR100
 from oat_runtime.data.fashion_mnist import FASHION_MNIST
@@ -50,6 +51,10 @@ def load_dataset(
     Raises:
         DataError: unknown, missing, damaged or incomplete.
     """
+    if split not in get_args(Split):
+        raise DataError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, got {limit}")
     name, side = parse_name(name_or_path)
     if name in SOURCES:
         return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
@@ -69,7 +74,7 @@ def parse_name(name_or_path: str) -> tuple[str, int | None]:
     Raises:
         DataError: the side is not a sensible number.
     """
-    match = re.fullmatch(r"(.+)@(\d+)", name_or_path)
+    match = re.fullmatch(r"(.+)@([0-9]{1,4})", name_or_path)
     if match is None:
         return name_or_path, None
     if int(match[2]) not in _SIDES:

@@ -29,10 +29,14 @@ def in_frame_order(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: [(_natural(part), part) for part in path.parts])
 
 
-def _natural(name: str) -> list[tuple[int, int]]:
-    """Characters as their codes; a number stands where a digit does, and takes its value with it."""
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Characters as their codes; a number stands where a digit does, and takes its value with it, however long."""
     parts = re.findall(r"[0-9]+|[^0-9]", name)
-    return [(ord("0"), int(part)) if part[0] in "0123456789" else (ord(part), 0) for part in parts]
+    numbers = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
+    return [
+        (ord(part), 0, "") if number is None else (ord("0"), len(number), number)
+        for part, number in zip(parts, numbers, strict=True)
+    ]
 
 
 def frame_files(folder: Path) -> list[Path]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ import numpy.typing as npt
 
 from oat_runtime.data.image_set import ImageSet
 from oat_runtime.errors import DataError
+
+_MOST = np.iinfo(np.int64).max
 
 
 def read_arrays(path: Path, names: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
@@ -23,10 +23,11 @@ def read_arrays(path: Path, names: tuple[str, ...], *, optional: tuple[str, ...]
     try:
         # Opened here, since NumPy leaves the file open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in (*names, *(set(optional) & set(archive.files)))}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            # A member that is no array comes back as bytes.
+            return {name: np.asarray(archive[name]) for name in (*names, *(set(optional) & set(archive.files)))}
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds on a damaged file
         wanted = " and ".join(f"`{name}`" for name in names)
-        raise DataError(f"expected an .npz with {wanted} at {path}: {error}") from error
+        raise DataError(f"expected an .npz with {wanted} at {path}: {error!r}") from error
 
 
 def read_images_npz(path: Path, *, limit: int | None = None) -> npt.NDArray[np.uint8]:
@@ -49,7 +50,7 @@ def read_labelled_npz(path: Path, *, limit: int | None = None) -> ImageSet:
     """
     arrays = read_arrays(path, ("images", "labels"))
     images_NHWC, labels_N = _checked(path, arrays["images"]), arrays["labels"]
-    if labels_N.shape != images_NHWC.shape[:1] or labels_N.dtype.kind not in "iu":
+    if labels_N.shape != images_NHWC.shape[:1] or labels_N.dtype.kind not in "iu" or np.any(labels_N > _MOST):
         raise DataError(
             f"{path}: expected a whole number as the label of each of {len(images_NHWC)} images, got {labels_N.dtype} "
             f"of shape {labels_N.shape}"

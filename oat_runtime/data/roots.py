@@ -23,5 +23,5 @@ def data_roots(root: Path | None = None) -> tuple[Path, ...]:
     """
     named = root or os.environ.get("OAT_DATA")
     if named:
-        return (Path(named),)
+        return (Path(named).expanduser(),)
     return BESIDE_PROJECT, Path.home() / ".cache" / "oat" / "data"

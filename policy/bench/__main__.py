@@ -25,6 +25,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.data import load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
 from oat_runtime.errors import DataError, OATError
+from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, text_table
 from oat_runtime.timing import interleave, p50_p99
@@ -118,8 +119,9 @@ def main(argv: list[str] | None = None) -> int:
         if bundle.estimator is None:
             raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
         constants = EstimatorConstants.model_validate(bundle.estimator)
-        settings = b"{}" if options.config is None else options.config.read_bytes()
-        config = PolicyConfig.model_validate_json(settings)
+        config = PolicyConfig()
+        if options.config is not None:
+            config = read_model(PolicyConfig, options.config, what="a policy configuration")
         is_npz = options.images is not None and options.images.suffix == ".npz"
         data = read_labelled_npz(options.images) if is_npz else load_dataset("cifar10", "test", root=options.images)
         effort = _QUICK if options.quick else _FULL

@@ -179,7 +179,7 @@ class RecordedNetwork:
         return corrupt_batch(images, kind, int(severity), rng=np.random.default_rng(zlib.crc32(condition.encode())))
 
     def _attack(self, goal: Goal, lam: float) -> NDArray[np.uint8]:
-        # Small float32 backward passes of two threads corrupt the heap on some machines (docs/log.md).
+        # Small float32 backward passes of two threads break the heap on some machines (docs/log/training-on-a-cpu.md).
         torch.set_num_threads(self._num_threads if self.num_attacked >= _ATTACK_BATCH else 1)
         if not self._nets:
             tensors, config = self.bundle.tensors(), self.bundle.manifest.model

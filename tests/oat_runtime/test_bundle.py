@@ -174,6 +174,18 @@ def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
         Bundle.load(folder).tensors()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.int32, np.bool_])
+@pytest.mark.parametrize("name", ["classifier.bias", "blocks.0.norm1.film.gamma_KC"])
+def test_weights_of_another_type_are_named(tiny_bundle: Path, tmp_path: Path, name: str, dtype: type) -> None:
+    """Regression: int8 weights were taken for numbers, and float64 ones ended in an engine's error."""
+    bundle = Bundle.load(tiny_bundle)
+    tensors = bundle.tensors()
+    tensors[name] = tensors[name].astype(dtype)
+    with pytest.raises(BundleError, match=rf"expected {name} of float32 or float16, got {np.dtype(dtype).name}"):
+        save_again(bundle, tmp_path / "other", tensors=tensors)
+    assert not (tmp_path / "other").exists()
+
+
 def test_saving_what_was_loaded_gives_the_same_bytes(tiny_bundle: Path, tmp_path: Path) -> None:
     again = save_again(Bundle.load(tiny_bundle), tmp_path / "again")
     assert contents(again.path) == contents(tiny_bundle)

@@ -1,11 +1,13 @@
 """Laws of the energy counters, on made-up sysfs trees: what can be read is read right, what cannot is absent."""
 
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from oat_runtime.devices import energy_counter, power_mode, resident_mb
+from oat_runtime.devices import device_name, energy_counter, power_mode, processor_name, resident_mb
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -84,3 +86,66 @@ def test_resident_memory_grows_with_what_is_held() -> None:
     after = resident_mb()
     assert after is not None
     assert after - before > 0.9 * len(held) / 1e6
+
+
+class FakeNVML(ModuleType):
+    """NVIDIA's binding where two GPUs are: the first one does not tell its power, the second one takes 100 W."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self) -> None:
+        pass
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index > 1:
+            raise self.NVMLError("invalid argument")
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return {"GPU-a": 0, "GPU-b": 1}[uuid]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return f"GPU number {handle}"
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        if handle == 0:
+            raise self.NVMLError("not supported")
+        return 100_000
+
+
+@pytest.mark.parametrize(
+    ("visible", "name", "source"),
+    [
+        ("1", "GPU number 1", "nvml"),
+        ("GPU-b,GPU-a", "GPU number 1", "nvml"),
+        ("0", "GPU number 0", None),
+        (None, "GPU number 0", None),
+        ("7", "a GPU without NVML", None),
+    ],
+)
+def test_the_gpu_in_use_is_named_and_gives_its_power_where_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str, source: str | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNVML("pynvml"))
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_name("cuda") == f"{name} with {processor_name()}"
+    counter = energy_counter("cuda", tmp_path)
+    assert (None if counter is None else counter.source) == source
+    if counter is not None:
+        start_j, start_s = counter.energy_j(), time.monotonic()
+        time.sleep(0.05)
+        spent_j, spent_s = counter.energy_j() - start_j, time.monotonic() - start_s
+        counter.close()
+        assert spent_j == pytest.approx(100.0 * spent_s, rel=0.2)
+
+
+def test_a_gpu_without_nvidias_binding_has_no_name_and_no_counter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert device_name("cuda") == f"a GPU without NVML with {processor_name()}"
+    assert energy_counter("cuda", tmp_path) is None

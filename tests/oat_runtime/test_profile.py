@@ -10,10 +10,11 @@ import pytest
 
 from oat_runtime import profile as profile_module
 from oat_runtime.bundle import Bundle
-from oat_runtime.devices import power_mode
+from oat_runtime.device_profile import DeviceProfile, ProfileRow
+from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.profile import DeviceProfile, ProfileRow, main, measure, processor_name
+from oat_runtime.profile import main, measure
 from oat_runtime.runtime import OATRuntime
 
 IN_USE: dict[str, Any] = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1}
@@ -106,7 +107,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, profile: DeviceProfile, damag
     path.write_text(damage if damage in ("", "{", "[]") else json.dumps(document))
     with pytest.raises(ConfigError, match="not a device profile"):
         DeviceProfile.load(path)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot be read as a device profile"):
         DeviceProfile.load(tmp_path / "missing.json")
 
 

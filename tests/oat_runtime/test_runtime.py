@@ -271,6 +271,18 @@ def test_predict_is_infer_on_the_network_input(runtime: OATRuntime) -> None:
     np.testing.assert_allclose(runtime.predict(image).logits_K, runtime.infer(x_1CHW)[0], atol=1e-6)
 
 
+def test_a_probe_below_the_smallest_trained_lambda_names_the_point_that_ran(runtime: OATRuntime) -> None:
+    """Regression: it named the λ that was asked for, with a temperature of its own, though another network ran."""
+    runtime.prepare([P(0.1, 1.0)])
+    asked, ran = runtime.predict(frame(), at=P(0.05, 1.0)), runtime.predict(frame(), at=P(0.1, 1.0))
+    assert asked.point == ran.point == P(0.1, 1.0)
+    assert asked.confidence == ran.confidence
+    assert runtime.is_prepared(P(0.05, 1.0))
+    assert not runtime.is_prepared(P(0.05, 0.6))
+    with pytest.raises(OperatingPointError, match="width must be one of"):
+        runtime.predict(frame(), at=P(0.1, 0.6))
+
+
 def test_a_probe_at_another_point_does_not_switch(runtime: OATRuntime) -> None:
     active, probe = runtime.active, P(0.0, 0.5)
     with pytest.raises(OperatingPointError, match="not prepared"):
@@ -382,6 +394,26 @@ def test_what_is_not_finite_is_refused(runtime: OATRuntime, bad: float) -> None:
     with pytest.raises(InputError, match="finite"):
         runtime.predict_inputs(x_NCHW)
     assert np.isfinite(runtime.infer(inputs())).all()
+
+
+@pytest.mark.parametrize("scale", [255.0, -1.0, 1e38])
+def test_pixels_outside_the_unit_interval_are_refused(runtime: OATRuntime, scale: float) -> None:
+    """Regression: bytes that nobody had divided were classified with confidence 1."""
+    with pytest.raises(InputError, match=r"in \[0, 1\], got .* to .*: divide bytes by 255"):
+        runtime.infer(np.float32(scale) * inputs())
+    edges = np.concatenate([np.zeros_like(inputs()), np.ones_like(inputs())])
+    assert np.isfinite(runtime.infer(edges)).all()
+
+
+def test_the_active_point_keeps_its_time_though_many_others_were_asked_for(tiny_bundle: Path) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend=ENGINE, num_threads=1)
+    runtime.set_point(lam=0.5, width=1.0)
+    since_s = runtime.activation.since_s
+    for lam in np.linspace(0.1, 1.0, 300):
+        runtime.predict(frame(), at=P(float(lam), 1.0))
+    runtime.set_point(lam=0.5, width=1.0)
+    assert runtime.activation.since_s == since_s
+    runtime.close()
 
 
 def test_many_frames_and_regions_are_what_each_would_be_alone(runtime: OATRuntime) -> None:

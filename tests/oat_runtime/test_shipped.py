@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import oat_runtime
-from oat_runtime import shipped
+from oat_runtime import Bundle, shipped
 from oat_runtime.errors import BundleError
 from oat_runtime.shipped import bundles_folder, find_bundle, shipped_bundles
 
@@ -29,7 +29,7 @@ def test_a_path_that_exists_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytes
     assert find_bundle(name) == Path(name), "a folder here goes before a shipped bundle of its name"
 
 
-@pytest.mark.parametrize("path", ["bundles/none", "/none", "./none", "none/", "../none"])
+@pytest.mark.parametrize("path", ["bundles/none", "/none", "./none", "../none"])
 def test_any_other_path_is_left_to_whoever_reads_it(path: str) -> None:
     assert find_bundle(path) == Path(path)
 
@@ -61,3 +61,13 @@ def test_the_wheel_carries_every_bundle(tmp_path: Path) -> None:
     files = set(zipfile.ZipFile(wheel).namelist())
     for path in (path for path in bundles_folder().rglob("*") if path.is_file()):
         assert f"oat_runtime/bundles/{path.relative_to(bundles_folder())}" in files
+
+
+def test_a_name_that_a_shell_completed_is_still_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("cifar10-wrn-16-4/") == find_bundle("cifar10-wrn-16-4")
+    with pytest.raises(BundleError, match="no bundle"):
+        find_bundle("a" * 300)
+    (tmp_path / "cifar10-wrn-16-4").mkdir()
+    with pytest.raises(BundleError, match="the shipped cifar10-wrn-16-4 is hidden by that folder"):
+        Bundle.load("cifar10-wrn-16-4")

@@ -187,7 +187,7 @@ def test_policies_are_compared_on_the_same_inputs(
     assert "Policies on the same inputs" in out
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert main([str(log), "--config", str(log)]) == 2
-    assert "holds no policy configuration" in capsys.readouterr().err
+    assert "is not a policy configuration" in capsys.readouterr().err
 
 
 def test_a_bundle_is_verified_before_it_is_replayed_with(

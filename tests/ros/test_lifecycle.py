@@ -24,9 +24,9 @@ from sensor_msgs.msg import Image
 
 from oat_runtime.backends import BackendName, Precision
 from oat_runtime.bundle import Bundle
+from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.profile import DeviceProfile, ProfileRow
 from policy.config import PolicyConfig
 from policy.replay import replay
 

@@ -25,7 +25,7 @@ def write(tmp_path: Path) -> Write:
     types: Any = store.types
     header = types["std_msgs/msg/Header"](stamp=types["builtin_interfaces/msg/Time"](0, 0), frame_id="c")
 
-    def call(levels: list[int], *, topic: str = "/image") -> Path:
+    def call(levels: list[int], *, topic: str = "/image", cut: int | None = None) -> Path:
         bag = tmp_path / "bag"
         name = "sensor_msgs/msg/Image"
         with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
@@ -35,7 +35,8 @@ def write(tmp_path: Path) -> Write:
                 message = types[name](
                     header=header, height=3, width=4, encoding="mono8", is_bigendian=0, step=4, data=data
                 )
-                writer.write(connection, number, store.serialize_cdr(message, name))
+                raw = store.serialize_cdr(message, name)
+                writer.write(connection, number, raw[:cut] if number == 1 else raw)
         return bag
 
     return call
@@ -75,3 +76,27 @@ def test_a_real_bag_gives_its_images() -> None:
     assert (first.shape, first.dtype) == ((120, 160, 3), np.uint8)
     with pytest.raises(DataError, match="expected one image topic"):
         next(camera_images(BAG, topic="/none"))
+
+
+def test_a_message_that_is_cut_off_is_named(write: Write) -> None:
+    """Regression: it ended in the reader's own traceback."""
+    bag = write([7, 250, 9], cut=30)
+    images = camera_images(bag)
+    assert next(images).shape == (3, 4, 3)
+    with pytest.raises(DataError, match="message 1 cannot be read"):
+        next(images)
+
+
+def test_a_bag_with_fewer_messages_than_it_says_is_damaged(write: Write) -> None:
+    bag = write([7, 250, 9])
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 3", "message_count: 5"))
+    with pytest.raises(DataError, match="expected 5 messages, got 3"):
+        list(camera_images(bag))
+
+
+def test_a_bag_without_images_says_so(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = write([7])
+    monkeypatch.setattr("oat_runtime.data.bags._IMAGES", ("sensor_msgs/msg/CompressedImage",))
+    with pytest.raises(DataError, match="holds no images: expected a topic of sensor_msgs/msg/CompressedImage"):
+        camera_images(bag)

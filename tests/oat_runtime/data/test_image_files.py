@@ -87,3 +87,8 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> 
         read_image(tmp_path / "none.png")
     with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
         read_photo(tmp_path / "text.png")
+
+
+def test_a_number_of_any_length_has_its_place() -> None:
+    names = [f"f{'9' * 5000}.png", f"f1{'0' * 5000}.png", "f2.png", "f\u0663.png"]
+    assert [path.name for path in in_frame_order(map(Path, names))] == ["f2.png", names[0], names[1], "f\u0663.png"]

@@ -47,3 +47,22 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) ->
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"expected an \.npz with `images` at .*broken\.npz"):
         read_images_npz(path)
+
+
+def test_a_member_that_is_no_array_is_said_in_one_line(tmp_path: Path) -> None:
+    """Regression: zipfile's and NumPy's own errors came through, a dozen kinds of them."""
+    import zipfile
+
+    path = tmp_path / "images.npz"
+    for content in (b"raw", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<u1', "):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", content)
+        with pytest.raises(DataError, match=r"images\.npz"):
+            read_images_npz(path)
+
+
+def test_labels_beyond_64_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.npz"
+    np.savez(path, images=np.zeros((1, 2, 2, 3), np.uint8), labels=np.array([2**64 - 1], np.uint64))
+    with pytest.raises(DataError, match="whole number as the label"):
+        read_labelled_npz(path)

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from oat_perception.core import PerceptionCore
 from oat_perception.decision_log import DecisionLog
 from oat_perception.parameters import ADAPTIVE, policy_config
+from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.profile import DeviceProfile
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants
