@@ -109,7 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder that holds CIFAR-10")
     parser.add_argument("--config", type=Path, help="policy configuration (JSON), to tune one offline")
     parser.add_argument("--cache", type=Path, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)")
-    parser.add_argument("--count", type=int, help="images under each corruption (default: 250; quick: 16)")
+    parser.add_argument(
+        "--count", type=int, help="images a corruption (default: 250; quick: 16); under 100 decide less"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute, which decides less")
     options = parser.parse_args(argv)

@@ -6,8 +6,8 @@ Shape legend: N images, P operating points, S statistics, K classes, H height, W
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from oat_runtime.backends import BackendName, available
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
+from oat_runtime.files import write_whole
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
@@ -156,19 +157,13 @@ class RecordedNetwork:
         if name not in self._known:
             path = self.folder / f"{name}.npz"
             if not path.is_file():
-                found = self._measure(images(), points)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".partial.npz")
-                np.savez_compressed(
-                    partial,
-                    stats=found.stats_NS,
-                    label=found.label_NP,
-                    confidence=found.confidence_NP.astype(np.float16),
-                )
-                os.replace(partial, path)
+                found, content = self._measure(images(), points), io.BytesIO()
+                confidence_NP = found.confidence_NP.astype(np.float16)
+                np.savez_compressed(content, stats=found.stats_NS, label=found.label_NP, confidence=confidence_NP)
+                write_whole(path, content.getvalue())
             with np.load(path, allow_pickle=False) as archive:
-                confidence_NP = archive["confidence"].astype(np.float32)
-                self._known[name] = Predictions(archive["stats"], archive["label"], confidence_NP)
+                confidence = archive["confidence"].astype(np.float32)
+                self._known[name] = Predictions(archive["stats"], archive["label"], confidence)
         return self._known[name]
 
     def _corrupt(self, condition: str) -> NDArray[np.uint8]:
