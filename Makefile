@@ -25,8 +25,9 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 # `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
 MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 
-BENCHES := $(notdir $(patsubst %/,%,$(dir $(wildcard \
-	oat_runtime/bench.py training/bench.py policy/bench.py ros2_ws/src/oat_perception/oat_perception/bench.py))))
+# Packages with a benchmark: `python -m PACKAGE.bench`.
+BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
+	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
 .PHONY: help setup ws demo test soak robot coverage lint format bench constraints clean
 help: ## this list
@@ -67,10 +68,10 @@ format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 	$(PY) -m ruff format .
 	$(PY) -m mdformat $(MARKDOWN)
 
-bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
-	for name in $(BENCHES); do \
-		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || exit; \
-	done
+bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones; one that fails leaves the others
+	status=0; for name in $(BENCHES); do \
+		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || status=$$?; \
+	done; exit $$status
 
 constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt

@@ -21,7 +21,7 @@ from oat_runtime.data import load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
 from training.evaluation.documents import run_suite
