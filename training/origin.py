@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from oat_runtime import report
+from oat_runtime.devices import device_name
 
 UNKNOWN = "unknown"
 _DIRTY = "-dirty"
@@ -38,8 +38,12 @@ def short(commit: str) -> str:
 def machine(device: torch.device | str) -> dict[str, Any]:
     """What a benchmark and a suite tell of where they ran, for JSON."""
     kind = torch.device(device).type
-    about = report.machine("cuda" if kind == "cuda" else "cpu", threads=torch.get_num_threads())
-    return about | {"torch": torch.__version__, "device": kind}
+    return {
+        "processor": device_name("cuda" if kind == "cuda" else "cpu"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": kind,
+    }
 
 
 def hardware(device: torch.device | str, *, num_processes: int = 1) -> str:
