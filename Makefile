@@ -25,7 +25,9 @@ WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path 
 # `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
 MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 
-BENCHES := oat_runtime training policy oat_perception
+# Packages with a benchmark: `python -m PACKAGE.bench`.
+BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
+	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
 .PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
 help: ## this list
@@ -69,10 +71,10 @@ format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 settings: $(SETUP) ## write the parameter files' comments and docs/parameters.md as the code words them
 	$(PY) tools/write_settings.py
 
-bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones
-	for name in $(BENCHES); do \
-		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || exit; \
-	done
+bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones; one that fails leaves the others
+	status=0; for name in $(BENCHES); do \
+		($(ROS) python -m $$name.bench $(BENCH_ARGS)) || status=$$?; \
+	done; exit $$status
 
 constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from oat_runtime.backends import BackendName, Device, Precision
-from oat_runtime.devices import device_name, power_mode
+from oat_runtime.devices import EnergySource, device_name, power_mode
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import read_model, write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
@@ -49,7 +49,7 @@ class DeviceProfile(StrictModel):
     num_threads: int = Field(ge=1)
     resident_mb: Annotated[float, Field(gt=0)] | None = None
     """Memory of the whole process with every point of the table ready; None where it cannot be read."""
-    energy_source: Literal["nvml", "rapl", "ina3221", "unavailable"] = "unavailable"
+    energy_source: EnergySource | Literal["unavailable"] = "unavailable"
     rows: tuple[ProfileRow, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 _LOG = logging.getLogger(__name__)
 
-Source = Literal["nvml", "rapl", "ina3221"]
+EnergySource = Literal["nvml", "rapl", "ina3221"]
 _SAMPLE_PERIOD_S = 0.02
 """INA3221 and NVML give power, not energy; the Jetson's sensor converts anew about every 10 ms."""
 
@@ -82,7 +82,7 @@ def give_memory_back() -> None:
 class EnergyCounter(Protocol):
     """Joules that the device has taken since some moment; the difference of two readings is what counts."""
 
-    source: Source
+    source: EnergySource
 
     def energy_j(self) -> float:
         """Joules so far."""
@@ -127,7 +127,7 @@ def _rapl_zones(root: Path) -> list[Path]:
 class _RAPL:
     """Running average power limit: energy of the CPU packages, with counters that wrap (within minutes to hours)."""
 
-    source: Source = "rapl"
+    source: EnergySource = "rapl"
 
     def __init__(self, zones: list[Path]) -> None:
         self._zones = [(zone, int((zone / "max_energy_range_uj").read_text())) for zone in zones]
@@ -209,8 +209,8 @@ class _GPU:
 class _Integrator:
     """Energy from power, sampled by a thread of its own and summed up by the trapezoidal rule."""
 
-    def __init__(self, source: Source, watts: Callable[[], float]) -> None:
-        self.source: Source = source
+    def __init__(self, source: EnergySource, watts: Callable[[], float]) -> None:
+        self.source: EnergySource = source
         self._watts = watts
         self._lock = threading.Lock()
         self._joules, self._last_s, self._last_w = 0.0, time.monotonic(), watts()

@@ -26,8 +26,8 @@ from oat_runtime.devices import (
 )
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.plan_store import PlanForm
+from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave, p50_p99
 
 
@@ -103,17 +103,18 @@ def _images(runtime: OATRuntime, batch: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).random((batch, 3, spec.height, spec.width), dtype=np.float32)
 
 
-def text_table(profile: DeviceProfile) -> Table:
+def profile_table(profile: DeviceProfile) -> Table:
     """The profile for people."""
     memory = "memory unavailable" if profile.resident_mb is None else f"{profile.resident_mb:.0f} MB resident"
     caption = f"{profile.plans} plans, {memory}, energy: {profile.energy_source}."
-    table = Table(title=profile.label, caption=caption)
-    for column in ("batch", "λ", "width", "p50 ms", "p99 ms", "images/s", "mJ an image", "calls"):
-        table.add_column(column, justify="right")
-    for row in profile.rows:
-        energy = "unavailable" if row.energy_j is None else f"{1e3 * row.energy_j:.2f}"
-        latencies = f"{row.latency_ms_p50:.3f}", f"{row.latency_ms_p99:.3f}", f"{row.images_per_s:.0f}"
-        table.add_row(str(row.batch), f"{row.lam:g}", f"{row.width:g}", *latencies, energy, str(row.num_calls))
+    columns = ("batch", "λ", "width", "p50 ms", "p99 ms", "images/s", "mJ an image", "calls")
+    rows = [
+        (row.batch, row.lam, row.width, row.latency_ms_p50, row.latency_ms_p99, f"{row.images_per_s:.0f}",
+         None if row.energy_j is None else 1e3 * row.energy_j, row.num_calls)
+        for row in profile.rows
+    ]  # fmt: skip
+    table = text_table(profile.label, columns, rows)
+    table.caption = caption
     return table
 
 
@@ -180,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"oat-profile: cannot write: {error}", file=sys.stderr)
         return 2
-    wide_console().print(text_table(profile))
+    wide_console().print(profile_table(profile))
     print(profile.model_dump_json())
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -66,7 +66,7 @@ def median_ratio(times: Millis, baseline: Millis) -> float:
     return float(np.median(np.median(times, axis=1) / np.median(baseline, axis=1)))
 
 
-def p50_p99(times: Millis) -> tuple[float, float]:
+def p50_p99(times: Millis | Sequence[float]) -> tuple[float, float]:
     """Median and 99th percentile of all timed calls, in milliseconds."""
     p50, p99 = np.percentile(times, (50.0, 99.0))
     return float(p50), float(p99)

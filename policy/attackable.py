@@ -40,7 +40,7 @@ class AttackableNetwork:
 
     def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         """Return calibrated class probabilities (N, K) at one λ."""
-        x_NCHW = _planes(images_NHWC)
+        x_NCHW = planes(images_NHWC)
         with torch.no_grad():
             logits_NK = torch.cat([self._nets[lam](x_NCHW[part]) for part in _parts(len(x_NCHW))])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
@@ -49,7 +49,7 @@ class AttackableNetwork:
     def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
         """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
         generator = torch.Generator().manual_seed(self._seed)
-        x_NCHW, y_N = _planes(images_NHWC), torch.from_numpy(labels_N)
+        x_NCHW, y_N = planes(images_NHWC), torch.from_numpy(labels_N)
         adversarial_NCHW = torch.cat(
             [
                 pgd_linf(
@@ -64,14 +64,19 @@ class AttackableNetwork:
                 for part in _parts(len(x_NCHW))
             ]
         )
-        adversarial_NHWC: Images = (adversarial_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return np.ascontiguousarray(adversarial_NHWC)
+        return as_bytes(adversarial_NCHW)
 
 
-def _planes(images_NHWC: Images) -> Tensor:
+def planes(images_NHWC: Images) -> Tensor:
     """What the network sees of these images: float32 NCHW in [0, 1]."""
     planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
     return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
+
+
+def as_bytes(x_NCHW: Tensor) -> Images:
+    """These images as a camera delivers them: uint8 NHWC. What rounding takes from an attack, a robot's takes too."""
+    images_NHWC: Images = (x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(images_NHWC)
 
 
 def _parts(count: int) -> list[slice]:

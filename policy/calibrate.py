@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from rich.table import Table
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
@@ -24,8 +23,8 @@ from oat_runtime.errors import ConfigError, DataError, OATError
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
+from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from oat_runtime.terminal import wide_console
 from policy.estimator import EstimatorConstants, ImageKind
 from policy.kinds import (
     Images,
@@ -148,14 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OATError, OSError, ValidationError) as error:
         print(f"oat-calibrate: {error}", file=sys.stderr)
         return 2
-    table = Table("", "frames", "before", "after")
-    table.add_row(
-        "False alarms on frames that the fit did not see",
-        str(sum(map(len, held_out))),
-        f"{100 * before:.1f} %",
-        f"{100 * after:.1f} %",
-    )
-    wide_console().print(table)
+    row = "on frames that the fit did not see", sum(map(len, held_out)), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
+    wide_console().print(text_table("False alarms", ("", "frames", "before", "after"), [row]))
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,
                "false_alarm_share_after": after, "independence": constants.independence,
                "drift_noise": constants.drift_noise,

@@ -20,7 +20,7 @@ from oat_runtime.data.bags import bag_messages, is_bag, open_bag
 from oat_runtime.errors import DataError, OATError
 from oat_runtime.files import read_model, reason_of
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Regime
+from oat_runtime.report import text_table
 from policy.decision import Decision
 from policy.signals import Signals
 
@@ -27,44 +28,31 @@ _COLOURS = {
 
 def timeline_table(steps: Steps, *, equal: Sequence[bool], every_step: bool) -> Table:
     """The steps for people: all of them, or the first, the last and those that changed the point or differ."""
-    table = Table(title=f"{len(steps)} decisions")
-    for column in ("s", "λ", "width", "source", "regime", "equal", "reason"):
-        table.add_column(column, justify="right" if column in ("s", "λ", "width") else "left")
-    seconds = _seconds(steps)
+    seconds, rows = _seconds(steps), []
     for number, (_, decision) in enumerate(steps):
         if not (every_step or decision.changed or not equal[number] or number in (0, len(steps) - 1)):
             continue
         regime, mass = max(decision.posterior.items(), key=lambda item: item[1])
-        table.add_row(
-            f"{seconds[number]:.2f}",
-            f"{decision.point.lam:g}",
-            f"{decision.point.width:g}",
-            decision.source.value,
-            f"{regime.value} {mass:.2f}",
-            "yes" if equal[number] else "NO",
-            decision.reason,
-        )
-    return table
+        belief, verdict = f"{regime.value} {mass:.2f}", "yes" if equal[number] else "NO"
+        at = f"{seconds[number]:.2f}", decision.point.lam, decision.point.width
+        rows.append((*at, decision.source.value, belief, verdict, decision.reason))
+    return text_table(f"{len(steps)} decisions", ("s", "λ", "width", "source", "regime", "equal", "reason"), rows)
 
 
 def comparison_table(played: Mapping[str, Steps]) -> Table:
     """Policies side by side on the same inputs."""
-    table = Table(title="Policies on the same inputs")
-    for column in ("policy", "switches", "λ: share of frames", "mean λ", "mean width", "expected accuracy", "probes"):
-        table.add_column(column)
+    columns = ("policy", "switches", "λ: share of frames", "mean λ", "mean width", "expected accuracy", "probes")
+    rows = []
     for name, steps in played.items():
-        count = max(1, len(steps))
-        shares = Counter(decision.point.lam for _, decision in steps)
-        table.add_row(
-            name,
-            str(sum(decision.changed for _, decision in steps)),
-            ", ".join(f"{lam:g}: {100 * shares[lam] / count:.0f} %" for lam in sorted(shares)),
-            f"{sum(decision.point.lam for _, decision in steps) / count:.3f}",
-            f"{sum(decision.point.width for _, decision in steps) / count:.3f}",
-            f"{100 * sum(decision.expected_accuracy for _, decision in steps) / count:.2f} %",
-            str(sum(decision.probe is not None for _, decision in steps)),
-        )
-    return table
+        decisions, count = [decision for _, decision in steps], max(1, len(steps))
+        shares = Counter(decision.point.lam for decision in decisions)
+        lam, width = (sum(getattr(decision.point, knob) for decision in decisions) / count for knob in ("lam", "width"))
+        accuracy = f"{100 * sum(decision.expected_accuracy for decision in decisions) / count:.2f} %"
+        frames = ", ".join(f"{lam:g}: {100 * shares[lam] / count:.0f} %" for lam in sorted(shares))
+        num_switches = sum(decision.changed for decision in decisions)
+        num_probes = sum(decision.probe is not None for decision in decisions)
+        rows.append((name, num_switches, frames, lam, width, accuracy, num_probes))
+    return text_table("Policies on the same inputs", columns, rows)
 
 
 def save_figure(played: Mapping[str, Steps], path: Path) -> None:

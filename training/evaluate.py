@@ -8,7 +8,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,14 @@ from oat_runtime.data import load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import Check, json_line, wide_console
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.publish import publish
-from training.evaluation.suite import Check, Job, counted
+from training.evaluation.suite import Job, counted
 from training.evaluation.suites import SUITES
 from training.network import network_of
 from training.origin import machine
@@ -92,10 +91,9 @@ def _check_again(args: argparse.Namespace) -> int:
         )  # fmt: skip
     wide_console().print(table)
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
-    worst = min(agreements, default=None)
-    check = Check("agreement", worst, 0.99, "share of images", worst is not None and worst >= 0.99)
+    check = Check.at_least("agreement", agreements, 0.99, "share of images")
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
-    print(json.dumps({"name": "oat-evaluate", "machine": about, "rows": rows, "checks": [asdict(check)]}))
+    print(json_line("oat-evaluate", machine=about, rows=rows, checks=[check]))
     return 0 if check.ok or not agreements else 1
 
 
@@ -138,10 +136,8 @@ def _run_suites(args: argparse.Namespace) -> int:
         Console(stderr=True).print(f"wrote {args.publish} and {published.path} ({published.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]
-    about = {"name": "oat-evaluate", "machine": machine(args.device), "rows": rows}
-    print(
-        json.dumps(about | {"checks": list(map(asdict, checks)), "warnings": sum(len(d.warnings) for d in documents)})
-    )
+    warnings = sum(len(document.warnings) for document in documents)
+    print(json_line("oat-evaluate", machine=machine(args.device), rows=rows, checks=checks, warnings=warnings))
     return 0 if all(check.ok for check in checks) else 1
 
 

@@ -22,7 +22,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, OATError
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World
 from training.monitor import quick_validation, score, warn

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from training import bench
+from training.bench import __main__ as bench
+from training.bench.ordinary_net import OrdinaryNorm, ordinary_net, single
 from training.compare import RecipeHits, compare, dual_check, lower_bound
 from training.config import TrainConfig
 from training.network import LambdaBatch
@@ -16,13 +17,19 @@ from training.network import LambdaBatch
 
 @pytest.mark.parametrize("family", ["wide_resnet", "resnet"])
 def test_the_plain_network_computes_what_an_oat_network_of_one_lambda_computes(family: str) -> None:
-    torch.manual_seed(0)
-    plain = bench.PlainNet(ModelConfig(family=family, depth=10, widen_factor=1)).train()
-    x_NCHW = torch.rand(4, 3, 16, 16)
-    expected = plain.like(x_NCHW, LambdaBatch.constant(0.0, 4, (0.0,)), width=1.0)
-    torch.testing.assert_close(plain(x_NCHW), expected, atol=1e-4, rtol=1e-4)
-    num_norm_parameters = sum(p.numel() for p in plain.norms.parameters())
-    assert num_norm_parameters == sum(p.numel() for site in plain.like.norms() for p in site.parameters())
+    config = ModelConfig(family=family, depth=10, widen_factor=1)
+    networks = []
+    for make in (ordinary_net, single):
+        torch.manual_seed(0)
+        networks.append(make(config).train())
+    plain, like = networks
+    x_NCHW, lam = torch.rand(4, 3, 16, 16), LambdaBatch.constant(0.0, 4, (0.0,))
+    expected = like(x_NCHW, lam, width=1.0)
+    torch.testing.assert_close(plain(x_NCHW, lam, width=1.0), expected, atol=1e-4, rtol=1e-4)
+    assert not plain.norms()
+    norms = [module for module in plain.modules() if isinstance(module, OrdinaryNorm)]
+    num_norm_parameters = sum(p.numel() for norm in norms for p in norm.parameters())
+    assert num_norm_parameters == sum(p.numel() for site in like.norms() for p in site.parameters())
 
 
 @pytest.mark.slow
@@ -42,13 +49,13 @@ def test_the_benchmark_ends_in_one_line_of_json(
     assert [check["ok"] for check in result["checks"]] == [c["value"] <= c["limit"] for c in result["checks"]]
 
 
-def outcomes(sa: float, ra: float, *, seed: int = 0) -> RecipeHits:
+def hits(sa: float, ra: float, *, seed: int = 0) -> RecipeHits:
     """Two seeds, two λ, one width, 4,000 images, of which a share is right."""
     rng = np.random.default_rng(seed)
     shape = (2, 2, 1, 4000)
-    hits = [(rng.random(shape) < share).astype(np.float64) for share in (sa, ra)]
+    shares = [(rng.random(shape) < share).astype(np.float64) for share in (sa, ra)]
     model = ModelConfig(widths=(1.0,), lambdas=(0.0, 1.0))
-    return RecipeHits(TrainConfig(model=model, num_random_widths=None), *hits)
+    return RecipeHits(TrainConfig(model=model, num_random_widths=None), *shares)
 
 
 def test_a_bound_lies_below_the_mean_and_covers_in_nineteen_of_twenty_samples() -> None:
@@ -61,10 +68,10 @@ def test_a_bound_lies_below_the_mean_and_covers_in_nineteen_of_twenty_samples() 
 @pytest.mark.parametrize(("sa", "ra", "expected"), [(0.7, 0.3, [True, True]), (0.6, 0.3, [False, True]),
                                                     (0.7, 0.2, [True, False]), (0.8, 0.4, [True, True])])  # fmt: skip
 def test_only_what_is_worse_than_the_reference_fails(sa: float, ra: float, expected: list[bool]) -> None:
-    checks = compare("fast", outcomes(sa, ra, seed=0), outcomes(0.7, 0.3, seed=0))
-    assert [check["ok"] for check in checks] == expected
+    checks = compare("fast", hits(sa, ra, seed=0), hits(0.7, 0.3, seed=0))
+    assert [check.ok for check in checks] == expected
 
 
 def test_dual_norms_must_win_at_lambda_zero() -> None:
-    assert dual_check("one", outcomes(0.6, 0.3), outcomes(0.7, 0.3))["ok"]
-    assert not dual_check("one", outcomes(0.7, 0.3), outcomes(0.6, 0.3))["ok"]
+    assert dual_check("one", hits(0.6, 0.3), hits(0.7, 0.3)).ok
+    assert not dual_check("one", hits(0.7, 0.3), hits(0.6, 0.3)).ok

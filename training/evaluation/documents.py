@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_serializer
+
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
+from oat_runtime.report import Check, Row
 from training.evaluation.judged import Judged, JudgedSplit
-from training.evaluation.suite import Check, Job, Suite
+from training.evaluation.suite import Job, Suite
 from training.evaluation.suites import SUITES
-from training.evaluation.text_table import Row
 from training.origin import commit_of_code, machine
 
 
@@ -40,6 +42,10 @@ class Document(StrictModel):
     warnings: tuple[Row, ...]
     command: str
     """As it was typed."""
+
+    @field_serializer("checks")
+    def _dump_checks(self, checks: tuple[Check, ...]) -> list[Row]:
+        return [check.as_json() for check in checks]
 
     @property
     def suite(self) -> Suite:

@@ -7,9 +7,9 @@ import html
 from pathlib import Path
 
 from oat_runtime.files import write_whole
+from oat_runtime.report import Row
 from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
-from training.evaluation.text_table import Row
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from training.evaluation.text_table import Row
+from oat_runtime.report import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes

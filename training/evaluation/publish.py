@@ -11,9 +11,10 @@ from oat_runtime.bundle_writer import attach_file
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.report import Row
 from training.evaluation.documents import Document, attack_text, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
-from training.evaluation.text_table import Row, markdown, new_table, share
+from training.evaluation.text_table import markdown, new_table, share
 from training.origin import short
 
 _ATTACHED = "evaluation.json"

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.report import Check, Row
 from training.augment import to_unit
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, proportion
 from training.evaluation.judged import Judged
 from training.evaluation.plot_style import Figure
-from training.evaluation.text_table import Row
 
 BATCH = 100
 """Images at a time."""
@@ -92,30 +92,6 @@ class Job:
         """Return the logits of all images at a point, (N, classes)."""
         with torch.no_grad():
             return torch.cat([self.plain(point)(x_NCHW) for x_NCHW, _ in self.batches()])
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check in the form of the benchmarks: whether a figure keeps its limit.
-
-    Attributes:
-        name: what was measured.
-        value: what came out; None where nothing could be measured.
-        limit: what was allowed.
-        unit: of both.
-        ok: whether the limit holds.
-    """
-
-    name: str
-    value: float | None
-    limit: float
-    unit: str
-    ok: bool
-
-
-def at_most(name: str, value: float, limit: float, unit: str) -> Check:
-    """Return the check that `value` is `limit` at most."""
-    return Check(name, value, limit, unit, value <= limit)
 
 
 @dataclass(frozen=True)

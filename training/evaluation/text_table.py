@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from oat_runtime.operating_point import Proportion
-
-Row = dict[str, Any]
-"""One row of a suite's JSON document, mostly counts; its keys are those of its suite."""
+from oat_runtime.report import Row
 
 
 def new_table(*columns: str) -> Table:

@@ -12,13 +12,14 @@ import pytest
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.report import Check
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.publish import publish
-from training.evaluation.suite import Check, Job
+from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES
 
 Documents = dict[str, Document]

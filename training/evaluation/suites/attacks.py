@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from oat_runtime.report import Check, Row
 from training.evaluation import plot_style as style
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
 from training.evaluation.counting import ATTACKS, progress
-from training.evaluation.suite import Job, Result, Suite, at_most, counted
-from training.evaluation.text_table import Row, by_condition
+from training.evaluation.suite import Job, Result, Suite, counted
+from training.evaluation.text_table import by_condition
 
 
 def run(job: Job) -> Result:
@@ -36,7 +37,7 @@ def run(job: Job) -> Result:
     for width, by_lambda in rates.items():
         warnings += [{"width": width} | asdict(doubt) for doubt in inspect_lambdas(by_lambda)]
     name = "accuracy under apgd-ce above that under pgd-20"
-    checks = [at_most(name, max(gaps), 0.0, "share of images")] if gaps else []
+    checks = [Check.at_most(name, gaps, 0.0, "share of images")] if gaps else []
     return Result(rows, checks, warnings, specs)
 
 

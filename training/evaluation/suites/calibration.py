@@ -9,10 +9,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from oat_runtime.report import Row
 from training.evaluation import plot_style as style
 from training.evaluation.counting import progress
 from training.evaluation.suite import Job, Result, Suite
-from training.evaluation.text_table import Row, new_table
+from training.evaluation.text_table import new_table
 
 
 def run(job: Job) -> Result:

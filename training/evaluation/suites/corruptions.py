@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
+from oat_runtime.report import Row
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from training.evaluation import plot_style as style
 from training.evaluation.counting import corrupted_sets, progress
 from training.evaluation.suite import Job, Result, Suite, counted
-from training.evaluation.text_table import Row, new_table
+from training.evaluation.text_table import new_table
 
 
 def run(job: Job) -> Result:

@@ -10,8 +10,9 @@ from torch import nn
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.report import Check
 from training.evaluation.counting import Bools, progress
-from training.evaluation.suite import Job, Result, Suite, at_most, counted
+from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
 LIMIT = 0.01
@@ -31,7 +32,7 @@ def run(job: Job) -> Result:
         rows.append(counted(point, "apgd-ce, ours", ours_N))
         rows.append(counted(point, "apgd-ce, toolbox", theirs_N))
         gap = abs(float(ours_N.mean() - theirs_N.mean()))
-        checks.append(at_most(f"apgd-ce at λ={lam:g}: ours and the toolbox's", gap, LIMIT, "share of images"))
+        checks.append(Check.at_most(f"apgd-ce at λ={lam:g}: ours and the toolbox's", [gap], LIMIT, "share of images"))
     return Result(rows, checks, attacks=[attack])
 
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.report import Check, Row
 from training.evaluation.counting import progress
 from training.evaluation.judged import Judged
-from training.evaluation.suite import Job, Result, Suite, at_most, counted
-from training.evaluation.text_table import Row, by_condition
+from training.evaluation.suite import Job, Result, Suite, counted
+from training.evaluation.text_table import by_condition
 
 MEAN_LIMIT = 0.005
 """How far the mean over all points may lie below the dedicated networks': half a point."""
@@ -42,8 +43,9 @@ def run(job: Job) -> Result:
     checks = []
     for condition, values in below.items():
         name = f"{condition}: below the dedicated networks"
-        checks.append(at_most(f"{name}, mean over points", float(np.mean(values)), MEAN_LIMIT, "share of images"))
-        checks.append(at_most(f"{name}, worst point", max(values), POINT_LIMIT, "share of images"))
+        mean = float(np.mean(values))
+        checks.append(Check.at_most(f"{name}, mean over points", [mean], MEAN_LIMIT, "share of images"))
+        checks.append(Check.at_most(f"{name}, worst point", values, POINT_LIMIT, "share of images"))
     return Result(rows, checks, attacks=[job.attack])
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from oat_runtime.report import Row
 from oat_runtime.stress.attacks import perturb
 from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, counted
-from training.evaluation.text_table import Row, by_condition
+from training.evaluation.text_table import by_condition
 
 
 def run(job: Job) -> Result:

@@ -7,11 +7,12 @@ import torch
 from rich.table import Table
 
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.report import Row
 from oat_runtime.stress.attacks import perturb
 from training.evaluation import plot_style as style
 from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, counted
-from training.evaluation.text_table import Row, new_table, share_of
+from training.evaluation.text_table import new_table, share_of
 
 
 def run(job: Job) -> Result:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from oat_runtime.terminal import wide_console
+from oat_runtime.report import wide_console
 
 _LATE_MS = 10.0
 """What measuring a fallback from outside adds to its configured time: one message's way, and the wake-up of a process

@@ -5,21 +5,18 @@ Ratios of medians, measured in turns in one process.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from oat_runtime.backends.torch_net import TorchNet
-from oat_runtime.bench_latency import BATCHES, Row, latency_row
+from oat_runtime.bench.latency import BATCHES, latency_row
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.report import Report, Row, checks_of, text_table
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.terminal import wide_console
 from oat_runtime.timing import interleave
 from oat_runtime.untrained import static_net
 from training.network import LambdaBatch, network_of
@@ -31,7 +28,8 @@ LIMITS = {
     "speedup_over_reference_batch_1": (1.5, "× at least"),
     "speedup_over_reference_batch_32": (1.3, "× at least"),
 }
-"""Float32. The reference is no slower than the public code, and the runtime is faster than the reference."""
+"""Float32 (in bfloat16 the runtime must be faster still). The reference is no slower than the public code, and the
+runtime is faster than the reference; the worst row of each comparison counts."""
 
 
 def run(bundle: Path, *, device: str, seconds: float) -> int:
@@ -43,38 +41,23 @@ def run(bundle: Path, *, device: str, seconds: float) -> int:
         seconds: measuring time of single images; batches get three times that.
 
     Returns:
-        0 where every check holds, 1 otherwise.
+        Exit status of `Report.finish`.
 
     Raises:
         OATError: the bundle cannot be loaded.
     """
     runtime = OATRuntime.load(bundle, device="cuda" if device == "cuda" else "cpu")
-    rows = _rows(runtime, device, seconds)
-    found = checks(rows, runtime.precision)
-    table = Table("comparison", "batch", "p50 ms", "against", "value", "limit")
-    limits = {check["name"]: f"{check['limit']:g} {check['unit']}" for check in found}
-    for row in rows:
-        figures = f"{row['p50_ms']:.2f}", f"{row['baseline_p50_ms']:.2f}", f"{row['value']:.3f}"
-        table.add_row(row["comparison"], str(row["batch"]), *figures, limits[row["comparison"]])
-    wide_console().print(table)
+    report = Report("training.bench.runtime")
+    report.measure("the runtime", lambda: _rows(runtime, device, seconds))
+    limits = LIMITS
+    if runtime.precision == "bfloat16":
+        limits = LIMITS | {name: (BFLOAT16_SPEEDUP, unit) for name, (_, unit) in LIMITS.items() if "at least" in unit}
+    report.checks = checks_of(report.rows, limits)
+    columns = ("comparison", "batch", "p50_ms", "baseline_p50_ms", "value")
+    figures = [[row.get(column) for column in columns] for row in report.rows]
     about = machine(device) | {"backend": runtime.backend, "precision": runtime.precision, "bundle": str(bundle)}
     runtime.close()
-    print(json.dumps({"name": "training.bench.runtime", "machine": about, "rows": rows, "checks": found}))
-    return 0 if all(check["ok"] for check in found) else 1
-
-
-def checks(rows: Sequence[Row], precision: str) -> list[dict[str, Any]]:
-    """Return one check a figure: the worst row of each comparison. In bfloat16 the runtime must be faster still."""
-    found = []
-    for name, (limit, unit) in LIMITS.items():
-        at_least = "at least" in unit
-        if at_least and precision == "bfloat16":
-            limit = BFLOAT16_SPEEDUP
-        values = [row["value"] for row in rows if row["comparison"] == name]
-        value = (min if at_least else max)(values, default=None)
-        ok = value is not None and bool(value >= limit if at_least else value <= limit)
-        found.append({"name": name, "value": value, "limit": limit, "unit": unit, "ok": ok})
-    return found
+    return report.finish(about, text_table("The runtime against torch", columns, figures))
 
 
 def _rows(runtime: OATRuntime, device: str, seconds: float) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,11 @@ import numpy.typing as npt
 from oat_runtime.backends import BackendName, Plan, Settings, available, get_backend
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import constants, fold, share
+from oat_runtime.report import Row
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import interleave, median_ratio, p50_p99
 from oat_runtime.untrained import static_net
 
-Row = dict[str, Any]
 Images = npt.NDArray[np.float32]
 Call = Callable[[], object]
 

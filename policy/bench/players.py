@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from policy.benchmark.outcomes import OutcomeCache, Outcomes
-from policy.benchmark.streams import ATTACK_PREFIX, FRAME_S, Stream
+from policy.bench.recorded_network import ATTACK_PREFIX, RecordedNetwork
+from policy.bench.streams import FRAME_S, Stream
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
@@ -35,7 +36,7 @@ class Play:
         correct_T: whether it was right.
         alarm_T: whether the policy believed that something had changed.
         num_probes: frames that were classified a second time.
-        step_ms_T: time of each decision; empty for baselines.
+        step_ms_T: time of each decision.
         latency_ms_T: simulated time of the network.
         rate_hz_T: rate that was granted, at most the camera's.
         decisions: all of them where asked for.
@@ -58,60 +59,9 @@ class Play:
         return int(np.count_nonzero(np.diff(self.point_T)))
 
 
-class World:
-    """The network's answers, looked up."""
-
-    def __init__(self, cache: OutcomeCache, table: OperatingTable) -> None:
-        """Answers come from `cache`; latencies and energies from `table`."""
-        self.cache, self.table = cache, table
-        self.points = cache.points
-        self.index = {point: p for p, point in enumerate(self.points)}
-        self.reference = np.array([self.index[point] for point in cache.reference])
-        self._column = {int(p): column for column, p in enumerate(self.reference)}
-        self.labels_N = cache.data.labels_N
-        self._known: dict[str, Outcomes] = {}
-
-    def with_table(self, table: OperatingTable) -> World:
-        """The same answers with other latencies and energies."""
-        other = World(self.cache, table)
-        other._known = self._known
-        return other
-
-    def know(self, condition: str, found: Outcomes) -> None:
-        """Add a condition of one's own."""
-        self._known[condition] = found
-
-    def outcomes(self, condition: str, present: int) -> Outcomes:
-        """Answers under a condition; an attack is one on the point in force."""
-        attack = condition.removeprefix(ATTACK_PREFIX)
-        key = f"{attack}@{self.points[present].lam:g}" if attack != condition else condition
-        if key not in self._known:
-            self._known[key] = (
-                self.cache.attacked(attack, self.points[present].lam)
-                if attack != condition
-                else self.cache.corrupted(condition)
-            )
-        return self._known[key]
-
-    def column(self, found: Outcomes, point: int) -> int:
-        """Column of a point in these answers; some were taken at the reference width only."""
-        return point if found.label_NP.shape[1] == len(self.points) else self._column[point]
-
-    def answer(self, found: Outcomes, image: int, point: int) -> tuple[int, float]:
-        """Class and confidence."""
-        column = self.column(found, point)
-        return int(found.label_NP[image, column]), float(found.confidence_NP[image, column])
-
-    def accuracy_P(self, condition: str) -> NDArray[np.float64]:
-        """Accuracy of every point on all images of a condition."""
-        found = self.outcomes(condition, 0)
-        correct_NP = found.label_NP == self.labels_N[: len(found.label_NP), None]
-        accuracy: NDArray[np.float64] = correct_NP.mean(axis=0)
-        return accuracy
-
-
 def play_policy(
-    world: World,
+    network: RecordedNetwork,
+    table: OperatingTable,
     stream: Stream,
     config: PolicyConfig,
     constants: EstimatorConstants | None,
@@ -120,30 +70,30 @@ def play_policy(
     keep: bool = False,
 ) -> Play:
     """Our policy, fed as the node feeds it: image of this frame, network signals of the frame before."""
-    policy = AdaptivePolicy(world.table, config, constants)
+    policy = AdaptivePolicy(table, config, constants)
     rng = np.random.default_rng(seed)
     total = len(stream)
     point_T, correct_T, alarm_T = np.empty(total, np.int64), np.empty(total, bool), np.empty(total, bool)
     step_ms_T, latency_ms_T, rate_hz_T = np.empty(total), np.full(total, np.nan), np.full(total, 1 / FRAME_S)
     noise_T = np.exp(_LATENCY_SPREAD * rng.normal(size=total))
-    median_ms_P = [world.table.row(point).latency_ms_p50 for point in world.points]
+    median_ms_P = [table.row(point).latency_ms_p50 for point in network.points]
     last: NetworkSignals | None = None
-    present = world.index[OperatingPoint(policy.safety_point.lam, world.points[world.reference[0]].width)]
+    present = network.index[OperatingPoint(policy.safety_point.lam, network.widest)]
     num_probes = 0
     decisions: list[Decision] = []
     inputs: list[Signals] = []
     for t in range(total):
-        found = world.outcomes(stream.condition_T[t], present)
+        found = network.predictions(stream.condition_T[t], present)
         image = int(stream.image_T[t])
         signals = _signals(stream, t, ImageStatistics(*found.stats_NS[image].tolist()), last)
         started = time.perf_counter()
         decision = policy.step(signals)
         step_ms_T[t] = 1e3 * (time.perf_counter() - started)
-        present = world.index[decision.point]
-        label, confidence = world.answer(found, image, present)
+        present = network.index[decision.point]
+        label, confidence = network.answer(found, image, present)
         disagrees = None
         if decision.probe is not None and decision.probe != decision.point:
-            disagrees = world.answer(found, image, world.index[decision.probe])[0] != label
+            disagrees = network.answer(found, image, network.index[decision.probe])[0] != label
             num_probes += 1
         median_ms = median_ms_P[present]
         if median_ms is not None:
@@ -152,7 +102,7 @@ def play_policy(
             rate_hz_T[t] = min(1 / FRAME_S, decision.max_rate_hz)
         taken_ms = None if math.isnan(latency_ms_T[t]) else float(latency_ms_T[t])
         last = NetworkSignals(decision.point, min(1.0, confidence), disagrees, taken_ms, FRAME_S)
-        point_T[t], correct_T[t] = present, label == world.labels_N[image]
+        point_T[t], correct_T[t] = present, label == network.labels_N[image]
         alarm_T[t] = policy.alarmed
         if keep:
             decisions.append(decision)
@@ -175,51 +125,55 @@ def _signals(stream: Stream, t: int, image: ImageStatistics, last: NetworkSignal
     )
 
 
-def correct_tp(world: World, stream: Stream) -> NDArray[np.bool_]:
+def correct_tp(network: RecordedNetwork, stream: Stream) -> NDArray[np.bool_]:
     """Whether each point, held throughout, is right on each frame (T, P); under attack only the reference width is."""
-    conditions, index_T = np.unique(np.array(stream.condition_T), return_inverse=True)
-    right_TP = np.zeros((len(stream), len(world.points)), bool)
-    for number, condition in enumerate(conditions.tolist()):
-        frames = np.flatnonzero(index_T == number)
-        images = stream.image_T[frames]
+    condition_T = np.array(stream.condition_T)
+    right_TP = np.zeros((len(stream), len(network.points)), bool)
+    for condition in set(stream.condition_T):
+        frames = np.flatnonzero(condition_T == condition)
         attacked = condition.startswith(ATTACK_PREFIX)
-        for p in world.reference.tolist() if attacked else range(len(world.points)):
-            found = world.outcomes(condition, p)
-            right_TP[frames, p] = found.label_NP[images, world.column(found, p)] == world.labels_N[images]
+        for p in network.reference.tolist() if attacked else range(len(network.points)):
+            right_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
     return right_TP
 
 
-def oracle_correct(world: World, stream: Stream, best: dict[str, tuple[int, int]]) -> NDArray[np.bool_]:
-    """Right answers (T,) of who knows the condition of every frame; see `oracle_points`."""
-    right_TP = correct_tp(world, stream)
+def oracle_correct(
+    network: RecordedNetwork, stream: Stream, right_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Right answers (T,) of who knows the condition of every frame, and takes the best allowed point for it.
+
+    Points are chosen apart for images of even and of odd number, each on the other half. Chosen on the very images it
+    is judged on, the best of many points beats a fixed one by luck alone: by more than a point with 300 images.
+    """
+    best = {}
+    for condition in set(stream.condition_T):
+        correct_NP = network.correct_np(condition)[:, allowed]
+        best[condition] = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
     point_T = [best[c][int(i) % 2] for c, i in zip(stream.condition_T, stream.image_T, strict=True)]
     right_T: NDArray[np.bool_] = right_TP[np.arange(len(stream)), point_T]
     return right_T
 
 
-def play_rule(world: World, stream: Stream, *, start: int, choose: Choice) -> Play:
-    """A rule that sees nothing but the confidence of the previous frame."""
-    total, present = len(stream), start
-    point_T, correct_T = np.empty(total, np.int64), np.empty(total, bool)
-    confidence = 1.0
-    for t in range(total):
-        found = world.outcomes(stream.condition_T[t], present)
-        present = choose(confidence, present) if t else start
-        label, confidence = world.answer(found, int(stream.image_T[t]), present)
-        point_T[t], correct_T[t] = present, label == world.labels_N[stream.image_T[t]]
-    empty = np.empty(0)
-    return Play(point_T, correct_T, np.zeros(total, bool), 0, empty, empty, empty)
+def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArray[np.bool_]:
+    """Right answers (T,) of a rule that sees nothing but the confidence of the previous frame; it starts at λ = 0."""
+    correct_T, present, confidence = np.empty(len(stream), bool), int(network.reference[0]), 1.0
+    for t, (condition, image) in enumerate(zip(stream.condition_T, stream.image_T.tolist(), strict=True)):
+        found = network.predictions(condition, present)
+        present = choose(confidence, present) if t else present
+        label, confidence = network.answer(found, image, present)
+        correct_T[t] = label == network.labels_N[image]
+    return correct_T
 
 
-def confidence_threshold(world: World, *, below: float = 0.5) -> Choice:
+def confidence_threshold(network: RecordedNetwork, *, below: float = 0.5) -> Choice:
     """The naive rule: a frame of low confidence, so the most robust λ for the next one; else the most accurate."""
-    accurate, robust = int(world.reference[0]), int(world.reference[-1])
+    accurate, robust = int(network.reference[0]), int(network.reference[-1])
     return lambda confidence, present: robust if confidence < below else accurate
 
 
-def ewma_hysteresis(world: World, *, low: float = 0.55, high: float = 0.7, gain: float = 0.05) -> Choice:
+def ewma_hysteresis(network: RecordedNetwork, *, low: float = 0.55, high: float = 0.7, gain: float = 0.05) -> Choice:
     """The naive rule, smoothed: one λ up while the mean confidence is under `low`, one down while over `high`."""
-    order = [int(p) for p in world.reference]
+    order = [int(p) for p in network.reference]
     mean, wait = 1.0, 0
 
     def choose(confidence: float, present: int) -> int:
@@ -251,16 +205,11 @@ def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Ch
     return choose
 
 
-def oracle_points(world: World, conditions: list[str], allowed: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
-    """The best allowed point of each condition for images of even and of odd number.
-
-    Each half's choice is made on the other half. Chosen on the very images it is judged on, the best of many points
-    beats a fixed one by luck alone: by more than a point with 300 images.
-    """
-    best = {}
-    for condition in conditions:
-        found = world.outcomes(condition, 0)
-        correct_NP = (found.label_NP == world.labels_N[: len(found.label_NP), None])[:, allowed]
-        by_half = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
-        best[condition] = (by_half[0], by_half[1])
-    return best
+RULES: Mapping[str, Callable[[RecordedNetwork, int], Choice]] = MappingProxyType(
+    {
+        "confidence threshold": lambda network, seed: confidence_threshold(network),
+        "ewma with hysteresis": lambda network, seed: ewma_hysteresis(network),
+        "random": lambda network, seed: random_choice(network.reference, seed=seed),
+    }
+)
+"""Rules that know nothing but confidence, and chance: (network, seed of the stream) to a fresh rule."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.stress.corruptions import FITTING_KINDS, HELD_OUT_KINDS
-from policy.benchmark.outcomes import CLEAN
+from policy.bench.recorded_network import ATTACK_PREFIX, CLEAN
 
 FRAME_S = 1 / 30
 MEAN_SEGMENT = 300
 _MIN_SEGMENT = 30
-ATTACK_PREFIX = "attack:"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,7 +33,7 @@ class Stream:
         battery_T: state of charge as reported.
         charge_T: state of charge in truth.
         slowdown_T: how many times as long as profiled the network takes.
-        lost: names of inputs that are never delivered: `image`, `network`, `confidence`, `battery`.
+        lost_T: names of inputs that are not delivered with each frame: `image`, `network`, `confidence`, `battery`.
     """
 
     condition_T: Sequence[str]
@@ -44,29 +43,20 @@ class Stream:
     battery_T: Floats
     charge_T: Floats
     slowdown_T: Floats
-    lost_T: Sequence[frozenset[str]] = field(default_factory=tuple)
+    lost_T: Sequence[frozenset[str]] = ()
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self.image_T)
 
-    def is_attacked(self, t: int) -> bool:
-        """Whether frame t is under attack."""
-        return self.condition_T[t].startswith(ATTACK_PREFIX)
+    @property
+    def attacked_T(self) -> NDArray[np.bool_]:
+        """Whether each frame is under attack."""
+        return np.array([condition.startswith(ATTACK_PREFIX) for condition in self.condition_T])
 
 
-def stream_of(
-    segments: Sequence[tuple[str, int]],
-    *,
-    num_images: int,
-    rng: np.random.Generator,
-    environment_T: Floats | None = None,
-    battery_T: Floats | None = None,
-    charge_T: Floats | None = None,
-    slowdown_T: Floats | None = None,
-    lost_T: Sequence[frozenset[str]] = (),
-) -> Stream:
-    """A stream of segments (condition, number of frames) of images drawn at random; else all is well by default."""
+def stream_of(segments: Sequence[tuple[str, int]], *, num_images: int, rng: np.random.Generator) -> Stream:
+    """A stream of segments (condition, number of frames) of images drawn at random; else all is well."""
     conditions = [condition for condition, length in segments for _ in range(length)]
     total = len(conditions)
     ones = np.ones(total)
@@ -74,11 +64,10 @@ def stream_of(
         condition_T=conditions,
         image_T=rng.integers(0, num_images, total),
         segment_T=np.repeat(np.arange(len(segments)), [length for _, length in segments]),
-        environment_T=ones if environment_T is None else environment_T,
-        battery_T=ones if battery_T is None else battery_T,
-        charge_T=ones if charge_T is None else charge_T,
-        slowdown_T=ones if slowdown_T is None else slowdown_T,
-        lost_T=lost_T,
+        environment_T=ones,
+        battery_T=ones,
+        charge_T=ones,
+        slowdown_T=ones,
     )
 
 
@@ -93,14 +82,9 @@ def conditions_of(mixture: str, severities: Sequence[int]) -> list[str]:
 
 
 def mixed(
-    conditions: Sequence[str],
-    *,
-    num_segments: int,
-    num_images: int,
-    seed: int,
-    attack: str = "",
+    conditions: Sequence[str], *, num_segments: int, num_images: int, seed: int, attack: str = "",
     attack_share: float = 0.25,
-) -> Stream:
+) -> Stream:  # fmt: skip
     """Segments of 300 frames on average, drawn evenly over the conditions; some, at least one, are attacks if asked."""
     rng = np.random.default_rng(seed)
     segments = []

@@ -11,9 +11,10 @@ import numpy as np
 
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.prediction import Prediction
+from oat_runtime.report import Row
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.timing import p50_p99
 
-Row = dict[str, Any]
 _NEVER_USED_SHARE = 0.25
 _FRAME_RATE_HZ = 30.0
 
@@ -28,7 +29,9 @@ def switches(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
     points = [row.point for row in runtime.table.rows]
     runtime.prepare()
     x_NCHW = np.zeros((1, 3, runtime.bundle.input.height, runtime.bundle.input.width), np.float32)
-    switch_ms, first, steady = [], [], []
+    switch_ms: list[float] = []
+    first: list[tuple[float, float]] = []
+    steady: list[tuple[float, float]] = []
     for turn in range(num_switches + 2 * len(points)):
         point = points[turn] if turn < len(points) else order.choice(points)
         times = [time.perf_counter()]
@@ -43,20 +46,21 @@ def switches(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
             first.append((point.width, spent[1]))
             steady.append((point.width, spent[3]))
     usual = {width: float(np.median([ms for w, ms in steady if w == width])) for width, _ in steady}
-    ratios, steady_ratios = ([ms / usual[width] for width, ms in times] for times in (first, steady))
+    (p50, p99), (_, steady_p99) = (p50_p99([ms / usual[width] for width, ms in turns]) for turns in (first, steady))
+    switch_p50_ms, switch_p99_ms = p50_p99(switch_ms)
     return [
         {
             "comparison": "switch_prepared_p99",
             "num_calls": len(switch_ms),
-            "p50_us": 1e3 * float(np.median(switch_ms)),
-            "value": 1e3 * float(np.percentile(switch_ms, 99)),
+            "p50_us": 1e3 * switch_p50_ms,
+            "value": 1e3 * switch_p99_ms,
         },
         {
             "comparison": "first_inference_after_switch_p99",
             "num_calls": len(first),
-            "p50_over_steady_p50": float(np.median(ratios)),
-            "p99_over_steady_p50": float(np.percentile(ratios, 99)),
-            "value": float(np.percentile(ratios, 99) / np.percentile(steady_ratios, 99)),
+            "p50_over_steady_p50": p50,
+            "p99_over_steady_p50": p99,
+            "value": p99 / steady_p99,
         },
     ]
 
@@ -72,18 +76,18 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
     spec = runtime.bundle.input
     frames = np.random.default_rng(1).integers(0, 256, (8, 2 * spec.height, 2 * spec.width, 3), dtype=np.uint8)
     table, lambdas, widths = runtime.table.rows, runtime.table.lambdas, runtime.table.widths
-    plan: list[OperatingPoint] = []
+    points: list[OperatingPoint] = []
     for _ in range(num_switches):
         if len(lambdas) > 1 and draw.random() < _NEVER_USED_SHARE:
-            plan.append(OperatingPoint(round(draw.uniform(lambdas[1], lambdas[-1]), 6), draw.choice(widths)))
+            points.append(OperatingPoint(round(draw.uniform(lambdas[1], lambdas[-1]), 6), draw.choice(widths)))
         else:
-            plan.append(draw.choice(table).point)
+            points.append(draw.choice(table).point)
     runtime.set_point(lam=lambdas[-1], width=widths[-1])
     start_s = time.monotonic()
     quiet_ms = [_frame(runtime, frames, number, start_s)[1] for number in range(num_switches + 30)]
 
     def switch() -> None:
-        for point in plan:
+        for point in points:
             time.sleep(draw.uniform(0.0, 2.0 / _FRAME_RATE_HZ))
             runtime.set_point(lam=point.lam, width=point.width, wait=False)
 
@@ -97,13 +101,13 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
         not np.array_equal(answer.logits_K, _alone(runtime, frames[n % len(frames)], answer.point))
         for n, (answer, _) in enumerate(answers)
     )
-    median_ms = float(np.median(quiet_ms))
     taken_ms = [taken for _, taken in answers]
+    (quiet_p50, quiet_p99), (_, p99) = p50_p99(quiet_ms), p50_p99(taken_ms)
     return [
         {
             "comparison": "stream_frames_lost_or_mixed",
             "num_calls": len(answers),
-            "num_switches": len(plan),
+            "num_switches": len(points),
             "num_points_seen": len({answer.point for answer, _ in answers}),
             "num_late": sum(taken > 1e3 / _FRAME_RATE_HZ for taken in taken_ms),
             "value": float(mixed),
@@ -111,10 +115,10 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
         {
             "comparison": "stream_p99_over_quiet_median",
             "num_calls": len(answers),
-            "p99_ms": float(np.percentile(taken_ms, 99)),
-            "quiet_p50_ms": median_ms,
-            "quiet_p99_ms": float(np.percentile(quiet_ms, 99)),
-            "value": float(np.percentile(taken_ms, 99)) / median_ms,
+            "p99_ms": p99,
+            "quiet_p50_ms": quiet_p50,
+            "quiet_p99_ms": quiet_p99,
+            "value": p99 / quiet_p50,
         },
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.benchmark.streams import Stream
+from policy.bench.streams import Stream
 
 Bools = NDArray[np.bool_]
 _NUM_RESAMPLES = 1000

@@ -1,0 +1,1 @@
+"""The runtime's benchmark, `python -m oat_runtime.bench`: one file a part."""

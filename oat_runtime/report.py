@@ -1,0 +1,192 @@
+"""What every benchmark reports: checks, the machine, tables for people, and one JSON line for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from oat_runtime.devices import device_name
+from oat_runtime.errors import OATError
+
+Row = dict[str, Any]
+"""Figures of one comparison, as the JSON line holds them; what was not measured is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure that is held to a limit.
+
+    Attributes:
+        name: what the figure says.
+        value: the figure; None where it was not measured.
+        limit: what it is held to.
+        unit: unit of both, for people.
+        ok: whether it holds; what was not measured does not.
+        details: further values of the check in JSON.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    ok: bool
+    details: Row = field(default_factory=dict)
+
+    @classmethod
+    def at_most(
+        cls, name: str, values: Iterable[float | None], limit: float, unit: str = "", *, strict: bool = False
+    ) -> Check:
+        """Hold the largest of `values` to `limit`, or to less than that where `strict`.
+
+        Where there is no value, or one of them is None, NaN or infinite, nothing was measured.
+        """
+        value = _worst(max, values)
+        return cls(name, value, limit, unit, value is not None and (value < limit if strict else value <= limit))
+
+    @classmethod
+    def at_least(
+        cls, name: str, values: Iterable[float | None], limit: float, unit: str = "", *, strict: bool = False
+    ) -> Check:
+        """Hold the smallest of `values` to `limit`, or to more than that where `strict`; else as `at_most`."""
+        value = _worst(min, values)
+        return cls(name, value, limit, unit, value is not None and (value > limit if strict else value >= limit))
+
+    def as_json(self) -> Row:
+        """Return the check as the JSON line holds it."""
+        row = asdict(self)
+        details: Row = row.pop("details")
+        return row | details
+
+
+def _worst(choose: Callable[[Iterable[float]], float], values: Iterable[float | None]) -> float | None:
+    found = [None if value is None or not math.isfinite(value) else value for value in values]
+    return choose(value for value in found if value is not None) if found and None not in found else None
+
+
+def checks_of(rows: Iterable[Row], limits: Mapping[str, tuple[float, str]]) -> list[Check]:
+    """Return one check a comparison: its worst row, held to at least the limit where the unit says so, else at most."""
+    values: dict[str, list[float | None]] = {name: [] for name in limits}
+    for row in rows:
+        values.get(row.get("comparison", ""), []).append(row.get("value"))
+    return [
+        (Check.at_least if "at least" in unit else Check.at_most)(name, values[name], limit, unit)
+        for name, (limit, unit) in limits.items()
+    ]
+
+
+class Report:
+    """What one run of a benchmark has found so far: `rows`, `checks`, and why each part that `failed` did."""
+
+    def __init__(self, name: str) -> None:
+        """Start empty; `name` is the benchmark's in its JSON line."""
+        self.name = name
+        self.rows: list[Row] = []
+        self.checks: list[Check] = []
+        self.failed: dict[str, str] = {}
+        self.num_left_out = 0
+        """Checks that so small a sample cannot decide."""
+
+    def measure(self, part: str, run: Callable[[], Iterable[Row] | None]) -> bool:
+        """Run one part, add the rows that it returns and say how long it took.
+
+        One of our errors ends this part and no other: its reason becomes a row.
+
+        Returns:
+            Whether the part ran to its end.
+        """
+        console, started_s = Console(stderr=True), time.monotonic()
+        try:
+            with console.status(part):
+                self.rows += run() or ()
+        except OATError as error:
+            self.failed[part] = str(error)
+            self.rows.append({"part": part, "not_measured": str(error)})
+        console.print(f"{part}: {time.monotonic() - started_s:.1f} s", style="dim", highlight=False)
+        return part not in self.failed
+
+    def finish(self, machine: Row, *tables: Table, columns: int = 110, **more: object) -> int:
+        """Print the tables, the checks and, as the last line, all of it as JSON.
+
+        Args:
+            machine: what the figures belong to.
+            tables: the benchmark's own tables, for people.
+            columns: their width in a file or a pipe.
+            more: further values of the JSON line.
+
+        Returns:
+            Exit status: 2 where a part could not be measured, else 1 where a check does not hold, else 0.
+        """
+        console = wide_console(columns=columns)
+        for table in tables:
+            console.print(table)
+        if self.checks:
+            console.print(checks_table(self.checks))
+        for row in self.rows:
+            if "not_measured" in row:
+                console.print(f"{next(iter(row.values()))}: not measured: {row['not_measured']}", markup=False)
+        if self.num_left_out:
+            print(f"{self.num_left_out} checks are left to the full run: a sample of this size cannot decide them.")
+        print(json_line(self.name, machine=machine, rows=self.rows, checks=self.checks, **more))
+        return 2 if self.failed else int(not all(check.ok for check in self.checks))
+
+
+def machine(device: Literal["cpu", "cuda"], *, threads: int) -> Row:
+    """Return what figures belong to: the processor, with the GPU where that is used, and the threads."""
+    return {"processor": device_name(device), "threads": threads}
+
+
+def json_line(name: str, *, machine: Row, rows: Iterable[Row], checks: Iterable[Check], **more: object) -> str:
+    """Return the last line of a benchmark. JSON has no NaN and no infinity, so figures that are neither are null."""
+    plain = [{key: _number(value) for key, value in row.items()} for row in rows]
+    found = [check.as_json() for check in checks]
+    return json.dumps({"name": name, "machine": machine, "rows": plain, "checks": found, **more})
+
+
+def _number(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """Return the checks for people."""
+    verdicts = {True: "[green]ok[/]", False: "[bold red]NOT MET[/]"}
+    lines = [
+        (
+            check.name,
+            "not measured" if check.value is None else check.value,
+            check.limit,
+            check.unit,
+            verdicts[check.ok],
+        )
+        for check in checks
+    ]
+    return text_table("Checks", ("check", "value", "limit", "unit", ""), lines)
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return figures for people: numbers with four digits and to the right, a dash for what was not measured."""
+    table = Table(title=title)
+    for number, column in enumerate(columns):
+        has_words = any(isinstance(row[number], str) and row[number] for row in rows)
+        table.add_column(column, justify="left" if has_words else "right")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def wide_console(*, columns: int = 110) -> Console:
+    """Return the standard output: as wide as its terminal, or `columns` in a file or a pipe, where Rich takes 80."""
+    return Console(width=None if sys.stdout.isatty() else columns)

@@ -1,0 +1,161 @@
+"""`python -m policy.bench --bundle DIR`: the policy on streams of real test images, against what else one could do.
+
+The network's predictions come from the bundle itself, condition by condition, and are kept by network; an interrupted
+run goes on where it stopped. Times are this machine's; energy is simulated, since few machines have a counter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.bundle import Bundle
+from oat_runtime.data import load_dataset, read_labelled_npz
+from oat_runtime.devices import processor_name
+from oat_runtime.errors import DataError, OATError
+from oat_runtime.files import read_model
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.report import Check, Report, Row, machine, text_table
+from oat_runtime.timing import interleave, p50_p99
+from policy.bench import hazards, trials
+from policy.bench.recorded_network import RecordedNetwork, float32_runtime
+from policy.bench.stage import Effort, Stage
+from policy.config import PolicyConfig
+from policy.estimator import EstimatorConstants
+
+_SIMULATED_WATTS = 15.0
+"""Power of the network while it runs, from which energies are simulated."""
+_FULL = Effort(num_seeds=20, num_segments=10, num_clean_frames=30_000, num_onsets=10, num_attacked=200)
+_QUICK = Effort(
+    num_seeds=2, num_segments=2, num_clean_frames=200, num_onsets=1, num_attacked=8, severities=(4,),
+    attacks=("pgd-10",),
+)  # fmt: skip
+_COUNT, _QUICK_COUNT = 250, 16
+
+
+def profiled(bundle: Bundle, *, seconds: float, num_threads: int) -> OperatingTable:
+    """Return the `select` table with this machine's latencies and simulated energies."""
+    runtime = float32_runtime(bundle, num_threads=num_threads)
+    table = bundle.select
+    points = {width: OperatingPoint(table.lambdas[0], width) for width in table.widths}
+    runtime.prepare(points.values())
+    x_1CHW = np.zeros((1, 3, bundle.input.height, bundle.input.width), np.float32)
+    taken = interleave(
+        dict.fromkeys(points, partial(runtime.infer, x_1CHW)),
+        seconds=seconds,
+        enter=lambda width: runtime.set_point(lam=points[width].lam, width=width),
+    )
+    runtime.close()
+    p50_ms = {width: p50_p99(millis)[0] for width, millis in taken.items()}
+    # What the streams draw from has a spread of its own; the profile's tail is this machine's noise.
+    costs = {
+        width: {"latency_ms_p50": p50, "latency_ms_p99": 1.15 * p50, "energy_j": _SIMULATED_WATTS * p50 / 1e3}
+        for width, p50 in p50_ms.items()
+    }
+    rows = tuple(row.model_copy(update=costs[row.width]) for row in table.rows)
+    return table.with_rows(rows, device=f"{processor_name()}, simulated energy")
+
+
+def run(stage: Stage, table: OperatingTable) -> None:
+    """Play everything. The checks of a part that fails are one that was not measured."""
+    parts: dict[str, Callable[[], None]] = {
+        "mixture of all kinds": partial(trials.mixture, stage, "all"),
+        "mixture of held-out kinds": partial(trials.mixture, stage, "held-out"),
+        "detection": partial(trials.detection, stage),
+        "false alarms": partial(trials.no_false_alarms, stage),
+        **{f"attacks: {attack}": partial(hazards.attacked, stage, attack) for attack in stage.effort.attacks},
+        "attacks: noise and thrashing": partial(hazards.provocations, stage),
+        "disturbances": partial(trials.disturbances, stage),
+        "budgets": partial(hazards.budgets, stage, table),
+        "replay": partial(trials.replays, stage),
+        "decision time": partial(trials.decision_time, stage),
+    }
+    for name, play in parts.items():
+        if not stage.report.measure(name, play):
+            stage.report.checks.append(Check(name, None, 0.0, "part", ok=False))
+
+
+def played(rows: list[Row]) -> Table:
+    """Return the rows for people."""
+    shown = ("accuracy", "low_95", "high_95", "worst_segment")
+    cells = []
+    for row in rows:
+        percent = {name: "" if row.get(name) is None else f"{100 * row[name]:.1f}" for name in shown}
+        interval = f"{percent['low_95']}–{percent['high_95']}" if percent["low_95"] else ""
+        others = {name: value for name, value in row.items() if name not in (*shown, "trial", "player")}
+        rest = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in others.items())
+        cells.append(
+            (row.get("trial"), row.get("player"), percent["accuracy"], interval, percent["worst_segment"], rest)
+        )
+    return text_table("What was played", ("trial", "player", "accuracy", "95 %", "worst segment", "else"), cells)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: 0 where all checks hold, 1 where one does not, 2 where something could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m policy.bench", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder that holds CIFAR-10")
+    parser.add_argument("--config", type=Path, help="policy configuration (JSON), to tune one offline")
+    parser.add_argument("--cache", type=Path, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=int, help="images a corruption (default: 250; quick: 16); under 100 decide less"
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute, which decides less")
+    options = parser.parse_args(argv)
+    started_s = time.perf_counter()
+    try:
+        bundle = Bundle.load(options.bundle)
+        if bundle.estimator is None:
+            raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
+        constants = EstimatorConstants.model_validate(bundle.estimator)
+        config = PolicyConfig()
+        if options.config is not None:
+            config = read_model(PolicyConfig, options.config, what="a policy configuration")
+        is_npz = options.images is not None and options.images.suffix == ".npz"
+        data = read_labelled_npz(options.images) if is_npz else load_dataset("cifar10", "test", root=options.images)
+        effort = _QUICK if options.quick else _FULL
+        count = options.count or (_QUICK_COUNT if options.quick else _COUNT)
+        network = RecordedNetwork(
+            options.cache,
+            bundle,
+            data,
+            count=count,
+            num_attacked=effort.num_attacked,
+            num_clean=effort.num_clean_frames,
+            num_threads=options.threads,
+        )
+        stage = Stage(Report("policy.bench"), network, constants, config, effort)
+        for condition in track(stage.conditions(), description="the network", console=Console(stderr=True)):
+            network.predictions(condition)
+        table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
+    except (OATError, OSError, ValidationError) as error:
+        print(f"policy.bench: {error}", file=sys.stderr)
+        return 2
+    run(stage, table)
+    about = machine("cpu", threads=options.threads) | {
+        "bundle": bundle.path.name,
+        "bundle_sha256": bundle.sha256,
+        "images": data.name,
+        "images_per_condition": count,
+        "energy": f"simulated, {_SIMULATED_WATTS:g} W while the network runs",
+        "seeds": effort.num_seeds,
+        "minutes": round((time.perf_counter() - started_s) / 60, 1),
+    }
+    return stage.report.finish(about, played(stage.report.rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
