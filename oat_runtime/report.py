@@ -49,7 +49,7 @@ class Check:
         Where there is no value, or one of them is None, NaN or infinite, nothing was measured.
         """
         value = _worst(max, values)
-        return cls(name, value, limit, unit, value is not None and (value < limit if strict else value <= limit))
+        return cls(name, value, limit, unit, value is not None and bool(value < limit if strict else value <= limit))
 
     @classmethod
     def at_least(
@@ -57,7 +57,7 @@ class Check:
     ) -> Check:
         """Hold the smallest of `values` to `limit`, or to more than that where `strict`; else as `at_most`."""
         value = _worst(min, values)
-        return cls(name, value, limit, unit, value is not None and (value > limit if strict else value >= limit))
+        return cls(name, value, limit, unit, value is not None and bool(value > limit if strict else value >= limit))
 
     def as_json(self) -> Row:
         """Return the check as the JSON line holds it."""

@@ -31,24 +31,27 @@ def accuracy(runtime: OATRuntime, *, root: Path | None, num_images: int, num_att
         num_images: test images, from the first on.
         num_attacked: those of them that are attacked.
     """
-    rows: list[Row] = []
     dataset = runtime.bundle.manifest.provenance.dataset
     try:
         require("torch", extra="torch", by="the reference")
         if dataset != "cifar10":
             raise DataError(f"the bundle was not trained on cifar10 but on {dataset}")
         data = load_dataset("cifar10", "test", root=root, limit=num_images)
-        rows += agreement(runtime, data, num_attacked=num_attacked)
-        if runtime.precision == "bfloat16":
-            return rows
-        device, num_threads = runtime.device, runtime.num_threads
-        backend: BackendName = "openvino" if device == "cpu" else runtime.backend  # the one that is fast in it
-        with closing(
-            OATRuntime(runtime.bundle, device=device, backend=backend, precision="bfloat16", num_threads=num_threads)
-        ) as other:
-            return rows + agreement(other, data, num_attacked=num_attacked)
-    except (BackendError, ConfigError, DataError) as error:
+    except (ConfigError, DataError) as error:
+        return [{"comparison": "agreement_bfloat16", "not_measured": str(error)}]
+    rows = agreement(runtime, data, num_attacked=num_attacked)
+    if runtime.precision == "bfloat16":
+        return rows
+    device, num_threads = runtime.device, runtime.num_threads
+    backend: BackendName = "openvino" if device == "cpu" else runtime.backend  # the one that is fast in it
+    try:
+        other = OATRuntime(
+            runtime.bundle, device=device, backend=backend, precision="bfloat16", num_threads=num_threads
+        )
+    except BackendError as error:
         return [*rows, {"comparison": "agreement_bfloat16", "not_measured": str(error)}]
+    with closing(other):
+        return rows + agreement(other, data, num_attacked=num_attacked)
 
 
 def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list[Row]:

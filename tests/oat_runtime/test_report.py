@@ -13,7 +13,7 @@ from oat_runtime.report import Check, Report, json_line, text_table
 def test_the_worst_value_decides() -> None:
     assert Check.at_most("slow", [0.9, 1.4], 1.1) == Check("slow", 1.4, 1.1, "", ok=False)
     assert Check.at_least("right", [0.9, 0.8], 0.8, "share") == Check("right", 0.8, 0.8, "share", ok=True)
-    assert Check.at_most("lost", [np.float64(0.0)], 0.0).ok
+    assert Check.at_most("lost", [np.float64(0.0)], 0.0).ok is True
 
 
 @pytest.mark.parametrize("values", [[], [None], [1.0, None], [math.nan], [math.inf, 1.0]])
