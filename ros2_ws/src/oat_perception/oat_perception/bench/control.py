@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from oat_msgs.msg import Perception
@@ -20,21 +19,6 @@ from oat_runtime.runtime import OATRuntime
 _NEW_LAMBDAS = (0.15, 0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BURST = 50
 _SAME = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Switches:
-    """Counts and times of many switches.
-
-    Attributes:
-        num_tries: λ set by the parameter service.
-        num_effective: after which the first image stamped after the reply ran at it.
-        reply_ms: time of each call.
-    """
-
-    num_tries: int
-    num_effective: int
-    reply_ms: tuple[float, ...]
 
 
 class Control:
@@ -58,15 +42,20 @@ class Control:
         return 1e3 * (time.monotonic() - started_s)
 
 
-def prepared_switches(camera: Camera, control: Control, lambdas: tuple[float, ...], *, num: int) -> Switches:
-    """Set λ again and again, with an image on its way each time."""
+def prepared_switches(
+    camera: Camera, control: Control, lambdas: tuple[float, ...], *, num: int
+) -> tuple[int, list[float]]:
+    """Set λ again and again by the parameter service, with an image on its way each time.
+
+    Returns:
+        How often the first image stamped after the reply ran at it; and the milliseconds of each call.
+    """
     effective, reply_ms = 0, []
-    rng = np.random.default_rng(0)
-    for lam in rng.choice(lambdas, num).tolist():
+    for lam in np.random.default_rng(0).choice(lambdas, num).tolist():
         camera.send()
         reply_ms.append(control.set_lambda(lam))
         effective += camera.ask().lambda_value == lam
-    return Switches(num, effective, tuple(reply_ms))
+    return effective, reply_ms
 
 
 def unprepared_switch(

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from oat_perception.replay.sources import Bytes
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import InputError
@@ -16,8 +16,6 @@ from oat_runtime.image import network_input
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.stress.attacks import pgd_linf
-
-Bytes = npt.NDArray[np.uint8]
 
 PGD10 = AttackSpec(name="pgd-10", epsilon=8 / 255, step_size=2 / 255, num_steps=10)
 
