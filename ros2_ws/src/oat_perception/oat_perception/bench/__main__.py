@@ -8,7 +8,6 @@ shows what transport alone takes, and this process what the network alone takes.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 from oat_perception.bench.checks import checks, show
 from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
 from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.report import json_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", rows, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
     rows += [{"size": "32x32", "profile": "shipped", **part} for part in (control, start)]
-    print(json.dumps({"name": "oat_perception.bench", "machine": machine, "rows": rows, "checks": found}))
+    print(json_line("oat_perception.bench", machine=machine, rows=rows, checks=found))
     return 0
 
 
