@@ -44,7 +44,9 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bundle", description="folder of the trained network"),
+            DeclareLaunchArgument(
+                "bundle", description="the trained network: its folder, or the name of a shipped one"
+            ),
             DeclareLaunchArgument("scenario", default_value="day", description="'day' or a JSON file"),
             DeclareLaunchArgument("rate_hz", default_value="10.0", description="images a second"),
             perception,

@@ -46,7 +46,9 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         OATError: a file, the bundle or a combination of parameters cannot be used; nothing stays loaded.
     """
     if not values["bundle"]:
-        raise ConfigError("parameter bundle is empty: set it to the folder of a trained network")
+        raise ConfigError(
+            "parameter bundle is empty: set it to the folder of a trained network, or to the name of a shipped one"
+        )
     config = policy_config(values)
     constants = _estimator(values["estimator"])
     runtime = OATRuntime.load(

@@ -6,7 +6,7 @@ from oat_perception.core.parameters import Change, Spec
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
 CAMERA_SPECS: tuple[Spec, ...] = (
-    Spec("source", "cifar10", "Images to show: cifar10, foolbox, a webcam's number in quotes ('0'), or the path of a "
+    Spec("source", "cifar10", "Images to show: cifar10, foolbox, a webcam's number, or the path of a "
          "folder of images, a video file, a rosbag2 folder or an .mcap file.", change=Change.AT_START),
     Spec("data_root", "", "Folder that holds CIFAR-10; empty: `$OAT_DATA`, else ../shared/data, else a download.",
          change=Change.AT_START),
