@@ -18,9 +18,7 @@ def generate_launch_description() -> LaunchDescription:
     """One `perception.launch.py` a camera."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "bundle", description="the trained network: its folder, or the name of a shipped one"
-            ),
+            DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),
             DeclareLaunchArgument("cameras", description="namespaces of the cameras, with commas between them"),
             DeclareLaunchArgument(
                 "image", default_value="image", description="image topic of each camera, within its namespace"

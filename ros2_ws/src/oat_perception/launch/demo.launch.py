@@ -44,9 +44,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "bundle", description="the trained network: its folder, or the name of a shipped one"
-            ),
+            DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),
             DeclareLaunchArgument("scenario", default_value="day", description="'day' or a JSON file"),
             DeclareLaunchArgument("rate_hz", default_value="10.0", description="images a second"),
             perception,

@@ -17,9 +17,7 @@ def generate_launch_description() -> LaunchDescription:
     """One node; several cameras run several of them, each with a namespace of its own."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "bundle", description="the trained network: its folder, or the name of a shipped one"
-            ),
+            DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),
             DeclareLaunchArgument(
                 "params_file", default_value=str(_CONFIG / "perception.yaml"), description="parameter file of the node"
             ),
