@@ -83,7 +83,7 @@ class TrainConfig(StrictModel):
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1)
     """Epochs between two looks at the validation images."""
-    seed: int = Field(default=0, ge=0, lt=2**29)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

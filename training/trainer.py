@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -204,8 +205,12 @@ class Trainer:
         return self.steps_per_epoch * self.config.epochs
 
     def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
-        """A generator of its own for every (seed, stream, index)."""
-        return torch.Generator(device).manual_seed((self.config.seed * 4 + stream) * 2**32 + index)
+        """A generator for (seed, stream, index), unrelated to that of any other triple.
+
+        All three are mixed into every bit, because torch's CPU generator uses only the low 32 bits of a seed.
+        """
+        (mixed,) = np.random.SeedSequence((self.config.seed, stream, index)).generate_state(1, np.uint64).tolist()
+        return torch.Generator(device).manual_seed(mixed)
 
     def _synchronize(self, on: bool) -> None:
         """Take batch-norm statistics over all processes, or over this one's images."""
