@@ -51,8 +51,9 @@ class Muon(torch.optim.SGD):
 
     Such a weight (O, ...) is taken as a matrix of O rows. The running sum of its gradients, one Nesterov step ahead, is
     replaced by about the nearest matrix with orthonormal rows (or columns, where it has fewer), so that all its
-    directions move equally far. After the step the weight is scaled to the length √O, as if each row had length 1, for
-    the norms that follow make its length count for nothing; the rate then says how far a step turns it.
+    directions move equally far. After the step the weight is scaled to the length √O, as if each row had length 1, so
+    that the rate says how far a step turns it. The norms that follow cancel the length, except of a residual branch's
+    last weight, whose share in the sum it fixes.
     """
 
     def __init__(
@@ -80,7 +81,10 @@ class Muon(torch.optim.SGD):
                 if weight.grad is None:
                     continue
                 weights.append(weight)
-                total = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                total = state["momentum_buffer"]
                 total.mul_(decay).add_(weight.grad)
                 ahead = weight.grad.add(total, alpha=decay)
                 weight.grad = orthogonalized(ahead.flatten(1), dtype=self.product_dtype).view_as(weight)
