@@ -39,16 +39,27 @@ class TrainConfig(StrictModel):
     """Per sample: i.i.d. on the model's knots (the paper); the same but with equal counts in every batch, whose
     constant shapes an engine compiles once; or any λ in [0, 1], a tenth of the samples at exactly 0."""
     lambda_weights: tuple[float, ...] | None = None
-    """Share of each knot in `discrete` sampling; equal by default."""
+    """Share of each knot in `discrete` and `stratified` sampling, in proportion; equal by default."""
     lambda_power: float = Field(default=1.0, gt=0)
     """`continuous` draws u ** lambda_power with u uniform: above 1, small λ are denser."""
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
 
+    clean_share: float = Field(default=0.0, ge=0, le=0.6)
+    """Share of all steps, the first ones, that train on clean images at λ=0 alone and make no attack. At their end the
+    batch norms of λ≠0 start from those of λ=0, and the running average of the weights starts anew."""
+
     epochs: int = Field(default=12, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of the whole run, in place of `epochs`: recipes of unlike cost then compare at equal cost."""
     batch_size: int = Field(default=128, ge=2)
     accumulation: int = Field(default=1, ge=1)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    """What moves the convolutions' weights. `muon` steps along the nearest matrix with orthonormal rows and keeps each
+    weight's length, without weight decay; everything else stays with SGD. See `training.optimizer.Muon`."""
+    muon_learning_rate: float = Field(default=0.05, gt=0)
+    """Peak for the convolutions, on the schedule of `learning_rate`: length of a step relative to the weight's."""
     learning_rate: float = Field(default=0.1, gt=0)
     schedule: Literal["cosine", "linear", "steps"] = "cosine"
     """After the warm-up: along a cosine to zero; straight to zero (with a long warm-up, one cycle); or constant, and a
@@ -83,17 +94,25 @@ class TrainConfig(StrictModel):
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1)
     """Epochs between two looks at the validation images."""
-    seed: int = Field(default=0, ge=0, lt=2**29)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         knots, narrower = self.model.lambdas, len(self.model.widths) - 1
-        constant_shapes = self.lambda_sampling == "stratified" and self.batch_size % len(knots) == 0
+        if self.lambda_weights is not None:
+            if self.lambda_sampling == "continuous":
+                raise ValueError("lambda_weights needs discrete or stratified lambda_sampling, got 'continuous'")
+            if len(self.lambda_weights) != len(knots) or not all(weight > 0 for weight in self.lambda_weights):
+                raise ValueError(
+                    f"lambda_weights must be {len(knots)} positive numbers, one a lambda, got {self.lambda_weights}"
+                )
+        shares = [self.batch_size * share for share in self.lambda_shares]
+        constant_shapes = self.lambda_sampling == "stratified" and all(abs(n - round(n)) < 1e-6 for n in shares)
         for name in ("compile_norms", "cuda_graphs"):
             if getattr(self, name) and not constant_shapes:
                 raise ValueError(
-                    f"{name} needs stratified lambda_sampling and a batch_size that is a multiple of the "
-                    f"{len(knots)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
+                    f"{name} needs stratified lambda_sampling and a batch_size that holds a whole number of samples "
+                    f"of each of the {len(knots)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
                 )
         if self.num_random_widths is not None and self.num_random_widths > narrower:
             raise ValueError(
@@ -103,15 +122,16 @@ class TrainConfig(StrictModel):
         kind = kind_of(self.attack)
         if kind.norm != "linf" or kind.method not in ("fgsm", "fgsm-rs", "n-fgsm", "pgd"):
             raise ValueError(f"attack must be fgsm, fgsm-rs, n-fgsm or pgd-N in the L∞ ball, got {self.attack.name!r}")
-        if self.lambda_weights is not None:
-            if self.lambda_sampling != "discrete":
-                raise ValueError(f"lambda_weights needs discrete lambda_sampling, got {self.lambda_sampling!r}")
-            if len(self.lambda_weights) != len(knots) or not all(weight > 0 for weight in self.lambda_weights):
-                raise ValueError(
-                    f"lambda_weights must be {len(knots)} positive numbers, one a lambda, got {self.lambda_weights}"
-                )
         if self.lambda_sampling == "continuous" and (knots[0], knots[-1]) != (0.0, 1.0):
             raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, got {knots}")
+        if self.clean_share > 0.0 and knots[0] != 0.0:
+            raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}")
         if self.adversarial_loss == "trades" and self.terms == "sampled":
             raise ValueError("trades compares the clean and the adversarial image of a sample: terms must be 'both'")
         return self
+
+    @property
+    def lambda_shares(self) -> tuple[float, ...]:
+        """The share of each knot among the samples of a step; `continuous` sampling does not use them."""
+        weights = self.lambda_weights or (1.0,) * len(self.model.lambdas)
+        return tuple(weight / sum(weights) for weight in weights)

@@ -1,10 +1,11 @@
-"""How weights move: SGD, its learning-rate schedules, the running average, and adversarial weight perturbation."""
+"""How weights move: SGD or Muon, learning-rate schedules, the running average, and adversarial weight perturbation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,104 @@ def decayed_weights(model: nn.Module) -> list[Tensor]:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with momentum; weight decay on convolution and classifier weights only."""
+    """SGD with momentum, weight decay on convolution and classifier weights only; with `muon`, Muon on convolutions."""
     decayed = decayed_weights(model)
     known = {id(weight) for weight in decayed}
+    others = {"params": [p for p in model.parameters() if id(p) not in known], "weight_decay": 0.0}
+    nesterov = config.nesterov and config.momentum > 0
+    if config.optimizer == "sgd":
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, others]
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+    # A group's own rate in units of the shared one, so that one schedule drives both.
+    relative_rate = config.muon_learning_rate / config.learning_rate
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in known], "weight_decay": 0.0},
+        {"params": [w for w in decayed if w.ndim == 2], "weight_decay": config.weight_decay},
+        others,
+        {
+            "params": [w for w in decayed if w.ndim == 4],
+            "weight_decay": 0.0,
+            "momentum": 0.0,  # of SGD's step, which follows
+            "nesterov": False,
+            "muon_momentum": config.momentum,
+            "relative_rate": relative_rate,
+        },
     ]
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
-    )
+    dtype = getattr(torch, config.precision)
+    return Muon(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, product_dtype=dtype)
+
+
+class Muon(torch.optim.SGD):
+    """SGD that first makes the gradients of the groups with a `muon_momentum` orthogonal (Jordan et al. 2024).
+
+    Such a weight (O, ...) is taken as a matrix of O rows. The running sum of its gradients, one Nesterov step ahead, is
+    replaced by about the nearest matrix with orthonormal rows (or columns, where it has fewer), so that all its
+    directions move equally far. After the step the weight is scaled to the length √O, as if each row had length 1, so
+    that the rate says how far a step turns it. The norms that follow cancel the length, except of a residual branch's
+    last weight, whose share in the sum it fixes.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, lr: float, momentum: float, nesterov: bool, product_dtype: torch.dtype
+    ) -> None:
+        """Take over the groups; matrix products run in `product_dtype`."""
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+        self.product_dtype = product_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move all weights; `closure` must be None, as gradients are at hand.
+
+        Raises:
+            ValueError: there is a closure.
+        """
+        if closure is not None:
+            raise ValueError("Muon takes no closure: compute the gradients first, then call step()")
+        weights = []
+        for group in self.param_groups:
+            if "muon_momentum" not in group:
+                continue
+            decay = group["muon_momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                weights.append(weight)
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                total = state["momentum_buffer"]
+                total.mul_(decay).add_(weight.grad)
+                ahead = weight.grad.add(total, alpha=decay)
+                weight.grad = orthogonalized(ahead.flatten(1), dtype=self.product_dtype).view_as(weight)
+        super().step()
+        for weight in weights:
+            weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp_min(1e-12))
+        return None
+
+
+def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5) -> Tensor:
+    """About U Vᵀ of a matrix U S Vᵀ, float32 (O, I): singular values end between 0.6 and 1.3, those near zero below.
+
+    Newton–Schulz rounds with the coefficients of Jordan et al. (2024), which lift small singular values fastest.
+
+    Args:
+        matrix_OI: of any scale; zero stays zero.
+        dtype: of the matrix products.
+        num_rounds: each costs three products.
+    """
+    tall = matrix_OI.shape[0] > matrix_OI.shape[1]
+    x = (matrix_OI / matrix_OI.norm().clamp_min(1e-12)).to(dtype)
+    x = x.T if tall else x
+    for _ in range(num_rounds):
+        gram = x @ x.T
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    found: Tensor = x.T if tall else x
+    return found.float()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> None:
+    """Give every group its rate at `progress` in [0, 1]."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, progress) * group.get("relative_rate", 1.0)
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

@@ -108,10 +108,14 @@ def cifar10_resnet34() -> TrainConfig:
     return _gpu(ModelConfig(family="resnet", depth=34))
 
 
+_ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0}
+"""What a run at one λ leaves out of a run at several."""
+
+
 def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:
     """PGD-AT at one λ and one width, else like another run: what one would train for one purpose."""
     model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,), "widths": (width,)}))
-    return TrainConfig(**(dict(like) | {"model": model, "num_random_widths": None}))
+    return TrainConfig(**(dict(like) | _ONE_LAMBDA | {"model": model, "num_random_widths": None}))
 
 
 def _dedicated(lam: float, width: float, like: str) -> Callable[[], TrainConfig]:
@@ -125,7 +129,7 @@ def _dedicated(lam: float, width: float, like: str) -> Callable[[], TrainConfig]
 def slimmable(lam: float, like: TrainConfig) -> TrainConfig:
     """PGD-ATS: slimmable adversarial training at one λ, else like another run."""
     model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,)}))
-    return TrainConfig(**(dict(like) | {"model": model}))
+    return TrainConfig(**(dict(like) | _ONE_LAMBDA | {"model": model}))
 
 
 def gtsrb() -> TrainConfig:

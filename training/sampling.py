@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,10 @@ class StepDraw:
         return StepDraw(self.lam_N[start::stride], inside(self.clean), inside(self.adversarial), self.widths)
 
 
-def draw_step(config: TrainConfig, num: int, *, generator: torch.Generator) -> StepDraw:
-    """Draw one step for a batch of `num` samples."""
+def draw_step(config: TrainConfig, num: int, *, generator: torch.Generator, clean_only: bool = False) -> StepDraw:
+    """Draw one step for a batch of `num` samples; `clean_only` gives each a clean term at λ=0 and no other."""
+    if clean_only:
+        return StepDraw((0.0,) * num, tuple(range(num)), (), sample_widths(config, generator=generator))
     lam_N = sample_lambdas(config, num, generator=generator)
     if config.terms == "sampled":
         robust = sample_terms(lam_N, generator=generator)
@@ -57,14 +60,15 @@ def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator)
     if config.lambda_sampling == "continuous":
         draws = torch.rand(num, generator=generator, dtype=torch.float64) ** config.lambda_power
         draws[torch.rand(num, generator=generator) < 0.1] = 0.0
-    elif config.lambda_weights is not None:
-        shares = torch.tensor(config.lambda_weights, dtype=torch.float64)
-        draws = knots[torch.multinomial(shares, num, replacement=True, generator=generator)]
     else:
-        draws = knots[torch.randint(len(knots), (num,), generator=generator)]
+        if config.lambda_weights is None:
+            draws = knots[torch.randint(len(knots), (num,), generator=generator)]
+        else:
+            shares = torch.tensor(config.lambda_shares, dtype=torch.float64)
+            draws = knots[torch.multinomial(shares, num, replacement=True, generator=generator)]
         if config.lambda_sampling == "stratified":
-            even = num - num % len(knots)
-            draws[:even] = knots.repeat(even // len(knots))
+            counts = [math.floor(num * share + 1e-6) for share in config.lambda_shares]
+            draws[: sum(counts)] = knots.repeat_interleave(torch.tensor(counts))
     values: list[float] = draws.sort().values.tolist()
     return values
 

@@ -169,7 +169,8 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
         if trainer.average is not None and not trainer.finished:
             stack.enter_context(trainer.average.shown_by(trainer.model))
         figures = quick_validation(trainer.model, validation_set, trainer.config)
-    suspect = warn(figures, trainer.step)
+    # Clean steps alone have trained no λ at which robustness could be false.
+    suspect = trainer.step > trainer.num_clean_steps and warn(figures, trainer.step)
     log.entry(trainer.step, extra | figures | {"catastrophic_overfitting": suspect})
     return figures
 

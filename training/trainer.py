@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from training.cuda_graph import Recorder
 from training.distributed import World
 from training.losses import Terms, attack_terms, weighted_sum
 from training.network import OATNet
-from training.optimizer import Average, learning_rate, make_optimizer, perturbed_weights
+from training.optimizer import Average, make_optimizer, perturbed_weights, set_learning_rate
 from training.origin import commit_of_code, hardware
 from training.sampling import StepDraw, draw_step
 
@@ -201,11 +202,20 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.config.steps or self.steps_per_epoch * self.config.epochs
+
+    @property
+    def num_clean_steps(self) -> int:
+        """The first steps, which train on clean images at λ=0 alone."""
+        return round(self.config.clean_share * self.num_steps)
 
     def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
-        """A generator of its own for every (seed, stream, index)."""
-        return torch.Generator(device).manual_seed((self.config.seed * 4 + stream) * 2**32 + index)
+        """A generator for (seed, stream, index), unrelated to that of any other triple.
+
+        All three are mixed into every bit, because torch's CPU generator uses only the low 32 bits of a seed.
+        """
+        (mixed,) = np.random.SeedSequence((self.config.seed, stream, index)).generate_state(1, np.uint64).tolist()
+        return torch.Generator(device).manual_seed(mixed)
 
     def _synchronize(self, on: bool) -> None:
         """Take batch-norm statistics over all processes, or over this one's images."""
@@ -227,7 +237,8 @@ class Trainer:
         """The batch of `step`, what is drawn for it, and a function that draws noise for so many attacks on it."""
         generator = self._generator(stream, index)
         batch = self.batch(step, generator)
-        draw = draw_step(self.config, len(batch.y_N), generator=generator)
+        clean_only = stream == _STEP and index < self.num_clean_steps
+        draw = draw_step(self.config, len(batch.y_N), generator=generator, clean_only=clean_only)
         if self.device.type != "cpu":
             generator = self._generator(stream, index, self.device)
 
@@ -240,8 +251,9 @@ class Trainer:
     def run_step(self) -> StepMetrics:
         """Train on the next batch."""
         started = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, (self.step + 1) / self.num_steps)
+        if 0 < self.step == self.num_clean_steps:
+            self._end_clean_phase()
+        set_learning_rate(self.optimizer, self.config, (self.step + 1) / self.num_steps)
         batch, draw, noise = self.draw(_STEP, self.step, self.step)
         self.model.train()
         metrics = train_step(
@@ -256,9 +268,18 @@ class Trainer:
         )
         self.step += 1
         if self.average is not None:
-            self.average.update(self.model, self.step)
+            started_at = self.num_clean_steps if self.step > self.num_clean_steps else 0
+            self.average.update(self.model, self.step - started_at)
         self.seconds += time.perf_counter() - started
         return metrics
+
+    def _end_clean_phase(self) -> None:
+        """Give the batch norms of λ≠0, untrained so far, the weights and statistics of those of λ=0."""
+        for site in self.model.norms():
+            for index in range(len(self.config.model.widths)):
+                site.norm(ADVERSARIAL, index).load_state_dict(site.norm(CLEAN, index).state_dict())
+        if self.average is not None:
+            self.average = Average(self.model, self.config.average_decay)
 
     def run(self, *, max_minutes: float | None = None) -> Iterator[StepMetrics]:
         """Train until the last step or until `max_minutes` of this call have passed, yielding after every step."""

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.network import OATNet
-from training.optimizer import Average, decayed_weights, learning_rate, make_optimizer, perturbed_weights
+from training.optimizer import (
+    Average,
+    decayed_weights,
+    learning_rate,
+    make_optimizer,
+    orthogonalized,
+    perturbed_weights,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -42,6 +50,61 @@ def test_weight_decay_spares_norms_film_and_biases(tiny_run: TrainConfig) -> Non
         name for name in names.values() if name.endswith("weight") and "norm" not in name and "film" not in name
     }
     assert decayed == expected
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)], ids=str)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_an_orthogonalized_matrix_keeps_its_directions_and_equals_their_lengths(
+    shape: tuple[int, int], scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = shape
+    left, _ = torch.linalg.qr(torch.randn(rows, min(shape), generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(columns, min(shape), generator=generator))
+    lengths = torch.linspace(0.2, 1.0, min(shape))
+    found = orthogonalized(scale * (left * lengths) @ right.T, dtype=torch.float32)
+    within = left.T @ found @ right  # diagonal: what belonged to one direction stays there
+    assert (within - torch.diag(within.diagonal())).abs().max() < 1e-3
+    assert within.diagonal().min() > 0.6
+    assert within.diagonal().max() < 1.3
+
+
+def test_an_orthogonalized_zero_is_zero() -> None:
+    assert not orthogonalized(torch.zeros(3, 5), dtype=torch.float32).any()
+
+
+def test_muon_turns_convolutions_keeps_their_length_and_leaves_the_rest_to_sgd(tiny_run: TrainConfig) -> None:
+    nets, config = [], tiny_run.model_copy(update={"optimizer": "muon", "muon_learning_rate": 0.03})
+    for optimizer in ("muon", "sgd"):
+        torch.manual_seed(0)
+        net = OATNet(tiny_run.model)
+        steps = make_optimizer(net, config.model_copy(update={"optimizer": optimizer}))
+        set_learning_rate(steps, config, 0.5)
+        before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(2):
+            for parameter in net.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            steps.step()
+        nets.append((net, before))
+    (muon, before), (sgd, _) = nets
+    rate = 0.03 * learning_rate(config, 0.5) / config.learning_rate
+    for (name, parameter), other in zip(muon.named_parameters(), sgd.parameters(), strict=True):
+        if parameter.ndim < 4:
+            assert torch.equal(parameter, other), name
+            continue
+        rows = len(parameter)
+        assert parameter.norm().item() == pytest.approx(rows**0.5, rel=1e-5)
+        start = before[name] * (rows**0.5 / before[name].norm())
+        # Two steps of at most `rate` a direction, each before the length is set again.
+        turned = torch.linalg.matrix_norm((parameter.detach() - start).flatten(1), ord=2)
+        assert 0.0 < turned < 2 * 1.3 * rate * max(1.0, rows**0.5 / before[name].norm().item()) * 1.5, name
+
+
+def test_muon_takes_no_closure(tiny_run: TrainConfig) -> None:
+    steps = make_optimizer(OATNet(tiny_run.model), tiny_run.model_copy(update={"optimizer": "muon"}))
+    with pytest.raises(ValueError, match="takes no closure"):
+        steps.step(lambda: 0.0)
 
 
 def test_an_average_forgets_its_start_and_follows_the_weights() -> None:

@@ -100,6 +100,24 @@ def test_weights_make_some_lambdas_denser() -> None:
     assert all(counts[knot] / 10_000 == pytest.approx(0.1, abs=0.02) for knot in KNOTS[1:])
 
 
+def test_weights_set_the_counts_of_a_stratified_batch() -> None:
+    config = TrainConfig(lambda_sampling="stratified", lambda_weights=(1, 1, 1, 1, 1, 2), batch_size=126)
+    counts = Counter(sample_lambdas(config, 126, generator=generator()))
+    assert counts == {knot: 36 if knot == 1.0 else 18 for knot in KNOTS}
+    extra = Counter[float]()
+    for seed in range(300):  # 130 samples: four are left over, which follow the weights too
+        extra.update(sample_lambdas(config, 130, generator=generator(seed)))
+    assert extra[1.0] / (300 * 130) == pytest.approx(2 / 7, abs=0.01)
+
+
+def test_a_clean_step_has_one_clean_term_a_sample_at_lambda_zero() -> None:
+    config = TrainConfig(terms="sampled", lambda_sampling="stratified")
+    drawn = draw_step(config, 12, generator=generator(), clean_only=True)
+    assert (drawn.lam_N, drawn.clean, drawn.adversarial) == ((0.0,) * 12, tuple(range(12)), ())
+    assert drawn.widths[0] == 1.0
+    assert len(drawn.widths) == 2
+
+
 def test_a_power_makes_small_lambdas_denser() -> None:
     config = TrainConfig(lambda_sampling="continuous", lambda_power=2.0)
     drawn = torch.tensor(sample_lambdas(config, 20_000, generator=generator()), dtype=torch.float64)
@@ -161,11 +179,21 @@ def test_parts_hold_every_sample_and_term_once(terms: str) -> None:
     ("fields", "message"),
     [
         ({"lambda_weights": (1, 1)}, "6 positive numbers"),
-        ({"lambda_weights": (1,) * 6, "lambda_sampling": "stratified"}, "needs discrete"),
+        ({"lambda_weights": (1,) * 6, "lambda_sampling": "continuous"}, "needs discrete or stratified"),
+        ({"clean_share": 0.3, "model": ModelConfig(lambdas=(0.1, 1.0))}, "must hold 0"),
+        (
+            {
+                "compile_norms": True,
+                "lambda_sampling": "stratified",
+                "batch_size": 126,
+                "lambda_weights": (1,) * 5 + (3,),
+            },
+            "whole number",
+        ),
         ({"lambda_sampling": "continuous", "model": ModelConfig(lambdas=(0.1, 1.0))}, "lambdas from 0 to 1"),
         ({"terms": "sampled", "adversarial_loss": "trades"}, "terms must be 'both'"),
         ({"compile_norms": True}, "compile_norms needs stratified"),
-        ({"cuda_graphs": True, "lambda_sampling": "stratified", "batch_size": 128}, "multiple of the 6"),
+        ({"cuda_graphs": True, "lambda_sampling": "stratified", "batch_size": 128}, "whole number"),
         ({"attack": {"name": "mi-fgsm", "epsilon": 0.03, "step_size": 0.01, "num_steps": 3}}, "attack must be"),
         ({"surprise": 1}, "surprise"),
     ],

@@ -28,7 +28,9 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 def test_baselines_differ_in_their_lambdas_and_widths_alone() -> None:
-    like = read_recipe("cifar10-resnet18")
+    like = with_changes(
+        read_recipe("cifar10-resnet18"), ["clean_share=0.3", "batch_size=511", "lambda_weights=[1, 1, 1, 1, 1, 2]"]
+    )
     for config, lambdas, widths in (
         (dedicated(0.2, 0.5, like), (0.2,), (0.5,)),
         (slimmable(1.0, like), (1.0,), like.model.widths),
@@ -37,7 +39,8 @@ def test_baselines_differ_in_their_lambdas_and_widths_alone() -> None:
         same = like.model.model_dump() | {"lambdas": lambdas, "widths": widths}
         assert config.model.model_dump() == same
         differing = {k for k, v in config.model_dump().items() if v != like.model_dump()[k]}
-        assert differing <= {"model", "num_random_widths"}
+        assert differing <= {"model", "num_random_widths", "clean_share", "lambda_weights"}
+        assert (config.clean_share, config.lambda_weights) == (0.0, None)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 20])

@@ -13,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.architecture import ModelConfig
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, ModelConfig
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import OATError
 from oat_runtime.operating_point import AttackSpec
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
+from training.losses import Terms
 from training.network import LambdaBatch, OATNet
 from training.optimizer import make_optimizer
 from training.origin import commit_of_code, hardware
 from training.sampling import StepDraw, draw_step
-from training.trainer import Batch, NonFiniteLossError, StepMetrics, Trainer, train_step
+from training.trainer import Batch, NonFiniteLossError, StepMetrics, Trainer, gradients, train_step
 
 Patches = Callable[..., ImageSet]
 EPSILON = 8 / 255
@@ -264,6 +265,8 @@ def test_a_stopped_run_does_not_count_the_step(tiny_run: TrainConfig, patches: P
 
 
 EVERYTHING = {
+    "clean_share": 0.4,
+    "optimizer": "muon",
     "terms": "sampled",
     "average_decay": 0.9,
     "cutout": 3,
@@ -291,15 +294,51 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(
     assert repr(take(other, 1)) != repr(losses[:1])
 
 
-def test_resuming_equals_never_having_stopped(tiny_run: TrainConfig, patches: Patches, tmp_path: Path) -> None:
-    tiny_run = tiny_run.model_copy(update={"average_decay": 0.9, "terms": "sampled"})
+def drawn(trainer: Trainer) -> dict[str, list[object]]:
+    """What the steps of a run draw: images in order, augmentation, λ, and where attacks start."""
+    found: dict[str, list[object]] = {"labels": [], "images": [], "lambdas": [], "noise": []}
+    for index in range(trainer.num_steps):
+        batch, step_draw, noise = trainer.draw(1, index, index)
+        found["labels"].append(batch.y_N.tolist())
+        found["images"].append(batch.x_NCHW.tolist())
+        found["lambdas"].append(step_draw.lam_N)
+        found["noise"].append(noise(1).tolist())
+    return found
+
+
+def test_two_seeds_draw_different_batches_lambdas_and_noise(tiny_run: TrainConfig, patches: Patches) -> None:
+    """Regression: torch's CPU generator drops the high bits of a seed, and the run's seed stood there."""
+    numbered = ImageSet(patches(50).images_NHWC, torch.arange(50).numpy(), patches(50).class_names, "numbered")
+    runs = [Trainer(tiny_run.model_copy(update={"seed": seed}), numbered) for seed in (0, 1, 2**31)]
+    for one, other in itertools.combinations([drawn(run) for run in runs], 2):
+        assert [what for what in one if one[what] == other[what]] == []
+
+
+def test_streams_and_steps_share_no_random_numbers(tiny_run: TrainConfig, patches: Patches) -> None:
+    trainer = Trainer(tiny_run, patches(50))
+    first = [
+        torch.rand(1, dtype=torch.float64, generator=trainer._generator(stream, index)).item()
+        for stream in range(3)
+        for index in range(1000)
+    ]
+    assert len(set(first)) == len(first)
+    by_stream = torch.tensor(first, dtype=torch.float64).view(3, 1000)
+    assert (torch.corrcoef(by_stream) - torch.eye(3)).abs().max() < 0.15  # 4.7 standard deviations
+    assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 3, abs=0.045)
+
+
+@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon"}], ids=str)
+def test_resuming_equals_never_having_stopped(
+    tiny_run: TrainConfig, patches: Patches, tmp_path: Path, options: dict[str, object]
+) -> None:
+    tiny_run = tiny_run.model_copy(update={"average_decay": 0.9, "terms": "sampled"} | options)
     whole = Trainer(tiny_run, patches(50))
     expected = []
     for metrics in whole.run():
         expected.append(metrics)
         whole.save(tmp_path / f"{whole.step}.pt")
     assert len(expected) == whole.num_steps == 6
-    for stop in (1, 3, 4, 6):  # within an epoch, between two, and before recalibration
+    for stop in (1, 3, 4, 6):  # within an epoch, between two (and two phases), and before recalibration
         rest = Trainer(tiny_run, patches(50))
         take(rest, 1)  # whatever it did before
         rest.resume(tmp_path / f"{stop}.pt")
@@ -307,6 +346,44 @@ def test_resuming_equals_never_having_stopped(tiny_run: TrainConfig, patches: Pa
         assert repr(take(rest, 99)) == repr(expected[stop:])
         assert rest.finished
         assert_equal_states(weights(rest), weights(whole))
+
+
+def test_clean_steps_come_first_and_hand_over_to_the_norms_of_the_other_lambdas(
+    tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[int] = []
+
+    def note(model: OATNet, terms: Terms, *args: Tensor, **kwargs: object) -> Tensor:
+        attacked.append(len(terms.adversarial_B))
+        return gradients(model, terms, *args, **kwargs)
+
+    config = tiny_run.model_copy(
+        update={"clean_share": 0.5, "average_decay": 0.5, "num_recalibration": 0, "num_random_widths": None}
+    )
+    trainer = Trainer(config, patches(50))
+    trainer.compute = note
+    branches = [[site.norm(branch, 1) for site in trainer.model.norms()] for branch in (CLEAN, ADVERSARIAL)]
+    take(trainer, 3)
+    assert trainer.num_clean_steps == 3
+    assert attacked == [0, 0, 0]
+    for clean, robust in zip(*branches, strict=True):
+        assert clean.running_mean.any()
+        assert not robust.running_mean.any()  # no clean step has touched it
+    handed_over = [norm.weight.detach().clone() for norm in branches[0]]
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
+    take(trainer, 1)
+    assert attacked[3] > 0
+    for weight, robust in zip(handed_over, branches[1], strict=True):
+        assert torch.equal(robust.weight, weight)
+    assert trainer.average is not None
+    for name, weight in trainer.model.named_parameters():
+        torch.testing.assert_close(trainer.average.state[name], weight.detach())
+
+
+def test_the_number_of_steps_may_be_given(tiny_run: TrainConfig, patches: Patches) -> None:
+    trainer = Trainer(tiny_run.model_copy(update={"steps": 5, "num_recalibration": 0}), patches(50))
+    assert len(take(trainer, 99)) == trainer.num_steps == 5
+    assert trainer.finished
 
 
 def test_a_finished_run_stays_as_it_is(tiny_run: TrainConfig, patches: Patches, tmp_path: Path) -> None:

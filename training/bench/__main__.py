@@ -48,8 +48,9 @@ def synthetic(config: TrainConfig, side: int) -> ImageSet:
 
 
 def recipe_step(config: TrainConfig, side: int, device: str) -> Callable[[], object]:
-    """A step of a recipe, data and optimizer included; as many epochs as it takes."""
-    trainer = Trainer(config.model_copy(update={"epochs": 10**6}), synthetic(config, side), device=device)
+    """A step of a recipe after its clean ones, data and optimizer included; as many epochs as it takes."""
+    endless = config.model_copy(update={"epochs": 10**6, "steps": None, "clean_share": 0.0})
+    trainer = Trainer(endless, synthetic(config, side), device=device)
     return trainer.run_step
 
 
