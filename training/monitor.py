@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 
 import torch
@@ -85,9 +86,13 @@ def score(figures: Mapping[str, float], config: TrainConfig) -> float:
     return 0.5 * (figures[f"sa_{low:g}"] + figures[f"ra_pgd7_{high:g}"])
 
 
-def warn(figures: Mapping[str, float], step: int) -> bool:
-    """Log loudly when one step of attack looks far weaker than seven: catastrophic overfitting (Wong et al. 2020)."""
-    suspect = figures["overfitting"] > OVERFITTING_GAP
+def warn(figures: Mapping[str, float], step: int, *, num_images: int = NUM_IMAGES) -> bool:
+    """Log loudly when one step of attack looks far weaker than seven: catastrophic overfitting (Wong et al. 2020).
+
+    The gap must stand out by two standard errors: of 8 images, two are a quarter and say nothing.
+    """
+    gap = figures["overfitting"]
+    suspect = gap - 2.0 * math.sqrt(max(gap, 0.0) / num_images) > OVERFITTING_GAP
     if suspect:
         _LOG.warning(
             "CATASTROPHIC OVERFITTING at step %d: robust accuracy under one attack step is %.0f points above that "

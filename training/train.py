@@ -25,7 +25,7 @@ from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import quick_validation, score, warn
+from training.monitor import NUM_IMAGES, quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
 from training.split import HELD_OUT, check_held_out
@@ -170,7 +170,9 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
             stack.enter_context(trainer.average.shown_by(trainer.model))
         figures = quick_validation(trainer.model, validation_set, trainer.config)
     # Clean steps alone have trained no λ at which robustness could be false.
-    suspect = trainer.step > trainer.num_clean_steps and warn(figures, trainer.step)
+    suspect = trainer.step > trainer.num_clean_steps and warn(
+        figures, trainer.step, num_images=min(NUM_IMAGES, len(validation_set))
+    )
     log.entry(trainer.step, extra | figures | {"catastrophic_overfitting": suspect})
     return figures
 

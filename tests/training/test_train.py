@@ -135,6 +135,7 @@ def test_a_quick_validation_leaves_the_network_as_it_was(tiny_run: TrainConfig, 
 def test_fooling_ones_own_attack_is_shouted_about(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert not warn({"overfitting": OVERFITTING_GAP - 0.01}, 1)
+        assert not warn({"overfitting": 0.25}, 6, num_images=8)  # two images, which say nothing
     assert caplog.records == []
     with caplog.at_level(logging.WARNING):
         assert warn({"overfitting": 0.6}, 70)
