@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -244,12 +244,17 @@ class Bundle:
         Raises:
             BundleError: the probe cannot be read, or does not hold the point.
         """
+        return self._probes([point])[0]
+
+    def _probes(self, points: Sequence[OperatingPoint]) -> list[Probe]:
+        """Read the file once, for all of these points."""
         path = self.path / PROBE
         try:
             arrays = safetensors.numpy.load_file(path)
-            return Probe(arrays["x_NCHW"], arrays[outcome_key("logits", point)])
+            return [Probe(arrays["x_NCHW"], arrays[outcome_key("logits", point)]) for point in points]
         except (safetensors.SafetensorError, KeyError) as error:
-            raise BundleError(f"{path} holds no probe of {point} ({error}): export the bundle again") from error
+            wanted = points[0] if len(points) == 1 else "every point"
+            raise BundleError(f"{path} holds no probe of {wanted} ({error}): export the bundle again") from error
 
     def replay_probe(self, logits_at: LogitsAt) -> float:
         """Return the largest logit difference between `logits_at` and the logits stored for each point.
@@ -257,10 +262,11 @@ class Bundle:
         Raises:
             BundleError: it exceeds the manifest's tolerance: this engine does not compute this network.
         """
-        differences = []
-        for row in self.report.rows:
-            probe = self.probe(row.point)
-            differences.append(np.abs(logits_at(probe.x_NCHW, row.point) - probe.logits_NK).max())
+        points = [row.point for row in self.report.rows]
+        differences = [
+            np.abs(logits_at(probe.x_NCHW, point) - probe.logits_NK).max()
+            for point, probe in zip(points, self._probes(points), strict=True)
+        ]
         worst = float(np.max(differences))  # NaN stays NaN, which Python's max would drop
         if not worst <= self.manifest.probe_atol:
             raise BundleError(

@@ -21,7 +21,6 @@ def pgd(num_steps: int, *, epsilon: float = 8 / 255) -> AttackSpec:
 
 
 FGSM_RS = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
-N_FGSM = AttackSpec(name="n-fgsm", epsilon=8 / 255, step_size=8 / 255, num_steps=1)
 
 
 def paper(model: ModelConfig, *, dataset: str = "cifar10", epochs: int = 200) -> TrainConfig:
