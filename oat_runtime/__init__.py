@@ -7,9 +7,30 @@ gradient attacks, which are loaded only when asked for.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from oat_runtime.shipped import bundles_folder
+
+if TYPE_CHECKING:  # `as` exports a name to type checkers
+    from oat_runtime.architecture import InputSpec as InputSpec
+    from oat_runtime.architecture import ModelConfig as ModelConfig
+    from oat_runtime.bundle import Bundle as Bundle
+    from oat_runtime.errors import BackendError as BackendError
+    from oat_runtime.errors import BundleError as BundleError
+    from oat_runtime.errors import CheckpointError as CheckpointError
+    from oat_runtime.errors import ConfigError as ConfigError
+    from oat_runtime.errors import DataError as DataError
+    from oat_runtime.errors import InputError as InputError
+    from oat_runtime.errors import OATError as OATError
+    from oat_runtime.errors import OperatingPointError as OperatingPointError
+    from oat_runtime.operating_point import OperatingPoint as OperatingPoint
+    from oat_runtime.operating_point import OperatingTable as OperatingTable
+    from oat_runtime.operating_point import Regime as Regime
+    from oat_runtime.prediction import Prediction as Prediction
+    from oat_runtime.runtime import OATRuntime as OATRuntime
+
+__version__ = "0.2.0"
+"""The project's version. The distribution and the ROS packages have the same one."""
 
 SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 """The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
@@ -36,10 +57,12 @@ _HOME = {
 __all__ = sorted({"SHIPPED_BUNDLE", *_HOME})
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'oat_runtime' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"oat_runtime.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # type checkers know each name from above, and report any other
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'oat_runtime' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"oat_runtime.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,26 @@ Feed `AdaptivePolicy.step` one `Signals` a frame; it returns one `Decision`, and
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `as` exports a name to type checkers
+    from policy.config import BatteryStep as BatteryStep
+    from policy.config import PolicyConfig as PolicyConfig
+    from policy.config import Quantity as Quantity
+    from policy.controller import AdaptivePolicy as AdaptivePolicy
+    from policy.decision import ChosenBy as ChosenBy
+    from policy.decision import Decision as Decision
+    from policy.decision import Rule as Rule
+    from policy.estimator import EstimatorConstants as EstimatorConstants
+    from policy.image import ImageStatistics as ImageStatistics
+    from policy.image import image_statistics as image_statistics
+    from policy.record import header_line as header_line
+    from policy.record import step_line as step_line
+    from policy.signals import NetworkSignals as NetworkSignals
+    from policy.signals import Override as Override
+    from policy.signals import Reading as Reading
+    from policy.signals import Signals as Signals
+    from policy.signals import SignalState as SignalState
 
 _HOME = {
     "AdaptivePolicy": "controller",
@@ -32,10 +51,12 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'policy' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"policy.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # type checkers know each name from above, and report any other
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'policy' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"policy.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
