@@ -29,7 +29,7 @@ MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
 	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
-.PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
+.PHONY: help setup ws demo test soak robot dist coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -52,6 +52,13 @@ robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the
 	@cat .venv-robot/sizes.txt
 	OMP_NUM_THREADS=1 .venv-robot/bin/python -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)
 	OAT_VENV=.venv-robot && $(ROS) python -m pytest tests/ros/test_start.py $(PYTEST_ARGS)
+
+# The wheel is made from the sdist, so both are whole.
+dist: $(SETUP) ## sdist and wheel in dist/; the wheel is installed and used in an empty environment
+	rm -rf dist
+	$(PY) -m hatchling build --target sdist
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	$(PY) tools/check_wheel.py dist/*.whl
 
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)
@@ -80,7 +87,7 @@ constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt
 
 clean: ## remove what was built and installed
-	rm -rf .venv .venv-robot out ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .venv .venv-robot dist out ros2_ws/build ros2_ws/install ros2_ws/log
 
 $(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros_wheels.py tools/torch_index.py
 	@tools/check_system.sh $(PYTHON)

@@ -1,6 +1,7 @@
 """The ament_python package of the perception node, its launch files and parameter files."""
 
 from glob import glob
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
@@ -8,7 +9,7 @@ NAME = "oat_perception"
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version=ElementTree.parse("package.xml").findtext("version"),
     description="Perception node whose robustness (lambda) and width are set while it runs",
     author="OAT maintainers",
     maintainer="OAT maintainers",
