@@ -21,7 +21,8 @@ from rich.table import Table
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.data import ImageSet, load_dataset, split_validation
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.errors import OATError
+from oat_runtime.extras import require
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World
@@ -61,10 +62,9 @@ class RunLog:
         self.file = (run / "log.jsonl").open("a")
         self.writer: SummaryWriter | None = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            require("tensorboard", extra="training", by="--tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
             self.writer = SummaryWriter(str(run / "tensorboard"))
 
     def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:

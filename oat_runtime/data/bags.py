@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.camera_messages import check_compressed, check_image, rgb_compressed, rgb_image
 from oat_runtime.errors import DataError, InputError
+from oat_runtime.extras import require
 
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _IMAGES = ("sensor_msgs/msg/Image", _COMPRESSED)
@@ -31,13 +32,13 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
         definitions: text of message definitions by type name, for a bag that does not carry its own.
 
     Raises:
-        DataError: not a bag, or rosbags is not installed.
+        DataError: not a bag.
+        ConfigError: rosbags is not installed.
     """
-    try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-    except ImportError as error:
-        raise DataError("reading a bag needs rosbags: pip install 'oat-robot[bags]'") from error
+    require("rosbags", extra="bags", by="reading a bag")
+    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
     types = get_typestore(Stores.ROS2_JAZZY)
     for name, text in (definitions or {}).items():
         types.register(get_types_from_msg(text, name))

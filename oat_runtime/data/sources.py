@@ -13,6 +13,7 @@ import numpy.typing as npt
 from oat_runtime.data.image_set import ImageSet, Split, is_by_class, mixed, resized
 from oat_runtime.data.roots import data_roots
 from oat_runtime.errors import DataError
+from oat_runtime.extras import require
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ def fetch_source(source: Source, root: Path | None = None, *, timeout_s: float =
 
     Raises:
         DataError: a file could not be fetched, or is not what it should be.
+        ConfigError: pooch is not installed.
     """
     to = data_roots(root)[-1]
     for archive in source.archives:
@@ -195,10 +197,9 @@ def _missing(source: Source, roots: tuple[Path, ...]) -> DataError:
 
 
 def _fetch(archive: Archive, root: Path, title: str, *, timeout_s: float) -> None:
-    try:
-        import pooch  # an extra: only downloads need it
-    except ImportError as error:
-        raise DataError("downloads need pooch: pip install 'oat-robot[data]'") from error
+    require("pooch", extra="data", by="a download")
+    import pooch
+
     unpack = pooch.Unzip if archive.file_name.endswith(".zip") else pooch.Untar
     shows_progress = find_spec("tqdm") is not None
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
+from oat_runtime.extras import require
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, struct.error, zlib.error)
 
@@ -19,13 +20,13 @@ def read_svhn(folder: Path, split: Split, side: int | None) -> Contents:
     """`X` is (32, 32, 3, N) uint8; `y` is (N, 1) in 1..10, where 10 stands for the digit 0.
 
     Raises:
-        DataError: a file is missing or damaged, or scipy is not installed.
+        DataError: a file is missing or damaged.
+        ConfigError: scipy is not installed.
     """
-    try:
-        from scipy.io import loadmat  # an extra: only these files need it
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise DataError("SVHN's MATLAB files need scipy: pip install 'oat-robot[data]'") from error
+    require("scipy", extra="data", by="reading SVHN's MATLAB files")
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     path = folder / f"{split}_32x32.mat"
     if not path.is_file():
         raise DataError(f"{path} is missing: fetch the official file again")

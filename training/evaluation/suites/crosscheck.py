@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from oat_runtime.data import ImageSet
-from oat_runtime.errors import BackendError
+from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check
 from training.evaluation.counting import Bools, progress
@@ -40,13 +40,12 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
     """Return the images of `data` that the toolbox's Auto-PGD on the cross-entropy leaves standing, one bool each.
 
     Raises:
-        BackendError: the toolbox is not installed.
+        ConfigError: the toolbox is not installed.
     """
-    try:
-        from art.attacks.evasion import AutoProjectedGradientDescent
-        from art.estimators.classification import PyTorchClassifier
-    except ImportError as error:
-        raise BackendError("the cross-check needs pip install 'oat-robot[crosscheck]'") from error
+    require("art", extra="crosscheck", by="the suite crosscheck")
+    from art.attacks.evasion import AutoProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
     x_NCHW = data.images_NHWC.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     classifier = PyTorchClassifier(
         model=net,
@@ -75,7 +74,6 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
 
 SUITE = Suite(
     name="crosscheck",
-    title="Crosscheck",
     about="Our Auto-PGD beside that of the Adversarial Robustness Toolbox, a third party's.",
     run=run,
     tables=(by_condition,),

@@ -24,7 +24,7 @@ from oat_runtime.data import (
     load_dataset,
     read_image,
 )
-from oat_runtime.errors import DataError
+from oat_runtime.errors import ConfigError, DataError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def find_cifar10(data_root: str = "") -> Path | None:
         try:
             _log.info("downloading CIFAR-10 (170 MB)")
             found = fetch_source(CIFAR10, timeout_s=_CONNECT_TIMEOUT_S)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             _log.warning("%s", error)
             return None
     return found.root
