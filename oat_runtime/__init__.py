@@ -35,24 +35,15 @@ __version__ = "0.2.0"
 SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 """The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
 
-_HOME = {
-    "BackendError": "errors",
-    "Bundle": "bundle",
-    "BundleError": "errors",
-    "CheckpointError": "errors",
-    "ConfigError": "errors",
-    "DataError": "errors",
-    "InputError": "errors",
-    "InputSpec": "architecture",
-    "ModelConfig": "architecture",
-    "OATError": "errors",
-    "OATRuntime": "runtime",
-    "OperatingPoint": "operating_point",
-    "OperatingPointError": "errors",
-    "OperatingTable": "operating_point",
-    "Prediction": "prediction",
-    "Regime": "operating_point",
+_NAMES = {
+    "architecture": "InputSpec ModelConfig",
+    "bundle": "Bundle",
+    "errors": "BackendError BundleError CheckpointError ConfigError DataError InputError OATError OperatingPointError",
+    "operating_point": "OperatingPoint OperatingTable Regime",
+    "prediction": "Prediction",
+    "runtime": "OATRuntime",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted({"SHIPPED_BUNDLE", *_HOME})
 

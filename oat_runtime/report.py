@@ -112,19 +112,18 @@ class Report:
         console.print(f"{part}: {time.monotonic() - started_s:.1f} s", style="dim", highlight=False)
         return part not in self.failed
 
-    def finish(self, machine: Row, *tables: Table, columns: int = 110, **more: object) -> int:
+    def finish(self, machine: Row, *tables: Table, **more: object) -> int:
         """Print the tables, the checks and, as the last line, all of it as JSON.
 
         Args:
             machine: what the figures belong to.
             tables: the benchmark's own tables, for people.
-            columns: their width in a file or a pipe.
             more: further values of the JSON line.
 
         Returns:
             Exit status: 2 where a part could not be measured, else 1 where a check does not hold, else 0.
         """
-        console = wide_console(columns=columns)
+        console = wide_console()
         for table in tables:
             console.print(table)
         if self.checks:

@@ -21,7 +21,6 @@ def interleave(
     enter: Callable[[Key], object] | None = None,
     burst: int = 3,
     min_rounds: int = 7,
-    seed: int = 0,
 ) -> dict[Key, Millis]:
     """Time calls against each other.
 
@@ -34,12 +33,11 @@ def interleave(
         enter: called with the name before its turn, untimed: set the state that the call needs.
         burst: timed calls in a turn.
         min_rounds: rounds at least, however long they take.
-        seed: of the order of turns.
 
     Returns:
         Milliseconds of each call, (rounds, burst): one row a round, so that rows of two calls belong together.
     """
-    order = random.Random(seed)
+    order = random.Random(0)
     turns = list(calls)
     taken: dict[Key, list[list[float]]] = {key: [] for key in turns}
     end_s = time.perf_counter() + seconds

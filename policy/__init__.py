@@ -28,25 +28,16 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.signals import Signals as Signals
     from policy.signals import SignalState as SignalState
 
-_HOME = {
-    "AdaptivePolicy": "controller",
-    "BatteryStep": "config",
-    "ChosenBy": "decision",
-    "Decision": "decision",
-    "EstimatorConstants": "estimator",
-    "ImageStatistics": "image",
-    "NetworkSignals": "signals",
-    "Override": "signals",
-    "PolicyConfig": "config",
-    "Quantity": "config",
-    "Reading": "signals",
-    "Rule": "decision",
-    "SignalState": "signals",
-    "Signals": "signals",
-    "header_line": "record",
-    "image_statistics": "image",
-    "step_line": "record",
+_NAMES = {
+    "config": "BatteryStep PolicyConfig Quantity",
+    "controller": "AdaptivePolicy",
+    "decision": "ChosenBy Decision Rule",
+    "estimator": "EstimatorConstants",
+    "image": "ImageStatistics image_statistics",
+    "record": "header_line step_line",
+    "signals": "NetworkSignals Override Reading SignalState Signals",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME)
 

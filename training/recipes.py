@@ -9,10 +9,6 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
 
-S1 = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-S2 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-"""The paper's sets of λ to train on; S1 is the default of a model."""
-
 
 def pgd(num_steps: int, *, epsilon: float = 8 / 255) -> AttackSpec:
     """PGD with steps that can cross its ball: in that of 8/255, 2/255 from 7 steps on, as in the paper."""

@@ -62,11 +62,10 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
     import torch
 
     from oat_runtime.backends.torch_net import TorchNet
-    from oat_runtime.stress.attacks import pgd_linf
+    from oat_runtime.stress.attacks import perturb
 
     config, tensors, attack = runtime.bundle.manifest.model, runtime.bundle.tensors(), runtime.bundle.report.attack
     x_NCHW = np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
-    strength = attack.model_dump(include={"epsilon", "step_size", "num_steps"})
     truth_N, rows = data.labels_N, []
     for lam in sorted({config.lambdas[0], config.lambdas[-1]}):
         width = config.widths[-1]
@@ -84,7 +83,7 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
             part = slice(start, min(start + _CHUNK, num_attacked))
             x, y = torch.from_numpy(x_NCHW[part]), torch.from_numpy(truth_N[part])
             generator = torch.Generator().manual_seed(start)
-            adversarial.append(pgd_linf(net, x, y, **strength, generator=generator).numpy())
+            adversarial.append(perturb(net, x, y, spec=attack, generator=generator).numpy())
         attacked_NCHW = np.concatenate(adversarial)
         clean, clean_reference = _labels(runtime.infer, x_NCHW), _labels(reference, x_NCHW)
         hit, hit_reference = _labels(runtime.infer, attacked_NCHW), _labels(reference, attacked_NCHW)

@@ -43,15 +43,15 @@ class ImageSet:
 
     def subset(self, indices: npt.NDArray[np.int64], name: str) -> ImageSet:
         """The images at `indices`, in that order, under another name."""
-        groups_N = None if self.groups_N is None else self.groups_N[indices]
-        return ImageSet(
-            self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
-        )
+        return replace(self._at(indices), name=name)
 
     def first(self, count: int | None) -> ImageSet:
         """Return the first `count` images, or with None all; their pixels are not copied."""
-        groups_N = None if self.groups_N is None else self.groups_N[:count]
-        return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
+        return self._at(slice(count))
+
+    def _at(self, where: slice | npt.NDArray[np.int64]) -> ImageSet:
+        groups_N = None if self.groups_N is None else self.groups_N[where]
+        return replace(self, images_NHWC=self.images_NHWC[where], labels_N=self.labels_N[where], groups_N=groups_N)
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""

@@ -143,7 +143,6 @@ def pgd_linf(
     step_size: float,
     num_steps: int,
     generator: torch.Generator | None,
-    early_stop: bool = False,
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy within an L∞ ball (Madry et al. 2018): the attack of training.
 
@@ -159,16 +158,14 @@ def pgd_linf(
         step_size: length of one signed step.
         num_steps: gradient steps, at least 1.
         generator: draws the uniform start in the ball; None starts at the image itself.
-        early_stop: stop working on an image as soon as it is misclassified and return it as it then is; it is at
-            least as strong as the last iterate, and much cheaper on a weak network.
 
     Returns:
         Adversarial images, like `x_NCHW`, within `epsilon` of it and within [0, 1].
     """
     ball = Ball(x_NCHW.detach(), epsilon, "linf")
     start = ball.x_NCHW if generator is None else ball.random_start(generator)
-    keep: Keep = "broken" if early_stop else "last"
-    return ascend(cross_entropy([logits_fn], y_N), ball, start, PlainStep(step_size), num_steps=num_steps, keep=keep)
+    objective = cross_entropy([logits_fn], y_N)
+    return ascend(objective, ball, start, PlainStep(step_size), num_steps=num_steps, keep="last")
 
 
 def cross_entropy(

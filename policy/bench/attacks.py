@@ -5,8 +5,7 @@ All are L∞ with ε = 8/255, step 2/255, ten steps, on the network at the point
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +71,7 @@ def targeted(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> Objec
     return objective
 
 
-ATTACKS: Mapping[str, Goal] = MappingProxyType(
-    {"pgd-10": plain, "monitor-aware-pgd-10": monitor_aware, "targeted-pgd-10": targeted}
-)
+ATTACKS: dict[str, Goal] = {"pgd-10": plain, "monitor-aware-pgd-10": monitor_aware, "targeted-pgd-10": targeted}
 
 
 def attack(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,11 +204,9 @@ def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Ch
     return choose
 
 
-RULES: Mapping[str, Callable[[RecordedNetwork, int], Choice]] = MappingProxyType(
-    {
-        "confidence threshold": lambda network, seed: confidence_threshold(network),
-        "ewma with hysteresis": lambda network, seed: ewma_hysteresis(network),
-        "random": lambda network, seed: random_choice(network.reference, seed=seed),
-    }
-)
+RULES: dict[str, Callable[[RecordedNetwork, int], Choice]] = {
+    "confidence threshold": lambda network, seed: confidence_threshold(network),
+    "ewma with hysteresis": lambda network, seed: ewma_hysteresis(network),
+    "random": lambda network, seed: random_choice(network.reference, seed=seed),
+}
 """Rules that know nothing but confidence, and chance: (network, seed of the stream) to a fresh rule."""

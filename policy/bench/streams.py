@@ -71,14 +71,10 @@ def stream_of(segments: Sequence[tuple[str, int]], *, num_images: int, rng: np.r
     )
 
 
-def kinds_of(mixture: str) -> tuple[str, ...]:
-    """Corruption kinds of a mixture: `all` of them, or those `held-out` from fitting."""
-    return HELD_OUT_KINDS if mixture == "held-out" else (*FITTING_KINDS, *HELD_OUT_KINDS)
-
-
 def conditions_of(mixture: str, severities: Sequence[int]) -> list[str]:
-    """Every kind at every severity, and clean."""
-    return [CLEAN, *(f"{kind}-{severity}" for kind in kinds_of(mixture) for severity in severities)]
+    """Clean, and every severity of a mixture's kinds: `all` of them, or those `held-out` from fitting."""
+    kinds = HELD_OUT_KINDS if mixture == "held-out" else (*FITTING_KINDS, *HELD_OUT_KINDS)
+    return [CLEAN, *(f"{kind}-{severity}" for kind in kinds for severity in severities)]
 
 
 def mixed(

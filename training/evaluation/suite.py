@@ -128,7 +128,6 @@ class Suite:
 
     Attributes:
         name: as on the command line and of its JSON file.
-        title: the heading of its part of a page.
         about: what a reader learns from it.
         run: counts.
         tables: its rows as tables.
@@ -137,9 +136,13 @@ class Suite:
     """
 
     name: str
-    title: str
     about: str
     run: Callable[[Job], Result]
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
     needs_more: bool = False
+
+    @property
+    def title(self) -> str:
+        """The heading of its part of a page."""
+        return self.name.capitalize()

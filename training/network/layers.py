@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.architecture import ADVERSARIAL, CLEAN, Encoding, knot_weights, scaled
+from oat_runtime.architecture import Encoding, knot_weights, scaled
 from oat_runtime.errors import OperatingPointError
 
 
@@ -53,11 +53,6 @@ class LambdaBatch:
         weights_K = torch.tensor(knot_weights(lam, knots), device=device)
         return cls(weights_K.expand(num, -1), num if lam == 0.0 else 0)
 
-    def parts(self) -> list[tuple[int, slice]]:
-        """The non-empty parts of the batch: (batch-norm branch, slice of the batch)."""
-        parts = [(CLEAN, slice(0, self.num_clean)), (ADVERSARIAL, slice(self.num_clean, len(self.weights_NK)))]
-        return [(branch, part) for branch, part in parts if part.stop > part.start]
-
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -93,23 +88,15 @@ def encode_knots(knots: Sequence[float], *, encoding: Encoding, size: int, gener
 class SlimmableConv2d(nn.Conv2d):
     """A convolution that uses the first channels of its weight: inputs as they come, outputs by width."""
 
-    def slice_weight(self, num_in: int, width: float) -> Tensor:
-        """The weight of one width, (scaled(C_out), num_in, k, k); a view."""
-        return self.weight[: scaled(self.out_channels, width), :num_in]
-
     def forward(self, x_NCHW: Tensor, width: float = 1.0) -> Tensor:
         """Convolve at `width`, in the dtype of `x_NCHW`."""
-        weight = self.slice_weight(x_NCHW.shape[1], width).to(x_NCHW.dtype)
-        return F.conv2d(x_NCHW, weight, None, self.stride, self.padding)
+        weight = self.weight[: scaled(self.out_channels, width), : x_NCHW.shape[1]]
+        return F.conv2d(x_NCHW, weight.to(x_NCHW.dtype), None, self.stride, self.padding)
 
 
 class SlimmableLinear(nn.Linear):
     """A classifier that uses the first features of its weight; all outputs, always in float32."""
 
-    def slice_weight(self, num_in: int) -> Tensor:
-        """The weight of one width, (K_out, num_in); a view."""
-        return self.weight[:, :num_in]
-
     def forward(self, x_NC: Tensor) -> Tensor:
         """Map features (N, c ≤ C) to logits."""
-        return F.linear(x_NC.float(), self.slice_weight(x_NC.shape[1]), self.bias)
+        return F.linear(x_NC.float(), self.weight[:, : x_NC.shape[1]], self.bias)

@@ -72,9 +72,12 @@ def test_a_site_is_batch_norm_of_each_part_then_film_per_sample(
     at, x_NCHW = route(width_index, lam_N), images(site, len(lam_N), width_index)
     gamma_KC, beta_KC = site.film(at.code_KD)
     channels, pair = x_NCHW.shape[1], site.norms[width_index]
-    parts = at.lam.parts() if len(pair) == 2 else [(CLEAN, slice(None))]
+    cut = at.lam.num_clean
+    parts = [(CLEAN, slice(cut)), (ADVERSARIAL, slice(cut, None))] if len(pair) == 2 else [(CLEAN, slice(None))]
     plain, statistics = [], []
     for branch, part in parts:
+        if not len(x_NCHW[part]):
+            continue
         norm = pair[branch]
         mean, var = norm.running_mean.clone(), norm.running_var.clone()
         plain.append(F.batch_norm(x_NCHW[part], mean, var, norm.weight, norm.bias, training, norm.momentum, norm.eps))

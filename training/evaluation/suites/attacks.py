@@ -100,7 +100,6 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
 
 SUITE = Suite(
     name="attacks",
-    title="Attacks",
     about="Clean and robust accuracy of every operating point. An image counts as broken if any iterate of the attack "
     "is misclassified; “worst-case” counts it as right only if no attack broke it.",
     run=run,

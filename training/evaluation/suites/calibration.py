@@ -114,7 +114,6 @@ def calibration_curves(rows: list[Row]) -> style.Figure:
 
 SUITE = Suite(
     name="calibration",
-    title="Calibration",
     about="How far confidence is from accuracy. Temperatures were fitted on validation images.",
     run=run,
     tables=(errors,),

@@ -74,7 +74,6 @@ def _regime(rows: list[Row], kind: str) -> str:
 
 SUITE = Suite(
     name="corruptions",
-    title="Corruptions",
     about="Fifteen kinds of corruption after CIFAR-10-C, five severities each.",
     run=run,
     tables=(by_kind,),

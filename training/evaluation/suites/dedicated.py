@@ -71,7 +71,6 @@ def _point(judged: Judged, other: Judged) -> OperatingPoint:
 
 SUITE = Suite(
     name="dedicated",
-    title="Dedicated",
     about="One network for every λ and width beside networks trained for one λ and one width each.",
     run=run,
     tables=(by_condition,),

@@ -150,7 +150,6 @@ def cost_bars(rows: list[Row]) -> style.Figure:
 
 SUITE = Suite(
     name="inside",
-    title="Inside",
     about="Batch-norm statistics by λ, gradients of the loss with respect to the pixels, and cost. Multiply-adds are "
     "those of convolutions and classifier, plus what scales and shifts by channel and cannot be folded.",
     run=run,

@@ -34,7 +34,6 @@ def run(job: Job) -> Result:
 
 SUITE = Suite(
     name="joint",
-    title="Joint",
     about="One perturbation for all operating points at once, by an attacker who does not know which one is active.",
     run=run,
     tables=(by_condition,),

@@ -66,7 +66,6 @@ def transfer_map(rows: list[Row]) -> style.Figure:
 
 SUITE = Suite(
     name="transfer",
-    title="Transfer",
     about="Attacks made against one λ and shown to another: changing λ is not a defence where rows and "
     "columns look alike.",
     run=run,

@@ -79,7 +79,6 @@ def unseen_lambdas(rows: list[Row]) -> style.Figure:
 
 SUITE = Suite(
     name="unseen",
-    title="Unseen",
     about="λ that no training saw, made by interpolating γ and β between the trained neighbours.",
     run=run,
     tables=(by_condition,),

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     # Nothing leaves this machine, and nothing of another graph comes in.
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
-    spawn = multiprocessing.get_context("spawn")
-    rows: list[dict[str, Any]] = []
-    for profile in extent.profiles:
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            rows += process.submit(measure_sizes, options.bundle, profile, options.backend, extent).result()
-    with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        control = process.submit(measure_control, options.bundle, "shipped", options.backend, extent).result()
-    with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        start = process.submit(measure_starts, options.bundle, "shipped", options.backend, extent).result()
+
+    def apart(measure: Callable[..., Any], profile: str) -> Any:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            return process.submit(measure, options.bundle, profile, options.backend, extent).result()
+
+    rows = [row for profile in extent.profiles for row in apart(measure_sizes, profile)]
+    control, start = apart(measure_control, "shipped"), apart(measure_starts, "shipped")
     found = checks(rows, control, start)
     show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", rows, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}

@@ -27,7 +27,6 @@ from oat_runtime.timing import p50_p99
 Backend = BackendName | Literal["auto"]
 
 SIZES = {"224": (224, 224), "vga": (480, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
-PROFILES = ("shipped", "default")
 RATE_HZ = 30.0
 _WARM_UP_S = 1.0
 _PEAK_LOSS = 0.05
@@ -52,7 +51,7 @@ class Extent:
     """
 
     sizes: tuple[str, ...] = tuple(SIZES)
-    profiles: tuple[str, ...] = PROFILES
+    profiles: tuple[str, ...] = ("shipped", "default")
     seconds: float = 5.0
     peak_seconds: float = 2.0
     peak_steps: int = 5
@@ -93,19 +92,15 @@ def _measure(
     for camera, pid in ((node, node_pid), (echo, echo_pid)):
         camera.wait_for_answer()
         camera.run(RATE_HZ, _WARM_UP_S, pid=pid)
-    turns = []
+    echo_runs, node_runs, bare_ms, bare_cpu_s = [], [], [], []
     for _ in range(2):
-        turns.append(
-            (
-                echo.run(RATE_HZ, extent.seconds, pid=echo_pid),
-                node.run(RATE_HZ, extent.seconds, pid=node_pid),
-                _bare(runtime, image_HWC, extent.seconds / 2),
-            )
-        )
-    echoes, runs = _joined([turn[0] for turn in turns]), _joined([turn[1] for turn in turns])
-    bare_ms = np.concatenate([turn[2][0] for turn in turns])
-    bare_cpu_s = float(np.mean([turn[2][1] for turn in turns]))
-    cpu_s = (echoes.camera_cpu_s + echoes.node_cpu_s) / echoes.num_sent + bare_cpu_s
+        echo_runs.append(echo.run(RATE_HZ, extent.seconds, pid=echo_pid))
+        node_runs.append(node.run(RATE_HZ, extent.seconds, pid=node_pid))
+        taken_ms, cpu_s = _bare(runtime, image_HWC, extent.seconds / 2)
+        bare_ms += taken_ms
+        bare_cpu_s.append(cpu_s)
+    echoes, runs = _joined(echo_runs), _joined(node_runs)
+    cpu_s = (echoes.camera_cpu_s + echoes.node_cpu_s) / echoes.num_sent + float(np.mean(bare_cpu_s))
     allowed_hz = len(os.sched_getaffinity(0)) / cpu_s
     peak = _peak(node, extent, allowed_hz, pid=node_pid)
     bare_p50, bare_p99 = p50_p99(bare_ms)
@@ -132,9 +127,9 @@ def _measure(
     return row
 
 
-def _bare(runtime: OATRuntime, image_HWC: np.ndarray, seconds: float) -> tuple[np.ndarray, float]:
+def _bare(runtime: OATRuntime, image_HWC: np.ndarray, seconds: float) -> tuple[list[float], float]:
     """Milliseconds of `predict` on that image, call by call at the camera's rate; and its CPU seconds a call."""
-    took_ms, until_s = [], time.monotonic() + seconds
+    took_ms, until_s = list[float](), time.monotonic() + seconds
     before_s = time.process_time()
     while time.monotonic() < until_s:
         started_s = time.perf_counter()
@@ -142,7 +137,7 @@ def _bare(runtime: OATRuntime, image_HWC: np.ndarray, seconds: float) -> tuple[n
         took_ms.append(1e3 * (time.perf_counter() - started_s))
         # A network that rests between images is slower than one that never does; the node's rests.
         time.sleep(max(0.0, 1 / RATE_HZ - took_ms[-1] / 1e3))
-    return np.array(took_ms[1:]), (time.process_time() - before_s) / len(took_ms)
+    return took_ms[1:], (time.process_time() - before_s) / len(took_ms)
 
 
 def _joined(runs: list[Run]) -> Run:
@@ -197,12 +192,8 @@ def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent
         found["unprepared_s"], found["named_truly"] = unprepared_switch(camera, control, runtime, image_HWC)
         control.set_lambda(-1.0)
         counted, good, answered = survive_malformed(camera, num=extent.num_malformed)
-        found |= {
-            "num_malformed": extent.num_malformed,
-            "num_counted": counted,
-            "num_good": good,
-            "num_answered": answered,
-        }
+        found |= {"num_malformed": extent.num_malformed, "num_counted": counted}
+        found |= {"num_good": good, "num_answered": answered}
         camera.destroy_node()
     with _domain(profile), running(_node(bundle, backend, POLICY_SETTINGS)):
         camera = Camera(image_HWC)

@@ -15,7 +15,7 @@ from oat_runtime.errors import InputError
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import fold
-from oat_runtime.stress.attacks import pgd_linf
+from oat_runtime.stress.attacks import perturb
 
 PGD10 = AttackSpec(name="pgd-10", epsilon=8 / 255, step_size=2 / 255, num_steps=10)
 
@@ -60,15 +60,8 @@ class Attacker:
         if label is None:
             with torch.no_grad():
                 label = int(network(x_NCHW).argmax())
-        adversarial_NCHW = pgd_linf(
-            network,
-            x_NCHW,
-            torch.tensor([label]),
-            epsilon=self.spec.epsilon,
-            step_size=self.spec.step_size,
-            num_steps=self.spec.num_steps,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        generator = torch.Generator().manual_seed(seed)
+        adversarial_NCHW = perturb(network, x_NCHW, torch.tensor([label]), spec=self.spec, generator=generator)
         # ε is a whole number of grey levels, so rounding stays in the ball.
         levels_HWC = (adversarial_NCHW[0].permute(1, 2, 0) * 255).round()
         return np.ascontiguousarray(levels_HWC.to(torch.uint8).numpy())
