@@ -86,11 +86,9 @@ class EnergyCounter(Protocol):
 
     def energy_j(self) -> float:
         """Joules so far."""
-        ...
 
     def close(self) -> None:
         """Stop sampling."""
-        ...
 
 
 def energy_counter(device: Literal["cpu", "cuda"], root: Path = Path("/")) -> EnergyCounter | None:

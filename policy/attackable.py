@@ -1,4 +1,4 @@
-"""A network at one width as `policy.rates` asks for it: calibrated probabilities and white-box attacks. Needs torch.
+"""A network at one width, for `policy.rates`: calibrated probabilities and white-box attacks. Needs torch.
 
 Shape legend: N images, H height, W width, C channels (RGB), K classes.
 """

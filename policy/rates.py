@@ -6,13 +6,16 @@ Shape legend: N images, H height, W width, C channels (RGB), K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from policy.estimator import NetworkRates
+
+if TYPE_CHECKING:  # loads torch
+    from policy.attackable import AttackableNetwork
 
 _Images = NDArray[np.uint8]
 _STRONG = 4
@@ -24,19 +27,6 @@ class Corrupt(Protocol):
 
     def __call__(self, image_HWC: _Images, name: str, severity: int, *, rng: np.random.Generator) -> _Images:
         """Return a corrupted copy of the same shape; severity is 1..5."""
-        ...
-
-
-class Network(Protocol):
-    """What is asked of a network to measure its rates."""
-
-    def probabilities(self, lam: float, images_NHWC: _Images) -> NDArray[np.float32]:
-        """Calibrated class probabilities (N, K) at one λ."""
-        ...
-
-    def attacked(self, lam: float, images_NHWC: _Images, labels_N: NDArray[np.int64]) -> _Images:
-        """The images under a white-box attack on the network at that λ, as a camera would deliver them (uint8)."""
-        ...
 
 
 def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
@@ -45,7 +35,7 @@ def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
 
 
 def measure_rates(
-    network: Network,
+    network: AttackableNetwork,
     *,
     lambdas: tuple[float, ...],
     images_NHWC: _Images,

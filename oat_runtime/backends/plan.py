@@ -39,11 +39,9 @@ class Plan(Protocol):
 
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Logits (N, K) float32, a fresh array, of C-contiguous images (N, 3, H, W) float32 in [0, 1]."""
-        ...
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """The engine's own call on this input and nothing else: what benchmarks compare with."""
-        ...
 
 
 class Compiled(Protocol):
@@ -51,7 +49,6 @@ class Compiled(Protocol):
 
     def plan(self, constants_V: Floats | None = None) -> Plan:
         """A plan; of a shared network with the constants of one λ, which costs no compiling."""
-        ...
 
 
 class CompileFn(Protocol):
@@ -69,7 +66,6 @@ class CompileFn(Protocol):
         Raises:
             BackendError: the engine refuses the network or the settings.
         """
-        ...
 
 
 def powers_of_two(num: int, *, largest: int) -> list[int]:

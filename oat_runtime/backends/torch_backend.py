@@ -35,7 +35,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     net = TorchNet(make_net()).to(settings.device)
     if settings.precision != "float32":
         _lower(net, _TYPES[settings.precision])
-    return _CUDANetwork(net, settings) if settings.device == "cuda" else _CPUNetwork(net, settings)
+    return _CUDANetwork(net, settings) if settings.device == "cuda" else _Network(net, settings)
 
 
 def _lower(net: TorchNet, dtype: torch.dtype) -> None:
@@ -48,7 +48,7 @@ def _lower(net: TorchNet, dtype: torch.dtype) -> None:
 
 
 class _Network:
-    """A network whose plans share all of it. A plan writes its own constants when another plan ran last."""
+    """On the CPU: a network whose plans share all of it. A plan writes its own constants when another one ran last."""
 
     def __init__(self, net: TorchNet, settings: Settings) -> None:
         self.net, self._settings = net, settings
@@ -63,10 +63,6 @@ class _Network:
         for site, values in zip(self._sites, parts, strict=True):
             site.copy_(values.view_as(site))
         self._written_by = plan
-
-
-class _CPUNetwork(_Network):
-    """On the CPU."""
 
     def plan(self, constants_V: Floats | None = None) -> Plan:
         return TorchPlan(self, constants_V, self._settings.num_threads)

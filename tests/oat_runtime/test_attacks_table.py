@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.stress.attack_loop import AdaptiveStep, Ball, ascend, checkpoints, lengths
-from oat_runtime.stress.attacks import cross_entropy, kind_of, perturb, targeted_dlr
+from oat_runtime.stress.attacks import cross_entropy, kind_of, perturb, pgd_linf, targeted_dlr
 
 NUM_CLASSES = 6
 LINF, L2 = 8 / 255, 0.25
@@ -289,3 +289,10 @@ def test_foolbox_finds_the_same_images(name: str) -> None:
         ours = perturb(net, x_NCHW, y_N, spec=spec, generator=seeded())
     apart = (ours - expected).abs() > 2e-6
     assert apart.float().mean() <= (0.01 if name == "mi-fgsm" else 0.0)  # a momentum near 0 may take either sign
+
+
+def test_pgd_by_its_figures_is_pgd_by_its_name() -> None:
+    x_NCHW, y_N = batch()
+    figures = ATTACKS["pgd-5"].model_dump(include={"epsilon", "step_size", "num_steps"})
+    by_figures = pgd_linf(curved(), x_NCHW, y_N, **figures, generator=seeded())
+    assert torch.equal(by_figures, perturb(curved(), x_NCHW, y_N, spec=ATTACKS["pgd-5"], generator=seeded()))

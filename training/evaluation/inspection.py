@@ -123,13 +123,10 @@ def cost(model: OATNet, *, width: float, height: int, columns: int) -> Cost:
             affine += out.numel()
 
     norms = film = 0
-    has_film = len(config.lambdas) > 1  # with one λ, γ and β would be constants
 
     def count_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal norms, film
+        nonlocal norms
         norms += inputs[0].numel()
-        if has_film:
-            film += inputs[0].numel()
 
     handles = [module.register_forward_hook(count) for module in plain.modules()]
     handles += [site.register_forward_pre_hook(count_norm) for site in model.norms()]
@@ -141,11 +138,11 @@ def cost(model: OATNet, *, width: float, height: int, columns: int) -> Cost:
     finally:
         for handle in handles:
             handle.remove()
-    if has_film:
-        code_size = 1 if config.encoding == "none" else config.encoding_size
+    if len(config.lambdas) > 1:  # with one λ, γ and β would be constants
+        film = norms
         for site in model.norms():
             channels = site.norm(0, len(config.widths) - 1).num_features  # the MLPs are not slimmed inside
             full = round(channels / config.widths[-1])
-            film += 2 * full * (code_size + scaled(full, width))
+            film += 2 * full * (config.code_size + scaled(full, width))
     stored = [*plain.parameters(), *plain.buffers()]
     return Cost(width, convolutions, norms, film, convolutions + affine, sum(tensor.numel() for tensor in stored))

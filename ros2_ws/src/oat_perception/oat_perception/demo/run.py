@@ -41,9 +41,12 @@ from oat_perception.demo.report import write_report
 from oat_perception.node.processes import Nodes, started
 from oat_perception.replay.scenario import Scenario
 from oat_perception.replay.sources import find_cifar10, load_cifar10_test, load_foolbox_cifar10
+from oat_runtime.bundle import Bundle
 from oat_runtime.data import CIFAR10, ImageSet, find_source
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.runtime import OATRuntime
 
 _START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
@@ -96,8 +99,6 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
 
 def _check_bundle(path: Path) -> None:
     """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
-    from oat_runtime.bundle import Bundle
-
     require("torch", extra="torch", by="the demo's attacker")
     dataset = Bundle.load(path).manifest.provenance.dataset
     if dataset != "cifar10":
@@ -215,8 +216,6 @@ def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[R
 
     from oat_perception.demo.comparison import fixed_answers
     from oat_perception.replay.attacker import Attacker
-    from oat_runtime.operating_point import OperatingPoint
-    from oat_runtime.runtime import OATRuntime
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("The same images at fixed λ", total=len(truth))
@@ -248,7 +247,6 @@ def _origin(images: ImageSet, data_root: Path | None) -> str:
 def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[Check]) -> None:
     """Write the numbers of the run as one JSON object."""
     from oat_perception.replay.attacker import PGD10
-    from oat_runtime.bundle import Bundle
 
     rows = [day.counts(phase) for phase in (*options.scenario.phases, None)]
     summary = {
