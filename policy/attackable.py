@@ -40,31 +40,19 @@ class AttackableNetwork:
 
     def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         """Return calibrated class probabilities (N, K) at one λ."""
-        x_NCHW = planes(images_NHWC)
         with torch.no_grad():
-            logits_NK = torch.cat([self._nets[lam](x_NCHW[part]) for part in _parts(len(x_NCHW))])
+            logits_NK = torch.cat([self._nets[lam](part) for part in torch.split(planes(images_NHWC), _ATTACK_BATCH)])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
         return probabilities_NK
 
     def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
         """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
         generator = torch.Generator().manual_seed(self._seed)
-        x_NCHW, y_N = planes(images_NHWC), torch.from_numpy(labels_N)
-        adversarial_NCHW = torch.cat(
-            [
-                pgd_linf(
-                    self._nets[lam],
-                    x_NCHW[part],
-                    y_N[part],
-                    epsilon=self._attack.epsilon,
-                    step_size=self._attack.step_size,
-                    num_steps=self._attack.num_steps,
-                    generator=generator,
-                )
-                for part in _parts(len(x_NCHW))
-            ]
-        )
-        return as_bytes(adversarial_NCHW)
+        strength = self._attack.model_dump(include={"epsilon", "step_size", "num_steps"})
+        whole = planes(images_NHWC), torch.from_numpy(labels_N)
+        parts = zip(*(torch.split(tensor, _ATTACK_BATCH) for tensor in whole), strict=True)
+        adversarial = [pgd_linf(self._nets[lam], x, y, **strength, generator=generator) for x, y in parts]
+        return as_bytes(torch.cat(adversarial))
 
 
 def planes(images_NHWC: Images) -> Tensor:
@@ -77,7 +65,3 @@ def as_bytes(x_NCHW: Tensor) -> Images:
     """These images as a camera delivers them: uint8 NHWC. What rounding takes from an attack, a robot's takes too."""
     images_NHWC: Images = (x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(images_NHWC)
-
-
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + _ATTACK_BATCH) for start in range(0, count, _ATTACK_BATCH)]

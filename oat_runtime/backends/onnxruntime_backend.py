@@ -155,7 +155,6 @@ class ONNXRuntimePlan:
     """A session, with the constants of one λ where it is a shared one."""
 
     def __init__(self, session: onnxruntime.InferenceSession, constants_V: Floats | None) -> None:
-        """Keep both."""
         self._session = session
         self._constants = {} if constants_V is None else {CONSTANTS: np.ascontiguousarray(constants_V)}
 

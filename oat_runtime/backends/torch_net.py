@@ -17,7 +17,6 @@ class ChannelAffine(nn.Module):
     bias: Tensor
 
     def __init__(self, affine: Affine) -> None:
-        """Copy scale and bias."""
         super().__init__()
         self.register_buffer("scale", _copy(affine.scale_C).view(1, -1, 1, 1))
         self.register_buffer("bias", _copy(affine.bias_C).view(1, -1, 1, 1))
@@ -31,7 +30,6 @@ class TorchBlock(nn.Module):
     """One residual block; see `oat_runtime.plain_net.Block`."""
 
     def __init__(self, block: Block) -> None:
-        """Copy its weights."""
         super().__init__()
         self.pre = None if block.pre is None else ChannelAffine(block.pre)
         self.conv1, self.conv2 = _convolution(block.conv1), _convolution(block.conv2)
@@ -52,7 +50,6 @@ class TorchNet(nn.Module):
     """
 
     def __init__(self, net: PlainNet) -> None:
-        """Copy the weights of `net`."""
         super().__init__()
         self.normalize = ChannelAffine(net.normalize)
         self.stem = _convolution(net.stem)

@@ -31,6 +31,7 @@ from oat_runtime.stress.corruptions import corrupt_batch
 from policy.attackable import as_bytes, planes
 from policy.bench.attacks import ATTACKS, Goal, attack
 from policy.image import image_statistics
+from policy.rates import opposite
 
 CLEAN, ALL_CLEAN = "clean", "clean-all"
 ATTACK_PREFIX = "attack:"
@@ -181,16 +182,11 @@ class RecordedNetwork:
             self._nets = {each: TorchNet(fold(tensors, config, lam=each, width=self.widest)) for each in self.lambdas}
         data = self.data.first(self.num_attacked)
         x_NCHW, y_N = planes(data.images_NHWC), torch.from_numpy(data.labels_N)
-        opposite = self.lambdas[0] if lam >= 0.5 else self.lambdas[-1]
+        other = self._nets[opposite(lam, self.lambdas)]
         generator = torch.Generator().manual_seed(0)
-        parts = [slice(start, start + _ATTACK_BATCH) for start in range(0, len(data.labels_N), _ATTACK_BATCH)]
-        adversarial_NCHW = torch.cat(
-            [
-                attack(goal, self._nets[lam], self._nets[opposite], x_NCHW[part], y_N[part], generator=generator)
-                for part in parts
-            ]
-        )
-        return as_bytes(adversarial_NCHW)
+        parts = zip(torch.split(x_NCHW, _ATTACK_BATCH), torch.split(y_N, _ATTACK_BATCH), strict=True)
+        adversarial = [attack(goal, self._nets[lam], other, x, y, generator=generator) for x, y in parts]
+        return as_bytes(torch.cat(adversarial))
 
     def _measure(self, images_NHWC: NDArray[np.uint8], points: Sequence[OperatingPoint]) -> Predictions:
         if self._runtime is None:

@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 Bools = npt.NDArray[np.bool_]
 """One bool an image, in the order of its set: as `correct_N`, whether the network classifies it correctly."""
 
+BATCH = 100
+"""Images at a time."""
 ATTACKS = {
     spec.name: spec
     for spec in (
@@ -51,7 +53,7 @@ def outcomes_of(
     data: ImageSet,
     *,
     attack: AttackSpec | None,
-    batch_size: int = 100,
+    batch_size: int = BATCH,
     device: str | torch.device = "cpu",
 ) -> Bools:
     """Return whether each image is classified correctly, under `attack` where one is given.
@@ -65,14 +67,21 @@ def outcomes_of(
     """
     generator = torch.Generator(device).manual_seed(0 if attack is None else attack.seed)
     correct = []
-    for start in range(0, len(data), batch_size):
-        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[start : start + batch_size]).to(device))
-        y_N = torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
+    for x_NCHW, y_N in batches(data, batch_size=batch_size, device=device):
         if attack is not None:
             x_NCHW = perturb(logits_fn, x_NCHW, y_N, spec=attack, generator=generator, keep="broken")
         with torch.no_grad():
             correct.append((logits_fn(x_NCHW).argmax(dim=1) == y_N).cpu().numpy())
     return np.concatenate(correct)
+
+
+def batches(
+    data: ImageSet, *, batch_size: int = BATCH, device: str | torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield images in [0, 1] and labels, on the device."""
+    for start in range(0, len(data), batch_size):
+        images = torch.from_numpy(data.images_NHWC[start : start + batch_size])
+        yield to_unit(images.to(device)), torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
 
 
 def corrupted_sets(

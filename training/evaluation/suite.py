@@ -14,14 +14,10 @@ from torch import Tensor
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, Row
-from training.augment import to_unit
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, proportion
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, proportion
 from training.evaluation.judged import Judged
 from training.evaluation.plot_style import Figure
-
-BATCH = 100
-"""Images at a time."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,7 @@ class Job:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images in [0, 1] and labels, on the device."""
-        for start in range(0, len(self.data), BATCH):
-            stop = start + BATCH
-            x_NCHW = to_unit(torch.from_numpy(self.data.images_NHWC[start:stop]).to(self.device))
-            yield x_NCHW, torch.from_numpy(self.data.labels_N[start:stop]).to(self.device)
+        return batches(self.data, device=self.device)
 
     def logits(self, point: OperatingPoint) -> Tensor:
         """Return the logits of all images at a point, (N, classes)."""

@@ -22,7 +22,6 @@ class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut; `pre_activation` puts norm and ReLU before each (WideResNet) or after."""
 
     def __init__(self, shape: BlockShape, *, config: ModelConfig, pre_activation: bool) -> None:
-        """Make a block of this shape (at full width)."""
         super().__init__()
         self.pre_activation = pre_activation
         self.norm1 = _norm(shape.conv1.inputs if pre_activation else shape.conv1.outputs, config)

@@ -11,8 +11,8 @@ from rich.table import Table
 from oat_runtime.report import Row
 from training.evaluation import inspection
 from training.evaluation import plot_style as style
-from training.evaluation.counting import ATTACKS
-from training.evaluation.suite import BATCH, Job, Result, Suite
+from training.evaluation.counting import ATTACKS, BATCH
+from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
 from training.network import folded
 

@@ -25,7 +25,6 @@ class Control:
     """Sets λ by the parameter service, as an operator does."""
 
     def __init__(self, camera: Camera) -> None:
-        """Find the service."""
         self._camera = camera
         self._client = camera.create_client(SetParameters, f"{NODE}/set_parameters")
         camera.wait(self._client.service_is_ready, "the parameter service")

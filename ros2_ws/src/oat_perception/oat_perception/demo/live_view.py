@@ -26,7 +26,6 @@ class LiveView:
     """Shows frames as they are answered. Use as a context manager."""
 
     def __init__(self, scenario: Scenario, console: Console) -> None:
-        """Draw nothing yet."""
         self._scenario = scenario
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -36,7 +35,6 @@ class LiveView:
         self._last_phase = ""
 
     def __enter__(self) -> Self:
-        """Start drawing."""
         if self._live is not None:
             self._live.start()
         return self

@@ -33,7 +33,6 @@ class Monitor(Node):
     """
 
     def __init__(self) -> None:
-        """Subscribe, and look for the services."""
         super().__init__("demo")
         self.results: list[Record] = []
         self.reasons: dict[int, str] = {}
