@@ -100,6 +100,10 @@ class SlimmableConv2d(nn.Conv2d):
     def forward(self, x_NCHW: Tensor, width: float = 1.0) -> Tensor:
         """Convolve at `width`, in the dtype of `x_NCHW`."""
         weight = self.slice_weight(x_NCHW.shape[1], width).to(x_NCHW.dtype)
+        if self.kernel_size == (1, 1) and self.stride != (1, 1) and x_NCHW.shape[1] < 16:
+            # The same result without oneDNN's weight gradient of such a convolution, which writes past its memory
+            # (uxlfoundation/oneDNN issue 6035). 16 channels and more are safe, and faster with the stride inside.
+            return F.conv2d(x_NCHW[:, :, :: self.stride[0], :: self.stride[1]], weight)
         return F.conv2d(x_NCHW, weight, None, self.stride, self.padding)
 
 
