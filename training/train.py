@@ -166,6 +166,7 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
     """Look at validation images with the averaged weights where there are any, log it, and warn."""
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # other batch sizes: not worth compiling for
+        stack.enter_context(trainer.alone())
         if trainer.average is not None and not trainer.finished:
             stack.enter_context(trainer.average.shown_by(trainer.model))
         figures = quick_validation(trainer.model, validation_set, trainer.config)

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,6 +221,15 @@ class Trainer:
         """Take batch-norm statistics over all processes, or over this one's images."""
         for site in self.model.norms():
             site.all_reduce = self.world.sum_with_gradient if on and self.world.size > 1 else None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Use the network in this process only: batch norms that took part in sums would wait for the others."""
+        self._synchronize(False)
+        try:
+            yield
+        finally:
+            self._synchronize(self.config.sync_bn)
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """The augmented batch of one step."""
