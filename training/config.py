@@ -21,6 +21,8 @@ class TrainConfig(StrictModel):
     """Take the number of classes and the pixel statistics from the training images instead of `model`."""
     num_validation: int = Field(default=2000, ge=1)
     """Training images held out for selection and for the policy's table; never trained on."""
+    split: Literal["random", "stratified"] = "random"
+    """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
 
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
     """Attack made during training, at the λ it trains: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""

@@ -12,7 +12,7 @@ import torch
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle_writer import check_target, save_bundle
-from oat_runtime.data import ImageSet, fingerprint, load_dataset, split_validation
+from oat_runtime.data import ImageSet, fingerprint, load_dataset
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
@@ -22,7 +22,7 @@ from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import check_held_out
+from training.split import DataRecord, check_division, divided
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -46,8 +46,8 @@ def export(
 
     `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
     `test_set` and every kind. Nothing of `report` decides anything. With `run`, the run's folder, outcomes are kept
-    there, so that an export that was stopped goes on where it was, and validation images must be those that the run
-    held out.
+    there, so that an export that was stopped goes on where it was, and the images must be divided as they were when the
+    run began.
 
     Raises:
         DataError: the data set changed since the run began.
@@ -60,9 +60,9 @@ def export(
         for weight in decayed_weights(model):
             weight.copy_(weight.half())
     model = model.with_film_tables().to(device)
-    _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
+    training, validation = divided(training_set, config)
     if run is not None:
-        check_held_out(validation, run)
+        check_division(run, DataRecord.of(config, training, validation), validation)
     select_conditions = Conditions(
         clean=validation,
         attacked=validation.first(num_attacked),

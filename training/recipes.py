@@ -143,6 +143,7 @@ def folder() -> TrainConfig:
         dataset="images@64",
         fit_to_data=True,
         num_validation=100,
+        split="stratified",
         epochs=15,
         num_recalibration=20,
     )

@@ -13,14 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
-from oat_runtime.data import ImageSet, load_dataset, split_validation
+from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
@@ -28,7 +27,7 @@ from training.distributed import World
 from training.monitor import NUM_IMAGES, quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
-from training.split import HELD_OUT, check_held_out
+from training.split import DataRecord, check_division, divided, keep_division
 from training.trainer import StepMetrics, Trainer
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
     """(the configuration, fitted to the data if it asks for that; training images; validation images)."""
     everything = load_dataset(config.dataset, "train", download=download)
-    training, validation = split_validation(everything, config.num_validation, seed=config.seed)
+    training, validation = divided(everything, config)
     if config.fit_to_data:
         config = config.model_copy(update={"model": fit_model(config.model, training)})
     return config, training, validation
@@ -118,18 +117,19 @@ def train(
     """
     prepare_device(config, world.device)
     config, training_set, validation_set = load_data(config, download=download)
+    record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
+        check_division(run, record, validation_set)
         trainer.resume(checkpoint)
-        check_held_out(validation_set, run)
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
     if not world.leads:
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
     run.mkdir(parents=True, exist_ok=True)
-    np.savez(run / HELD_OUT, images=validation_set.images_NHWC, labels=validation_set.labels_N)
+    keep_division(run, record, validation_set)
     (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -28,6 +28,7 @@ class ImageSet:
         name: what it is, as in `cifar10 test`.
         groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
         mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
+        names: paths of the images' files below the data set's folder; None where images have no files of their own.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
@@ -36,6 +37,7 @@ class ImageSet:
     name: str
     groups_N: npt.NDArray[np.int64] | None = None
     mirrors: bool = True
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -44,14 +46,19 @@ class ImageSet:
     def subset(self, indices: npt.NDArray[np.int64], name: str) -> ImageSet:
         """The images at `indices`, in that order, under another name."""
         groups_N = None if self.groups_N is None else self.groups_N[indices]
-        return ImageSet(
-            self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
-        )
+        names = None if self.names is None else tuple(self.names[index] for index in indices)
+        return replace(
+            self, images_NHWC=self.images_NHWC[indices], labels_N=self.labels_N[indices], name=name, groups_N=groups_N,
+            names=names,
+        )  # fmt: skip
 
     def first(self, count: int | None) -> ImageSet:
         """Return the first `count` images, or with None all; their pixels are not copied."""
         groups_N = None if self.groups_N is None else self.groups_N[:count]
-        return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
+        names = None if self.names is None else self.names[:count]
+        return replace(
+            self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N, names=names
+        )
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
@@ -85,11 +92,14 @@ def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
     return red, green, blue
 
 
-def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+def split_validation(
+    data: ImageSet, num_validation: int, *, seed: int, stratified: bool = False
+) -> tuple[ImageSet, ImageSet]:
     """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
     Where images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
-    class in turn, then in proportion.
+    class in turn, then in proportion. With `stratified`, single images are chosen in the same way; without it, images
+    that come in no groups are drawn from the whole set.
 
     Raises:
         DataError: fewer images than `num_validation` asks for.
@@ -97,11 +107,12 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
     if num_validation >= len(data):
         raise DataError(f"{data.name}: cannot hold out {num_validation} of {len(data)} images")
     rng = np.random.default_rng(seed)
-    if data.groups_N is None:
+    groups_N = np.arange(len(data)) if stratified and data.groups_N is None else data.groups_N
+    if groups_N is None:
         order = rng.permutation(len(data))
         held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
-        groups, firsts, sizes = np.unique(data.groups_N, return_index=True, return_counts=True)
+        groups, firsts, sizes = np.unique(groups_N, return_index=True, return_counts=True)
         order = rng.permutation(len(groups))
         labels = data.labels_N[firsts[order]]
         place = np.empty(len(groups))  # of a group within its class: a class with few groups is not forgotten
@@ -110,7 +121,7 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
             place[of_class] = np.arange(len(of_class)) / len(of_class)
         order = order[np.argsort(place, kind="stable")]
         taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
-        is_held_out_N = np.isin(data.groups_N, groups[order[taken]])
+        is_held_out_N = np.isin(groups_N, groups[order[taken]])
         held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
         if not len(kept):
             raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
