@@ -25,11 +25,11 @@ from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import NUM_IMAGES, quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
 from training.split import HELD_OUT, check_held_out
 from training.trainer import StepMetrics, Trainer
+from training.validation import NUM_IMAGES, quick_validation, score, warn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -3,7 +3,7 @@
 A layer imports only what stands below it:
 
     training.evaluate, export, compare, plots   commands
-    page, publish                               what people read: HTML; Markdown, with the counts kept in the bundle
+    page, results_page                          what people read: HTML; Markdown, whose counts the bundle stores too
     documents                                   what one suite found, as a JSON file
     suites                                      one file a suite: its words, its computation, its tables, its figures
     suite, table                                what a suite is and works on; the accuracy tables of a bundle

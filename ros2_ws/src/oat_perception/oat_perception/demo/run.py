@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from oat_perception.demo.checks import Check, check_day
+from oat_perception.demo.client import CAMERA, PERCEPTION, DemoClient
 from oat_perception.demo.day_record import (
     DECISIONS,
     FIXED,
@@ -36,7 +37,6 @@ from oat_perception.demo.day_record import (
     write_lines,
 )  # fmt: skip
 from oat_perception.demo.live_view import LiveView
-from oat_perception.demo.monitor import CAMERA, PERCEPTION, Monitor
 from oat_perception.demo.report import write_report
 from oat_perception.node.processes import Nodes, started
 from oat_perception.replay.scenario import Scenario
@@ -124,16 +124,16 @@ def _act(options: Options, folder: Path, data_root: Path | None, console: Consol
     os.environ["ROS_STATIC_PEERS"] = ""
     # Logs of the nodes go to files here; rcl would write them to the home folder too.
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
-    monitor = Monitor()
+    client = DemoClient()
     try:
         with started(_parameters(options, folder, data_root), folder) as nodes:
             with console.status("Starting the nodes"):
-                monitor.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
+                client.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
             with LiveView(options.scenario, console) as view:
-                _follow(options.scenario, folder, monitor, nodes, view)
+                _follow(options.scenario, folder, client, nodes, view)
     finally:
-        write_lines(folder / RESULTS, monitor.results_with_reasons())
-        monitor.destroy_node()
+        write_lines(folder / RESULTS, client.results_with_reasons())
+        client.destroy_node()
         rclpy.try_shutdown()
 
 
@@ -172,17 +172,17 @@ def _node_settings() -> dict[str, Any]:
     }
 
 
-def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, view: LiveView) -> None:
+def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, view: LiveView) -> None:
     """Let the day run, act as the operator where the script says so, and show what happens."""
-    monitor.set_on(CAMERA, {"playing": True})
+    client.set_on(CAMERA, {"playing": True})
     started_s = time.monotonic()
     phase = scenario.phases[0]
     while not nodes.ended("camera_replay_node"):
         nodes.check()
-        monitor.spin(_REFRESH_S)
-        frames = _so_far(folder, monitor.results)
+        client.spin(_REFRESH_S)
+        frames = _so_far(folder, client.results)
         elapsed_s = time.monotonic() - started_s
-        if not monitor.results and elapsed_s > _SILENCE_TIMEOUT_S:
+        if not client.results and elapsed_s > _SILENCE_TIMEOUT_S:
             raise OATError(
                 f"no result within {_SILENCE_TIMEOUT_S:.0f} s, {len(frames)} images sent: see the *.log files"
             )
@@ -190,14 +190,14 @@ def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, vi
             raise OATError(f"the day should have ended after {scenario.duration_s:.0f} s: see camera_replay_node.log")
         present = scenario.phase(frames[-1].truth["phase"]) if frames else phase
         if present.manual is not None and phase.manual is None:
-            monitor.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
+            client.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
         elif present.manual is None and phase.manual is not None:
-            monitor.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
+            client.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
         phase = present
-        view.show(frames, reason=monitor.latest_reason, elapsed_s=elapsed_s)
-    monitor.spin(1.0)  # the last answers
-    frames = _so_far(folder, monitor.results)
-    view.show(frames, reason=monitor.latest_reason, elapsed_s=scenario.duration_s)
+        view.show(frames, reason=client.latest_reason, elapsed_s=elapsed_s)
+    client.spin(1.0)  # the last answers
+    frames = _so_far(folder, client.results)
+    view.show(frames, reason=client.latest_reason, elapsed_s=scenario.duration_s)
     view.finish(frames)
 
 

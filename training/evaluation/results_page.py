@@ -21,7 +21,7 @@ _ATTACHED = "evaluation.json"
 _DERIVED = ("accuracy", "low_95", "high_95")
 
 
-def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
+def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
     """Keep the counts of all documents in the bundle, listed in its manifest, and write them as a page.
 
     Args:

@@ -24,7 +24,7 @@ PERCEPTION, CAMERA = "oat_perception", "camera_replay"
 _SPIN_S = 0.05
 
 
-class Monitor(Node):
+class DemoClient(Node):
     """Subscribes to the node's results.
 
     Attributes:
