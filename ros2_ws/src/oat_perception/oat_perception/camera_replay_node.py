@@ -1,4 +1,4 @@
-"""A camera for a robot without one: replays images over ROS, corrupts or attacks them, and acts out a scripted day."""
+"""Replay images over ROS in place of a camera, corrupt or attack them, and play a scripted day."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
 class CameraReplay(Node):
-    """Publishes `image`, `battery_state` and `environment_confidence`. True labels go to a file, never on the wire."""
+    """Publish `image`, `battery_state` and `environment_confidence`. True labels go to a file only."""
 
     def __init__(self, *, context: Context | None = None, parameter_overrides: list[Parameter] | None = None) -> None:
         """Declare parameters, open the source and start the timers.
@@ -135,7 +135,7 @@ class CameraReplay(Node):
         self._attacked = OperatingPoint(message.lambda_value, message.width)
 
     def _moment(self, scenario: Scenario) -> Moment | None:
-        """Where the script stands; its clock runs from the first call on, while playing."""
+        """Return the present moment of the script. Its clock runs from the first call on, while playing."""
         now_s = time.monotonic()
         if self._ticked_s is not None:
             self._elapsed_s += now_s - self._ticked_s
@@ -200,7 +200,7 @@ class CameraReplay(Node):
         self._send(frame, treatment, attack=attack)
 
     def destroy_node(self) -> None:
-        """Let go of the source, then of the node."""
+        """Close the source, then destroy the node."""
         self._frames.close()
         super().destroy_node()
 

@@ -1,8 +1,8 @@
 """`python -m oat_perception.bench [--bundle bundles/<name>] [--quick]`: measure the node from outside.
 
-Images go over DDS to a node in a process of its own, and its answers come back: loss, latency, the node's own share of
-it, peak rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an echo node
-shows what transport alone takes, and this process what the network alone takes.
+Images go over DDS to a node in another process, and its answers come back. This gives loss, latency, the node's share
+of it, the peak rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an
+echo node shows how long transport alone takes, and this process shows how long the network alone takes.
 """
 
 from __future__ import annotations

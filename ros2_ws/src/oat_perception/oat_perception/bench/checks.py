@@ -1,4 +1,4 @@
-"""What the benchmark holds the node to, and the tables that it shows."""
+"""Check the benchmark's figures against their limits, and show them as tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _START_CPU_S = 2.5
 
 
 def checks(rows: list[dict[str, Any]], control: Mapping[str, Any], start: Mapping[str, Any]) -> list[Check]:
-    """What the node is held to."""
+    """Return the checks of all figures against their limits."""
     vga = next((row for row in rows if (row["size"], row["profile"]) == ("vga", "shipped")), {})
     late_ms = control["late_ms"]
     found = [

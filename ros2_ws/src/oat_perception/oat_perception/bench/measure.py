@@ -1,4 +1,4 @@
-"""The benchmark's three measurements, each made in a process of its own: DDS reads its profile once a process."""
+"""Make the benchmark's three measurements, each in its own process, because DDS reads its profile once a process."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ QUICK = Extent(
 
 
 def measure_sizes(bundle: Path, profile: str, backend: Backend, extent: Extent) -> list[dict[str, Any]]:
-    """One row a size under one DDS profile. Runs in a process of its own: DDS reads its profile once a process."""
+    """Return one row for each image size, under one DDS profile. Run this in its own process."""
     runtime = OATRuntime.load(bundle, backend=backend)
     runtime.prepare([_POINT])
     runtime.set_point(lam=_POINT.lam, width=_POINT.width)
@@ -133,7 +133,7 @@ def _measure(
 
 
 def _bare(runtime: OATRuntime, image_HWC: np.ndarray, seconds: float) -> tuple[np.ndarray, float]:
-    """Milliseconds of `predict` on that image, call by call at the camera's rate; and its CPU seconds a call."""
+    """Return the milliseconds of each `predict` on that image at the camera's rate, and the CPU seconds of one call."""
     took_ms, until_s = [], time.monotonic() + seconds
     before_s = time.process_time()
     while time.monotonic() < until_s:
@@ -157,7 +157,7 @@ def _joined(runs: list[Run]) -> Run:
 
 
 def _peak(camera: Camera, extent: Extent, allowed_hz: float, *, pid: int) -> float | None:
-    """Highest rate that is really sent and leaves at most 5 % without an answer; None: not even 30 Hz."""
+    """Return the highest rate that leaves at most 5 % of the images without an answer; None: not even 30 Hz."""
     best, low_hz, high_hz = None, RATE_HZ, 1.5 * allowed_hz
     for step in range(extent.peak_steps + 1):
         rate_hz = low_hz if step == 0 else (low_hz + high_hz) / 2
@@ -172,7 +172,7 @@ def _peak(camera: Camera, extent: Extent, allowed_hz: float, *, pid: int) -> flo
 
 
 def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) -> float | None:
-    """Answers a second; None where too few come, twice: one stretch that something else disturbs is no verdict."""
+    """Return the answers a second; None if too few come in two stretches, since other programs may disturb one."""
     for _ in range(2):
         run = camera.run(rate_hz, extent.peak_seconds, pid=pid)
         if run.unanswered <= _PEAK_LOSS:
@@ -181,7 +181,7 @@ def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) ->
 
 
 def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
-    """Switches, malformed images and fallbacks; None stands for what could not be measured."""
+    """Measure switches, malformed images and fallbacks; None stands for what could not be measured."""
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
     found: dict[str, Any] = {}
@@ -212,7 +212,7 @@ def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent
 
 
 def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
-    """Median and worst of several starts of the node; one before them fills the caches of files."""
+    """Return median and worst of several starts of the node, after one start that fills the file caches."""
     backend = _START_BACKEND if backend == "auto" else backend
     with _domain(profile):
         camera = Camera(_picture((32, 32)))

@@ -1,4 +1,4 @@
-"""What must have happened in a demo run for it to count as a success. Knows no rclpy."""
+"""Check that a demo run was a success. Needs no rclpy."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Check:
 
 
 def check_day(day: Day, decision_log: Path, *, bundle: Path) -> tuple[Check, ...]:
-    """All conditions on a finished day.
+    """Check all conditions on a finished day.
 
     Args:
         day: the joined run.
         decision_log: the node's log.
-        bundle: says which widths there are, and whether the policy can tell regimes apart at all.
+        bundle: tells which widths exist, and whether the policy can estimate regimes at all.
     """
     loaded = Bundle.load(bundle)
     checks = [_answered(day), _replays(decision_log), _reasons(day)]
@@ -83,7 +83,7 @@ def _last_width(day: Day, name: str) -> float | None:
 
 
 def _operator(day: Day) -> Iterator[Check]:
-    """The operator's setting ran at the end of each manual phase, and no trace of it at the end of the one after."""
+    """Check that the operator's setting ran at the end of each manual phase, and no longer at the end of the next."""
     given_back = False
     for phase in day.scenario.phases:
         frames = [frame for frame in day.of(phase) if frame.result is not None]

@@ -1,4 +1,4 @@
-"""One run of the demo: the nodes act out the day, every answer is kept, then come the comparison and the report."""
+"""Run the demo once: the nodes play the day, every answer is recorded, then come the comparison and the report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     bundle: Path
     output: Path
@@ -66,7 +66,7 @@ class Options:
 
 
 def run(options: Options, console: Console) -> tuple[Check, ...]:
-    """Act the day out, compare, write everything to the output folder, and check it.
+    """Play the day, compare, write everything to the output folder, and check it.
 
     Raises:
         OATError: the bundle is damaged or of other images than the demo's, a node died, nothing was answered, or
@@ -95,7 +95,7 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
 
 
 def _check_bundle(path: Path) -> None:
-    """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
+    """Refuse a network that was trained on other images than the demo's, before an earlier run's files are removed."""
     from oat_runtime.bundle import Bundle
 
     require("torch", extra="torch", by="the demo's attacker")
@@ -108,7 +108,7 @@ def _check_bundle(path: Path) -> None:
 
 
 def _fresh_folder(folder: Path) -> Path:
-    """Remove what an earlier run left, and nothing else."""
+    """Remove the files of an earlier run, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png"):
         (folder / name).unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def _fresh_folder(folder: Path) -> Path:
 
 
 def _act(options: Options, folder: Path, data_root: Path | None, console: Console) -> None:
-    """Run both nodes through the scenario; leaves truth, frames, decisions and results in `folder`."""
+    """Run both nodes through the scenario, and leave truth, frames, decisions and results in `folder`."""
     # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
     os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -161,7 +161,7 @@ def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[
 
 
 def _node_settings() -> dict[str, Any]:
-    """Where the node departs from its defaults."""
+    """Return the node's parameters that differ from their defaults."""
     return {
         "auto_activate": True,
         "always_process": True,
@@ -173,7 +173,7 @@ def _node_settings() -> dict[str, Any]:
 
 
 def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, view: LiveView) -> None:
-    """Let the day run, act as the operator where the script says so, and show what happens."""
+    """Let the day run, act as the operator when the script says so, and show what happens."""
     client.set_on(CAMERA, {"playing": True})
     started_s = time.monotonic()
     phase = scenario.phases[0]
@@ -202,7 +202,7 @@ def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, 
 
 
 def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...]:
-    """Published images with the answers that have come; a line that is being written is left for later."""
+    """Return the published images with the answers so far; a half-written line is left for later."""
     path = folder / TRUTH
     text = path.read_text() if path.is_file() else ""
     truth = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -210,7 +210,7 @@ def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...
 
 
 def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[Record], console: Console) -> None:
-    """Write what the least and the most robust fixed setting would have answered."""
+    """Write the answers of the least and of the most robust fixed setting."""
     import torch
 
     from oat_perception.demo.comparison import fixed_answers
@@ -240,7 +240,7 @@ def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[R
 
 
 def _origin(images: ImageSet, data_root: Path | None) -> str:
-    """What files the images were read from, for people."""
+    """Say from which files the images were read, for people."""
     found = find_source(CIFAR10, data_root) if data_root else None
     return found.location.form if found else images.name
 
