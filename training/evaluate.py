@@ -1,4 +1,4 @@
-"""`oat-evaluate`: count again what a bundle claims, or run the suites of a full evaluation, draw and publish them."""
+"""`oat-evaluate`: count a bundle's figures again, or run suites, draw their figures, and write their results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `oat-evaluate`."""
+    """Run `oat-evaluate` from the command line."""
     parser = argparse.ArgumentParser(prog="oat-evaluate", description=__doc__)
     parser.add_argument("network", type=Path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
     parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out)")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_again(args: argparse.Namespace) -> int:
-    """Evaluate a bundle's points under one condition and compare with the outcomes that it keeps."""
+    """Evaluate a bundle's points under one condition, and compare with the outcomes that it holds."""
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]

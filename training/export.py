@@ -41,13 +41,12 @@ def export(
 ) -> Bundle:
     """Round the weights, measure both tables, and write the bundle.
 
-    Convolution and classifier weights are rounded to what float16 holds, before anything is counted: the bundle is half
-    as large, and its figures are those of the network that ships.
+    Convolution and classifier weights are rounded to float16 before anything is counted. This halves the bundle, and
+    the figures are those of the network that ships.
 
-    `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything. With `run`, the run's folder, outcomes are kept
-    there, so that an export that was stopped goes on where it was, and validation images must be those that the run
-    held out.
+    `select` is counted on the validation part of `training_set` and the kinds of corruption that may be fitted to.
+    `report` is counted on `test_set` and all kinds, and decides nothing. If `run`, the run's folder, is given, outcomes
+    are stored there, so that a stopped export can go on; the validation images must be those that the run held out.
 
     Raises:
         DataError: the data set changed since the run began.

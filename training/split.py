@@ -1,4 +1,4 @@
-"""Hold a run to the images that it set aside when it began, so that a data set that changed since is noticed."""
+"""Check that a run still holds out the same validation images, so that a changed data set is noticed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ HELD_OUT = "validation.npz"
 
 
 def check_held_out(validation: ImageSet, run: Path) -> None:
-    """Compare validation images with those that a run kept; do nothing where it kept none.
+    """Compare validation images with those that a run stored; do nothing if it stored none.
 
     Raises:
-        DataError: they differ, so images that the run was trained on may be among them.
+        DataError: they differ, so the run may have been trained on some of them.
     """
     path = run / HELD_OUT
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Suite `unseen`: λ that no training saw."""
+"""Suite `unseen`: values of λ that were never trained."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
 UNSEEN = (0.15, 0.25, 0.35, 0.5, 0.7, 0.9)
-"""S3 of the paper: λ that no training saw."""
+"""S3 of the paper: values of λ that were never trained."""
 MARGIN = 0.01
 """An unseen λ must lie between its trained neighbours' figures, give or take this (one point)."""
 
 
 def run(job: Job) -> Result:
-    """Count SA and RA at unseen λ: do they lie between their trained neighbours', is each a network of its own?"""
+    """Count SA and RA at unseen λ; check that they lie between their neighbours', and that each λ differs from them."""
     knots = job.judged.model.config.lambdas
     usable = [lam for lam in UNSEEN if knots[0] <= lam <= knots[-1] and lam not in knots]
     rows: list[Row] = []
