@@ -1,4 +1,4 @@
-"""OATRuntime: load a bundle once, then set λ and width at any time, from any thread, while frames go through."""
+"""Load a bundle once, then set λ and width at any time, from any thread, while frames go through."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Frame = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A point in effect.
+    """An active point.
 
     Attributes:
         point: what frames run at.

@@ -1,4 +1,4 @@
-"""Resident memory of a runtime with every point ready against one static network, each in a process of its own."""
+"""Compare the memory of a runtime with all points ready with one static network, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oat_runtime.untrained import static_net, untrained_tensors
 
 Way = PlanForm | Literal["static"]
 LARGE = ModelConfig(family="resnet", depth=18)
-"""Untrained; large enough for weights to outweigh what an engine holds for itself."""
+"""An untrained network, large enough for its weights to outweigh the engine's own memory."""
 
 
 def memory(
@@ -66,7 +66,7 @@ def _in_a_process(way: Way, bundle: Path | None, settings: Settings, backend: Ba
 
 
 def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendName) -> float | None:
-    """What this process holds more with the network(s) than with the engine and a small network."""
+    """Return how much more memory this process has with the network(s) than with the engine and a small network."""
     compile_network = get_backend(backend)
     small = ModelConfig(depth=10, widen_factor=1)
     warm = PlanStore(untrained_tensors(small), small, compile_network, settings, form="shared", budget_mb=None)

@@ -1,4 +1,4 @@
-"""Labelled images as uint8 arrays: the validation split, statistics, a fixed order, a fingerprint."""
+"""Hold labelled images as uint8 arrays, with the validation split, statistics, a fixed order, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImageSet:
         return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
 
     def statistics(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
+        """Return mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
         for channel in range(3):
             count_C[channel] = np.bincount(self.images_NHWC[..., channel].ravel(), minlength=256)
@@ -66,9 +66,9 @@ class ImageSet:
 
 
 def mixed(data: ImageSet) -> ImageSet:
-    """The images in a fixed random order where they came class by class, else as they are.
+    """Return the images in a fixed random order if they came class by class; otherwise return them unchanged.
 
-    Counting takes the first images of a set; of one in the order of its folders it would judge a few classes only.
+    Counts take the first images of a set. In the order of its folders, these would be of a few classes only.
     """
     if not is_by_class(data.labels_N):
         return data
@@ -76,7 +76,7 @@ def mixed(data: ImageSet) -> ImageSet:
 
 
 def is_by_class(labels_N: npt.NDArray[np.int64]) -> bool:
-    """Whether images with these labels lie class by class."""
+    """Return whether images with these labels are stored class by class."""
     return not np.any(np.diff(labels_N) < 0)
 
 
@@ -86,9 +86,9 @@ def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
 
 
 def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
+    """Return (training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
-    Where images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
+    If images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
     class in turn, then in proportion.
 
     Raises:
@@ -118,12 +118,12 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
 
 
 def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
+    """Return an image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
     return fit_frame(image_HWC, InputSpec(height=side, width=side))
 
 
 def fingerprint(data: ImageSet) -> str:
-    """SHA-256 over pixels and labels, to name the exact images a figure was counted on."""
+    """Return the SHA-256 of pixels and labels, which names the exact images that a figure was counted on."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images_NHWC).tobytes())
     digest.update(data.labels_N.astype("<i8").tobytes())
     return digest.hexdigest()
