@@ -153,7 +153,7 @@ class OperatingTable(StrictModel):
     bundle_sha256: str = ""
     """Identity of the bundle the rows belong to; filled in when a bundle is loaded."""
     device: str = ""
-    """Device, back end and precision that the latencies belong to; empty where nothing was measured."""
+    """Device, engine and precision that the latencies belong to; empty if nothing was measured."""
 
     @model_validator(mode="after")
     def _rows_are_a_grid(self) -> Self:

@@ -136,7 +136,7 @@ class OATRuntime:
             device: `cpu` or `cuda`.
             backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
                 for a few seconds at first and remembered in the user's cache folder.
-            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named back end; with `backend="auto"`
+            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named engine; with `backend="auto"`
                 the faster one of float32 and bfloat16, where the device computes in it.
             plans: `shared` or `folded`, see `oat_runtime.plan_store.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.

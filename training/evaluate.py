@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--publish", type=Path, metavar="PAGE",
                         help="keep the JSON files' counts in the bundle, and write them as Markdown")  # fmt: skip
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
     try:

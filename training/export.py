@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--corrupted", type=int, default=500, help="images under each corruption in each table")
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

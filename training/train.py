@@ -224,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--max-minutes", type=float, help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
-    made.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    made.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     return made
 
 

@@ -61,10 +61,10 @@ def get_backend(name: BackendName) -> CompileFn:
         BackendError: the engine is unknown or not installed.
     """
     if name not in _NEEDS:
-        raise BackendError(f"back end must be one of {list(get_args(BackendName))} or 'auto', got {name!r}")
+        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {name!r}")
     if not all(map(_installed, _NEEDS[name])):
         extra = "onnxruntime" if name == "tensorrt" else name
-        raise BackendError(f"the {name} back end is not installed: pip install 'oat-robot[{extra}]'")
+        raise BackendError(f"the {name} engine is not installed: pip install 'oat-robot[{extra}]'")
     home = "onnxruntime" if name == "tensorrt" else name
     module = importlib.import_module(f"oat_runtime.backends.{home}_backend")
     compile_fn: CompileFn = module.compile_tensorrt if name == "tensorrt" else module.compile_network

@@ -54,7 +54,7 @@ def choose(
         settings: settings of the engine; the precision in them is ignored.
         backend: take this one; None compares all that are installed.
         precision: take this one; None compares float32 with bfloat16 where the device computes in it, and is float32,
-            in which the tables were measured, where the back end was named.
+            in which the tables were measured, if the engine was named.
         bundle_sha256: the network's identity.
         cache: file of stored choices; `cache_path()` by default.
 
@@ -82,7 +82,7 @@ def choose(
     times = measure(make_net, probe, settings, candidates)
     best = min(times, key=lambda candidate: times[candidate])
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
-    _LOG.info("back end for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
+    _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
     _remember(cache, key, best)
     return best
 
@@ -110,7 +110,7 @@ def measure(
         else:
             refusals.append(f"{candidate[0]} {candidate[1]} computes something else: logits off by {error:.0%}")
     if not plans:
-        raise BackendError(f"no back end takes this network on {settings.device}: {'; '.join(refusals)}")
+        raise BackendError(f"no engine takes this network on {settings.device}: {'; '.join(refusals)}")
     for refusal_text in refusals:
         _LOG.info("left out of the choice: %s", refusal_text)
     calls: dict[Candidate, Callable[[], Floats]] = {
@@ -173,10 +173,10 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _LOG.warning("ignoring the remembered back ends in %s: %s", path, error)
+        _LOG.warning("ignoring the remembered engines in %s: %s", path, error)
         return {}
     if not isinstance(document, dict):
-        _LOG.warning("ignoring the remembered back ends in %s: expected an object", path)
+        _LOG.warning("ignoring the remembered engines in %s: expected an object", path)
         return {}
     return document
 
@@ -186,4 +186,4 @@ def _remember(path: Path, key: str, best: Candidate) -> None:
     try:
         write_whole(path, json.dumps(document, indent=1))
     except OSError as error:
-        _LOG.warning("cannot remember the choice of back end in %s: %s", path, error)
+        _LOG.warning("cannot remember the choice of engine in %s: %s", path, error)

@@ -54,7 +54,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     """
     if settings.precision != "float32":
         raise BackendError(
-            f"the onnxruntime back end runs in float32, got {settings.precision!r}: use another back end for it"
+            f"the onnxruntime engine runs in float32, got {settings.precision!r}: use another engine for it"
         )
     return _compile("onnxruntime", make_net, settings, shared)
 

@@ -33,9 +33,9 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         BackendError: OpenVINO refuses the network, the device or the precision, or bfloat16 crashes on this CPU.
     """
     if settings.device != "cpu":
-        raise BackendError(f"the openvino back end runs on the cpu, got device {settings.device!r}")
+        raise BackendError(f"the openvino engine runs on the cpu, got device {settings.device!r}")
     if settings.precision not in _TYPES:
-        raise BackendError(f"the openvino back end runs in {sorted(_TYPES)}, got {settings.precision!r}")
+        raise BackendError(f"the openvino engine runs in {sorted(_TYPES)}, got {settings.precision!r}")
     if settings.precision == "bfloat16" and not bfloat16_works("openvino"):
         raise BackendError("bfloat16 crashes OpenVINO on this CPU: use precision='float32'")
     return compile_unchecked(make_net, settings, shared=shared)

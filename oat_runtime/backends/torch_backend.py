@@ -29,7 +29,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
     if settings.device == "cpu" and settings.precision == "float16":
-        raise BackendError("the torch back end runs in float32 or bfloat16 on the cpu, got 'float16'")
+        raise BackendError("the torch engine runs in float32 or bfloat16 on the cpu, got 'float16'")
     if settings.device == "cpu" and settings.precision == "bfloat16" and not bfloat16_works("torch-inference"):
         raise BackendError("bfloat16 crashes torch on this CPU: use precision='float32'")
     net = TorchNet(make_net()).to(settings.device)

@@ -34,7 +34,7 @@ def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
         DataError: no documents, or a document of another network.
     """
     if judged.bundle is None:
-        raise ConfigError(f"{judged.name} is a checkpoint: export it, and publish the bundle's results")
+        raise ConfigError(f"{judged.name} is a checkpoint: export it, then write the bundle's results")
     documents = read_documents(judged, folder)
     counts = {
         place: document.model_copy(update={"rows": _counts(document.rows)}).model_dump()
