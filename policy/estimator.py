@@ -213,9 +213,9 @@ class RegimeFilter:
     def _priors(self) -> _Vector:
         prior = self._constants.prior
         shares = [prior[regime] / self._regimes_K.count(regime) for regime in self._regimes_K]
-        kept = [1 - _DRIFT_PRIOR if regime in _CORRUPTED else 1.0 for regime in self._regimes_K]
+        fitted = [1 - _DRIFT_PRIOR if regime in _CORRUPTED else 1.0 for regime in self._regimes_K]
         drifted = _DRIFT_PRIOR * sum(prior[regime] for regime in _CORRUPTED)
-        prior_K = np.array([*(np.array(shares) * np.array(kept)), drifted, prior[Regime.UNKNOWN]])
+        prior_K = np.array([*(np.array(shares) * np.array(fitted)), drifted, prior[Regime.UNKNOWN]])
         normalized_K: _Vector = prior_K / prior_K.sum()
         return normalized_K
 

@@ -57,8 +57,8 @@ class Recorder:
         if key not in self.recordings:
             self.recordings[key] = self._record(model, terms, noise, compute)
         recording = self.recordings[key]
-        for kept, new in zip(_tensors(recording.terms), _tensors(terms), strict=True):
-            kept.copy_(new)
+        for recorded, new in zip(_tensors(recording.terms), _tensors(terms), strict=True):
+            recorded.copy_(new)
         recording.noise.copy_(noise)
         recording.graph.replay()
         for parameter, gradient in zip(model.parameters(), recording.gradients, strict=True):

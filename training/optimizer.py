@@ -162,14 +162,14 @@ class Average:
     @contextmanager
     def shown_by(self, model: nn.Module) -> Iterator[None]:
         """Within the `with` block, let `model` hold the average."""
-        kept = {name: tensor.clone() for name, tensor in _floats(model).items()}
+        saved = {name: tensor.clone() for name, tensor in _floats(model).items()}
         self.write_to(model)
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, tensor in _floats(model).items():
-                    tensor.copy_(kept[name])
+                    tensor.copy_(saved[name])
 
 
 def _floats(model: nn.Module) -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ def perturbed_weights(
     weights = decayed_weights(model)
     with untracked(model):
         gradients = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
-    kept = [weight.detach().clone() for weight in weights]
+    saved = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight, part in zip(weights, gradients, strict=True):
             gradient = sum_(part.contiguous())
@@ -204,5 +204,5 @@ def perturbed_weights(
         yield
     finally:
         with torch.no_grad():
-            for weight, before in zip(weights, kept, strict=True):
+            for weight, before in zip(weights, saved, strict=True):
                 weight.copy_(before)

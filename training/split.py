@@ -22,12 +22,12 @@ def check_held_out(validation: ImageSet, run: Path) -> None:
     path = run / HELD_OUT
     if not path.is_file():
         return
-    kept = read_labelled_npz(path)
-    same = np.array_equal(kept.images_NHWC, validation.images_NHWC) and np.array_equal(
-        kept.labels_N, validation.labels_N
+    stored = read_labelled_npz(path)
+    same = np.array_equal(stored.images_NHWC, validation.images_NHWC) and np.array_equal(
+        stored.labels_N, validation.labels_N
     )
     if not same:
         raise DataError(
-            f"{validation.name}: expected the {len(kept)} validation images in {path}, got others: the data set "
+            f"{validation.name}: expected the {len(stored)} validation images in {path}, got others: the data set "
             "changed since this run began (images, their names or their order); bring it back, or train anew"
         )

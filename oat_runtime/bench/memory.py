@@ -75,18 +75,18 @@ def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendNa
     before = resident_mb()
     bundle = None if path is None else Bundle.load(path)
     config = LARGE if bundle is None else bundle.manifest.model
-    kept: list[object]
+    held: list[object]
     if way == "static":
         network = compile_network(lambda: static_net(config, config.widths[-1]), settings)
-        kept = [network, network.plan()]
+        held = [network, network.plan()]
     else:
         tensors = untrained_tensors(LARGE) if bundle is None else bundle.tensors()
         store = PlanStore(tensors, config, compile_network, settings, form=way, budget_mb=1e6)
         for lam in config.lambdas:
             for factor in config.widths:
                 store.make(OperatingPoint(lam, factor))
-        kept = [store, tensors]
+        held = [store, tensors]
     gc.collect()
     after = resident_mb()
-    assert kept
+    assert held
     return None if before is None or after is None else after - before

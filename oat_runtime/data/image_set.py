@@ -99,7 +99,7 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
     rng = np.random.default_rng(seed)
     if data.groups_N is None:
         order = rng.permutation(len(data))
-        held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
+        held_out, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
         groups, firsts, sizes = np.unique(data.groups_N, return_index=True, return_counts=True)
         order = rng.permutation(len(groups))
@@ -111,10 +111,10 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
         order = order[np.argsort(place, kind="stable")]
         taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
         is_held_out_N = np.isin(data.groups_N, groups[order[taken]])
-        held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
-        if not len(kept):
+        held_out, training = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
+        if not len(training):
             raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
-    return data.subset(kept, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
+    return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 
 def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

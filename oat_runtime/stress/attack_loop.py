@@ -206,16 +206,16 @@ def ascend(objective: Objective, ball: Ball, start: Tensor, stepper: Stepper, *,
 
     for _ in range(num_steps):
         images = current.detach().requires_grad_(True)
-        loss_N, right_N = objective(images, alive)
+        loss_N, correct_N = objective(images, alive)
         if keep == "best":
             remember(loss_N)
-        if keep == "broken" and not right_N.any():
+        if keep == "broken" and not correct_N.any():
             break
         (gradient,) = torch.autograd.grad(loss_N.sum(), images)
         current = stepper.step(images.detach(), gradient, loss_N.detach(), ball)
         if keep == "broken":
-            alive, current, ball = alive[right_N], current[right_N], ball.select(right_N)
-            stepper.select(right_N)
+            alive, current, ball = alive[correct_N], current[correct_N], ball.select(correct_N)
+            stepper.select(correct_N)
         if keep != "best":
             result[alive] = current
     if keep == "best":

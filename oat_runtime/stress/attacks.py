@@ -191,12 +191,12 @@ def cross_entropy(
             order = torch.randperm(len(functions), generator=generator, device=device)
             chosen = [functions[index] for index in order[:draws].tolist()]
         loss_n = torch.zeros(len(rows), device=images.device)
-        right_n = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        correct_n = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         for function in chosen:
             logits = function(images).float()
             loss_n = loss_n + F.cross_entropy(logits, labels, reduction="none") / len(chosen)
-            right_n |= logits.argmax(dim=1) == labels
-        return loss_n, right_n
+            correct_n |= logits.argmax(dim=1) == labels
+        return loss_n, correct_n
 
     return objective
 
@@ -209,9 +209,9 @@ def targeted_dlr(function: LogitsFn, y_N: Tensor, target_N: Tensor) -> Objective
         labels, targets = y_N[rows], target_N[rows]
         top = logits.sort(dim=1, descending=True).values
         spread_n = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
-        right_z = logits.gather(1, labels[:, None])[:, 0]
+        correct_z = logits.gather(1, labels[:, None])[:, 0]
         target_z = logits.gather(1, targets[:, None])[:, 0]
-        return (target_z - right_z) / spread_n.clamp_min(1e-12), logits.argmax(dim=1) == labels
+        return (target_z - correct_z) / spread_n.clamp_min(1e-12), logits.argmax(dim=1) == labels
 
     return objective
 
@@ -225,11 +225,11 @@ def _apgd_targeted(
     num_classes = logits.shape[1]
     if num_classes < 4:
         raise ConfigError(f"apgd-t needs 4 classes or more, got {num_classes}: use apgd-ce")
-    right_N = logits.argmax(dim=1) == y_N
+    correct_N = logits.argmax(dim=1) == y_N
     others = logits.scatter(1, y_N[:, None], -torch.inf)
     ranking_NK = others.argsort(dim=1, descending=True)
     result = ball.x_NCHW.clone()
-    alive = right_N.nonzero()[:, 0]
+    alive = correct_N.nonzero()[:, 0]
     for rank in range(min(NUM_TARGETS, num_classes - 1)):
         if not len(alive):
             break

@@ -128,17 +128,17 @@ def _signals(stream: Stream, t: int, image: ImageStatistics, last: NetworkSignal
 def correct_tp(network: RecordedNetwork, stream: Stream) -> NDArray[np.bool_]:
     """Return whether each fixed point is correct on each frame (T, P); under attack, False off the reference width."""
     condition_T = np.array(stream.condition_T)
-    right_TP = np.zeros((len(stream), len(network.points)), bool)
+    correct_TP = np.zeros((len(stream), len(network.points)), bool)
     for condition in set(stream.condition_T):
         frames = np.flatnonzero(condition_T == condition)
         attacked = condition.startswith(ATTACK_PREFIX)
         for p in network.reference.tolist() if attacked else range(len(network.points)):
-            right_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
-    return right_TP
+            correct_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
+    return correct_TP
 
 
 def oracle_correct(
-    network: RecordedNetwork, stream: Stream, right_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
+    network: RecordedNetwork, stream: Stream, correct_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return whether the oracle is correct on each frame (T,). It takes the best allowed point for each condition.
 
@@ -150,8 +150,8 @@ def oracle_correct(
         correct_NP = network.correct_np(condition)[:, allowed]
         best[condition] = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
     point_T = [best[c][int(i) % 2] for c, i in zip(stream.condition_T, stream.image_T, strict=True)]
-    right_T: NDArray[np.bool_] = right_TP[np.arange(len(stream)), point_T]
-    return right_T
+    correct_T: NDArray[np.bool_] = correct_TP[np.arange(len(stream)), point_T]
+    return correct_T
 
 
 def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArray[np.bool_]:

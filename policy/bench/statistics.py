@@ -25,7 +25,7 @@ class Estimate:
 
 def accuracy(streams: Sequence[Stream], correct: Sequence[Bools], where: Sequence[Bools] | None = None) -> Estimate:
     """Return the share of frames that were classified correctly; with `where`, of those frames."""
-    return _clustered(streams, [right_T.astype(np.float64) for right_T in correct], where)
+    return _clustered(streams, [correct_T.astype(np.float64) for correct_T in correct], where)
 
 
 def difference(
@@ -55,9 +55,9 @@ def _clustered(
 def worst_segment(streams: Sequence[Stream], correct: Sequence[Bools], *, least: int = 100) -> float:
     """Return the lowest accuracy of any segment of at least `least` frames."""
     worst = 1.0
-    for stream, right_T in zip(streams, correct, strict=True):
+    for stream, correct_T in zip(streams, correct, strict=True):
         counts = np.bincount(stream.segment_T)
-        shares = np.bincount(stream.segment_T, right_T) / counts
+        shares = np.bincount(stream.segment_T, correct_T) / counts
         worst = min([worst, *shares[counts >= least].tolist()])
     return worst
 

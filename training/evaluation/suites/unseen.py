@@ -24,7 +24,7 @@ def run(job: Job) -> Result:
     knots = job.judged.model.config.lambdas
     usable = [lam for lam in UNSEEN if knots[0] <= lam <= knots[-1] and lam not in knots]
     rows: list[Row] = []
-    outside, differences = [0.0], []
+    excess, differences = [0.0], []
     for width in progress(sorted(job.widths, reverse=True), "unseen λ"):
         found: dict[float, tuple[Bools, ...]] = {}
         logits: dict[float, Tensor] = {}
@@ -45,10 +45,10 @@ def run(job: Job) -> Result:
             for index in range(2):
                 ends = sorted(float(found[knot][index].mean()) for knot in (below, above))
                 rate = float(found[lam][index].mean())
-                outside.append(max(ends[0] - rate, rate - ends[1]))
+                excess.append(max(ends[0] - rate, rate - ends[1]))
             differences.append(min(float((logits[lam] - logits[knot]).abs().max()) for knot in (below, above)))
     checks = [
-        Check.at_most("outside its neighbours' range", outside, MARGIN, "share of images"),
+        Check.at_most("outside its neighbours' range", excess, MARGIN, "share of images"),
         Check.at_least("logits differ from both neighbours'", differences, 1e-3, "largest difference", strict=True),
     ]
     return Result(rows, checks, attacks=[job.attack])

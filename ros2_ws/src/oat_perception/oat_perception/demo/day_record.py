@@ -150,8 +150,8 @@ def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
         title=title,
         num_published=len(frames),
         num_answered=len(answered),
-        adaptive=_right(answered, [result["label"] for result in results]),
-        fixed={lam: _right(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
+        adaptive=_correct(answered, [result["label"] for result in results]),
+        fixed={lam: _correct(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
         latency_ms=mean_p50_p99,
         lambdas=_shares(result["lambda"] for result in results),
         widths=_shares(result["width"] for result in results),
@@ -163,7 +163,7 @@ def _share_as_json(share: Proportion) -> Record:
     return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
 
 
-def _right(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
+def _correct(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
     pairs = zip(frames, labels, strict=True)
     return Proportion(sum(label == frame.truth["label"] for frame, label in pairs), len(frames))
 

@@ -79,11 +79,11 @@ class Commands:
         """On deactivation, end overrides with an expiry for good. Return what to announce, or an empty text."""
         held = self.overrides.held
         self.overrides.end_timed()
-        kept = [knob for knob in held if knob in self.overrides.held]
+        lasting = [knob for knob in held if knob in self.overrides.held]
         if not held:
             return ""
         reason = f"deactivated: the override of {' and '.join(held)} ended"
-        return f"{reason}; parameter {' and '.join(kept)} asks for it again on activation" if kept else reason
+        return f"{reason}; parameter {' and '.join(lasting)} asks for it again on activation" if lasting else reason
 
     def set_operating_point(self, request: SetOperatingPoint.Request, *, active: OperatingPoint) -> str:
         """Set or release λ and width together.
