@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import Progress
 
-from oat_perception.demo.checks import Check, check_day
+from oat_perception.demo.checks import DayCheck, check_day
 from oat_perception.demo.client import CAMERA, PERCEPTION, DemoClient
 from oat_perception.demo.day_record import (
     DECISIONS,
@@ -65,7 +65,7 @@ class Options:
     arguments: tuple[str, ...]
 
 
-def run(options: Options, console: Console) -> tuple[Check, ...]:
+def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
     """Play the day, compare, write everything to the output folder, and check it.
 
     Raises:
@@ -245,7 +245,7 @@ def _origin(images: ImageSet, data_root: Path | None) -> str:
     return found.location.form if found else images.name
 
 
-def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[Check]) -> None:
+def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[DayCheck]) -> None:
     """Write the numbers of the run as one JSON object."""
     from oat_perception.replay.attacker import PGD10
     from oat_runtime.bundle import Bundle
