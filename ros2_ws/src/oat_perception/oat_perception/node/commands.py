@@ -60,7 +60,7 @@ class Commands:
         return {spec.name: self._node.get_parameter(spec.name).value for spec in SPECS}
 
     def bind(self, runtime: OATRuntime, config: PolicyConfig) -> None:
-        """Check overrides against a bundle and the hard limits from now on; the other parameters are then fixed.
+        """Check overrides against a bundle and the hard limits from now on; what it was loaded with is then fixed.
 
         Raises:
             OperatingPointError: the override in force is not offered.
