@@ -122,7 +122,7 @@ class Budget:
         return None
 
     def max_rate_hz(self, point: OperatingPoint, allowance: Allowance) -> float | None:
-        """Return the highest rate that all budgets allow at this point, at least `min_rate_hz`; None if unlimited."""
+        """Return the highest rate that all budgets allow; None: no limit. Power never limits it below `min_rate_hz`."""
         config, row = self._config, self._rows.get(point)
         limits = [config.max_rate_hz, allowance.step.max_rate_hz if allowance.step else None]
         energy_j = row.energy_j if row is not None else self._worst_energy_j(point.width)

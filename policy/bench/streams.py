@@ -85,7 +85,7 @@ def mixed(
     conditions: Sequence[str], *, num_segments: int, num_images: int, seed: int, attack: str = "",
     attack_share: float = 0.25,
 ) -> Stream:  # fmt: skip
-    """Return segments of 300 frames on average, drawn evenly over the conditions. Attacks, if any, get one or more."""
+    """Return segments of 300 frames on average, drawn evenly over the conditions; with `attack`, some are attacks."""
     rng = np.random.default_rng(seed)
     segments = []
     for _ in range(num_segments):

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from oat_perception.replay.sources import Bytes
 from oat_runtime.architecture import InputSpec
 from oat_runtime.image import fit_frame
 from oat_runtime.stress.corruptions import corrupt
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What happens to one image besides an attack; the fields are keys of its line in the truth file.
+
+    Attributes:
+        phase: name of the scenario's phase; empty without a scenario.
+        corruption: a key of `CORRUPTIONS`, or `none`.
+        severity: 1 to 5; 0 without a corruption.
+    """
+
+    phase: str
+    corruption: str
+    severity: int
 
 
 def disturb(image_HWC: Bytes, corruption: str, severity: int, *, seed: int, sequence: int) -> Bytes:
