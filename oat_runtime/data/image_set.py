@@ -1,4 +1,4 @@
-"""Labelled images as uint8 arrays: the validation split, statistics, a fixed order, a fingerprint."""
+"""Hold labelled images as uint8 arrays, with the validation split, statistics, a fixed order, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ImageSet:
         )
 
     def statistics(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
+        """Return mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
         for channel in range(3):
             count_C[channel] = np.bincount(self.images_NHWC[..., channel].ravel(), minlength=256)
@@ -73,9 +73,9 @@ class ImageSet:
 
 
 def mixed(data: ImageSet) -> ImageSet:
-    """The images in a fixed random order where they came class by class, else as they are.
+    """Return the images in a fixed random order if they came class by class; otherwise return them unchanged.
 
-    Counting takes the first images of a set; of one in the order of its folders it would judge a few classes only.
+    Counts take the first images of a set. In the order of its folders, these would be of a few classes only.
     """
     if not is_by_class(data.labels_N):
         return data
@@ -83,7 +83,7 @@ def mixed(data: ImageSet) -> ImageSet:
 
 
 def is_by_class(labels_N: npt.NDArray[np.int64]) -> bool:
-    """Whether images with these labels lie class by class."""
+    """Return whether images with these labels are stored class by class."""
     return not np.any(np.diff(labels_N) < 0)
 
 
@@ -95,9 +95,9 @@ def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
 def split_validation(
     data: ImageSet, num_validation: int, *, seed: int, stratified: bool = False
 ) -> tuple[ImageSet, ImageSet]:
-    """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
+    """Return (training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
-    Where images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
+    If images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
     class in turn, then in proportion. With `stratified`, single images are chosen in the same way; without it, images
     that come in no groups are drawn from the whole set.
 
@@ -110,7 +110,7 @@ def split_validation(
     groups_N = np.arange(len(data)) if stratified and data.groups_N is None else data.groups_N
     if groups_N is None:
         order = rng.permutation(len(data))
-        held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
+        held_out, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
         groups, firsts, sizes = np.unique(groups_N, return_index=True, return_counts=True)
         order = rng.permutation(len(groups))
@@ -122,19 +122,19 @@ def split_validation(
         order = order[np.argsort(place, kind="stable")]
         taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
         is_held_out_N = np.isin(groups_N, groups[order[taken]])
-        held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
-        if not len(kept):
+        held_out, training = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
+        if not len(training):
             raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
-    return data.subset(kept, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
+    return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 
 def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
+    """Return an image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
     return fit_frame(image_HWC, InputSpec(height=side, width=side))
 
 
 def fingerprint(data: ImageSet) -> str:
-    """SHA-256 over pixels and labels, to name the exact images a figure was counted on."""
+    """Return the SHA-256 of pixels and labels, which names the exact images that a figure was counted on."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images_NHWC).tobytes())
     digest.update(data.labels_N.astype("<i8").tobytes())
     return digest.hexdigest()

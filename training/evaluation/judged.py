@@ -19,15 +19,15 @@ JudgedSplit = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class Judged:
-    """A network to evaluate and where it comes from.
+    """A network to evaluate, and its origin.
 
     Attributes:
         name: of the bundle or the run.
         model: in evaluation mode, taking no gradients.
         dataset: name of the data set it was trained on.
-        recipe: its training configuration, as far as it is known.
-        bundle: the bundle, where it is one.
-        run: the run's folder, where it is a checkpoint.
+        recipe: its training configuration, as far as known.
+        bundle: the bundle; None for a checkpoint.
+        run: the run's folder; None for a bundle.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Judged:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of a bundle's weights, which what else is put into it leaves as it is; empty for a checkpoint."""
+        """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
         return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
 
     def images(self, split: JudgedSplit, *, download: bool = False) -> ImageSet:
         """Return the images to judge it on.
 
         Raises:
-            ConfigError: test images for a checkpoint: those are for what is finished.
+            ConfigError: test images for a checkpoint, which is not finished.
             DataError: the data set is not at hand, or is not the one that the network was trained on.
         """
         if split == "test":
