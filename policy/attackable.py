@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.torch_net import TorchNet
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.plain_net import Tensors, fold
 from oat_runtime.stress.attacks import pgd_linf
@@ -40,7 +41,7 @@ class AttackableNetwork:
 
     def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         """Return calibrated class probabilities (N, K) at one λ."""
-        x_NCHW = planes(images_NHWC)
+        x_NCHW = torch.from_numpy(unit_planes(images_NHWC))
         with torch.no_grad():
             logits_NK = torch.cat([self._nets[lam](x_NCHW[part]) for part in _parts(len(x_NCHW))])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
@@ -49,7 +50,7 @@ class AttackableNetwork:
     def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
         """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
         generator = torch.Generator().manual_seed(self._seed)
-        x_NCHW, y_N = planes(images_NHWC), torch.from_numpy(labels_N)
+        x_NCHW, y_N = torch.from_numpy(unit_planes(images_NHWC)), torch.from_numpy(labels_N)
         adversarial_NCHW = torch.cat(
             [
                 pgd_linf(
@@ -65,12 +66,6 @@ class AttackableNetwork:
             ]
         )
         return as_bytes(adversarial_NCHW)
-
-
-def planes(images_NHWC: Images) -> Tensor:
-    """What the network sees of these images: float32 NCHW in [0, 1]."""
-    planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
-    return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
 
 
 def as_bytes(x_NCHW: Tensor) -> Images:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.architecture import ADVERSARIAL, CLEAN, Encoding, knot_weights, scaled
+from oat_runtime.architecture import Encoding, knot_weights, scaled
 from oat_runtime.errors import OperatingPointError
 
 
@@ -52,11 +52,6 @@ class LambdaBatch:
         """The same λ for `num` samples."""
         weights_K = torch.tensor(knot_weights(lam, knots), device=device)
         return cls(weights_K.expand(num, -1), num if lam == 0.0 else 0)
-
-    def parts(self) -> list[tuple[int, slice]]:
-        """The non-empty parts of the batch: (batch-norm branch, slice of the batch)."""
-        parts = [(CLEAN, slice(0, self.num_clean)), (ADVERSARIAL, slice(self.num_clean, len(self.weights_NK)))]
-        return [(branch, part) for branch, part in parts if part.stop > part.start]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,9 @@ def test_a_site_is_batch_norm_of_each_part_then_film_per_sample(
     at, x_NCHW = route(width_index, lam_N), images(site, len(lam_N), width_index)
     gamma_KC, beta_KC = site.film(at.code_KD)
     channels, pair = x_NCHW.shape[1], site.norms[width_index]
-    parts = at.lam.parts() if len(pair) == 2 else [(CLEAN, slice(None))]
+    num_clean = at.lam.num_clean
+    both = [(CLEAN, slice(0, num_clean)), (ADVERSARIAL, slice(num_clean, None))]
+    parts = [(branch, part) for branch, part in both if lam_N[part]] if len(pair) == 2 else [(CLEAN, slice(None))]
     plain, statistics = [], []
     for branch, part in parts:
         norm = pair[branch]

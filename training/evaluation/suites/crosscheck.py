@@ -9,6 +9,7 @@ from torch import nn
 
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import BackendError
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check
 from training.evaluation.counting import Bools, progress
@@ -47,7 +48,7 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
         from art.estimators.classification import PyTorchClassifier
     except ImportError as error:
         raise BackendError("the cross-check needs pip install 'oat-robot[crosscheck]'") from error
-    x_NCHW = data.images_NHWC.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    x_NCHW = unit_planes(data.images_NHWC)
     classifier = PyTorchClassifier(
         model=net,
         loss=nn.CrossEntropyLoss(),
