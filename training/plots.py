@@ -82,8 +82,7 @@ def surface_figure(table: OperatingTable) -> Figure:
             statement, figures = _trend(what, panel[0])
             title(axes, statement, below=figures)
         one_scale(*panels)
-        for axes, panel in zip(panels, (clean, attacked), strict=True):
-            _label_ends(axes, panel)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(clean))
         panels[0].set_ylabel("Clean accuracy, %")
         panels[1].set_ylabel(f"{_attacked(table)}, %")
         caption(figure, _caption(table, clean, attacked) + " Both vertical axes have one scale.")
@@ -138,24 +137,6 @@ def _draw_over_lambda(axes: Axes, panel: list[Curve]) -> None:
             axes.vlines(0.0, curve.low[0], curve.high[0], color=look["color"], alpha=0.35, linewidth=4)
     lambda_axis(axes, note="0: most accurate, 1: most robust")
     whole_ticks(axes.yaxis)
-
-
-def _label_ends(axes: Axes, panel: list[Curve]) -> None:
-    """Name each curve at its right end; labels that would touch are moved apart."""
-    looks = width_looks([curve.width for curve in panel])
-    low, high = axes.get_ylim()
-    gap = 0.062 * (high - low)
-    order = sorted(range(len(panel)), key=lambda index: panel[index].accuracy[-1])
-    heights: list[float] = []
-    for index in order:
-        heights.append(max(panel[index].accuracy[-1], heights[-1] + gap if heights else low))
-    shift = (heights[-1] - panel[order[-1]].accuracy[-1]) / 2.0
-    for index, height in zip(order, heights, strict=True):
-        axes.annotate(
-            f"width {panel[index].width:g}", (1.0, panel[index].accuracy[-1]), (1.065, height - shift),
-            textcoords="data", color=looks[panel[index].width]["color"], fontweight="bold", va="center",
-            annotation_clip=False,
-        )  # fmt: skip
 
 
 def _bars(curve: Curve) -> list[list[float]]:

@@ -13,7 +13,7 @@ from training.evaluation.documents import Document, check_text, heading, read_do
 from training.evaluation.judged import Judged
 
 _STYLE = """
-td, th { text-align: right; padding: 2px 14px 2px 0; } details { margin: 12px 0; }
+td, th { text-align: right; padding: 2px 14px 2px 0; white-space: nowrap; } details { margin: 12px 0; }
 """
 _COLUMNS = (
     "lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95",
@@ -69,7 +69,7 @@ def _rows(rows: list[Row]) -> str:
         for row in shown
     )
     table = f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
-    return f"<details><summary>{len(shown)} figures</summary>{table}</details>"
+    return f"<details><summary>Table of {len(shown)} rows</summary>{table}</details>"
 
 
 def _text(value: object) -> str:
