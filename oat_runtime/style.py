@@ -1,4 +1,4 @@
-"""How every figure and every HTML page looks, and how they write λ, ε and widths. Loads matplotlib only to draw."""
+"""Give every figure and every HTML page one look, and one way to write λ and ε. Loads matplotlib only to draw."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def of_255(value: float) -> str:
 
 @contextmanager
 def new_figure(width_in: float, height_in: float, *, dpi: int = 120) -> Iterator[Figure]:
-    """Yield a white figure in this style, laid out by itself; saved with `figure.savefig`.
+    """Yield a white figure in this style with automatic layout; save it with `figure.savefig`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -97,7 +97,7 @@ def width_looks(widths: Sequence[float]) -> dict[float, dict[str, Any]]:
 
 
 def lambda_colours(lambdas: Sequence[float]) -> dict[float, Any]:
-    """One colour a λ along a scale that runs from dark to light, for bars and lines of many λ."""
+    """Return one colour for each λ, from dark to light, for bars and lines of many λ."""
     import matplotlib
 
     scale = matplotlib.colormaps["viridis"]

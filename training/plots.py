@@ -1,4 +1,4 @@
-"""`python -m training.plots BUNDLE OUTPUT_DIR`: a bundle's λ–width surface and accuracy–robustness frontier."""
+"""Draw a bundle's λ–width surface and accuracy–robustness frontier: `python -m training.plots BUNDLE OUTPUT_DIR`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Curve:
 
 
 def curves(table: OperatingTable, condition: str) -> list[Curve]:
-    """The curves that are drawn, the widest first.
+    """Return the curves to draw, the widest first.
 
     Args:
         table: a bundle's `report` (or `select`) table.
@@ -73,7 +73,7 @@ def curves(table: OperatingTable, condition: str) -> list[Curve]:
 
 
 def surface_figure(table: OperatingTable) -> Figure:
-    """Clean and attacked accuracy over λ side by side, a line a width; a point is as high in both."""
+    """Draw clean and attacked accuracy over λ side by side, on one scale, with a line for each width."""
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
     with new_figure(10.0, 5.6, dpi=180) as figure:
         panels = figure.subplots(1, 2)
@@ -90,7 +90,7 @@ def surface_figure(table: OperatingTable) -> Figure:
 
 
 def frontier_figure(table: OperatingTable) -> Figure:
-    """Attacked against clean accuracy, a line a width: what λ buys and what width costs, in one picture."""
+    """Draw attacked against clean accuracy, with a line for each width."""
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
     looks = width_looks(table.widths)
     with new_figure(7.5, 5.6, dpi=180) as figure:
@@ -119,7 +119,7 @@ def frontier_figure(table: OperatingTable) -> Figure:
 
 
 def draw(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write both figures of a bundle's `report` table into `folder`; returns their paths."""
+    """Write both figures of a bundle's `report` table into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"surface.png": surface_figure, "frontier.png": frontier_figure}
     for name, figure in figures.items():

@@ -1,4 +1,4 @@
-"""The image that people look at: what was seen, how sure, and the operating point, drawn onto the camera's image."""
+"""Draw the result for people onto the camera's image: class, confidence and operating point."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def annotate(
     source: str,
     regions: Sequence[tuple[BoxXYXY, Prediction]] = (),
 ) -> npt.NDArray[np.uint8]:
-    """A copy with label, confidence, operating point and regions.
+    """Return a copy of the image with label, confidence, operating point and regions drawn on it.
 
     Args:
         image_HWC: uint8 RGB; not changed. A small one is enlarged, so that the text can be read.
@@ -50,7 +50,7 @@ def annotate(
 
 
 def _write(canvas_HWC: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
-    """Write in white on a black edge, legible on any image; to the left of `x`, and smaller, where there is no room."""
+    """Write white text with a black edge; further left than `x`, and smaller, where there is no room for it."""
     (length_px, _), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE, _EDGE_PX)
     room_px = canvas_HWC.shape[1] - 2 * _EDGE_PX
     scale = _TEXT_SCALE * min(1.0, room_px / length_px)
