@@ -24,8 +24,13 @@ def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDAr
     Raises:
         InputError: the frame is not a non-empty uint8 array of shape H×W×3.
     """
-    x_CHW = np.empty((3, spec.height, spec.width), np.float32)
-    return np.divide(fit_frame(frame_HWC, spec).transpose(2, 0, 1), np.float32(255), out=x_CHW)
+    return unit_planes(fit_frame(frame_HWC, spec))
+
+
+def unit_planes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Scale uint8 images (..., H, W, C) to float32 (..., C, H, W) in [0, 1], C-contiguous and freshly allocated."""
+    planes = np.moveaxis(images, -1, -3)
+    return np.divide(planes, np.float32(255), out=np.empty(planes.shape, np.float32))
 
 
 def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:

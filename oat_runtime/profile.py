@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from oat_runtime import style
 from oat_runtime.backends import BackendName, Device, Precision
 from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import (
@@ -124,22 +125,24 @@ def plot(profile: DeviceProfile, path: Path) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'oat-robot[plots]'") from error
     batches = sorted({row.batch for row in profile.rows})
-    figure = Figure(figsize=(4.5 * len(batches), 3.5), layout="constrained")
-    for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False)[0], batches, strict=True):
-        for width in sorted({row.width for row in profile.rows}):
-            rows = sorted((r for r in profile.rows if (r.batch, r.width) == (batch, width)), key=lambda row: row.lam)
-            lams = [row.lam for row in rows]
-            (line,) = axes.plot(lams, [row.latency_ms_p50 for row in rows], marker="o", label=f"width {width:g}")
-            axes.plot(lams, [row.latency_ms_p99 for row in rows], linestyle=":", color=line.get_color())
-        axes.set(xlabel="λ", ylabel="ms (dotted: p99)", title=f"batch {batch}", ylim=(0, None))
-        axes.legend()
-    figure.suptitle(profile.label, fontsize=8)
-    figure.savefig(path)
+    looks = style.width_looks([row.width for row in profile.rows])
+    with style.new_figure(4.8 * len(batches), 4.2) as figure:
+        panels = figure.subplots(1, len(batches), squeeze=False)[0]
+        for axes, batch in zip(panels, batches, strict=True):
+            for width, look in looks.items():
+                rows = [row for row in profile.rows if (row.batch, row.width) == (batch, width)]
+                rows.sort(key=lambda row: row.lam)
+                lambdas = [row.lam for row in rows]
+                axes.plot(lambdas, [row.latency_ms_p50 for row in rows], **look, ms=5.5, label=f"width {width:g}")
+                axes.plot(lambdas, [row.latency_ms_p99 for row in rows], "--", color=look["color"])
+            axes.set_ylim(bottom=0.0)
+            style.lambda_axis(axes)
+            style.title(axes, f"{batch} image{'s' if batch > 1 else ''} a call")
+        panels[0].set_ylabel("time of a call, ms")
+        style.caption(figure, f"{profile.label}. Solid: median, dashed: 99th percentile. Each panel has its own scale.")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
+        figure.savefig(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.torch_net import TorchNet
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.plain_net import Tensors, fold
 from oat_runtime.stress.attacks import pgd_linf
@@ -40,8 +41,9 @@ class AttackableNetwork:
 
     def probabilities(self, lam: float, images_NHWC: Images) -> NDArray[np.float32]:
         """Return calibrated class probabilities (N, K) at one λ."""
+        x_NCHW = torch.from_numpy(unit_planes(images_NHWC))
         with torch.no_grad():
-            logits_NK = torch.cat([self._nets[lam](part) for part in torch.split(planes(images_NHWC), _ATTACK_BATCH)])
+            logits_NK = torch.cat([self._nets[lam](part) for part in torch.split(x_NCHW, _ATTACK_BATCH)])
         probabilities_NK: NDArray[np.float32] = (logits_NK / self._temperature(lam)).softmax(dim=1).numpy()
         return probabilities_NK
 
@@ -49,16 +51,10 @@ class AttackableNetwork:
         """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
         generator = torch.Generator().manual_seed(self._seed)
         strength = self._attack.model_dump(include={"epsilon", "step_size", "num_steps"})
-        whole = planes(images_NHWC), torch.from_numpy(labels_N)
+        whole = torch.from_numpy(unit_planes(images_NHWC)), torch.from_numpy(labels_N)
         parts = zip(*(torch.split(tensor, _ATTACK_BATCH) for tensor in whole), strict=True)
         adversarial = [pgd_linf(self._nets[lam], x, y, **strength, generator=generator) for x, y in parts]
         return as_bytes(torch.cat(adversarial))
-
-
-def planes(images_NHWC: Images) -> Tensor:
-    """Return the network input of these images: float32 NCHW in [0, 1]."""
-    planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
-    return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
 
 
 def as_bytes(x_NCHW: Tensor) -> Images:

@@ -37,7 +37,7 @@ class BatteryStep(StrictModel):
     # fmt: off
     min_charge: float = Field(ge=0, le=1, description=
         "Least state of charge of each step of the battery ladder; the steps descend, and the last one is at 0.")
-    max_width: Annotated[float, Quantity(least=0.0)] = Field(gt=0, le=1, description=
+    max_width: float = Field(gt=0, le=1, description=
         "Greatest width that each step of the battery ladder allows; it does not grow as the charge falls.")
     max_rate_hz: Annotated[float | None, _Hertz] = Field(default=None, gt=0, description=
         "Highest rate of images that each step of the battery ladder allows. None: no limit.")

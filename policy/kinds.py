@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.errors import InputError
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import Regime
 from policy.config import PolicyConfig
 from policy.estimator import (
@@ -118,7 +119,7 @@ def fit_estimator(
 
 def statistics_of(images_NHWC: Images) -> Statistics:
     """Return the image statistics (N, S) of uint8 RGB network inputs."""
-    return np.array([image_statistics(_planes(image)) for image in images_NHWC])
+    return np.array([image_statistics(unit_planes(image)) for image in images_NHWC])
 
 
 def _is_medium_haze(kind: ImageKind) -> bool:
@@ -163,11 +164,6 @@ def independence(stats_NS: Statistics) -> float:
     rho = float(np.mean(centred_NS[1:] * centred_NS[:-1]))
     rho = min(max(rho, 0.0), 0.99)
     return (1 - rho) / (1 + rho)
-
-
-def _planes(image_HWC: Images) -> NDArray[np.float32]:
-    """Return an image as the network gets it: float32 CHW in [0, 1]."""
-    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
 
 
 def _rounded(values: Statistics) -> tuple[float, ...]:

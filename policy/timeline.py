@@ -1,4 +1,4 @@
-"""Show what a policy decided: as a table, beside other policies, and as a figure (matplotlib, extra `plots`)."""
+"""Show what a policy decided: as a table, beside other policies, and as a figure (extra `plots`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from oat_runtime import style
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table
@@ -17,13 +17,6 @@ from policy.decision import Decision
 from policy.signals import Signals
 
 Steps = Sequence[tuple[Signals, Decision]]
-_COLOURS = {
-    Regime.CLEAN: "#d7dde4",
-    Regime.HIGH_FREQUENCY: "#3b82c4",
-    Regime.LOW_FREQUENCY: "#8fbf8f",
-    Regime.ADVERSARIAL: "#c2410c",
-    Regime.UNKNOWN: "#6e7781",
-}
 
 
 def timeline_table(steps: Steps, *, equal: Sequence[bool], every_step: bool) -> Table:
@@ -56,23 +49,22 @@ def comparison_table(played: Mapping[str, Steps]) -> Table:
 
 
 def save_figure(played: Mapping[str, Steps], path: Path) -> None:
-    """Draw λ and width over time, above the belief over regimes; a column for each policy.
+    """Draw λ, width and the belief over regimes over time; a column for each policy.
 
     Raises:
-        DataError: matplotlib is not installed, or the file cannot be written.
+        ConfigError: matplotlib is not installed.
+        DataError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DataError("a figure needs matplotlib: pip install 'oat-robot[plots]'") from error
-    figure = Figure(figsize=(max(7.0, 5.0 * len(played)), 5.0), dpi=150, layout="constrained")
-    axes = figure.subplots(2, len(played), sharex=True, sharey="row", squeeze=False)
-    for column, (name, steps) in enumerate(played.items()):
-        _draw(axes[0][column], axes[1][column], name, steps)
-    axes[0][0].set_ylabel("λ, width")
-    axes[1][0].set_ylabel("belief")
-    axes[0][0].legend(loc="best", frameon=False)
-    axes[1][-1].legend(loc="upper right", frameon=False, fontsize="small")
+    with style.new_figure(max(8.0, 5.0 * len(played) + 1.6), 5.6, dpi=150) as figure:
+        axes = figure.subplots(
+            3, len(played), sharex=True, sharey="row", squeeze=False, height_ratios=(1.0, 1.0, 1.4)
+        )  # fmt: skip
+        for column, (name, steps) in enumerate(played.items()):
+            _draw([row[column] for row in axes], name, steps)
+        for row, label in zip(axes, ("λ", "width", "belief in\neach regime"), strict=True):
+            row[0].set_ylabel(label)
+        figure.align_ylabels()
+        axes[2][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), reverse=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -80,21 +72,15 @@ def save_figure(played: Mapping[str, Steps], path: Path) -> None:
         raise DataError(f"the figure cannot be written to {path}: {error}") from error
 
 
-def _draw(upper: Any, lower: Any, name: str, steps: Steps) -> None:
-    seconds = _seconds(steps)
-    decisions = [decision for _, decision in steps]
-    upper.set_title(f"{name}: {sum(decision.changed for decision in decisions)} switches", loc="left")
-    upper.step(seconds, [decision.point.lam for decision in decisions], where="post", label="λ", color="#c2410c")
-    upper.step(
-        seconds, [decision.point.width for decision in decisions], where="post", label="width", color="#0b4f8a", ls="--"
-    )
-    upper.set_ylim(-0.05, 1.08)
+def _draw(rows: Sequence[style.Axes], name: str, steps: Steps) -> None:
+    seconds, decisions = _seconds(steps), [decision for _, decision in steps]
+    style.title(rows[0], f"{name}: {sum(decision.changed for decision in decisions)} switches")
+    for axes, knob in zip(rows, ("lam", "width"), strict=False):
+        axes.step(seconds, [getattr(decision.point, knob) for decision in decisions], where="post", color=style.INK)
+        style.share_axis(axes)
     masses = [[decision.posterior[regime] for decision in decisions] for regime in Regime]
-    lower.stackplot(
-        seconds, masses, labels=[regime.value.replace("_", " ") for regime in Regime], colors=list(_COLOURS.values())
-    )
-    lower.set_ylim(0.0, 1.0)
-    lower.set_xlabel("s")
+    style.belief(rows[2], seconds, masses)
+    rows[2].set_xlabel("time, s")
 
 
 def _seconds(steps: Steps) -> list[float]:

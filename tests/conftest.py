@@ -58,6 +58,40 @@ def engine() -> str:
 
 
 @pytest.fixture(scope="session")
+def illegible() -> Callable[[Any], list[str]]:
+    """What is written over something else in a figure, or beyond its edge."""
+    return overprinted
+
+
+def overprinted(figure: Any) -> list[str]:
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in _texts(figure)]
+    edge, found = figure.bbox, []
+    for number, (text, box) in enumerate(boxes):
+        if box.x0 < edge.x0 - 1 or box.x1 > edge.x1 + 1 or box.y0 < edge.y0 - 1 or box.y1 > edge.y1 + 1:
+            found.append(f"{text!r} leaves the figure")
+        for other, beside in boxes[number + 1 :]:
+            wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+            high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+            if wide > 1 and high > 1:
+                found.append(f"{text!r} is written over {other!r}")
+    return found
+
+
+def _texts(figure: Any) -> list[Any]:
+    """Every text that is shown; ticks beyond an axis's ends are not."""
+    texts = list(figure.texts)  # the figure's own labels and captions among them
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes.title, axes._left_title, axes._right_title]
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            texts += [axis.label, *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+@pytest.fixture(scope="session")
 def shaken_tensors() -> Callable[..., dict[str, Any]]:
     """A maker of weights in which batch norms, their statistics and FiLM are all away from their fresh values."""
     return make_shaken_tensors

@@ -13,6 +13,7 @@ from oat_runtime.backends import BackendName
 from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import BackendError, ConfigError, DataError
 from oat_runtime.extras import require
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.report import Row
@@ -65,7 +66,7 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
     from oat_runtime.stress.attacks import perturb
 
     config, tensors, attack = runtime.bundle.manifest.model, runtime.bundle.tensors(), runtime.bundle.report.attack
-    x_NCHW = np.ascontiguousarray(data.images_NHWC.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    x_NCHW = unit_planes(data.images_NHWC)
     truth_N, rows = data.labels_N, []
     for lam in sorted({config.lambdas[0], config.lambdas[-1]}):
         width = config.widths[-1]

@@ -23,12 +23,12 @@ from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
 from oat_runtime.files import write_whole
-from oat_runtime.image import network_input
+from oat_runtime.image import network_input, unit_planes
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
-from policy.attackable import as_bytes, planes
+from policy.attackable import as_bytes
 from policy.bench.attacks import ATTACKS, Goal, attack
 from policy.image import image_statistics
 from policy.rates import opposite
@@ -181,7 +181,7 @@ class RecordedNetwork:
             tensors, config = self.bundle.tensors(), self.bundle.manifest.model
             self._nets = {each: TorchNet(fold(tensors, config, lam=each, width=self.widest)) for each in self.lambdas}
         data = self.data.first(self.num_attacked)
-        x_NCHW, y_N = planes(data.images_NHWC), torch.from_numpy(data.labels_N)
+        x_NCHW, y_N = torch.from_numpy(unit_planes(data.images_NHWC)), torch.from_numpy(data.labels_N)
         other = self._nets[opposite(lam, self.lambdas)]
         generator = torch.Generator().manual_seed(0)
         parts = zip(torch.split(x_NCHW, _ATTACK_BATCH), torch.split(y_N, _ATTACK_BATCH), strict=True)

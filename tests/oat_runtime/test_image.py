@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.image import network_input
+from oat_runtime.image import network_input, unit_planes
 
 CIFAR = InputSpec(height=32, width=32)
 MODES = ("stretch", "center_crop", "letterbox")
@@ -26,6 +26,13 @@ def test_a_frame_of_the_declared_size_passes_to_the_bit(resize: str, interpolati
     frame = _frame(24, 40)
     x = network_input(frame, spec)
     assert np.array_equal(x, (frame.astype(np.float32) / np.float32(255)).transpose(2, 0, 1))
+
+
+def test_a_batch_is_scaled_as_its_frames_are() -> None:
+    frames = np.stack([_frame(32, 32, seed=seed) for seed in range(3)])
+    x_NCHW = unit_planes(frames)
+    assert x_NCHW.flags.c_contiguous and x_NCHW.dtype == np.float32
+    assert np.array_equal(x_NCHW, np.stack([network_input(frame, CIFAR) for frame in frames]))
 
 
 @settings(max_examples=60, deadline=None)

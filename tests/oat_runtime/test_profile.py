@@ -160,6 +160,6 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_plot_without_matplotlib_says_what_to_install(
     tmp_path: Path, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match="pip install"):
         profile_module.plot(profile, tmp_path / "profile.png")

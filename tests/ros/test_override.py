@@ -48,7 +48,7 @@ def test_an_integer_is_a_number(peer) -> None:
         ("camera_timeout_s", -1.0, "camera_timeout_s must be in [0.01, 3600], got -1"),
         ("camera_timeout_s", 1e9, "camera_timeout_s must be in [0.01, 3600], got"),
         ("num_threads", -3, "num_threads must be in [0, 1024], got -3"),
-        ("battery_ladder_width", [1.0, 7.0], "battery_ladder_width must be in [0, 1], got 7"),
+        ("battery_ladder_width", [1.0, 7.0], "battery_ladder_width must be in [0.001, 1], got 7"),
         ("bundle", "elsewhere", "cannot change while the node is configured"),
         ("auto_activate", False, "read-only"),
     ],

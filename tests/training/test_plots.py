@@ -1,6 +1,8 @@
 """Laws of the figures: what is drawn is what the table counted, and it can be written anywhere."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.shipped import find_bundle
 from training.plots import curves, frontier_figure, main, surface_figure
 
 pytest.importorskip("matplotlib")
@@ -57,10 +60,9 @@ def test_no_title_claims_what_the_table_does_not_show(report: OperatingTable) ->
 
 def test_the_frontier_pairs_both_accuracies_of_a_point(report: OperatingTable) -> None:
     (axes,) = frontier_figure(report).axes
-    for container, clean, attacked in zip(
-        axes.containers, curves(report, "clean"), curves(report, "pgd-20"), strict=True
-    ):
-        points = container.lines[0].get_xydata()
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    for clean, attacked in zip(curves(report, "clean"), curves(report, "pgd-20"), strict=True):
+        points = drawn[f"width {clean.width:g}"]
         np.testing.assert_array_equal(points, np.column_stack([clean.accuracy, attacked.accuracy]))
 
 
@@ -79,6 +81,19 @@ def test_points_that_lie_on_each_other_share_one_name(report: OperatingTable) ->
     )
     apart = [f"λ={lam:g}" for lam in rest]
     assert names(report.model_copy(update={"rows": moved})) == [*apart, f"λ={before:g}–{last:g}"]
+
+
+@pytest.mark.parametrize("name", ["cifar10-wrn-16-4", "gtsrb-wrn-16-2"])
+@pytest.mark.parametrize("draw", [surface_figure, frontier_figure])
+def test_nothing_is_overprinted(
+    name: str, draw: Callable[[OperatingTable], Any], illegible: Callable[[Any], list[str]]
+) -> None:
+    assert not illegible(draw(Bundle.load(find_bundle(name)).report))
+
+
+def test_both_panels_of_the_surface_have_one_scale(report: OperatingTable) -> None:
+    heights = [high - low for low, high in (axes.get_ylim() for axes in surface_figure(report).axes)]
+    assert heights[0] == pytest.approx(heights[1])
 
 
 def test_a_condition_that_was_not_measured_is_refused(report: OperatingTable) -> None:

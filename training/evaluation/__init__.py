@@ -9,5 +9,5 @@ A layer imports only from layers below it:
     suite, table                                what a suite is and works on; the accuracy tables of a bundle
     attack_checks, cache                        warnings about a figure; outcomes stored on disk
     inspection, counting                        a network's inside; outcomes: is each image classified correctly?
-    judged, plot_style, text_table              the network; how figures and tables look
+    judged, text_table                          the network; how tables look (figures and pages: oat_runtime.style)
 """

@@ -12,6 +12,7 @@ from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.report import Check, Row
+from oat_runtime.style import of_255
 from training.evaluation.judged import Judged, JudgedSplit
 from training.evaluation.suite import Job, Suite
 from training.evaluation.suites import SUITES
@@ -114,10 +115,10 @@ def heading(place: str) -> str:
 
 def attack_text(attack: AttackSpec) -> str:
     """Return name, ε, number and size of steps and seed for people."""
-    scale, unit = (1, " (L2)") if attack.name.endswith("-l2") else (255, "/255")
-    size = f" of {scale * attack.step_size:.3g}{unit}" if attack.step_size else " it sizes itself"
+    length = "{:.3g} (L2)".format if attack.name.endswith("-l2") else of_255
+    size = f" of {length(attack.step_size)}" if attack.step_size else " it sizes itself"
     steps = f"{attack.num_steps} step{'s' if attack.num_steps > 1 else ''}{size}"
-    return f"{attack.name} (ε = {scale * attack.epsilon:.3g}{unit}, {steps}, seed {attack.seed})"
+    return f"{attack.name} (ε = {length(attack.epsilon)}, {steps}, seed {attack.seed})"
 
 
 def check_text(check: Check) -> str:

@@ -8,15 +8,12 @@ from pathlib import Path
 
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row
+from oat_runtime.style import html_page, wide
 from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
 from training.evaluation.judged import Judged
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #e4e7eb; }
-img { max-width: 100%; } p.note { color: #57606a; } .warn { background: #fff8e1; padding: .4rem .8rem; }
-table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .15rem .7rem; text-align: right; }
-th { border-bottom: 2px solid #e4e7eb; } tr:nth-child(even) { background: #f6f8fa; } details { margin: .8rem 0; }
+td, th { text-align: right; padding: 2px 14px 2px 0; white-space: nowrap; } details { margin: 12px 0; }
 """
 _COLUMNS = (
     "lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95",
@@ -35,18 +32,18 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     parts = [f"<h1>{html.escape(judged.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
         parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
-        parts.append(f"<p class='note'>{html.escape(document.setting())}</p>")
-        parts += [f"<p class='warn'>{html.escape(warning_text(warning))}</p>" for warning in document.warnings]
+        parts.append(_paragraph(document.setting(), kind="note"))
+        parts += [_paragraph(warning_text(warning), kind="warn") for warning in document.warnings]
         parts += [_paragraph(check_text(check)) for check in document.checks]
         for file_name, draw in document.suite.figures.items():
             path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
-            draw(document.rows).savefig(path)
+            figure = draw(document.rows)
+            figure.savefig(path)
             code = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")
+            parts.append(wide(figure, f"<img alt='{file_name}' src='data:image/png;base64,{code}'>"))
         parts.append(_rows(document.rows))
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(judged.name)}</title>"
     index = folder / "index.html"
-    write_whole(index, f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")
+    write_whole(index, html_page(judged.name, "\n".join(parts), more_style=_STYLE))
     return index
 
 
@@ -59,8 +56,8 @@ def _summary(documents: dict[str, Document]) -> str:
     return _paragraph(text) + _paragraph(f"Weights {first.weights_sha256[:12]}" if first.weights_sha256 else "")
 
 
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>" if text else ""
+def _paragraph(text: str, *, kind: str = "") -> str:
+    return f"<p{kind and f' class={kind}'}>{html.escape(text)}</p>" if text else ""
 
 
 def _rows(rows: list[Row]) -> str:
@@ -71,7 +68,8 @@ def _rows(rows: list[Row]) -> str:
         "<tr>" + "".join(f"<td>{html.escape(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
         for row in shown
     )
-    return f"<details><summary>{len(shown)} figures</summary><table><tr>{head}</tr>{body}</table></details>"
+    table = f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+    return f"<details><summary>Table of {len(shown)} rows</summary>{table}</details>"
 
 
 def _text(value: object) -> str:

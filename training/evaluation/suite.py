@@ -14,10 +14,10 @@ from torch import Tensor
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, Row
+from oat_runtime.style import Figure
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, proportion
 from training.evaluation.judged import Judged
-from training.evaluation.plot_style import Figure
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,17 @@ def counted(point: OperatingPoint | None, condition: str, correct_N: Bools) -> R
         "num_correct": count.num_correct, "num_total": count.num_total, "accuracy": count.rate,
         "low_95": low, "high_95": high,
     }  # fmt: skip
+
+
+def widths_of(rows: list[Row]) -> list[float]:
+    """Return the widths of counted rows, the widest first."""
+    return sorted({row["width"] for row in rows}, reverse=True)
+
+
+def over_lambda(rows: list[Row], condition: str, width: float) -> list[Row]:
+    """Return the rows of one curve, in the order of λ."""
+    chosen = [row for row in rows if row["condition"] == condition and row["width"] == width]
+    return sorted(chosen, key=lambda row: float(row["lambda"]))
 
 
 @dataclass(frozen=True)

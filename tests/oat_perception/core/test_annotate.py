@@ -1,24 +1,37 @@
-"""The image for people is drawn on a copy of the camera's."""
+"""Laws of the annotated image: every word stands within it, however long a class's name is."""
 
-from __future__ import annotations
-
+import cv2
 import numpy as np
 import pytest
+from oat_perception.core import annotate as annotate_module
 from oat_perception.core.annotate import annotate
 
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.runtime import Prediction
+from oat_runtime.prediction import Prediction
+
+NOTHING = np.zeros(1, np.float32)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (32, 32, 3), (300, 500, 3)])
-def test_annotation_draws_on_a_copy(shape) -> None:
-    image_HWC = np.full(shape, 90, np.uint8)
-    prediction = Prediction(
-        point=OperatingPoint(0.3, 0.5), label=0, class_name="cat", confidence=0.9,
-        probabilities_K=np.ones(1, np.float32), logits_K=np.ones(1, np.float32), preprocess_ms=0.0, latency_ms=0.0,
-    )  # fmt: skip
-    drawn_HWC = annotate(image_HWC, prediction, source="operator", regions=[((0, 0, 1, 1), prediction)])
-    assert (image_HWC == 90).all()
-    assert min(drawn_HWC.shape[:2]) >= 240
-    assert drawn_HWC.flags.c_contiguous
-    assert 0 < (drawn_HWC != 90).any(-1).mean() < 1
+def prediction(name: str) -> Prediction:
+    return Prediction(OperatingPoint(0.4, 0.75), 0, name, 1.0, NOTHING, NOTHING, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (480, 640)], ids=str)
+@pytest.mark.parametrize("name", ["cat", "right of way at the next crossing", "x" * 200])
+def test_no_word_is_cut_off(size: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 32x32 `lambda 0.4, width 0.75 (safety_lock)` ended in the middle, and so did a long name."""
+    written, put = [], cv2.putText
+
+    def note(canvas_HWC, text, place, font, scale, colour, thickness, line):
+        (length, height), _ = cv2.getTextSize(text, font, scale, thickness)
+        written.append((text, place[0], place[0] + length, place[1] - height, canvas_HWC.shape[1]))
+        return put(canvas_HWC, text, place, font, scale, colour, thickness, line)
+
+    monkeypatch.setattr(annotate_module.cv2, "putText", note)
+    image, seen = np.zeros((*size, 3), np.uint8), prediction(name)
+    right_edge = (size[1] - 6, 0, size[1], 6)
+    annotate(image, seen, source="safety_lock", regions=[(right_edge, seen)])
+    assert len(written) == 6
+    for text, left, right, top, columns in written:
+        assert left >= 0 and right <= columns and top >= 0, text
+    assert not image.any(), "the image given is not changed"

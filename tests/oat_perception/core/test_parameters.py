@@ -92,6 +92,17 @@ def test_every_setting_of_the_policy_is_a_parameter_and_takes_its_whole_range() 
             policy_config(DEFAULTS | {spec.name: bound})
 
 
+@pytest.mark.parametrize("value", [-1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+def test_a_value_that_may_be_set_is_one_that_the_policy_takes(value: float) -> None:
+    """`default_width: -0.5` was accepted when it was set, and refused when the node was configured."""
+    for spec in SPECS:
+        if spec.is_number and spec.policy_field and not spec.objection(value):
+            policy_config(DEFAULTS | {spec.name: value})
+    for name in ("battery_ladder_width", "battery_ladder_rate_hz"):
+        if not BY_NAME[name].objection([value] * 3):
+            policy_config(DEFAULTS | {"use_battery": True, name: [value] * 3})
+
+
 def test_a_parameter_has_one_name_and_one_row(tool: ModuleType) -> None:
     rows = re.findall(r"^\| `(\w+)` ", tool.page(), re.MULTILINE)
     assert sorted(rows) == sorted(spec.name for spec in (*SPECS, *CAMERA_SPECS))

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from oat_perception.demo.day_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
+from oat_perception.demo.figures import accuracy_by_phase, timeline
 from oat_perception.demo.report import write_report
 from oat_perception.replay.scenario import Manual, Phase, Scenario
 
@@ -103,6 +104,19 @@ def test_the_report_stands_alone_and_shows_the_counts(run_folder):
     assert "because of attack &lt;&amp;&gt;" in page
     assert "10 of 10 attacked images" in " ".join(page.split())
     assert page.count("<figure>") == 12
+
+
+def test_nothing_in_a_figure_is_overprinted(run_folder, illegible):
+    day = load_day(run_folder, SCENARIO)
+    assert not illegible(timeline(day))
+    assert not illegible(accuracy_by_phase(day))
+
+
+def test_what_is_wider_than_a_phone_scrolls_by_itself(run_folder):
+    """On a phone of 390 pixels, tables pushed the page's words beyond its edge."""
+    page = write_report(run_folder).read_text()
+    for tag in re.findall("<(?:svg|table)[^>]*>", page):
+        assert page.index(tag) - page.index("<div class=wide>", page.index(tag) - 20) == len("<div class=wide>")
 
 
 def test_a_damaged_run_is_refused(run_folder):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def results(documents: Documents, tmp_path: Path) -> Path:
     for name, document in (documents | doubted).items():
         (folder / f"{name}.json").write_text(json.dumps(document.model_dump()))
     return folder
+
+
+@pytest.mark.slow
+def test_nothing_in_a_figure_is_overprinted(documents: Documents, illegible: Callable[[Any], list[str]]) -> None:
+    pytest.importorskip("matplotlib")
+    for document in documents.values():
+        for name, draw in document.suite.figures.items():
+            assert not illegible(draw(document.rows)), name
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from oat_runtime import style
 from oat_runtime.report import Check, Row
-from training.evaluation import plot_style as style
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
 from training.evaluation.counting import ATTACKS, progress
-from training.evaluation.suite import Job, Result, Suite, counted
+from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
 
@@ -43,59 +43,59 @@ def run(job: Job) -> Result:
 
 def frontier(rows: list[Row]) -> style.Figure:
     """Draw SA against RA over λ: a line for each width, a panel for each attack (as in the paper's Figs. 4 to 7)."""
-    from matplotlib.ticker import MaxNLocator
-
     names = [name for name in dict.fromkeys(row["condition"] for row in rows) if name != "clean"]
-    widths = style.widths_of(rows)
-    columns = min(4, len(names))
-    with style.new_figure(3.4 * columns, 3.3 * -(-len(names) // columns)) as figure:
-        panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False, sharex=True, sharey=True).ravel()
+    looks = style.width_looks(widths_of(rows))
+    lines = -(-len(names) // 4)
+    columns = -(-len(names) // lines)
+    with style.new_figure(3.6 * columns, 3.4 * lines) as figure:
+        panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        widest = []
         for axes, name in zip(panels, names, strict=False):
-            for index, width in enumerate(widths):
-                clean, attacked = (style.over_lambda(rows, condition, width) for condition in ("clean", name))
+            for width, look in looks.items():
+                clean, attacked = (over_lambda(rows, condition, width) for condition in ("clean", name))
+                lambdas = [row["lambda"] for row in clean]
                 x, y = ([100 * row["accuracy"] for row in curve] for curve in (clean, attacked))
-                colour, marker = style.COLOURS[index % 5], style.MARKERS[index % 5]
-                style.join_over_lambda(axes, [row["lambda"] for row in clean], x, y, colour=colour)
-                axes.plot(x, y, marker, color=colour, ms=5, label=f"width {width:g}")
-                if index == 0:
-                    for row, at_x, at_y in zip(clean, x, y, strict=True):
-                        axes.annotate(
-                            f"{row['lambda']:g}", (at_x, at_y), (4, 5), textcoords="offset points", fontsize=8.5,
-                            color=style.COLOURS[0],
-                        )  # fmt: skip
-            style.title(axes, name.upper() if name != "worst-case" else "Worst case of all")
-            axes.margins(0.1)
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+                style.join_over_lambda(axes, lambdas, x, y, **look, label=f"width {width:g}")
+                if width == max(looks):
+                    widest.append(style.Named(axes, lambdas, x, y, look["color"]))
+            style.title(axes, _shown(name))
+            axes.margins(x=0.22, y=0.12)
+            axes.tick_params(labelbottom=True)
+            style.whole_ticks(axes.xaxis)
         for axes in panels[len(names) :]:
             axes.set_axis_off()
-        for axes in panels[max(0, len(names) - columns) : len(names)]:
-            axes.tick_params(labelbottom=True)  # nothing is drawn below these
-        figure.supxlabel("Clean accuracy, %   (numbers: λ)")
+        figure.supxlabel("Clean accuracy, %")
         figure.supylabel("Accuracy under the attack, %")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
+        style.name_points(figure, widest)
     return figure
 
 
 def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
     """Draw the accuracy under each attack over λ, at the widest and the narrowest width."""
     names = list(dict.fromkeys(row["condition"] for row in rows))
-    widths = style.widths_of(rows)
+    widths = widths_of(rows)
     shown = widths if len(widths) == 1 else [widths[0], widths[-1]]
-    with style.new_figure(5.2 * len(shown), 4.0) as figure:
+    with style.new_figure(4.6 * len(shown) + 1.9, 4.0) as figure:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         colours = style.lambda_colours([float(index) for index in range(len(names))]) | {0.0: style.INK}
         for axes, width in zip(panels, shown, strict=True):
             for index, name in enumerate(names):
-                curve = style.over_lambda(rows, name, width)
+                curve, colour = over_lambda(rows, name, width), colours[index]
                 x = [row["lambda"] for row in curve]
-                axes.plot(x, [100 * row["accuracy"] for row in curve], "o-", color=colours[index], label=name, ms=4)
-                low, high = ([100 * row[key] for row in curve] for key in ("low_95", "high_95"))
-                axes.fill_between(x, low, high, color=colours[index], alpha=0.12, lw=0)
+                y, low, high = ([100 * row[key] for row in curve] for key in ("accuracy", "low_95", "high_95"))
+                style.join_over_lambda(axes, x, x, y, color=colour, marker="o", label=_shown(name))
+                axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
             style.title(axes, f"Width {width:g}")
-            axes.set_xlabel("λ")
+            style.lambda_axis(axes)
         panels[0].set_ylabel("Accuracy, %")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     return figure
+
+
+def _shown(name: str) -> str:
+    """Return the name of a condition as figures write it."""
+    return {"clean": "Clean", "worst-case": "Worst case of all"}.get(name, name.upper())
 
 
 SUITE = Suite(

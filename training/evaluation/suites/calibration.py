@@ -9,10 +9,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from oat_runtime import style
 from oat_runtime.report import Row
-from training.evaluation import plot_style as style
 from training.evaluation.counting import progress
-from training.evaluation.suite import Job, Result, Suite
+from training.evaluation.suite import Job, Result, Suite, over_lambda, widths_of
 from training.evaluation.text_table import new_table
 
 
@@ -76,22 +76,21 @@ def errors(rows: list[Row]) -> Table:
 
 def calibration_curves(rows: list[Row]) -> style.Figure:
     """Draw the expected calibration error over λ, with and without the fitted temperatures; and reliability."""
-    with style.new_figure(10.0, 4.2) as figure:
+    looks = style.width_looks(widths_of(rows))
+    with style.new_figure(10.0, 4.9) as figure:
         left, right = figure.subplots(1, 2)
-        for index, width in enumerate(style.widths_of(rows)):
-            for name, line in (("raw", ":"), ("fitted", "-")):
-                curve = style.over_lambda(rows, name, width)
-                x = [row["lambda"] for row in curve]
-                y = [100 * row["error"] for row in curve]
-                label = f"width {width:g}, {'as trained' if name == 'raw' else 'with temperature'}"
-                marker, colour = style.MARKERS[index % 5], style.COLOURS[index % 5]
-                left.plot(x, y, line, marker=marker, color=colour, label=label, ms=4)
+        for width, look in looks.items():
+            for name, line in (("raw", "--"), ("fitted", "-")):
+                curve = over_lambda(rows, name, width)
+                x, y = [row["lambda"] for row in curve], [100 * row["error"] for row in curve]
+                label = f"width {width:g}" if name == "fitted" else None
+                style.join_over_lambda(left, x, x, y, **look, label=label, line=line)
         left.set_ylim(bottom=0)
-        left.set_xlabel("λ")
+        style.whole_ticks(left.yaxis)
+        style.lambda_axis(left)
         left.set_ylabel("Expected calibration error, points")
-        left.legend(frameon=False, fontsize=8.5)
-        style.title(left, "Calibration error")
-        widest = style.over_lambda(rows, "fitted", style.widths_of(rows)[0])
+        style.title(left, "Calibration error", below="dashed: as trained, solid: with temperature")
+        widest = over_lambda(rows, "fitted", max(looks))
         colours = style.lambda_colours([row["lambda"] for row in widest])
         for row in widest:
             pairs = [
@@ -99,16 +98,15 @@ def calibration_curves(rows: list[Row]) -> style.Figure:
                 for c, a, share in zip(row["confidence_B"], row["accuracy_B"], row["share_B"], strict=True)
                 if c is not None and a is not None and share * row["num_total"] >= 10
             ]
-            if pairs:
-                right.plot(
-                    *zip(*pairs, strict=True), "o-", color=colours[row["lambda"]], label=f"λ={row['lambda']:g}", ms=4
-                )
+            confidence, accuracy = zip(*pairs, strict=True) if pairs else ((), ())
+            label = style.lam_text(row["lambda"])
+            right.plot(confidence, accuracy, "o-", color=colours[row["lambda"]], label=label, ms=4)
         right.plot([0, 1], [0, 1], ":", color=style.FAINT)
         right.set_xlabel("Confidence")
         right.set_ylabel("Accuracy")
-        if right.get_legend_handles_labels()[0]:
-            right.legend(frameon=False, fontsize=8.5)
-        style.title(right, "Reliability, bins of 10 images or more")
+        style.title(right, "Reliability", below=f"width {max(looks):g}, bins of 10 images or more")
+        for axes in (left, right):  # below: no corner of the axes is free of curves
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
 
 

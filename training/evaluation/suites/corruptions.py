@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
+from oat_runtime import style
 from oat_runtime.report import Row
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
-from training.evaluation import plot_style as style
 from training.evaluation.counting import corrupted_sets, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table
@@ -52,8 +52,8 @@ def corruption_bars(rows: list[Row]) -> style.Figure:
                 for kind in kinds
             ]
             places = np.arange(len(kinds)) - 0.42 + thickness * (index + 0.5)
-            axes.bar(places, means, thickness, color=colours[lam], label=f"λ={lam:g}")
-        axes.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=35, ha="right")
+            axes.bar(places, means, thickness, color=colours[lam], label=style.lam_text(lam))
+        axes.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=9.5)
         border = sum(_regime(rows, kind) == "high_frequency" for kind in kinds) - 0.5
         axes.axvline(border, color=style.FAINT, lw=1.0, ls=":")
         for at, text, side in ((border - 0.1, "high-frequency", "right"), (border + 0.1, "low-frequency", "left")):
@@ -64,7 +64,7 @@ def corruption_bars(rows: list[Row]) -> style.Figure:
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("Accuracy, mean of 5 severities, %")
         axes.margins(x=0.01)
-        figure.legend(loc="outside right center", frameon=False)
+        figure.legend(loc="outside right center")
     return figure
 
 

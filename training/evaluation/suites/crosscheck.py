@@ -9,6 +9,7 @@ from torch import nn
 
 from oat_runtime.data import ImageSet
 from oat_runtime.extras import require
+from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check
 from training.evaluation.counting import Bools, progress
@@ -46,7 +47,7 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
     from art.attacks.evasion import AutoProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    x_NCHW = data.images_NHWC.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    x_NCHW = unit_planes(data.images_NHWC)
     classifier = PyTorchClassifier(
         model=net,
         loss=nn.CrossEntropyLoss(),

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from oat_runtime import style
 from oat_runtime.report import Row
 from training.evaluation import inspection
-from training.evaluation import plot_style as style
 from training.evaluation.counting import ATTACKS, BATCH
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
@@ -30,7 +30,7 @@ def run(job: Job) -> Result:
         statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
         rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
     nets: list[tuple[str, float | None, torch.nn.Module]] = [
-        (f"λ={point.lam:g}", point.lam, job.plain(point)) for point in job.widest()
+        (style.lam_text(point.lam), point.lam, job.plain(point)) for point in job.widest()
     ]
     for other in job.beside:
         config = other.model.config
@@ -87,14 +87,14 @@ def norm_curves(rows: list[Row]) -> style.Figure:
     channels = np.sort(np.argsort(spread)[-4:])
     x = [row["lambda"] for row in mixed]
     with style.new_figure(10.0, 4.0) as figure:
-        for axes, key, name in zip(figure.subplots(1, 2), ("mean_C", "var_C"), ("Mean", "Variance"), strict=True):
-            for index, channel in enumerate(channels):
+        panels = figure.subplots(1, 2)
+        for axes, key, name in zip(panels, ("mean_C", "var_C"), ("Mean", "Variance"), strict=True):
+            for channel, colour, marker in zip(channels, style.COLOURS, style.MARKERS, strict=False):
                 y = [row[key][channel] for row in mixed]
-                style.join_over_lambda(axes, x, x, y, colour=style.COLOURS[index])
-                axes.plot(x, y, style.MARKERS[index], color=style.COLOURS[index], ms=5, label=f"channel {channel}")
-            axes.set_xlabel("λ")
+                style.join_over_lambda(axes, x, x, y, color=colour, marker=marker, label=f"channel {channel}")
+            style.lambda_axis(axes)
             style.title(axes, f"{name} at the last batch norm")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -117,10 +117,11 @@ def saliency_maps(rows: list[Row]) -> style.Figure:
             axes.set_axis_off()
         axes = right.subplots()
         for index, row in enumerate(rows):
-            colour = style.COLOURS[0] if row["lambda"] is not None else style.COLOURS[1]
-            axes.barh(index, row["alignment"], xerr=row["half_95"], color=colour, ecolor=style.FAINT, height=0.62)
+            colour = style.BLUE if row["lambda"] is not None else style.PURPLE
+            axes.errorbar(row["alignment"], index, xerr=row["half_95"], fmt="o", color=colour, lw=2.0)
         axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
         axes.invert_yaxis()
+        axes.set_xlim(left=0.0)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"Alignment |cos(image, gradient)|, mean of {rows[0]['num_total']}, 95 %")
         style.title(axes, "How much saliency looks like the image")
@@ -130,7 +131,7 @@ def saliency_maps(rows: list[Row]) -> style.Figure:
 def cost_bars(rows: list[Row]) -> style.Figure:
     """Draw multiply-adds and parameters of the deployed network by width."""
     rows = sorted((row for row in rows if row["part"] == "cost"), key=lambda row: row["width"])
-    places = np.arange(len(rows))
+    places, looks = np.arange(len(rows)), style.width_looks([row["width"] for row in rows])
     with style.new_figure(9.0, 3.4) as figure:
         left, right = figure.subplots(1, 2)
         scale, unit = (1e9, "G") if rows[-1]["folded"] >= 1e9 else (1e6, "M")
@@ -138,7 +139,8 @@ def cost_bars(rows: list[Row]) -> style.Figure:
             (left, [row["folded"] / scale for row in rows], f"Multiply-adds an image, {unit}", "Folded, at any λ"),
             (right, [row["parameters"] / 1e6 for row in rows], "Numbers stored, M", "Size of one folded point"),
         ):
-            bars = axes.bar(places, values, 0.6, color=style.COLOURS[0])
+            colours = [looks[row["width"]]["color"] for row in rows]
+            bars = axes.bar(places, values, 0.6, color=colours)
             axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=2)
             axes.set_xticks(places, [f"width {row['width']:g}" for row in rows])
             axes.grid(axis="x", visible=False)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from oat_runtime import style
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Row
 from oat_runtime.stress.attacks import perturb
-from training.evaluation import plot_style as style
 from training.evaluation.counting import Bools, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table, share_of
@@ -46,9 +46,9 @@ def transfer_map(rows: list[Row]) -> style.Figure:
     lambdas = sorted({row["lambda"] for row in rows})
     table = {(row["made_at"], row["lambda"]): 100 * row["accuracy"] for row in rows}
     values = np.array([[table[source, target] for target in lambdas] for source in lambdas])
-    with style.new_figure(5.6, 4.9) as figure:
+    with style.new_figure(5.2, 5.2) as figure:
         axes = figure.subplots()
-        image = axes.imshow(values, cmap="viridis")
+        axes.imshow(values, cmap="viridis")
         middle = 0.5 * (values.min() + values.max())
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if value < middle else style.INK
@@ -57,10 +57,10 @@ def transfer_map(rows: list[Row]) -> style.Figure:
         axes.set_xticks(ticks, [f"{lam:g}" for lam in lambdas])
         axes.set_yticks(ticks, [f"{lam:g}" for lam in lambdas])
         axes.grid(False)
+        axes.tick_params(length=0)
         axes.set_xlabel("λ of the network")
         axes.set_ylabel("λ at which the attack was made")
         style.title(axes, f"Accuracy under transferred {rows[0]['condition'].upper()}, %")
-        figure.colorbar(image, shrink=0.85).outline.set_visible(False)
     return figure
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from oat_runtime import style
 from oat_runtime.architecture import effective_lambda
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, Row
-from training.evaluation import plot_style as style
 from training.evaluation.counting import Bools, progress
-from training.evaluation.suite import Job, Result, Suite, counted
+from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
 UNSEEN = (0.15, 0.25, 0.35, 0.5, 0.7, 0.9)
@@ -57,23 +57,21 @@ def run(job: Job) -> Result:
 def unseen_lambdas(rows: list[Row]) -> style.Figure:
     """Draw SA and RA over λ, filled where λ was trained and hollow where it was not."""
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    with style.new_figure(10.0, 4.2) as figure:
-        for axes, condition in zip(figure.subplots(1, 2), conditions, strict=True):
-            for index, width in enumerate(style.widths_of(rows)):
-                curve = style.over_lambda(rows, condition, width)
-                colour, marker = style.COLOURS[index % 5], style.MARKERS[index % 5]
+    with style.new_figure(10.0, 4.6) as figure:
+        panels = figure.subplots(1, 2)
+        for axes, condition in zip(panels, conditions, strict=True):
+            for width, look in style.width_looks(widths_of(rows)).items():
+                curve = over_lambda(rows, condition, width)
                 x, y = [row["lambda"] for row in curve], [100 * row["accuracy"] for row in curve]
-                style.join_over_lambda(axes, x, x, y, colour=colour)
-                for trained in (True, False):
-                    chosen = [n for n, row in enumerate(curve) if row["trained"] == trained]
-                    axes.plot(
-                        [x[n] for n in chosen], [y[n] for n in chosen], marker, color=colour, ms=6,
-                        markerfacecolor=colour if trained else "white", label=f"width {width:g}" if trained else None,
-                    )  # fmt: skip
+                style.join_over_lambda(axes, x, x, y, **look, label=f"width {width:g}")
+                hollow = [n for n, row in enumerate(curve) if not row["trained"]]
+                axes.plot([x[n] for n in hollow], [y[n] for n in hollow], ls="none", ms=5.5, mfc="white", zorder=4,
+                          **look)  # fmt: skip
             style.title(axes, "Clean accuracy" if condition == "clean" else f"Accuracy under {condition.upper()}")
-            axes.set_xlabel("λ   (filled: trained, hollow: never seen in training)")
-            axes.set_ylabel("Accuracy, %")
-            axes.legend(frameon=False)
+            style.lambda_axis(axes, note="filled: trained, hollow: never seen in training")
+        panels[0].set_ylabel("Accuracy, %")
+        style.caption(figure, "The two vertical axes have different scales.")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
     return figure
 
 

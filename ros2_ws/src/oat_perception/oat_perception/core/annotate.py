@@ -12,6 +12,7 @@ from oat_perception.core.regions import BoxXYXY
 from oat_runtime.runtime import Prediction
 
 _LEAST_SIDE_PX = 240
+_FONT, _TEXT_SCALE, _EDGE_PX = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 3
 _WHITE, _BLACK, _GREEN = (255, 255, 255), (0, 0, 0), (80, 220, 100)
 
 
@@ -49,6 +50,10 @@ def annotate(
 
 
 def _write(canvas_HWC: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
-    """Write white text with a black edge, so that it is legible on any image."""
-    for colour, thickness in ((_BLACK, 3), (_WHITE, 1)):
-        cv2.putText(canvas_HWC, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness, cv2.LINE_AA)
+    """Write white text with a black edge; further left than `x`, and smaller, where there is no room for it."""
+    (length_px, _), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE, _EDGE_PX)
+    room_px = canvas_HWC.shape[1] - 2 * _EDGE_PX
+    scale = _TEXT_SCALE * min(1.0, room_px / length_px)
+    x = max(_EDGE_PX, min(x, canvas_HWC.shape[1] - _EDGE_PX - length_px))
+    for colour, thickness in ((_BLACK, _EDGE_PX), (_WHITE, 1)):
+        cv2.putText(canvas_HWC, text, (x, y), _FONT, scale, colour, thickness, cv2.LINE_AA)

@@ -51,7 +51,9 @@ class Spec:
         choices: the allowed words; empty: any.
         change: when it may be set.
         policy_field: field of `PolicyConfig` that it sets.
-        none: number that means "no number", because ROS has no empty value; None: there is none.
+        none: number that means "no number", because ROS has no empty value; None: there is none. Where it is -1, the
+            parameter is a share, from 0 to 1.
+        positive: whether a share of 0 is refused.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Spec:
     change: Change = Change.UNCONFIGURED
     policy_field: str = ""
     none: float | None = None
+    positive: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -92,8 +95,8 @@ class Spec:
     def _number_objection(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"{self.name} must be a number, got {value!r}"
-        if self.name in OVERRIDES:
-            fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and (self.name == "lambda" or value > 0.0))
+        if self.none == ADAPTIVE:
+            fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and not (self.positive and value == 0.0))
         else:
             fits = math.isfinite(value) and (self.low is None or self.high is None or self.low <= value <= self.high)
         return "" if fits else f"{self.name} must be {self._constraint()}, got {value}"
@@ -103,8 +106,8 @@ class Spec:
             return f"one of {list(self.choices)}"
         if self.low is None:
             return ""
-        if self.none is not None and self.none < 0:
-            share = "(0, 1]" if "width" in self.name else "[0, 1]"
+        if self.none == ADAPTIVE:
+            share = "(0, 1]" if self.positive else "[0, 1]"
             return f"in {share}, or -1{' to leave it to the policy' if self.name in OVERRIDES else ''}"
         return f"in [{self.low:g}, {self.high:.10g}]"
 
@@ -117,13 +120,15 @@ def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None 
     high = next((mark.le for mark in info.metadata if hasattr(mark, "le")), quantity.most)
     meaning, none = info.description or "", None
     if info.default is None:
-        low = none = 0.0 if quantity.unit else -1.0  # a share may be 0; a time, a rate or a power that is set is not
+        # A share may be 0; a time, a rate or a power that is set is not.
+        low = none = 0.0 if quantity.unit else ADAPTIVE
         meaning = meaning.replace("None:", f"{none:g}:")
     value = next(each for each in (default, info.default, none) if each is not None)
     spec = Spec(name, value, meaning, policy_field=field if model is PolicyConfig else "")
     if isinstance(value, (bool, str)):
         return spec
-    return replace(spec, low=float(low), high=float(high), unit=quantity.unit, none=none)
+    positive = any(hasattr(mark, "gt") for mark in info.metadata)
+    return replace(spec, low=float(low), high=float(high), unit=quantity.unit, none=none, positive=positive)
 
 
 _HOUR_S = 3600.0
@@ -134,7 +139,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("lambda", ADAPTIVE, "Operator's λ: 0 is the most accurate setting, 1 the most robust one.",
          -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
     Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
-         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
+         -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE, positive=True),
     Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
          change=Change.ANY_TIME),
     Spec("always_process", False, "Classify images also while nobody subscribes to a result.", change=Change.ANY_TIME),

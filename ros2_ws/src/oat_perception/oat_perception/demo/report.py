@@ -15,6 +15,7 @@ from oat_perception.replay.scenario import Scenario
 from oat_runtime.data import CIFAR10_CLASSES
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Proportion
+from oat_runtime.style import html_page, lam_text, of_255
 
 _SAMPLES_PER_PHASE = 4
 
@@ -33,11 +34,10 @@ def write_report(folder: Path) -> Path:
     day = load_day(folder, scenario)
     figure = timeline(day)
     figure.savefig(folder / "timeline.png", dpi=150)
-    page = _PAGE.format(
-        style=_CSS,
+    body = _BODY.format(
         lead=_lead(day, summary),
-        timeline=to_svg(figure),
-        accuracy=to_svg(accuracy_by_phase(day)),
+        timeline=to_svg(figure, name="timeline"),
+        accuracy=to_svg(accuracy_by_phase(day), name="accuracy"),
         phases=_phase_table(day),
         phases_note=_phases_note(day, summary),
         switches=_switch_table(day),
@@ -47,13 +47,13 @@ def write_report(folder: Path) -> Path:
         colophon=_colophon(summary),
     )
     path = folder / "report.html"
-    path.write_text(page)
+    path.write_text(html_page(_TITLE, body, more_style=_STYLE))
     return path
 
 
 def _lead(day: Day, summary: dict[str, Any]) -> str:
     counts = day.counts()
-    fixed = ", ".join(f"{_share(share)} at fixed λ&nbsp;=&nbsp;{lam:g}" for lam, share in counts.fixed.items())
+    fixed = ", ".join(f"{_share(share)} at fixed {lam_text(lam)}" for lam, share in counts.fixed.items())
     lam_moves = sum(switch.before.lam != switch.after.lam for switch in day.switches)
     width_moves = sum(switch.before.width != switch.after.width for switch in day.switches)
     return (
@@ -69,10 +69,10 @@ def _phase_table(day: Day) -> str:
     phases = [phase for phase in day.scenario.phases if day.of(phase)]
     rows = [*(day.counts(phase) for phase in phases), day.counts()]
     lambdas = rows[-1].fixed
-    heads = ["Phase", "Images", "Adaptive", *(f"Fixed λ={lam:g}" for lam in lambdas), "λ in use", "Width in use",
+    heads = ["Phase", "Images", "Adaptive", *(f"Fixed {lam_text(lam)}" for lam in lambdas), "λ in use", "Width in use",
              "Network, ms"]  # fmt: skip
     body = "".join(_phase_row(counts, lambdas) for counts in rows)
-    return f"<table class=numbers><thead><tr>{''.join(f'<th>{h}' for h in heads)}</thead><tbody>{body}</tbody></table>"
+    return _table("numbers", heads, body)
 
 
 def _phase_row(counts: PhaseCounts, lambdas: Iterable[float]) -> str:
@@ -120,7 +120,7 @@ def _phases_note(day: Day, summary: dict[str, Any]) -> str:
         for frame in attacked
     )
     attack = summary["attack"]
-    epsilon, step = (f"{255 * attack[key]:.0f}/255" for key in ("epsilon", "step_size"))
+    epsilon, step = (of_255(attack[key]) for key in ("epsilon", "step_size"))
     return (
         "<p class=note>Accuracy: share of right answers, count, Wilson 95&nbsp;% interval. Fixed λ runs at full width "
         "on the very pixels the node got, except under attack: there each column is attacked at its own operating "
@@ -141,8 +141,13 @@ def _switch_table(day: Day) -> str:
         f"<td>{s.source.replace('_', ' ')}<td class=reason>{escape(s.reason)}"
         for s in day.switches
     )
-    heads = "".join(f"<th>{h}" for h in ("Time, s", "Phase", "λ", "Width", "Chosen by", "Reason in the decision log"))
-    return f"<table class=switches><thead><tr>{heads}</thead><tbody>{rows}</tbody></table>"
+    heads = ("Time, s", "Phase", "λ", "Width", "Chosen by", "Reason in the decision log")
+    return _table("switches", heads, rows)
+
+
+def _table(kind: str, heads: Iterable[str], body: str) -> str:
+    head = "".join(f"<th>{text}" for text in heads)
+    return f"<div class=wide><table class={kind}><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>"
 
 
 def _arrow(before: float, after: float) -> str:
@@ -169,7 +174,7 @@ def _sample(frame: ReplayedFrame, frames_dir: Path) -> str:
     return (
         f'<figure><img alt="{truth}" src="data:image/png;base64,{image}"><figcaption>{verdict} '
         f"<small>{100 * frame.answer['confidence']:.0f}&nbsp;%</small><br>"
-        f"<small>{f'is {truth}<br>' if not right else ''}λ&nbsp;{frame.point.lam:g}, "
+        f"<small>{f'is {truth}<br>' if not right else ''}{lam_text(frame.point.lam)}, "
         f"width&nbsp;{frame.point.width:g}</small></figcaption></figure>"
     )
 
@@ -219,20 +224,14 @@ def _colophon(summary: dict[str, Any]) -> str:
     )
 
 
-_PAGE = """<!doctype html>
-<html lang=en>
-<meta charset=utf-8>
-<meta name=viewport content="width=device-width, initial-scale=1">
-<title>A scripted day: one network, its robustness and width set while it runs</title>
-<style>{style}</style>
-<main>
-<h1>A scripted day</h1>
+_TITLE = "A scripted day: one network, its robustness and width set while it runs"
+_BODY = """<h1>A scripted day</h1>
 <p class=sub>One network whose robustness λ and width are set while it runs, on a live ROS&nbsp;2 graph</p>
 {lead}
 <h2>What happened</h2>
-<div class=figure>{timeline}</div>
+{timeline}
 <h2>Right answers by phase</h2>
-<div class=figure>{accuracy}</div>
+{accuracy}
 {phases}
 {phases_note}
 <h2>Every switch, and why</h2>
@@ -245,41 +244,30 @@ calibrated confidence, and the operating point that gave it.</p>
 {limits}
 <h2>Checks of the run</h2>
 {checks}
-<footer>{colophon}</footer>
-</main>
-"""
+<footer>{colophon}</footer>"""
 
-_CSS = """
-:root { --ink: #1c2329; --soft: #5d6872; --rule: #d5dade; --right: #00705a; --wrong: #b34700; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Noto Sans", "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 64px; }
-h1 { font-size: 34px; line-height: 1.15; letter-spacing: -0.01em; margin: 0 0 4px; }
-h2 { font-size: 21px; margin: 44px 0 10px; }
+_STYLE = """
+:root { --right: #00705a; --wrong: #b34700; }
 h3 { font-size: 15px; margin: 0; }
-.sub { color: var(--soft); font-size: 18px; margin: 0 0 22px; }
+.sub { color: var(--faint); font-size: 18px; margin: 0 0 22px; }
 .lead { font-size: 18px; max-width: 46em; }
-.note, footer { color: var(--soft); font-size: 14px; max-width: 60em; }
 ul { max-width: 52em; padding-left: 1.2em; } li { margin: 5px 0; }
-small { color: var(--soft); font-size: 12.5px; font-weight: 400; }
-code { font-size: 0.9em; }
-.figure svg { display: block; width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; white-space: nowrap; }
-th, td { padding: 7px 14px 7px 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
-.numbers td { line-height: 1.3; }
+small { color: var(--faint); font-size: 12.5px; font-weight: 400; }
+table { width: 100%; }
+.numbers td { line-height: 1.3; white-space: nowrap; }
 .numbers tbody tr:last-child td { border-bottom: 0; border-top: 2px solid var(--ink); }
-.switches td { white-space: nowrap; } .switches .reason { white-space: normal; font-size: 13.5px; }
+.switches td { white-space: nowrap; }
+.switches .reason { white-space: normal; font-size: 13.5px; min-width: 320px; }
 .time { text-align: right; } .same { color: #9aa3aa; }
-.strip { display: grid; grid-template-columns: 124px 1fr; align-items: start; padding: 12px 0;
-  border-bottom: 1px solid var(--rule); }
-.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
-figure { margin: 0; display: flex; gap: 10px; font-size: 14px; line-height: 1.3; }
+.strip { padding: 12px 0; border-bottom: 1px solid var(--line); }
+.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 44%), 1fr)); gap: 16px; }
+figure { margin: 0; display: flex; flex-direction: column; gap: 10px; font-size: 14px; line-height: 1.3; }
 figure img { width: 80px; height: 80px; flex: none; image-rendering: pixelated; border-radius: 3px; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .checks { list-style: none; padding: 0; } .checks span { color: var(--ink); }
-footer { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 10px; max-width: none; }
-@media print { main { max-width: none; padding: 0; } .figure, tr, .strip { break-inside: avoid; }
+footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px; max-width: none; }
+@media (min-width: 700px) { figure { flex-direction: row; }
+  .strip { display: grid; grid-template-columns: 124px 1fr; } }
+@media print { main { max-width: none; padding: 0; } .wide, tr, .strip { break-inside: avoid; }
   h2 { break-after: avoid; } body { font-size: 13px; } }
 """
