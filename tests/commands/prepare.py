@@ -74,7 +74,7 @@ def call(main: Callable[..., int], *arguments: str) -> None:
 def make_bundle(recipe: str, name: str) -> None:
     """Train and export: the bundle `bundles/NAME` of a run."""
     call(train, recipe)
-    call(export, f"runs/{recipe}/checkpoint.pt", f"bundles/{name}", "--attacked", "20", "--corrupted", "10")
+    call(export, f"runs/{recipe}/checkpoint.pt", f"bundles/{name}", "--attacked", "12", "--corrupted", "12")
 
 
 def main() -> None:

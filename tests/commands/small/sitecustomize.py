@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-NUM_IMAGES = {"train": 250, "test": 20}
+NUM_IMAGES = {"train": 250, "test": 12}
 NUM_VALIDATION = 110  # policy.fit wants 100
 NUM_STEPS, BATCH_SIZE = 4, 12
 
