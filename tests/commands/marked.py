@@ -38,10 +38,6 @@ MARKED = {
     "ros2_ws/src/oat_perception/robot/constraints.txt 'dist/oat_robot-0.1.0-py3-none-any.whl[onnxruntime]'": _NETWORK,
     "python -m oat_perception.bench": _MINUTES,
     "python -m oat_runtime.bench": "takes minutes; tests/oat_runtime/test_bench.py runs it with --quick",
-    "torchrun --nproc-per-node 4 -m training.train cifar10-resnet18": (
-        "needs four GPUs. It stops with the defaults today: the first process alone looks at validation images, and "
-        "synchronized batch norm waits for the others"
-    ),
     "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (
         "needs the extra `crosscheck`, which `make setup` leaves out"
     ),

@@ -63,7 +63,7 @@ def _counting(module: ModuleType) -> None:
         module.ATTACKS[name] = module.ATTACKS[name].model_copy(update={"num_steps": 3})
 
 
-def _monitor(module: ModuleType) -> None:
+def _validation(module: ModuleType) -> None:
     module.NUM_IMAGES = 16
 
 
@@ -98,7 +98,7 @@ SIZES = {
     "policy.bench.stage": _stage,
     "policy.bench.streams": _streams,
     "training.evaluation.counting": _counting,
-    "training.monitor": _monitor,
+    "training.validation": _validation,
     "training.recipes": _recipes,
 }
 
