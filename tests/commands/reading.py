@@ -20,7 +20,7 @@ _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _BEFORE_COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<=\S)#|[^"'#])*""")
 _CONTINUED = re.compile(r"\s*\\\n\s*")
 _PROGRAM = re.compile(r"(\.venv\S*/bin/)?(python3?|torchrun|oat-\w+|make|pip|ros2|sudo|source|\.) ")
-_WHOLE = re.compile(r"(\.venv\S*/bin/)?(python3? -m|torchrun|oat-\w+|ros2 \w+|pip \w+) ?\S*.* [^-\s]\S*$")
+_WHOLE = re.compile(r"(\.venv\S*/bin/)?(python3? -m|torchrun|oat-\w+|ros2 \w+|pip \w+) ?\S*.* ([^-\s]\S*|--list)$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ x --images y` ends it.
 
 def test_commands_are_read_line_by_line_without_comments_and_whole_ones_out_of_sentences() -> None:
     assert [(command.line, command.text) for command in commands_of("page", PAGE)] == [
+        (1, "oat-train --list"),
         (1, "oat-train smoke --run runs/x"),
         (4, "oat-train smoke"),
         (5, "oat-export a b"),
