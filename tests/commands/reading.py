@@ -42,6 +42,13 @@ class Command:
         return f"{self.page}:{self.line} {self.text}"
 
 
+def _split(typed: str) -> tuple[str, str]:
+    """Return a line's command and its comment."""
+    before = _BEFORE_COMMENT.match(typed)
+    end = before.end() if before is not None else 0
+    return typed[:end].strip(), typed[end:]
+
+
 def commands_of(page: str, text: str) -> list[Command]:
     """Return the commands in the shell blocks of a page, and those whole ones that stand in its sentences, in order."""
     found, sentences = [], text
@@ -51,9 +58,10 @@ def commands_of(page: str, text: str) -> list[Command]:
             joined = _CONTINUED.sub(lambda end: " " + "\0" * end[0].count("\n"), block[2])
             line = text.count("\n", 0, block.start(2)) + 1
             for typed in joined.splitlines():
-                before = _BEFORE_COMMENT.match(typed.replace("\0", ""))
-                if before is not None and (command := before[0].strip()):
-                    found.append(Command(page, line, command))
+                command, comment = _split(typed.replace("\0", ""))
+                if comment and not comment.startswith("#"):
+                    raise ValueError(f"{page}:{line}: a quote does not close")
+                found += [Command(page, line, command)] if command else []
                 line += 1 + typed.count("\0")
     for span in _INLINE.finditer(sentences):
         command = " ".join(span[1].split())

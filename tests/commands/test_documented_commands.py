@@ -123,6 +123,11 @@ def test_commands_are_read_line_by_line_without_comments_and_whole_ones_out_of_s
     ]
 
 
+def test_a_quote_that_does_not_close_is_told() -> None:
+    with pytest.raises(ValueError, match="page:2: a quote does not close"):
+        commands_of("page", "```bash\noat-train don't\n```\n")
+
+
 @pytest.mark.parametrize(
     ("outcome", "ran"),
     [
