@@ -41,6 +41,8 @@ from policy.ranks import NormalScores
 _MAX_FITTED = 400
 """Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
 _NUM_BLOCKS = 10
+_MIN_FRAMES = 199
+"""A trial fit on half of the blocks then has the 100 frames that a fit needs."""
 
 
 def calibrate(
@@ -132,6 +134,11 @@ def main(argv: list[str] | None = None) -> int:
                 f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again"
             )
         frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
+        if len(frames) < _MIN_FRAMES:
+            raise DataError(
+                f"expected at least {_MIN_FRAMES} frames, got {len(frames)} of {options.frames}: "
+                f"a fit needs 100, and half of the frames are left out to count false alarms"
+            )
         fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
         # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
         blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]

@@ -28,7 +28,7 @@ from training.evaluation.counting import Bools, progress
 from training.network import OATNet
 from training.origin import machine
 from training.recipes import pgd
-from training.settings import read_recipe, with_changes
+from training.settings import read_recipe, run_name, with_changes
 from training.train import train
 
 _LOG = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def main() -> int:
         pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
         for seed in args.seeds:
             for name, config in configs.items():
-                seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{Path(name).stem}-{seed}"
+                seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{run_name(name)}-{seed}"
                 pairs_of[name].append(
                     measure(seeded, run, test_set=test_set, attack=attack, world=world, download=args.download)
                 )

@@ -38,6 +38,11 @@ def read_recipe(name_or_path: str) -> TrainConfig:
     return _validated(_merged(start, fields))
 
 
+def run_name(name_or_path: str) -> str:
+    """Return the name of a run's folder: the recipe's own, dots included, or a YAML file's without its ending."""
+    return name_or_path if name_or_path in RECIPES else Path(name_or_path).stem
+
+
 def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
     """Apply `key=value` changes; a key may be nested (`model.depth`), a value is YAML (`[0, 0.5, 1]`, `null`).
 

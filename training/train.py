@@ -26,7 +26,7 @@ from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World
 from training.recipes import RECIPES
-from training.settings import read_recipe, with_changes
+from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
@@ -181,10 +181,13 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
 def sweep(
     config: TrainConfig, run: Path, key: str, values: list[str], *, world: World, download: bool
 ) -> list[tuple[str, dict[str, float]]]:
-    """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first."""
+    """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first.
+
+    Raises:
+        ConfigError: a value does not fit; nothing has been trained then.
+    """
     results = []
-    for value in values:
-        changed = with_changes(config, [f"{key}={value}"])
+    for value, changed in [(value, with_changes(config, [f"{key}={value}"])) for value in values]:
         figures = train(changed, run / f"{key}={value}", world=world, download=download)
         if figures is not None:
             results.append((value, figures))
@@ -237,7 +240,7 @@ def main() -> int:
         return 0 if args.list else 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
-    run = args.run or Path("runs") / Path(args.recipe).stem
+    run = args.run or Path("runs") / run_name(args.recipe)
     world = World.join(args.device)
     try:
         config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])

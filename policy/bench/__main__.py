@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         "bundle": bundle.path.name,
         "bundle_sha256": bundle.sha256,
         "images": data.name,
-        "images_per_condition": count,
+        "images_per_condition": network.count,
         "energy": f"simulated, {_SIMULATED_WATTS:g} W while the network runs",
         "seeds": effort.num_seeds,
         "minutes": round((time.perf_counter() - started_s) / 60, 1),

@@ -95,13 +95,13 @@ class RecordedNetwork:
             folder: where predictions are stored, in one subfolder for this network and these images.
             bundle: the network.
             data: test images in their official order.
-            count: images under each corruption (the first ones).
-            num_attacked: images under each attack (the first ones).
-            num_clean: images of `clean-all` (the first ones).
+            count: images under each corruption (the first ones, or all where there are fewer).
+            num_attacked: images under each attack, likewise.
+            num_clean: images of `clean-all`, likewise.
             num_threads: threads of both engines.
         """
-        self.bundle, self.data, self.count, self.num_attacked = bundle, data, count, num_attacked
-        self.num_clean = min(num_clean, len(data))
+        self.bundle, self.data = bundle, data
+        self.count, self.num_attacked, self.num_clean = (min(n, len(data)) for n in (count, num_attacked, num_clean))
         self.lambdas, self.widest = bundle.select.lambdas, bundle.select.widths[-1]
         self.points = tuple(row.point for row in bundle.select.rows)
         self.index = {point: p for p, point in enumerate(self.points)}

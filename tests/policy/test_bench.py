@@ -108,6 +108,14 @@ def test_predictions_outlive_a_new_estimator_and_not_other_weights(
     assert folder(bundle, images[::-1]) != folder(bundle, images)
 
 
+def test_no_more_images_are_counted_than_there_are(
+    bundle: Bundle, scenes: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    data = ImageSet(scenes(4, seed=3), np.arange(4), (), "scenes")
+    network = RecordedNetwork(tmp_path, bundle, data, count=250, num_attacked=200, num_clean=300, num_threads=1)
+    assert (network.count, network.num_attacked, network.num_clean) == (4, 4, 4)
+
+
 def _stream(images: list[int]) -> make.Stream:
     stream = make.stream_of([("clean", len(images))], num_images=1, rng=np.random.default_rng(0))
     return dataclasses.replace(stream, image_T=np.array(images))

@@ -38,6 +38,20 @@ def _camera(scenes: Scenes, count: int, *, seed: int) -> np.ndarray:
     return np.clip(dim, 0, 255).astype(np.uint8)
 
 
+def test_too_few_frames_are_refused_before_the_fit_with_how_many_are_needed(
+    scenes: Scenes,
+    shipped: EstimatorConstants,
+    tiny_bundle: Callable[[], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = attach_file(tiny_bundle(), "estimator.json", shipped.model_dump_json().encode())
+    np.savez(tmp_path / "camera.npz", images=scenes(198, seed=1))
+    assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--output", str(tmp_path / "mine.json")]) == 2
+    assert "expected at least 199 frames, got 198" in capsys.readouterr().err
+    assert not (tmp_path / "mine.json").exists()
+
+
 @pytest.mark.slow
 def test_alarms_before_and_after(
     scenes: Scenes,

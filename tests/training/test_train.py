@@ -21,7 +21,7 @@ from training import validation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.settings import with_changes
+from training.settings import run_name, with_changes
 from training.train import fit_model, train
 from training.trainer import Trainer
 from training.validation import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
@@ -91,6 +91,20 @@ def test_a_sweep_trains_each_value_and_ranks_them(
         assert load_checkpoint(run / "checkpoint.pt").config.learning_rate == float(value)
         logged = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
         assert {key: logged[key] for key in figures} == figures
+
+
+def test_a_sweep_with_a_value_that_does_not_fit_trains_nothing(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("smoke", "--run", str(tmp_path / "run"), "--sweep", "learning_rate=0.1,abc") == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_recipe_has_a_run_folder_of_its_own_named_like_it() -> None:
+    assert {run_name(name) for name in train_module.RECIPES} == set(train_module.RECIPES)
+    assert run_name("gtsrb-at-0.2-0.5") == "gtsrb-at-0.2-0.5"
+    assert run_name("mine/faster-0.5.yaml") == "faster-0.5"
 
 
 def test_the_list_names_every_recipe(
