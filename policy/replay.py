@@ -16,8 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.commands import FIGURES, Parser, a_path, command, output_file
 from oat_runtime.data.bags import bag_messages, is_bag, open_bag
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.errors import DataError
+from oat_runtime.extras import require
 from oat_runtime.files import read_model, reason_of
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
@@ -183,25 +185,26 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
     return policies
 
 
+@command("oat-replay")
 def main(argv: list[str] | None = None) -> int:
     """Command line: 0 where every decision was equal, 1 where one was not, 2 where the recording cannot be read."""
-    parser = argparse.ArgumentParser(prog="oat-replay", description=__doc__)
-    parser.add_argument("log", type=Path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
+    parser = Parser(prog="oat-replay", description=__doc__)
+    parser.add_argument("log", type=a_path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")
-    parser.add_argument("--config", type=Path, nargs="+", default=[], help="policy configurations (JSON) to compare")
-    parser.add_argument("--bundle", type=Path, help="table and constants of this bundle instead of the recorded ones")
-    parser.add_argument("--estimator", type=Path, help="estimator constants (JSON) of oat-calibrate instead")
-    parser.add_argument("--plot", type=Path, help="draw the timelines into this file (.png, .svg, .pdf)")
+    parser.add_argument("--config", type=a_path, nargs="+", default=[], help="policy configurations (JSON) to compare")
+    parser.add_argument("--bundle", type=a_path, help="table and constants of this bundle instead of the recorded ones")
+    parser.add_argument("--estimator", type=a_path, help="estimator constants (JSON) of oat-calibrate instead")
+    parser.add_argument(
+        "--plot", type=output_file(*FIGURES), help="draw the timelines into this file (.png, .svg, .pdf)"
+    )
     options = parser.parse_args(argv)
     console = wide_console()
-    try:
-        recording = read_recording(options.log)
-        played = {name: play(recording, policy) for name, policy in _policies(options, recording).items()}
-        if options.plot is not None:
-            save_figure({name: _pairs(steps) for name, steps in played.items()}, options.plot)
-    except OATError as error:
-        print(f"oat-replay: {error}", file=sys.stderr)
-        return 2
+    if options.plot is not None:
+        require("matplotlib", extra="plots", by="--plot")
+    recording = read_recording(options.log)
+    played = {name: play(recording, policy) for name, policy in _policies(options, recording).items()}
+    if options.plot is not None:
+        save_figure({name: _pairs(steps) for name, steps in played.items()}, options.plot)
     for name, steps in played.items():
         if name == "recorded" or len(played) == 1:
             equal = [step.equal for step in steps]

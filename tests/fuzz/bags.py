@@ -98,7 +98,8 @@ _STATEMENTS = (
     "UPDATE messages SET data = 'text'", "UPDATE messages SET data = 3", "UPDATE topics SET type = 7",
     "UPDATE topics SET type = 'x/msg/Y'", "UPDATE messages SET timestamp = 'x'", "UPDATE messages SET topic_id = 99",
     "UPDATE message_definitions SET encoded_message_definition = 'x y z'", "DROP TABLE messages", "DROP TABLE topics",
-    "UPDATE message_definitions SET encoding = 'x'", "UPDATE topics SET offered_qos_profiles = '{'", "DELETE FROM schema",
+    "UPDATE message_definitions SET encoding = 'x'", "UPDATE topics SET offered_qos_profiles = '{'",
+    "DELETE FROM schema",
     "UPDATE topics SET offered_qos_profiles = '[[[[[[[[[[[[[[[1]]'", "UPDATE schema SET schema_version = 99",
     "ALTER TABLE messages RENAME TO old; CREATE TABLE messages AS SELECT * FROM old LIMIT 1",
     "ALTER TABLE message_definitions RENAME TO old; CREATE VIEW message_definitions AS WITH RECURSIVE n(i) AS "

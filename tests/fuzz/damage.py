@@ -42,7 +42,7 @@ def hostile_value(rng: random.Random, *, finite: bool = False) -> Any:
     number = rng.choice(_NUMBERS if finite else _NUMBERS + _NOT_FINITE)
     return rng.choice(
         (
-            number, number, number, str(number), None, True, False, "", "x", "x" * 10_000, "\x1b[2J\n\0", "../../etc", [], {},
+            number, number, number, str(number), None, True, False, "", "x", "x" * 10_000, "\x1b[2J\n\0", [], {},
             [number], {"x": number}, [[[[number]]]], {"lam": number}, list(range(1000)), nested(rng.choice((50, 400))),
         )
     )  # fmt: skip

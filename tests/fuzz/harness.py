@@ -73,7 +73,13 @@ class Outcome:
     @property
     def num_faults(self) -> int:
         """Cases that broke a promise."""
-        return self.num_foreign + self.num_not_one_line + self.num_other_meaning + self.num_over_time + self.num_over_memory
+        return (
+            self.num_foreign
+            + self.num_not_one_line
+            + self.num_other_meaning
+            + self.num_over_time
+            + self.num_over_memory
+        )
 
 
 def run(kind: str, *, first: int = 0, count: int | None = None) -> Outcome:
@@ -115,7 +121,9 @@ def _main(name: str, first: int, count: int) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 damaged = kind.damage(whole, random.Random(f"{name} {number}"), Path(folder))
                 print(f"case {number}", file=sys.stderr)
-                signal.setitimer(signal.ITIMER_PROF, _HANGS_AFTER_S)  # its signal ends a process that does not come back
+                signal.setitimer(
+                    signal.ITIMER_PROF, _HANGS_AFTER_S
+                )  # its signal ends a process that does not come back
                 idle_mb, started_s, fault = _reset_peak_mb(), time.process_time(), ""
                 try:
                     kind.read(whole, damaged)

@@ -21,7 +21,10 @@ def prepare(folder: Path) -> dict[str, bytes]:
     rng, files = np.random.default_rng(0), {}
     arrays = {
         "labels.npz": {"y_test": rng.integers(0, 10, 60), "track_test": rng.integers(0, 10, (60, 2))},
-        "images.npz": {"images": rng.integers(0, 256, (60, 8, 8, 3)).astype(np.uint8), "labels": rng.integers(0, 10, 60)},
+        "images.npz": {
+            "images": rng.integers(0, 256, (60, 8, 8, 3)).astype(np.uint8),
+            "labels": rng.integers(0, 10, 60),
+        },
     }
     for name, content in arrays.items():
         written = io.BytesIO()
@@ -56,7 +59,9 @@ def _other_array(content: bytes, rng: random.Random) -> bytes:
     array, written = np.load(io.BytesIO(content)), io.BytesIO()
     match rng.randrange(12):
         case 0:
-            return content.replace(f"({len(array)},".encode(), rng.choice((b"(9999999999,", b"(-1,", b"(0,", b"(2**9,")), 1)
+            return content.replace(
+                f"({len(array)},".encode(), rng.choice((b"(9999999999,", b"(-1,", b"(0,", b"(2**9,")), 1
+            )
         case 1:
             return damaged_bytes(content[:128], rng) + content[128:]
         case 2:

@@ -22,7 +22,14 @@ _MODELS: dict[str, Any] = {"profile": DeviceProfile, "policy": PolicyConfig, "es
 
 def prepare(folder: Path) -> dict[str, Any]:
     row = ProfileRow(
-        lam=0.0, width=1.0, batch=1, latency_ms_p50=1.0, latency_ms_p99=2.0, num_calls=9, images_per_s=9.0, energy_j=None
+        lam=0.0,
+        width=1.0,
+        batch=1,
+        latency_ms_p50=1.0,
+        latency_ms_p99=2.0,
+        num_calls=9,
+        images_per_s=9.0,
+        energy_j=None,
     )
     profile = DeviceProfile(
         bundle_sha256="0" * 64, device="x", power_mode="", backend="onnxruntime", precision="float32", plans="shared",

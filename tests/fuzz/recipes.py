@@ -15,10 +15,12 @@ NUM_CASES, NUM_SHORT = 1000, 150
 _LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))])
 _HASHED = "\n".join(["? &b0 [x]\n: 1", *(f"? &b{n} [*b{n - 1}, *b{n - 1}]\n: 1" for n in range(1, 40))])
 _BOMBS = (
-    _LAUGHS, _HASHED, "[" * 100_000, "{a: " * 3000, "epochs: " + "9" * 6000, "a: !!python/name:os.system", "- " * 50_000,
-    "epochs: 1\n" * 3000, "x" * 2_000_000, "epochs: !!timestamp 2001-99-99", "epochs: 2001-99-99", "seed: 1:99:99:99",
-    "epochs: !!binary '='", "? {a: 1}\n: 2", "<<: 3", "epochs: 1\nepochs: 2", "a: &a [*a]", "\ufeff\x00", "epochs: .inf",
-    "--- 1\n--- 2", "%TAG ! x\n--- !y z", "epochs: !!float x", "epochs: !!int ''", "=: 3", "1: 2", "~: 3", "!!set {a, b}",
+    _LAUGHS, _HASHED, "[" * 100_000, "{a: " * 3000, "epochs: " + "9" * 6000, "a: !!python/name:os.system",
+    "- " * 50_000,
+    "epochs: 1\n" * 3000, "x" * 2_000_000, "epochs: !!timestamp 2001-99-99", "epochs: 2001-99-99", "epochs: .inf",
+    "seed: 1:99:99:99", "epochs: !!binary '='", "? {a: 1}\n: 2", "<<: 3", "epochs: 1\nepochs: 2", "a: &a [*a]",
+    "\ufeff\x00", "--- 1\n--- 2", "%TAG ! x\n--- !y z", "epochs: !!float x", "epochs: !!int ''", "=: 3", "1: 2", "~: 3",
+    "!!set {a, b}",
 )  # fmt: skip
 
 
