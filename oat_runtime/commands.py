@@ -24,7 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn, ParamSpec
 
-from oat_runtime.errors import ConfigError, OATError, one_line
+from oat_runtime.errors import ConfigError, OATError, one_line, quoted
+from oat_runtime.files import expanded
 
 REFUSED: Final = 2
 """Exit status where the input or the arguments are at fault: starting again cannot mend that."""
@@ -123,11 +124,8 @@ def _terminable() -> Iterator[None]:
 def a_path(text: str) -> Path:
     """Return a path argument; `~` is the home folder also where no shell expands it, as in `--output=~/file`."""
     if "\0" in text or not text:
-        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+        raise argparse.ArgumentTypeError(f"expected a path, got {quoted(text)}")
+    return expanded(text)
 
 
 def output_file(*endings: str) -> Callable[[str], Path]:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import FIGURES, Parser, a_path, command, output_file
 from oat_runtime.data.bags import bag_messages, is_bag, open_bag
-from oat_runtime.errors import DataError, quoted
+from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import MAX_JSON_BYTES, read_model, reason_of
 from oat_runtime.operating_point import OperatingTable
@@ -93,7 +93,9 @@ def decision_lines(path: Path) -> list[str]:
         connections = [c for c in reader.connections if c.msgtype == _DECISION]
         if not connections:
             topics = sorted({c.topic for c in reader.connections})
-            raise DataError(f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {topics}")
+            raise DataError(
+                f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {one_line(topics)}"
+            )
         for _, message in bag_messages(path, reader, connections):
             lines += [f"{line}\n" for line in str(message.record_json).splitlines()]
     return lines

@@ -20,7 +20,7 @@ from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, Report, Row, text_table
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
 from training.distributed import World, device_argument
 from training.evaluation.cache import OutcomeCache
@@ -63,7 +63,7 @@ def measure(
     if not checkpoint.finished:
         raise CheckpointError(f"{run} has not ended: run the same command again")
     model = OATNet(checkpoint.config.model).to(world.device)
-    model.load_state_dict(checkpoint.model)
+    load_weights(model, checkpoint)
     cache = OutcomeCache(run / "measured", model)
     knots, widths = model.config.lambdas, model.config.widths
     shape = (len(knots), len(widths), len(test_set))

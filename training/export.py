@@ -16,7 +16,7 @@ from oat_runtime.data import ImageSet, fingerprint, load_dataset, split_validati
 from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.checkpoint import Checkpoint, load_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS
@@ -55,7 +55,7 @@ def export(
     """
     config = checkpoint.config
     model = OATNet(config.model)
-    model.load_state_dict(checkpoint.model)
+    load_weights(model, checkpoint)
     model.eval().requires_grad_(False)
     with torch.no_grad():
         for weight in decayed_weights(model):

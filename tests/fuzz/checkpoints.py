@@ -60,14 +60,13 @@ def damage(whole: Whole, rng: random.Random, folder: Path) -> tuple[Path, bool]:
 
 def _with_pickle(content: bytes, rng: random.Random) -> bytes:
     """The archive with another `data.pkl` and a fitting checksum."""
-    written = io.BytesIO()
+    written, squeeze = io.BytesIO(), zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(written, "w") as new:
         for info in old.infolist():
             data = old.read(info)
             if info.filename.endswith("data.pkl"):
                 data = damaged_bytes(data, rng)
-            squeeze = rng.random() < 0.05
-            new.writestr(info.filename, data, zipfile.ZIP_DEFLATED if squeeze else zipfile.ZIP_STORED)
+            new.writestr(info.filename, data, squeeze)
     return written.getvalue()
 
 

@@ -79,7 +79,7 @@ def _other_array(content: bytes, rng: random.Random) -> bytes:
         case 8:
             array = np.zeros((400_000_000 // array.itemsize,), array.dtype)
         case 9:
-            array = array - 5000
+            array = array.astype(np.int64) - 5000
         case 10:
             array = array.astype([("a", "i4"), ("b", "i4")]) if array.ndim == 1 else array[::-1].T
         case _:
