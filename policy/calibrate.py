@@ -15,7 +15,7 @@ import numpy as np
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
 from oat_runtime.errors import DataError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
 from oat_runtime.data import read_labelled_npz
 from oat_runtime.extras import require

@@ -10,7 +10,7 @@ import torch
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
-from oat_runtime.bundle_writer import check_target, save_bundle
+from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset, split_validation
 from oat_runtime.errors import CheckpointError

@@ -105,7 +105,8 @@ def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iter
     wanted = [topic] if topic else topics
     if len(wanted) != 1 or wanted[0] not in topics:
         raise DataError(
-            f"{path}: expected one image topic, got {one_line(topic or topics)}: set {option} to one of {one_line(topics)}"
+            f"{path}: expected one image topic, got {one_line(topic or topics)}: "
+            f"set {option} to one of {one_line(topics)}"
         )
     return _images(path, wanted[0])
 
