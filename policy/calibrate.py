@@ -24,7 +24,7 @@ from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import EstimatorConstants, ImageKind
+from policy.estimator import EstimatorConstants, ImageKind, constants_of
 from policy.kinds import (
     Images,
     Statistics,
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     bundle = Bundle.load(options.bundle)
     if bundle.estimator is None:
         raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
-    shipped = EstimatorConstants.model_validate(bundle.estimator)
+    shipped = constants_of(bundle.estimator, where=bundle.path)
     if not shipped.ranks:
         raise DataError(f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again")
     frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)

@@ -13,13 +13,15 @@ Shape legend: K kinds (the last two are drifted and unknown), S statistics.
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from oat_runtime.errors import DataError, quoted
+from oat_runtime.errors import DataError, one_line, quoted
+from oat_runtime.files import reason_of
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
 from policy.config import PolicyConfig
 from policy.image import ImageStatistics
@@ -143,6 +145,24 @@ class EstimatorConstants(StrictModel):
         if set(self.prior) != set(Regime) or not all(p > 0 for p in self.prior.values()):
             raise ValueError(f"prior must be positive for each regime, got {self.prior}")
         return self
+
+
+def constants_of(document: object, *, where: str | os.PathLike[str]) -> EstimatorConstants:
+    """Return the constants that a bundle's `estimator.json` holds.
+
+    Args:
+        document: what the file says, as plain values.
+        where: the bundle's folder, for the error.
+
+    Raises:
+        DataError: they are of another version, or damaged.
+    """
+    try:
+        return EstimatorConstants.model_validate(document)
+    except ValidationError as error:
+        raise DataError(
+            f"{one_line(where)}: estimator.json cannot be read ({reason_of(error)}): run `python -m policy.fit` again"
+        ) from None
 
 
 class RegimeFilter(Remembering):

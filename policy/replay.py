@@ -14,20 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import FIGURES, Parser, a_path, command, output_file
 from oat_runtime.data.bags import bag_messages, is_bag, open_bag
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.extras import require
-from oat_runtime.files import MAX_JSON_BYTES, read_model, reason_of
+from oat_runtime.files import MAX_JSON_BYTES, read_model
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import EstimatorConstants
+from policy.estimator import EstimatorConstants, constants_of
 from policy.record import Gap, TornLineError, plain_decision, policy_of, signals_of
 from policy.signals import Signals
 from policy.timeline import comparison_table, save_figure, timeline_table
@@ -201,10 +199,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
         DataError: its constants are not of this version.
     """
     bundle = Bundle.load(folder)
-    try:
-        constants = None if bundle.estimator is None else EstimatorConstants.model_validate(bundle.estimator)
-    except ValidationError as error:
-        raise DataError(f"{folder}: estimator.json cannot be read ({reason_of(error)}): fit it again") from error
+    constants = None if bundle.estimator is None else constants_of(bundle.estimator, where=folder)
     return bundle.select, constants
 
 

@@ -23,6 +23,8 @@ from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.commands import Parser, command, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError
+from oat_runtime.extras import require
+from oat_runtime.files import held, whole_file, write_whole
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World, device_argument
@@ -54,18 +56,12 @@ class RunLog:
     """Where the leading process writes figures: `log.jsonl`, the console, and TensorBoard events if asked to."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        """Open the files in the run folder.
-
-        Raises:
-            ConfigError: TensorBoard is asked for, but not installed.
-        """
+        """Open the files in the run folder."""
         self.file = (run / "log.jsonl").open("a")
         self.writer: SummaryWriter | None = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            from torch.utils.tensorboard import SummaryWriter
+
             self.writer = SummaryWriter(str(run / "tensorboard"))
 
     def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:
@@ -116,9 +112,30 @@ def train(
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
+
+    Raises:
+        ConfigError: another process trains in this folder.
     """
     prepare_device(config, world.device)
     config, training_set, validation_set = load_data(config, download=download)
+    with ExitStack() as stack:
+        if world.leads:
+            stack.enter_context(held(run, by="training"))
+        return _train(
+            config, run, training_set, validation_set, world, max_minutes=max_minutes, tensorboard=tensorboard
+        )
+
+
+def _train(
+    config: TrainConfig,
+    run: Path,
+    training_set: ImageSet,
+    validation_set: ImageSet,
+    world: World,
+    *,
+    max_minutes: float | None,
+    tensorboard: bool,
+) -> dict[str, float] | None:
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
@@ -129,9 +146,9 @@ def train(
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
-    run.mkdir(parents=True, exist_ok=True)
-    np.savez(run / HELD_OUT, images=validation_set.images_NHWC, labels=validation_set.labels_N)
-    (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    with whole_file(run / HELD_OUT) as file:
+        np.savez(file, images=validation_set.images_NHWC, labels=validation_set.labels_N)
+    write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
@@ -238,6 +255,8 @@ def main() -> int:
         return 0
     if args.recipe is None:
         raise ConfigError("name a recipe, or a YAML file: --list shows the recipes")
+    if args.tensorboard:
+        require("tensorboard", extra="training", by="--tensorboard")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
     run = args.run or Path("runs") / Path(args.recipe).stem

@@ -32,7 +32,7 @@ from policy.bench import hazards, trials
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
+from policy.estimator import constants_of
 
 _SIMULATED_WATTS = 15.0
 """Power of the network while it runs, from which energies are simulated."""
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     bundle = Bundle.load(options.bundle)
     if bundle.estimator is None:
         raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
-    constants = EstimatorConstants.model_validate(bundle.estimator)
+    constants = constants_of(bundle.estimator, where=bundle.path)
     config = PolicyConfig()
     if options.config is not None:
         config = read_model(PolicyConfig, options.config, what="a policy configuration")
