@@ -165,7 +165,12 @@ SPECS: tuple[Spec, ...] = (
          0.01, _HOUR_S, unit="s"),
     Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on `regions` "
          "names them; this needs vision_msgs. 0: whole images.", 0, 1000),
-    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
+    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none. Where it is full or "
+         "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on."),
+    Spec("decision_log_size_mb", 100, "Size of the decision log at which the next file begins. An hour at 30 images a "
+         "second takes about 200 MB.", 1, 10_000, unit="MB"),
+    Spec("decision_log_files", 10, "Files of decisions that are kept, with the one that is written. The oldest goes "
+         "first.", 1, 1000),
     Spec("confidence_required", True, PolicyConfig.model_fields["confidence_topic"].description or ""),
     Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
     Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
