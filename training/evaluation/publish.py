@@ -81,8 +81,8 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Which code counted the parts, and where."""
     places = [
-        f"{document.machine.get('processor')}, {document.machine.get('threads')} threads, code at `{short(document.commit)}`"
-        for document in documents.values()
+        f"{on.get('processor')}, {on.get('threads')} threads, code at `{short(commit)}`"
+        for on, commit in ((document.machine, document.commit) for document in documents.values())
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
 
