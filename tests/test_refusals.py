@@ -68,8 +68,8 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
     ],
     "training.train": [
         (), ("nothing",), (FOLDER,), (FILE,), (BINARY,), (DEEP,), ("smoke", "--set", "epochs"),
-        ("smoke", "--set", "x=1"), ("smoke", "--set", "epochs=[["), ("smoke", "--epochs", "x"), ("smoke", "--run", FILE),
-        ("smoke", "--device", "x"),
+        ("smoke", "--set", "x=1"), ("smoke", "--set", "epochs=[["), ("smoke", "--epochs", "x"),
+        ("smoke", "--run", FILE), ("smoke", "--device", "x"),
         ("smoke", "--max-minutes", "nan"), ("smoke", "--run", HELD + "run"), ("smoke", "--set", "dataset=/nothing"),
         ("smoke", "--sweep", "epochs=1,x"), ("smoke", "--sweep", "epochs"), ("smoke", "--device", "cuda:99"),
         ("smoke", "--set", "epochs=" + "9" * 6000), ("smoke", "--set", "dataset=" + "x" * 5000),
