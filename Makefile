@@ -29,7 +29,7 @@ MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
 	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
-.PHONY: help setup ws demo test soak robot coverage lint format settings bench constraints clean
+.PHONY: help setup ws demo test soak fuzz robot coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -52,6 +52,9 @@ robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the
 	@cat .venv-robot/sizes.txt
 	OMP_NUM_THREADS=1 .venv-robot/bin/python -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)
 	OAT_VENV=.venv-robot && $(ROS) python -m pytest tests/ros/test_start.py $(PYTEST_ARGS)
+
+fuzz: $(SETUP) ## every damaged input that the tests know: bundles, logs, bags, checkpoints, recipes, data, profiles
+	OAT_FUZZ=long OMP_NUM_THREADS=1 $(PY) -m pytest tests/fuzz -s $(PYTEST_ARGS)
 
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)
