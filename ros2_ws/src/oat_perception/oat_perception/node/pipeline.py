@@ -202,6 +202,8 @@ class Pipeline:
             )
 
     def _image_age_ms(self, message: Any) -> float:
-        """NaN for a stamp that is unset or before 1970, and where the camera's clock is ahead of ours."""
+        """NaN for a stamp that is unset or impossible, and where the camera's clock is ahead of ours."""
+        stamp = message.header.stamp
+        is_time = stamp.sec >= 0 and stamp.nanosec < 10**9 and stamp_ns(message) > 0
         age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(message)
-        return age_ns / 1e6 if stamp_ns(message) > 0 and age_ns >= 0 else math.nan
+        return age_ns / 1e6 if is_time and age_ns >= 0 else math.nan
