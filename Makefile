@@ -3,11 +3,13 @@
 #   PYTHON=python3.11   the interpreter that .venv is made from
 #   TORCH_INDEX=URL     package index to take torch from; without it, a machine without an NVIDIA driver takes torch's own
 #                       CPU builds, unless pip's settings name another source
+#   SOAK_MINUTES=10     how long `make soak` sends images
 #   DEMO_ARGS=...  BENCH_ARGS=...  PYTEST_ARGS=...   passed on
 
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH_INDEX ?=
+SOAK_MINUTES ?= 10
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 PYTEST_ARGS ?=
@@ -45,8 +47,8 @@ test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
 	$(PY) -m pytest -m "not ros and slow" $(PYTEST_ARGS)
 	$(ROS) python -m pytest -m "ros and not slow" $(PYTEST_ARGS)
 
-soak: $(WS) ## the slow tests of the ROS graph: ten minutes of images, thousands of overrides and damaged images
-	$(ROS) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
+soak: $(WS) ## the slow ROS tests: SOAK_MINUTES of images, fifty kills, thousands of overrides and damaged images
+	$(ROS) SOAK_MINUTES=$(SOAK_MINUTES) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
 
 robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the tests that need no torch
 	@cat .venv-robot/sizes.txt

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, quoted
 from policy.config import BatteryStep, PolicyConfig, Quantity
 
 ADAPTIVE = -1.0
@@ -81,17 +81,17 @@ class Spec:
             return self._number_objection(value)
         if isinstance(self.default, list):
             if not isinstance(value, (list, tuple, array)) or not len(value):
-                return f"{self.name} must be a list of at least one number, got {value!r}"
+                return f"{self.name} must be a list of at least one number, got {quoted(value)}"
             return next(filter(None, map(self._number_objection, value)), "")
         if type(value) is not type(self.default):
-            return f"{self.name} must be of type {type(self.default).__name__}, got {value!r}"
+            return f"{self.name} must be of type {type(self.default).__name__}, got {quoted(value)}"
         if self.choices and value not in self.choices:
-            return f"{self.name} must be one of {list(self.choices)}, got {value!r}"
+            return f"{self.name} must be one of {list(self.choices)}, got {quoted(value)}"
         return self._number_objection(value) if type(value) is int else ""
 
     def _number_objection(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"{self.name} must be a number, got {value!r}"
+            return f"{self.name} must be a number, got {quoted(value)}"
         if self.name in OVERRIDES:
             fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and (self.name == "lambda" or value > 0.0))
         else:

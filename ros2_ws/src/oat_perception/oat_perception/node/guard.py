@@ -1,8 +1,8 @@
 """The one guard of all callbacks: whatever raises in them is told and counted, and the node goes on.
 
-Stock rclpy raises a callback's exception out of the executor, which ends the process. Where a message cannot be read
-(its text is no UTF-8, say), rclpy raises before it has released the callback group, so that all of the node's callbacks
-rest from then on. And a service that raises never answers.
+Stock rclpy raises a callback's exception out of the executor, which ends the process. Where a message cannot be taken,
+it raises before it has released the callback group, so that all of the node's callbacks would rest from then on. And a
+service that raises never answers.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from oat_runtime.errors import InputError, one_line, quoted
 _THROTTLE_S = 5.0
 _MAX_FRAME_ID = 1000
 _MOST_SHOWN = 500
-_DETECTIONS_BYTES, _REGION_BYTES = 2**20, 4096
+_DETECTIONS_BYTES, _REGION_BYTES = 2**18, 4096
 """Largest message of detections, and what it may be more for each region that is classified: a box takes 100 bytes."""
 
 
@@ -202,6 +202,8 @@ class Pipeline:
             )
 
     def _image_age_ms(self, message: Any) -> float:
-        """NaN for a stamp that is unset or before 1970, and where the camera's clock is ahead of ours."""
+        """NaN for a stamp that is unset or impossible, and where the camera's clock is ahead of ours."""
+        stamp = message.header.stamp
+        is_time = stamp.sec >= 0 and stamp.nanosec < 10**9 and stamp_ns(message) > 0
         age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(message)
-        return age_ns / 1e6 if stamp_ns(message) > 0 and age_ns >= 0 else math.nan
+        return age_ns / 1e6 if is_time and age_ns >= 0 else math.nan
