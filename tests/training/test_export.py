@@ -223,9 +223,9 @@ def test_another_network_does_not_agree(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lambda", "1.5"], "lambda must be in [0, 1], got 1.5"),
+        (["--lambda", "1.5"], "--lambda: must be in [0, 1], got 1.5"),
         (["--width", "0.6"], "width must be one of [0.5, 1.0], got 0.6"),
-        (["--count", "0"], "--count must be at least 1, got 0"),
+        (["--count", "0"], "--count: must be at least 1, got 0"),
     ],
 )
 @pytest.mark.usefixtures("loader")
