@@ -271,7 +271,7 @@ class Bundle:
         if not worst <= self.manifest.probe_atol:
             raise BundleError(
                 f"probe of {self.path} differs by {worst:.3g}, allowed {self.manifest.probe_atol:g}: "
-                "use float32, or another back end"
+                "use float32, or another engine"
             )
         return worst
 
