@@ -15,6 +15,7 @@ _HOME = {
     "ChosenBy": "decision",
     "Decision": "decision",
     "EstimatorConstants": "estimator",
+    "Gap": "record",
     "ImageStatistics": "image",
     "NetworkSignals": "signals",
     "Override": "signals",
