@@ -1,7 +1,7 @@
 """`oat-replay`: run recorded decisions through the policy again, and through others, and show what they do.
 
-A recording is a decision log (JSON lines) or a rosbag2 with the node's ~/decision topic. The inputs are those that the
-robot had: another policy is judged on what the first one saw, also where it would have seen something else.
+A recording is a decision log (JSON lines) or a rosbag2 with the node's ~/decision topic. Another policy gets the inputs
+that the robot had, even where it would have caused other inputs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEFINITIONS = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "oat_ms
 
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
-    """One step as recorded and as decided again; `equal` means equal in every bit of the decision."""
+    """One step as recorded and as decided again; `equal` means that all bits of the decision are equal."""
 
     signals: Signals
     recorded: dict[str, Any]
@@ -49,9 +49,9 @@ class ReplayStep:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a robot's policy was told, and what it decided; `header` is empty where the recording does not hold one.
+    """Inputs and decisions of a robot's policy; `header` is empty if the recording has none.
 
-    At each of the steps numbered in `restarts` the node had built its policy anew, in the same way.
+    At each step number in `restarts`, the node had built its policy anew in the same way.
     """
 
     header: str
@@ -59,10 +59,10 @@ class Recording:
     restarts: frozenset[int] = frozenset()
 
     def policy(self) -> AdaptivePolicy:
-        """A fresh policy, built as the recorded one was.
+        """Build a fresh policy like the recorded one.
 
         Raises:
-            DataError: the recording says nothing of it, or what it says cannot be read.
+            DataError: the recording does not describe it, or the description cannot be read.
             ConfigError: table and configuration contradict each other.
         """
         if not self.header:
@@ -73,7 +73,7 @@ class Recording:
 
 
 def decision_lines(path: Path) -> list[str]:
-    """Lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
+    """Return the lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
 
     Raises:
         DataError: not a bag, or no decisions in it.
@@ -135,7 +135,7 @@ def replay(path: Path) -> list[ReplayStep]:
 
 
 def play(recording: Recording, policy: AdaptivePolicy) -> list[ReplayStep]:
-    """Run the recorded inputs through a fresh policy, and through another like it wherever the node built one anew."""
+    """Run the recorded inputs through a fresh policy, and start afresh wherever the node did."""
     steps = []
     for number, (signals, recorded) in enumerate(recording.steps):
         if number and number in recording.restarts:
@@ -160,7 +160,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
 
 
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
-    """The recorded policy where it is known, and one for each configuration, bundle and calibration that was named."""
+    """Return the recorded policy if it is known, and one for each named configuration, bundle and calibration."""
     policies: dict[str, AdaptivePolicy] = {}
     if recording.header:
         policies["recorded"] = recording.policy()
@@ -184,7 +184,7 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 where every decision was equal, 1 where one was not, 2 where the recording cannot be read."""
+    """Run from the command line; return 0 if all decisions are equal, 1 if one is not, 2 if nothing can be read."""
     parser = argparse.ArgumentParser(prog="oat-replay", description=__doc__)
     parser.add_argument("log", type=Path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")

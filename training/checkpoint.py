@@ -1,4 +1,4 @@
-"""Training checkpoints: written atomically, read without unpickling anything but tensors and plain values."""
+"""Write training checkpoints atomically, and read them without unpickling anything but tensors and plain values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from training.origin import UNKNOWN
 
 _FORMAT = 3
 _READABLE = (1, 2, 3)
-"""Format 1 had no average, format 2 did not say where it came from."""
+"""Format 1 had no average, and format 2 had no origin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State of a run after `step` optimizer steps. Randomness needs no state: every step draws from (seed, step)."""
+    """State of a run after `step` optimizer steps. Random draws depend on (seed, step), so no generator is stored."""
 
     config: TrainConfig
     step: int
@@ -33,14 +33,14 @@ class Checkpoint:
     """Time spent training so far."""
     finished: bool = False
     average: dict[str, torch.Tensor] | None = None
-    """Running average of the weights, where the run keeps one."""
+    """Running average of the weights, if the run has one."""
     commit: str = UNKNOWN
     hardware: str = UNKNOWN
-    """Code and hardware of the process that wrote it: the last one, of a run that was stopped and went on elsewhere."""
+    """Code and hardware of the process that wrote this, also if the run began elsewhere."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write to a temporary file beside `path`, flush it to disk, then rename: a kill leaves the old file whole."""
+    """Write to a temporary file beside `path`, flush it, then rename it, so that a kill leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     with temporary.open("wb") as file:

@@ -223,7 +223,7 @@ class Bundle:
             raise BundleError(
                 f"probe of {one_line(self.path)} differs by {difference:.3g} at {point}, allowed {allowed:g} in "
                 f"{precision}: the weights are not those that were exported (fetch the bundle again), or this engine "
-                "computes something else (use float32, or another back end)"
+                "computes something else (use float32, or another engine)"
             )
         return difference
 

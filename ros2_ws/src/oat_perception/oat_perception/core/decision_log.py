@@ -1,4 +1,4 @@
-"""The file of all decisions."""
+"""Write the file of all decisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FLUSH_PERIOD_S = 1.0
 
 
 class DecisionLog:
-    """Decisions as JSON lines, which `oat-replay` turns back into the same decisions."""
+    """Write decisions as JSON lines, from which `oat-replay` computes the same decisions again."""
 
     def __init__(self, path: Path) -> None:
         """Start a log; an older one at `path` is kept as `<path>.old`.
@@ -43,6 +43,6 @@ class DecisionLog:
 
 
 def record(result: FrameResult) -> str:
-    """One decision as `oat-replay` reads it: a line, and before that of a policy's first decision the log's header."""
+    """Return one decision as `oat-replay` reads it: one line, and before a policy's first one the log's header."""
     line = step_line(result.signals, result.decision)
     return f"{result.record_header}\n{line}" if result.record_header else line

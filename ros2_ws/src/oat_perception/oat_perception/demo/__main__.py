@@ -1,4 +1,4 @@
-"""`make demo`: the real ROS graph through a scripted day, a live table, a report. Ends by itself."""
+"""Run the real ROS graph through a scripted day, with a live table and a report. `make demo` ends by itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 from oat_perception.demo.run import Options, run
 from oat_perception.replay.scenario import DAY
 from oat_runtime import SHIPPED_BUNDLE
-from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.bundle.shipped import find_bundle
+from oat_runtime.errors import ConfigError, OATError
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo.
 
     Returns:
-        0 where the day went as it should; 1 where not, with the reason on stderr; 130 after Ctrl-C.
+        0 if the day went as it should; 1 if not, with the reason on stderr; 130 after Ctrl-C.
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,4 +1,4 @@
-"""What stock rclpy leaves out of a managed node: it survives impossible transitions, and says why one failed."""
+"""Make a managed node survive impossible transitions, and say why one failed; stock rclpy does neither."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class GuardedLifecycleNode(LifecycleNode):
 
     @property
     def state(self) -> str:
-        """Label of the lifecycle state."""
+        """The name of the lifecycle state."""
         return str(self._state_machine.current_state[1])
 
     def guard_change_state(self) -> None:
-        """Answer requests for impossible transitions: the stock service raises into the executor, which dies."""
+        """Answer requests for impossible transitions; with the stock service they would end the executor."""
         service = self._service_change_state
         stock = service.callback
 
@@ -48,10 +48,10 @@ _Transition = Callable[[_Node, LifecycleState], None]
 
 
 def guarded(transition: _Transition[_Node]) -> Callable[[_Node, LifecycleState], TransitionCallbackReturn]:
-    """Make a transition callback of a method: rclpy swallows exceptions, this reports them.
+    """Make a transition callback of a method. It reports exceptions, which rclpy would swallow.
 
-    What people can put right (OATError, OSError) leaves the node in the state it was in; anything else is an error
-    that `on_error` cleans up after.
+    An error that people can mend (OATError, OSError) leaves the node in its state. Any other exception leads to
+    `on_error`, which cleans up.
     """
 
     @functools.wraps(transition)
