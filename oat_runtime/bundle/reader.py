@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,7 @@ class Bundle:
         """Return the precision whose figures hold where `precision` runs: its own if it was counted, else float32."""
         return precision if precision in self.manifest.figures else "float32"
 
-    def table(self, name: str, precision: Precision = "float32") -> OperatingTable:
+    def table(self, name: Literal["select", "report"], precision: Precision = "float32") -> OperatingTable:
         """Return `select` or `report`, counted in the precision that `counted_in` gives, marked as this bundle's."""
         figures = self.manifest.figures[self.counted_in(precision)]
         table = figures.select if name == "select" else figures.report
