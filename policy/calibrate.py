@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
 from oat_runtime.errors import ConfigError, DataError, OATError
 from oat_runtime.files import write_whole

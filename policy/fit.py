@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import read_labelled_npz
 from oat_runtime.errors import OATError
 from oat_runtime.extras import require

@@ -11,7 +11,7 @@ import torch
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
-from oat_runtime.bundle_writer import check_target, save_bundle
+from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -22,7 +22,7 @@ from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import DataRecord, check_division, divided
+from training.split import DataRecord, check_division, divided, summary
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -106,6 +106,7 @@ def export(
         ),
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
+        data=summary(config, training, validation, test_set),
     )
 
 

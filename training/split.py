@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, write_whole
@@ -73,6 +74,17 @@ def keep_division(run: Path, record: DataRecord, validation: ImageSet) -> None:
     """Write the record and the validation images into a run's folder."""
     write_whole(run / RECORD, record.model_dump_json() + "\n")
     np.savez(run / HELD_OUT, images=validation.images_NHWC, labels=validation.labels_N)
+
+
+def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_set: ImageSet) -> DataSummary:
+    """Return what a bundle says of its images: how validation was held out, and the fingerprint of each part."""
+    rule = config.split if training.groups_N is None else "groups"
+    return DataSummary(
+        held_out=HeldOut(rule=rule, num_images=config.num_validation, seed=config.seed),
+        fingerprints=Fingerprints(
+            train=fingerprint(training), validation=fingerprint(validation), test=fingerprint(test_set)
+        ),
+    )
 
 
 def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
