@@ -16,15 +16,15 @@ from torch import nn
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.data import ImageSet
-from training import monitor
 from training import train as train_module
+from training import validation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
 from training.settings import with_changes
 from training.train import fit_model, train
 from training.trainer import Trainer
+from training.validation import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
 
 Patches = Callable[..., ImageSet]
 Command = Callable[..., int]
@@ -148,7 +148,7 @@ def test_a_network_that_no_attack_trained_cannot_have_overfitted_to_one(
     lam: float, tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: PGD-AT at λ=0, which is clean training, was warned of catastrophic overfitting."""
-    monkeypatch.setattr(monitor, "false_robustness", lambda one, seven: 0.6)
+    monkeypatch.setattr(validation, "false_robustness", lambda one, seven: 0.6)
     trainer = Trainer(with_changes(tiny_run, [f"model.lambdas=[{lam}]"]), patches(50))
     assert quick_validation(trainer.model, patches(12), trainer.config)["overfitting"] == (0.6 if lam else 0.0)
 
