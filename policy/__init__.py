@@ -25,6 +25,7 @@ _HOME = {
     "Rule": "decision",
     "SignalState": "signals",
     "Signals": "signals",
+    "constants_of": "estimator",
     "header_line": "record",
     "image_statistics": "image",
     "step_line": "record",
