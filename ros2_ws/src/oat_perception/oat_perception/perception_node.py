@@ -154,6 +154,7 @@ class PerceptionNode(GuardedLifecycleNode):
             external=functools.partial(self._external, configured.external),
             log=loaded.log,
             max_regions=max_regions,
+            max_pixels=int(self.get_parameter("max_pixels").value),
         )
         self._running = _Running(
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
