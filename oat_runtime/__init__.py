@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
+from oat_runtime.quiet import refuse_telemetry
 from oat_runtime.shipped import bundles_folder
+
+refuse_telemetry()
 
 SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 """The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
