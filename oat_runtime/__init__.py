@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
+from oat_runtime.bundle.shipped import bundles_folder
 from oat_runtime.quiet import refuse_telemetry
-from oat_runtime.shipped import bundles_folder
 
 refuse_telemetry()
 

@@ -7,13 +7,16 @@ occurs twice, NaN and infinity are refused, so that two readers never see two me
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import IO, Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -45,20 +48,77 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
         content: bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: it cannot be written; it names the file, and what was there stays.
     """
-    target, data = Path(path), content.encode() if isinstance(content, str) else content
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Give a file to write that takes its place when the block ends, and is gone if the block fails.
+
+    Args:
+        path: its place; folders are made as needed.
+
+    Raises:
+        OSError: it cannot be written; it names the file, and what was there stays.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        if error.errno is None:
             raise
+        # The name of the temporary file, or none at all, tells nobody where there was no room.
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` is the home folder, also where no shell has seen to it.
+
+    Raises:
+        ConfigError: `~NAME` of a user who is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{one_line(path)}: expected a path, and there is no such home folder") from error
+
+
+@contextmanager
+def held(folder: Path, *, by: str) -> Iterator[None]:
+    """Hold a folder, so that no second process of the same kind works in it; a process that dies lets go of it.
+
+    Args:
+        folder: the folder, made as needed; `.lock` in it is the file that is locked, and stays.
+        by: what holds it, for the message of who comes second, as in `training`.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            # Not `flock`: a child process that outlives this one would still hold that.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(folder / ".lock")) from error
+            raise ConfigError(
+                f"another {by} is at work in {folder}: wait for its end, or name another folder"
+            ) from None
+        yield
 
 
 def read_at_most(path: str | os.PathLike[str], num_bytes: int) -> bytes:

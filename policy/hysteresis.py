@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+from oat_runtime.errors import DataError, quoted
 from policy.decision import Rule
+from policy.snapshot import Remembering
 
 _Rank = tuple[float, float, float]
 _MAX_BACK_OFF = 8.0
 
 
-class Hysteresis:
+class Hysteresis(Remembering):
     """One knob with a bounded number of changes.
 
     Only a climb in a fixed total order can be immediate, and each change puts the next waiting move off by one dwell
@@ -21,6 +23,10 @@ class Hysteresis:
     A waiting move that had to be taken back within a dwell time doubles the dwell times that follow (up to eight
     fold); each one that lasted halves them again. So whoever provokes changes pays for them in rising prices.
     """
+
+    _REMEMBERED = (
+        "_current", "_earliest_s", "_back_off", "_waited_at_s", "_target", "_target_since_s", "_leaving_since_s"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -92,6 +98,13 @@ class Hysteresis:
             return target, Rule.HOLD_DWELL
         self._wait_is_over(target, elapsed_s)
         return target, Rule.SWITCH
+
+    def restore(self, saved: Any) -> None:
+        """As in `Remembering`; the settings must be among this knob's."""
+        super().restore(saved)
+        known = {*self.ranks, None}
+        if not {self._current, self._target} <= known or not 1.0 <= self._back_off <= _MAX_BACK_OFF:
+            raise DataError(f"expected a state of a knob with the settings {list(self.ranks)}, got {quoted(saved)}")
 
     def _is_settled(self, elapsed_s: float) -> bool:
         settled = elapsed_s - self._target_since_s >= self._settle_s

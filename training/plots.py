@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.commands import Parser, a_path, command, output_folder
+from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, Axes, Figure, join_over_lambda, new_figure
 
@@ -214,17 +214,14 @@ def _of_255(value: float) -> str:
     return f"{255.0 * value:g}/255"
 
 
+@command("training.plots")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.plots", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("output_dir", type=Path, help="folder for surface.png and frontier.png")
+    parser = Parser(prog="python -m training.plots", description=__doc__)
+    parser.add_argument("bundle", type=a_path)
+    parser.add_argument("output_dir", type=output_folder, help="folder for surface.png and frontier.png")
     args = parser.parse_args(argv)
-    try:
-        paths = draw(Bundle.load(args.bundle), args.output_dir)
-    except (OATError, OSError) as error:
-        print(f"training.plots: {error}", file=sys.stderr)
-        return 2
+    paths = draw(Bundle.load(args.bundle), args.output_dir)
     for path in paths:
         print(f"wrote {path}")
     return 0

@@ -20,11 +20,14 @@ from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.commands import Parser, command, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset, split_validation
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.errors import ConfigError
+from oat_runtime.extras import require
+from oat_runtime.files import held, whole_file, write_whole
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
-from training.distributed import World
+from training.distributed import World, device_argument
 from training.monitor import NUM_IMAGES, quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
@@ -53,18 +56,12 @@ class RunLog:
     """Where the leading process writes figures: `log.jsonl`, the console, and TensorBoard events if asked to."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        """Open the files in the run folder.
-
-        Raises:
-            ConfigError: TensorBoard is asked for, but not installed.
-        """
+        """Open the files in the run folder."""
         self.file = (run / "log.jsonl").open("a")
         self.writer: SummaryWriter | None = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            from torch.utils.tensorboard import SummaryWriter
+
             self.writer = SummaryWriter(str(run / "tensorboard"))
 
     def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:
@@ -115,9 +112,30 @@ def train(
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
+
+    Raises:
+        ConfigError: another process trains in this folder.
     """
     prepare_device(config, world.device)
     config, training_set, validation_set = load_data(config, download=download)
+    with ExitStack() as stack:
+        if world.leads:
+            stack.enter_context(held(run, by="training"))
+        return _train(
+            config, run, training_set, validation_set, world, max_minutes=max_minutes, tensorboard=tensorboard
+        )
+
+
+def _train(
+    config: TrainConfig,
+    run: Path,
+    training_set: ImageSet,
+    validation_set: ImageSet,
+    world: World,
+    *,
+    max_minutes: float | None,
+    tensorboard: bool,
+) -> dict[str, float] | None:
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
@@ -128,9 +146,9 @@ def train(
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
-    run.mkdir(parents=True, exist_ok=True)
-    np.savez(run / HELD_OUT, images=validation_set.images_NHWC, labels=validation_set.labels_N)
-    (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    with whole_file(run / HELD_OUT) as file:
+        np.savez(file, images=validation_set.images_NHWC, labels=validation_set.labels_N)
+    write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
@@ -211,29 +229,34 @@ def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: 
 
 def parser() -> argparse.ArgumentParser:
     """Command line of `oat-train`."""
-    made = argparse.ArgumentParser(prog="oat-train", description=__doc__)
+    made = Parser(prog="oat-train", description=__doc__)
     made.add_argument("recipe", nargs="?", help="a name from --list, or a YAML file: `base: NAME` and what differs")
     made.add_argument("--list", action="store_true", help="show all recipes and end")
     made.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
                       help="change a field of the recipe, as in `model.depth=28`; may be repeated")  # fmt: skip
     made.add_argument("--sweep", metavar="KEY=V1,V2,...",
                       help="train once for each value and compare on validation images")  # fmt: skip
-    made.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>)")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--run", type=output_folder, help="run folder (default: runs/<recipe>)")
+    made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)
-    made.add_argument("--max-minutes", type=float, help="stop cleanly after this long; run again to go on")
+    made.add_argument("--max-minutes", type=real(above=0.0), help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
     made.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
     return made
 
 
+@command("oat-train")
 def main() -> int:
     """Run `oat-train`; under torchrun, in every process."""
     args = parser().parse_args()
-    if args.list or args.recipe is None:
+    if args.list:
         list_recipes()
-        return 0 if args.list else 2
+        return 0
+    if args.recipe is None:
+        raise ConfigError("name a recipe, or a YAML file: --list shows the recipes")
+    if args.tensorboard:
+        require("tensorboard", extra="training", by="--tensorboard")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
     run = args.run or Path("runs") / Path(args.recipe).stem
@@ -242,6 +265,8 @@ def main() -> int:
         config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])
         if args.sweep is not None:
             key, _, values = args.sweep.partition("=")
+            for value in values.split(","):  # a mistake in the last one is found before the first one trains
+                with_changes(config, [f"{key}={value}"])
             results = sweep(config, run, key, values.split(","), world=world, download=args.download)
             if results:
                 _print_sweep(key, results, config)
@@ -249,9 +274,6 @@ def main() -> int:
         figures = train(
             config, run, world=world, max_minutes=args.max_minutes, download=args.download, tensorboard=args.tensorboard
         )
-    except OATError as error:
-        print(f"oat-train: {error}", file=sys.stderr)
-        return 2
     finally:
         world.leave()
     if world.leads:

@@ -31,7 +31,7 @@ from sensor_msgs.msg import BatteryState, CompressedImage, Image
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind

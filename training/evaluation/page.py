@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row
-from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
+from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
 from training.evaluation.judged import Judged
 
 _STYLE = """
@@ -34,16 +34,17 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"<h1>{html.escape(judged.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
-        parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
-        parts.append(f"<p class='note'>{html.escape(document.setting())}</p>")
-        parts += [f"<p class='warn'>{html.escape(warning_text(warning))}</p>" for warning in document.warnings]
-        parts += [_paragraph(check_text(check)) for check in document.checks]
-        for file_name, draw in document.suite.figures.items():
-            path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
-            draw(document.rows).savefig(path)
-            code = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")
-        parts.append(_rows(document.rows))
+        with shown(name):
+            parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
+            parts.append(f"<p class='note'>{html.escape(document.setting())}</p>")
+            parts += [f"<p class='warn'>{html.escape(warning_text(warning))}</p>" for warning in document.warnings]
+            parts += [_paragraph(check_text(check)) for check in document.checks]
+            for file_name, draw in document.suite.figures.items():
+                path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
+                draw(document.rows).savefig(path)
+                code = base64.b64encode(path.read_bytes()).decode()
+                parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")
+            parts.append(_rows(document.rows))
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(judged.name)}</title>"
     index = folder / "index.html"
     write_whole(index, f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")

@@ -7,12 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Row
-from training.evaluation.documents import Document, attack_text, check_text, heading, read_documents, warning_text
+from training.evaluation.documents import (
+    Document,
+    attack_text,
+    check_text,
+    heading,
+    read_documents,
+    shown,
+    warning_text,
+)
 from training.evaluation.judged import Judged
 from training.evaluation.text_table import markdown, new_table, share
 from training.origin import short
@@ -73,7 +81,7 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Which code counted the parts, and where."""
     places = [
-        f"{document.machine['processor']}, {document.machine['threads']} threads, code at `{short(document.commit)}`"
+        f"{document.machine.get('processor')}, {document.machine.get('threads')} threads, code at `{short(document.commit)}`"
         for document in documents.values()
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
@@ -97,10 +105,15 @@ def _operating_points(report: OperatingTable) -> list[str]:
 
 def _sections(documents: dict[str, Document]) -> Iterable[str]:
     for place, document in documents.items():
-        yield f"## {heading(place)}"
-        yield f"{document.suite.about} {document.setting()}"
-        yield f"```\n{document.command}\n```"
-        yield from (markdown(table(document.rows)) for table in document.suite.tables)
-        remarks = [*map(check_text, document.checks), *map(warning_text, document.warnings)]
-        if remarks:
-            yield "\n".join(f"- {remark}" for remark in remarks)
+        with shown(place):
+            yield from list(_section(place, document))
+
+
+def _section(place: str, document: Document) -> Iterable[str]:
+    yield f"## {heading(place)}"
+    yield f"{document.suite.about} {document.setting()}"
+    yield f"```\n{document.command}\n```"
+    yield from (markdown(table(document.rows)) for table in document.suite.tables)
+    remarks = [*map(check_text, document.checks), *map(warning_text, document.warnings)]
+    if remarks:
+        yield "\n".join(f"- {remark}" for remark in remarks)

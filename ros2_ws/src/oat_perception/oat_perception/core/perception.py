@@ -20,7 +20,7 @@ from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
-from policy.estimator import EstimatorConstants
+from policy.estimator import EstimatorConstants, constants_of
 from policy.image import image_statistics
 from policy.record import header_line
 from policy.signals import NetworkSignals, Override, Reading, Signals
@@ -130,11 +130,11 @@ class PerceptionCore:
 
         Raises:
             ConfigError: table and configuration contradict each other.
-            pydantic.ValidationError: the bundle's estimator constants are of another version.
+            DataError: the bundle's estimator constants are of another version.
         """
         shipped = runtime.bundle.estimator
         if constants is None and shipped is not None:
-            constants = EstimatorConstants.model_validate(shipped)
+            constants = constants_of(shipped, where=runtime.bundle.path)
         self.policy = AdaptivePolicy(table or runtime.table, config, constants)
         self._record_header = header_line(self.policy)
         self._runtime = runtime

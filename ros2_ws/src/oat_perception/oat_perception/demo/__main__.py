@@ -12,8 +12,8 @@ from rich.console import Console
 from oat_perception.demo.run import Options, run
 from oat_perception.replay.scenario import DAY
 from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.bundle.shipped import find_bundle
 from oat_runtime.errors import ConfigError, OATError
-from oat_runtime.shipped import find_bundle
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 
