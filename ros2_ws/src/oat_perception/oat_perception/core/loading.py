@@ -65,7 +65,10 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
             widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
             runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)
         core.warm()
-        log = DecisionLog(Path(values["decision_log"])) if values["decision_log"] else None
+        log = None
+        if values["decision_log"]:
+            max_bytes, max_files = 10**6 * values["decision_log_size_mb"], values["decision_log_files"]
+            log = DecisionLog(Path(values["decision_log"]), core.policy, max_bytes=max_bytes, max_files=max_files)
     except BaseException:
         runtime.close()
         raise
