@@ -7,13 +7,12 @@ import signal
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from oat_perception.demo.run import Options, run
 from oat_perception.replay.scenario import DAY
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.bundle.shipped import find_bundle
 from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.text import PlainConsole, plain
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 
@@ -24,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 where the day went as it should; 1 where not, with the reason on stderr; 130 after Ctrl-C.
     """
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         options = _parse(argv)
@@ -33,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         console.print("Stopped.")
         return 130
     except OATError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {plain(error)}", file=sys.stderr)
         return 1
     failed = [check for check in checks if not check.ok]
     for check in failed:
-        print(f"demo: not as it should be: {check.name}: {check.detail}", file=sys.stderr)
+        print(f"demo: not as it should be: {plain(check.name)}: {plain(check.detail)}", file=sys.stderr)
     return 1 if failed else 0
 
 
