@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from rich.table import Table
 from oat_runtime.report import Check, checks_table, text_table
 from oat_runtime.text import PlainConsole, html_text, markdown_code, markdown_text, plain
 from tests.oat_runtime.hostile import HOSTILE, MOVES
+
+ROOT = Path(__file__).parents[2]
 
 
 def printed(*things: object) -> str:
@@ -109,3 +113,15 @@ def test_a_table_with_styled_cells_keeps_them() -> None:
         checks_table([Check("slow", 3.0, 2.0, "ms", ok=False)]), table
     )
     assert "\x1b[1;31mNOT MET" in file.getvalue()
+
+
+def test_every_console_of_ours_prints_plain_text() -> None:
+    """A new command that makes its own rich console would read markup in whatever it prints."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for package in ("oat_runtime", "policy", "training", "ros2_ws/src/oat_perception", "examples", "tools")
+        for path in (ROOT / package).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(?<![A-Za-z])Console\(", line) and "class PlainConsole" not in line
+    ]
+    assert found == []
