@@ -138,9 +138,9 @@ def output_file(*endings: str) -> Callable[[str], Path]:
     def check(text: str) -> Path:
         file = a_path(text)
         if endings and file.suffix.lower() not in endings:
-            raise argparse.ArgumentTypeError(f"expected a file ending in {', '.join(endings)}, got {text}")
+            raise argparse.ArgumentTypeError(f"expected a file ending in {', '.join(endings)}, got {one_line(text)}")
         if file.is_dir():
-            raise argparse.ArgumentTypeError(f"{text} is a folder: name a file")
+            raise argparse.ArgumentTypeError(f"{one_line(text)} is a folder: name a file")
         _check_folder(file.parent, text)
         return file
 
@@ -157,9 +157,9 @@ def output_folder(text: str) -> Path:
 def _check_folder(folder: Path, text: str) -> None:
     there = next(place for place in (folder, *folder.parents, Path()) if os.path.lexists(place))
     if not there.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: {there} is not a folder")
+        raise argparse.ArgumentTypeError(f"{one_line(text)} cannot be written: {one_line(there)} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: no permission in {there}")
+        raise argparse.ArgumentTypeError(f"{one_line(text)} cannot be written: no permission in {one_line(there)}")
 
 
 def whole(*, least: int) -> Callable[[str], int]:
@@ -169,9 +169,9 @@ def whole(*, least: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {quoted(text)}") from None
         if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {quoted(value)}")
         return value
 
     return check
@@ -188,9 +188,9 @@ def real(*, above: float = -math.inf, least: float = -math.inf, most: float = ma
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected a number, got {quoted(text)}") from None
         if not (math.isfinite(value) and above < value and least <= value <= most):
-            raise argparse.ArgumentTypeError(f"must be in {low}, {most:g}], got {text}")
+            raise argparse.ArgumentTypeError(f"must be in {low}, {most:g}], got {quoted(value)}")
         return value
 
     return check

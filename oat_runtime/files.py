@@ -22,8 +22,8 @@ from pydantic import BaseModel, ValidationError
 
 from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
-MAX_JSON_BYTES: Final = 4 * 2**20
-"""Size of a JSON file: forty times that of a shipped bundle's manifest."""
+MAX_JSON_BYTES: Final = 8 * 2**20
+"""Size of a JSON file: eighty times that of a shipped bundle's manifest."""
 MAX_JSON_VALUES: Final = 200_000
 """Values in a JSON text; a shipped manifest has 5,000."""
 MAX_JSON_DEPTH: Final = 32

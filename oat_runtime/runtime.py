@@ -18,12 +18,13 @@ from oat_runtime.architecture import effective_lambda
 from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
 from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, quoted
+from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.plain_net import fold
 from oat_runtime.plan_store import PlanForm, PlanStore, ReadyPlan
 from oat_runtime.prediction import Floats, Prediction, softmax
+from oat_runtime.probe_check import ProbeCheck
 
 __all__ = ["Activation", "OATRuntime", "Prediction"]
 
@@ -67,7 +68,13 @@ class OATRuntime:
     active point is in effect, and `failure` why the last one asked for never came.
 
     Safe to use from any thread; the frames of one plan run one after another. Network inputs outside [0, 1] are
-    refused, NaN and infinity among them.
+    refused, NaN and infinity among them, and so are logits that are not finite: `BackendError`. A runtime serves the
+    process that loaded it, and no fork of it: `OATError`.
+
+    Attributes:
+        table: the rows of `select` that the policy reads.
+        table_precision: what those rows were counted in: the precision that runs, or float32 where the bundle has no
+            figures of that one.
     """
 
     def __init__(
@@ -109,8 +116,6 @@ class OATRuntime:
         self.table: OperatingTable = bundle.table("select", self.precision)
         self.table_precision = bundle.counted_in(self.precision)
         settings = Settings(self._input_chw[1:], self.precision, self.num_threads, device)
-        self._probe_image = probes[start].x_NCHW[:1].copy()
-        self._probe_logits = {point: probe.logits_NK[:1] for point, probe in probes.items()}
         self._plans = PlanStore(
             tensors,
             self._config,
@@ -118,7 +123,7 @@ class OATRuntime:
             settings,
             form=plans,
             budget_mb=memory_budget_mb,
-            check=self._check_plan if check_probe else None,
+            check=ProbeCheck(bundle, probes, self.precision) if check_probe else None,
         )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
@@ -292,22 +297,14 @@ class OATRuntime:
     def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
         return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point, self.precision))
 
-    def _check_plan(self, point: OperatingPoint, plan: Plan) -> None:
-        """Hold a plan to the first image of the probe; a point that is not a knot only has to answer.
-
-        Raises:
-            BundleError: the logits are not the trained network's.
-        """
-        logits_NK = plan(self._probe_image)
-        if point in self._probe_logits:
-            self.bundle.check_logits(logits_NK, self._probe_logits[point], point=point, precision=self.precision)
-
     def _report(self, future: Future[None]) -> None:
         if future.cancelled() or (error := future.exception()) is None:
             return
         _LOG.error("preparing an operating point failed; the old one stays active", exc_info=error)
         with self._lock:
-            self._failure = error if isinstance(error, OATError) else OATError(f"preparing failed: {error!r}")
+            self._failure = (
+                error if isinstance(error, OATError) else OATError(f"preparing failed: {one_line(repr(error))}")
+            )
 
     def infer(self, x_NCHW: Floats) -> Floats:
         """Return the logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.

@@ -23,7 +23,7 @@ from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import check_held_out
+from training.split import check_held_out, data_record
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -108,6 +108,7 @@ def export(
         ),
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
+        data=data_record(training_set, test_set, num_validation=config.num_validation, seed=config.seed),
     )
 
 

@@ -240,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)
-    made.add_argument("--max-minutes", type=real(above=0.0), help="stop cleanly after this long; run again to go on")
+    made.add_argument("--max-minutes", type=real(least=0.0), help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
     made.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
     return made

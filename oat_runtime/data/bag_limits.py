@@ -53,11 +53,10 @@ def bound_decompression() -> None:
     from lz4.frame import LZ4FrameDecompressor
     from rosbags.rosbag2 import reader, storage_mcap
 
-    zstd: Any = reader.zstd
+    zstd: Any = vars(reader)["zstd"]  # the module of that name, or its backport
     if isinstance(zstd, _BoundedZstd):
         return
-    bounded = _BoundedZstd(zstd)
-    reader.zstd = bounded  # type: ignore[assignment]
+    vars(reader)["zstd"] = _BoundedZstd(zstd)
     storage_mcap.DECOMPRESSORS["zstd"] = lambda data, size: unpack(data, zstd.ZstdDecompressor, size)
     storage_mcap.DECOMPRESSORS["lz4"] = lambda data, size: unpack(data, LZ4FrameDecompressor, size)
 

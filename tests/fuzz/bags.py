@@ -18,7 +18,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from oat_runtime.data import camera_images
 from policy.replay import decision_lines
 
-NUM_CASES, NUM_SHORT = 500, 40
+NUM_CASES, NUM_SHORT = 500, 25
 _MESSAGES = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 _IMAGE, _RECORD = "sensor_msgs/msg/Image", "oat_msgs/msg/DecisionRecord"
 

@@ -18,7 +18,7 @@ from oat_runtime.data import CIFAR10_CLASSES, ImageSet
 from training.config import TrainConfig
 from training.trainer import Trainer
 
-NUM_CASES, NUM_SHORT = 500, 40
+NUM_CASES, NUM_SHORT = 500, 25
 
 
 @dataclass

@@ -20,7 +20,7 @@ from policy.record import header_line, step_line
 from policy.replay import main, read_bundle
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
-NUM_CASES, NUM_SHORT = 2000, 80
+NUM_CASES, NUM_SHORT = 2000, 60
 
 
 def prepare(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from damage import damaged_bytes
 from oat_runtime.data import read_images_npz, read_labelled_npz
 from oat_runtime.data.packs import read_pack
 
-NUM_CASES, NUM_SHORT = 1000, 150
+NUM_CASES, NUM_SHORT = 1000, 60
 
 
 def prepare(folder: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def _other_array(content: bytes, rng: random.Random) -> bytes:
         case 7:
             array = np.array(7, array.dtype)
         case 8:
-            array = np.zeros((400_000_000 // array.itemsize,), array.dtype)
+            array = np.zeros((100_000_000 // array.itemsize,), array.dtype)
         case 9:
             array = array.astype(np.int64) - 5000
         case 10:

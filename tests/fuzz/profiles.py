@@ -16,7 +16,7 @@ from policy.config import BatteryStep, PolicyConfig
 from policy.estimator import EstimatorConstants
 from policy.replay import read_bundle
 
-NUM_CASES, NUM_SHORT = 2000, 200
+NUM_CASES, NUM_SHORT = 2000, 100
 _MODELS: dict[str, Any] = {"profile": DeviceProfile, "policy": PolicyConfig, "estimator": EstimatorConstants}
 
 

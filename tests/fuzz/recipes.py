@@ -11,7 +11,7 @@ from damage import damaged_bytes, damaged_tree
 from training.config import TrainConfig
 from training.settings import read_recipe, with_changes
 
-NUM_CASES, NUM_SHORT = 1000, 150
+NUM_CASES, NUM_SHORT = 1000, 60
 _LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))])
 _HASHED = "\n".join(["? &b0 [x]\n: 1", *(f"? &b{n} [*b{n - 1}, *b{n - 1}]\n: 1" for n in range(1, 40))])
 _BOMBS = (

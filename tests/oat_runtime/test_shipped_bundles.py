@@ -12,8 +12,8 @@ from oat_runtime.errors import BundleError
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "c225b3e292bc7cccd567335dba4f93e85b9080aa0bc477cc61f67c28fc5a1fdc",
-    "gtsrb-wrn-16-2": "b18ace4ad33be39dfe4f398dac6ea99a23de554953edc1471843b7a71abddee7",
+    "cifar10-wrn-16-4": "04ec9b38daa9863fc994f8038cc71b5dd7263d3b43b023e8e2ac2ec2542855f2",
+    "gtsrb-wrn-16-2": "ee560394ddfc0bff670cd3bc1aad21ef3388ceade4c6ed089836d0e2e6e9aeb3",
 }
 """Of each manifest, which holds the hashes of the other files."""
 
@@ -33,7 +33,7 @@ def replay(runtime: OATRuntime, *, at: OperatingPoint | None = None) -> float:
 def test_no_file_of_a_bundle_changes(name: str) -> None:
     bundle = Bundle.load(BUNDLES / name)
     assert bundle.sha256 == SHA256[name]
-    assert {path.name for path in bundle.path.iterdir()} == {"manifest.json", *bundle.manifest.files}
+    assert {path.name for path in bundle.path.iterdir()} == {"manifest.json", "manifest.sha256", *bundle.manifest.files}
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,8 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Which code counted the parts, and where."""
     places = [
-        markdown_text(f"{document.machine.get('processor')}, {document.machine.get('threads')} threads, code at ")
-        + markdown_code(short(document.commit))
-        for document in documents.values()
+        markdown_text(f"{on.get('processor')}, {on.get('threads')} threads, code at ") + markdown_code(short(commit))
+        for on, commit in ((document.machine, document.commit) for document in documents.values())
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
 

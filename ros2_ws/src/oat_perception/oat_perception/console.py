@@ -6,7 +6,6 @@ sets parameters, all of them or none, and ends: `lambda=0.8 width=0.5`, or `--no
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -24,6 +23,7 @@ from rclpy.utilities import remove_ros_args
 
 from oat_perception.node.enums import REGIMES, SOURCE_NAMES
 from oat_perception.node.spin import spin
+from oat_runtime.commands import Parser, command
 from oat_runtime.errors import ConfigError, OATError, one_line
 from oat_runtime.text import plain
 
@@ -120,16 +120,14 @@ def setting(text: str) -> Parameter:
         return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
 
 
+@command("console")
 def main() -> int:
     """Follow the node until Ctrl-C, or set what is given."""
-    parser = argparse.ArgumentParser(prog="python -m oat_perception.console", description=__doc__)
+    parser = Parser(prog="python -m oat_perception.console", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="parameters to set; lambda=-1 gives λ back")
     parser.add_argument("--node", default="oat_perception", help="whose (default: oat_perception)")
     args = parser.parse_args(remove_ros_args(sys.argv)[1:])
-    try:
-        parameters = [setting(text) for text in args.settings]
-    except ConfigError as error:
-        parser.error(str(error))
+    parameters = [setting(text) for text in args.settings]
     if parameters:
         return spin(lambda: Setter(args.node, parameters), done=lambda node: node.done)
     return spin(lambda: Follower(args.node))

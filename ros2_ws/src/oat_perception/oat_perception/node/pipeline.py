@@ -26,7 +26,7 @@ from oat_runtime.errors import InputError, one_line, quoted
 _THROTTLE_S = 5.0
 _MAX_FRAME_ID = 1000
 _MOST_SHOWN = 500
-_DETECTIONS_BYTES, _REGION_BYTES = 2**20, 4096
+_DETECTIONS_BYTES, _REGION_BYTES = 2**18, 4096
 """Largest message of detections, and what it may be more for each region that is classified: a box takes 100 bytes."""
 
 

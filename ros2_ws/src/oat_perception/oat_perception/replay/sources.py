@@ -26,6 +26,7 @@ from oat_runtime.data import (
 )
 from oat_runtime.data.image_headers import check_size
 from oat_runtime.errors import DataError, InputError
+from oat_runtime.files import expanded
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -63,7 +64,7 @@ def find_cifar10(data_root: str = "") -> Path | None:
     Raises:
         DataError: `data_root` or `$OAT_DATA` names a folder without CIFAR-10.
     """
-    found = find_source(CIFAR10, Path(data_root) if data_root else None)
+    found = find_source(CIFAR10, expanded(data_root) if data_root else None)
     if found is None:
         try:
             _log.info("downloading CIFAR-10 (170 MB)")
@@ -122,7 +123,7 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
         return _in_drawn_order(load_foolbox_cifar10(), seed)
     if source.isdigit():
         return _capture(int(source))
-    path = Path(source)
+    path = expanded(source)
     if is_bag(path):
         return _unlabelled(camera_images(path, topic=topic, option="bag_topic"))
     if path.is_dir():
