@@ -1,7 +1,6 @@
-"""Once-for-all adversarially trained networks at run time: λ and width set while the network runs.
+"""Run once-for-all adversarially trained networks, and set λ and width while they run.
 
-Import is lazy: each name is loaded when it is first touched. Nothing here needs torch but the torch engine and the
-gradient attacks, which are loaded only when asked for.
+Imports are lazy: each name is loaded when it is first used. Only the torch engine and the gradient attacks need torch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from oat_runtime.quiet import refuse_telemetry
 refuse_telemetry()
 
 SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
-"""The shipped bundle that demo and benchmarks run unless told otherwise; they play CIFAR-10's images."""
+"""The shipped bundle that demo and benchmarks run by default; they show CIFAR-10's images."""
 
 _HOME = {
     "BackendError": "errors",

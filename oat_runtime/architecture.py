@@ -1,4 +1,4 @@
-"""What a network is made of: its configuration, the shapes of its layers and tensors, its input, and the λ it offers.
+"""Describe a network: its configuration, the shapes of its layers and tensors, its input, and the λ it offers.
 
 Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020 ("the paper").
 """
@@ -20,7 +20,7 @@ Stem = Literal["3x3", "3x3-stride2", "7x7-stride2-pool"]
 CLEAN, ADVERSARIAL = 0, 1
 """The two batch-norm branches: λ=0 runs through CLEAN, every other λ through ADVERSARIAL."""
 NORM_EPS: Final = 1e-5
-"""What every batch norm adds to the variance."""
+"""The number that every batch norm adds to the variance."""
 
 _STEMS: dict[Stem, tuple[int, int]] = {"3x3": (3, 1), "3x3-stride2": (3, 2), "7x7-stride2-pool": (7, 2)}
 """(kernel size, stride) of the first convolution."""
@@ -32,14 +32,14 @@ Deviation = Annotated[float, Field(ge=1e-4, le=1)]
 
 
 class InputSpec(StrictModel):
-    """What a network expects to see. A frame of exactly this size is never resampled."""
+    """The input of a network. A frame of exactly this size is never resampled."""
 
     height: int = Field(default=32, ge=1, le=4096)
     """Rows, in pixels."""
     width: int = Field(default=32, ge=1, le=4096)
     """Columns, in pixels."""
     color_order: Literal["rgb"] = "rgb"
-    """Order of the channels, of the frame as of the input."""
+    """Order of the channels, in the frame and in the input."""
     resize: Literal["stretch", "center_crop", "letterbox"] = "center_crop"
     """How a frame of another shape is fitted: `stretch` keeps all and changes the aspect ratio, `center_crop` keeps
     the largest centred window of the right aspect ratio, `letterbox` keeps all and pads with black."""
@@ -48,10 +48,10 @@ class InputSpec(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """Architecture of a network; together with the weights it is all that is needed to rebuild one."""
+    """Architecture of a network; with the weights, it is all that is needed to rebuild the network."""
 
     family: Literal["resnet", "wide_resnet"] = "wide_resnet"
-    """`resnet` puts norm and ReLU behind each convolution, `wide_resnet` before it (pre-activation)."""
+    """`resnet` puts norm and ReLU after each convolution, `wide_resnet` before it (pre-activation)."""
     depth: int = Field(default=16, le=200)
     """ResNet: 10, 18 or 34. WideResNet: 6 n + 4."""
     widen_factor: int = Field(default=2, ge=1, le=64)
@@ -61,7 +61,7 @@ class ModelConfig(StrictModel):
     stride 2 follows) for 224x224. The network takes any size; the last feature map is averaged."""
     num_classes: int = Field(default=10, ge=2, le=32_768)
     widths: tuple[float, ...] = Field(default=(0.5, 0.75, 1.0), max_length=8)
-    """Width factors with batch norms of their own, ascending."""
+    """Width factors, ascending; each has its own batch norms."""
     classifier_per_width: bool = False
     """Whether each width has a classifier of its own, as in SOLAR (arXiv 2509.16833); else all use the first features
     of one."""
@@ -108,7 +108,7 @@ class ModelConfig(StrictModel):
 
     @property
     def num_branches(self) -> int:
-        """Batch norms of each site and width: two where λ=0 has one of its own, else one."""
+        """Number of batch norms of each norm site and width: two if λ=0 has its own, otherwise one."""
         return 2 if self.dual_bn and len(self.lambdas) > 1 and self.lambdas[0] == 0.0 else 1
 
     @property
@@ -138,13 +138,13 @@ class ConvShape:
 
     @property
     def padding(self) -> int:
-        """Zeros on each side of the image, in pixels."""
+        """Zero padding on each side of the image, in pixels."""
         return self.size // 2
 
 
 @dataclass(frozen=True, slots=True)
 class BlockShape:
-    """Two convolutions and a shortcut; without one, the block's input is added as it is."""
+    """Two convolutions and a shortcut; without a shortcut, the block's input is added unchanged."""
 
     conv1: ConvShape
     conv2: ConvShape
@@ -158,7 +158,7 @@ class Layout:
     Attributes:
         stem: the first convolution.
         pool: whether a 3x3 max pool of stride 2 follows it.
-        pre_activation: norm and ReLU stand before the convolutions of a block (WideResNet) and not behind them.
+        pre_activation: whether norm and ReLU stand before the convolutions of a block (WideResNet) and not after them.
         blocks: the residual blocks.
         num_features: channels that the classifier averages over the image.
     """
@@ -170,7 +170,7 @@ class Layout:
     num_features: int
 
     def norms(self) -> Iterator[tuple[str, int]]:
-        """Yield the name of each normalization site and its number of channels."""
+        """Yield the name of each norm site and its number of channels."""
         if not self.pre_activation:
             yield "stem_norm", self.stem.outputs
         for index, block in enumerate(self.blocks):
@@ -255,8 +255,8 @@ def scaled(channels: int, width: float) -> int:
 def effective_lambda(lam: float, knots: Sequence[float]) -> float:
     """Return the λ that a network trained on `knots` really runs when asked for `lam`.
 
-    Any λ between two trained neighbours is itself. One between 0 and the smallest trained λ > 0 runs at that smallest
-    one, because λ=0 has a batch norm of its own and there is nothing to interpolate towards.
+    A λ between two knots above 0 runs as it is. A λ between 0 and the smallest knot above 0 runs at that knot, because
+    λ=0 has its own batch norm, so there is nothing to interpolate towards.
 
     Raises:
         OperatingPointError: λ lies outside the trained range.

@@ -1,4 +1,4 @@
-"""What a bundle's points cost on one machine, in a file of its own; `oat_runtime.profile` measures it."""
+"""Read and write the costs of a bundle's points on one machine; `oat_runtime.profile` measures them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class ProfileRow(StrictModel):
     width: float = Field(gt=0, le=1)
     batch: int = Field(ge=1)
     latency_ms_p50: PositiveMs
-    """Of the whole batch."""
+    """Median latency of the whole batch."""
     latency_ms_p99: PositiveMs
     num_calls: int = Field(ge=1)
-    """Timed calls; of fewer than a few hundred, the 99th percentile is close to the slowest one."""
+    """Number of timed calls; below a few hundred, the 99th percentile is close to the slowest one."""
     images_per_s: float = Field(gt=0)
     """Throughput of calls one after another: batch over mean latency."""
     energy_j: Annotated[float, Field(gt=0)] | None = None
-    """Energy of one image, with all else that the machine does meanwhile; None where there is no counter."""
+    """Energy of one image, with all that the machine does meanwhile; None without a counter."""
 
 
 class DeviceProfile(StrictModel):
-    """What was measured on one device, for one bundle, with one engine and its settings."""
+    """The measurements on one device, for one bundle, with one engine and its settings."""
 
     schema_version: Literal[2] = 2
     bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -48,7 +48,7 @@ class DeviceProfile(StrictModel):
     plans: PlanForm
     num_threads: int = Field(ge=1)
     resident_mb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of the whole process with every point of the table ready; None where it cannot be read."""
+    """Memory of the whole process with every point of the table ready; None if it cannot be read."""
     energy_source: EnergySource | Literal["unavailable"] = "unavailable"
     rows: tuple[ProfileRow, ...] = Field(min_length=1)
 
@@ -74,7 +74,7 @@ class DeviceProfile(StrictModel):
 
     @property
     def label(self) -> str:
-        """What a table that the profile was applied to names as its device."""
+        """The device's name in a table that the profile was applied to."""
         threads = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
         return f"{self.device}, {self.backend} {self.precision}, {threads}, power mode {self.power_mode}"
 
@@ -87,7 +87,7 @@ class DeviceProfile(StrictModel):
         num_threads: int,
         device: Device = "cpu",
     ) -> OperatingTable:
-        """A copy of `table` with latency and energy of one image on this machine at every point.
+        """Return a copy of `table` with latency and energy of one image on this machine at every point.
 
         Args:
             table: a table of the profiled bundle, as `Bundle.select` gives it.
@@ -97,7 +97,7 @@ class DeviceProfile(StrictModel):
             device: where it runs (`OATRuntime.device`).
 
         Raises:
-            ConfigError: the profile is of something else; every difference is named.
+            ConfigError: the profile belongs to something else; the message names every difference.
         """
         by_point = {OperatingPoint(row.lam, row.width): row for row in self.rows if row.batch == 1}
         differences = [

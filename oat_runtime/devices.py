@@ -1,4 +1,4 @@
-"""What a device is called, how it is powered, and how much energy it takes: Linux's own counters, or nothing."""
+"""Name a device, its power mode and its energy use, from Linux's own counters."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LOG = logging.getLogger(__name__)
 
 EnergySource = Literal["nvml", "rapl", "ina3221"]
 _SAMPLE_PERIOD_S = 0.02
-"""INA3221 and NVML give power, not energy; the Jetson's sensor converts anew about every 10 ms."""
+"""INA3221 and NVML give power, not energy; the Jetson's sensor has a new value about every 10 ms."""
 
 
 def processor_name() -> str:
-    """Name of the processor, as x86 Linux gives it; else the board's (Jetson, Raspberry Pi), else the architecture."""
+    """Return the processor's name as x86 Linux gives it, or the board's (Jetson, Raspberry Pi), or the architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -32,7 +32,7 @@ def processor_name() -> str:
 
 
 def device_name(device: Literal["cpu", "cuda"]) -> str:
-    """Return the name of the processor, with the GPU's where that is used."""
+    """Return the name of the processor, with the GPU's if that is used."""
     if device == "cpu":
         return processor_name()
     gpu = _GPU.find()
@@ -40,7 +40,7 @@ def device_name(device: Literal["cpu", "cuda"]) -> str:
 
 
 def power_mode(root: Path = Path("/")) -> str:
-    """How the machine is told to trade speed for power: Jetson's nvpmodel, else the CPU governor, else `unknown`.
+    """Return the machine's power mode: Jetson's nvpmodel, or the CPU governor, or `unknown`.
 
     Args:
         root: where `etc` and `sys` are; another folder for tests.
@@ -59,7 +59,7 @@ def power_mode(root: Path = Path("/")) -> str:
 
 
 def resident_mb(pid: int | Literal["self"] = "self") -> float | None:
-    """Resident memory of a process in megabytes, swap and shared libraries included; None outside Linux."""
+    """Return the memory of a process in megabytes, with swap and shared libraries; None outside Linux."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -70,7 +70,7 @@ def resident_mb(pid: int | Literal["self"] = "self") -> float | None:
 
 
 def give_memory_back() -> None:
-    """Return freed memory to the system, where the C library would keep it (glibc).
+    """Return freed memory to the system, which the C library (glibc) would otherwise hold.
 
     Compiling the three networks of a WRN-16-4 left 24 MB behind that nothing used.
     """
@@ -80,12 +80,12 @@ def give_memory_back() -> None:
 
 
 class EnergyCounter(Protocol):
-    """Joules that the device has taken since some moment; the difference of two readings is what counts."""
+    """Counts the joules that the device has taken since some moment; use the difference of two readings."""
 
     source: EnergySource
 
     def energy_j(self) -> float:
-        """Joules so far."""
+        """The joules so far."""
         ...
 
     def close(self) -> None:
@@ -94,10 +94,10 @@ class EnergyCounter(Protocol):
 
 
 def energy_counter(device: Literal["cpu", "cuda"], root: Path = Path("/")) -> EnergyCounter | None:
-    """The machine's counter of energy for this device, or None where there is none that this user may read.
+    """Return the machine's counter of energy for this device, or None if there is none that this user may read.
 
-    `cuda`: NVML's, of the whole GPU, else the Jetson's. `cpu`: RAPL of all packages, else the Jetson's INA3221 (input
-    of the whole board). Every one of them counts what other programs take, too.
+    `cuda`: NVML's, of the whole GPU, or the Jetson's. `cpu`: RAPL of all packages, or the Jetson's INA3221 (input
+    of the whole board). All of them also count what other programs take.
     """
     if device == "cuda" and (gpu := _GPU.find()) is not None and gpu.power_w() is not None:
         return _Integrator("nvml", lambda: gpu.power_w() or 0.0)
@@ -109,7 +109,7 @@ def energy_counter(device: Literal["cpu", "cuda"], root: Path = Path("/")) -> En
 
 
 def _rapl_zones(root: Path) -> list[Path]:
-    """Package zones whose counter can be read; since 2020 most kernels keep it for root."""
+    """Return the package zones whose counter can be read; since 2020 most kernels allow that only to root."""
     zones = []
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         if zone.name.count(":") != 1:
@@ -150,7 +150,7 @@ class _RAPL:
 
 
 def _ina3221_rail(root: Path) -> tuple[Path, int] | None:
-    """(hwmon folder, channel) of the board's input: `VDD_IN` on Orin, `POM_5V_IN` on Nano."""
+    """Return (hwmon folder, channel) of the board's input: `VDD_IN` on Orin, `POM_5V_IN` on Nano."""
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         try:
             if (chip / "name").read_text().strip() != "ina3221":
@@ -166,7 +166,7 @@ def _ina3221_rail(root: Path) -> tuple[Path, int] | None:
 
 
 def _ina3221_w(rail: tuple[Path, int]) -> float:
-    """Watts of one rail: millivolts times milliamperes."""
+    """Return the watts of one rail: millivolts times milliamperes."""
     chip, channel = rail
     return 1e-6 * int((chip / f"in{channel}_input").read_text()) * int((chip / f"curr{channel}_input").read_text())
 
@@ -181,7 +181,7 @@ class _GPU:
 
     @classmethod
     def find(cls) -> _GPU | None:
-        """Return the GPU; None, with the reason in the log, where there is none or NVML cannot be asked."""
+        """Return the GPU; None, with the reason in the log, if there is none or NVML cannot be asked."""
         try:
             import pynvml
         except ImportError:
@@ -198,7 +198,7 @@ class _GPU:
             return None
 
     def power_w(self) -> float | None:
-        """Return the power of the whole GPU in watts; None where it does not tell."""
+        """Return the power of the whole GPU in watts; None if it does not tell."""
         try:
             return 1e-3 * float(self.nvml.nvmlDeviceGetPowerUsage(self.handle))
         except self.nvml.NVMLError as error:
@@ -207,7 +207,7 @@ class _GPU:
 
 
 class _Integrator:
-    """Energy from power, sampled by a thread of its own and summed up by the trapezoidal rule."""
+    """Sums up power to energy: a thread samples it, and the trapezoidal rule integrates."""
 
     def __init__(self, source: EnergySource, watts: Callable[[], float]) -> None:
         self.source: EnergySource = source

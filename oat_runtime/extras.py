@@ -1,4 +1,4 @@
-"""Optional packages: what needs one says so in one line that names the extra to install."""
+"""Check for optional packages, with an error of one line that names the extra to install."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require(package: str, *, extra: str, by: str) -> None:
 
 
 def require_or_exit(package: str, *, extra: str, by: str) -> None:
-    """Do the same in a module that cannot be imported without the package: say it in one line, end with status 2."""
+    """Do the same in a module that cannot be imported without the package: print one line, and end with status 2."""
     try:
         require(package, extra=extra, by=by)
     except ConfigError as error:

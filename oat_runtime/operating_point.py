@@ -1,4 +1,4 @@
-"""Operating points (λ, width), and the table of what was measured at each of them. Loads no torch."""
+"""Define operating points (λ, width) and the table of measurements at each of them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oat_runtime.errors import OperatingPointError
 
 
 class StrictModel(BaseModel):
-    """Base of everything read from a file: unknown keys, NaN, infinity and long texts are refused; it never changes."""
+    """Base of all that is read from a file: refuses unknown keys, NaN, infinity and long texts, and never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=10_000)
 
@@ -91,7 +91,7 @@ class AttackSpec(StrictModel):
 
 
 class Measurement(StrictModel):
-    """Images counted right under one condition at one operating point."""
+    """The count of correct images under one condition at one operating point."""
 
     condition: str
     """`clean`, an attack's name (`pgd-20`), or a corruption with its severity (`gaussian_noise-3`)."""
@@ -124,17 +124,17 @@ class OperatingRow(StrictModel):
         return OperatingPoint(self.lam, self.width)
 
     def accuracy(self, regime: Regime) -> Proportion:
-        """Counts pooled over all measurements of one regime (empty where there are none)."""
+        """Return the counts of all measurements of one regime together; empty if there are none."""
         hits = [m for m in self.measurements if m.regime is regime]
         return Proportion(sum(m.num_correct for m in hits), sum(m.num_total for m in hits))
 
     def condition(self, name: str) -> Proportion:
-        """Counts of one condition (empty where it was not measured)."""
+        """Return the counts of one condition; empty if it was not measured."""
         hits = [m for m in self.measurements if m.condition == name]
         return Proportion(sum(m.num_correct for m in hits), sum(m.num_total for m in hits))
 
     def minimax(self) -> float:
-        """Lower 95 % bound of accuracy in the worst of the four measurable regimes: the safe choice's yardstick."""
+        """Return the lower 95 % bound of accuracy in the worst of the four measured regimes."""
         return min(self.accuracy(regime).interval()[0] for regime in MEASURED_REGIMES)
 
 
@@ -153,7 +153,7 @@ class OperatingTable(StrictModel):
     bundle_sha256: str = ""
     """Identity of the bundle the rows belong to; filled in when a bundle is loaded."""
     device: str = ""
-    """Device, back end and precision that the latencies belong to; empty where nothing was measured."""
+    """Device, engine and precision that the latencies belong to; empty if nothing was measured."""
 
     @model_validator(mode="after")
     def _rows_are_a_grid(self) -> Self:

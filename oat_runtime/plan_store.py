@@ -1,4 +1,4 @@
-"""The plans of one bundle: made when asked for, in one of two forms, and kept within a memory budget."""
+"""Make the plans of one bundle when they are asked for, and hold them within a memory budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PlanForm = Literal["shared", "folded"]
 DEFAULT_BUDGET_MB = 64.0
 """Weights of folded plans: all 18 points of a WRN-16-2 (31 MB), not two of a ResNet-34 (85 MB each)."""
 _MOST_SHARED = 256
-"""Shared plans that are kept, some kilobytes each: a slider of λ must not fill the memory."""
+"""Most shared plans that are held, some kilobytes each, so that a slider of λ cannot fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Shared:
     constants_KV: Floats
 
     def plan(self, lam: float, knots: Sequence[float]) -> ReadyPlan:
-        """The plan of one λ."""
+        """Return the plan of one λ."""
         weights_K = np.array(knot_weights(lam, knots), np.float32)
         return ReadyPlan(self.network.plan(weights_K @ self.constants_KV), self.lock)
 
@@ -100,7 +100,7 @@ class PlanStore:
         self._lock = threading.Lock()
 
     def get(self, point: OperatingPoint) -> ReadyPlan | None:
-        """The point's plan if it is ready now; None where something has to be compiled first."""
+        """Return the point's plan if it is ready now; None if something must be compiled first."""
         with self._lock:
             if point in self._folded:
                 self._folded.move_to_end(point)
@@ -117,7 +117,7 @@ class PlanStore:
             return ready
 
     def make(self, point: OperatingPoint) -> ReadyPlan:
-        """The point's plan, compiled first where it has to be.
+        """Return the point's plan, and compile it first if needed.
 
         Raises:
             BackendError: the engine refused the network.
@@ -131,7 +131,7 @@ class PlanStore:
             return ready
 
     def clear(self) -> None:
-        """Let go of every plan."""
+        """Drop all plans."""
         with self._making, self._lock:
             for plans in (self._networks, self._shared, self._folded):
                 plans.clear()
@@ -178,7 +178,7 @@ class PlanStore:
         return sum(map(self._num_bytes, self._folded))
 
     def _num_bytes(self, point: OperatingPoint) -> int:
-        """Bytes of a folded network's weights in float32."""
+        """Return the bytes of a folded network's weights in float32."""
         return 4 * self._shared_net(point.width).num_weights
 
     def _shared_net(self, width: float) -> PlainNet:

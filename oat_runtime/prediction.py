@@ -1,4 +1,4 @@
-"""What the network says of one image, with calibrated probabilities."""
+"""Define the network's result for one image, with calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one frame.
+    """The network's result for one frame.
 
     Attributes:
         point: the operating point that produced it, never a mix of two.
@@ -23,8 +23,8 @@ class Prediction:
         confidence: its calibrated probability in [0, 1].
         probabilities_K: calibrated probabilities, float32, sum 1.
         logits_K: float32, as the network gave them.
-        preprocess_ms: time from frame to network input; of the whole batch, where it came in one.
-        latency_ms: time of the network alone; of the whole batch, where it came in one.
+        preprocess_ms: time from frame to network input; if it came in a batch, of the whole batch.
+        latency_ms: time of the network alone; if it came in a batch, of the whole batch.
     """
 
     point: OperatingPoint
@@ -38,7 +38,7 @@ class Prediction:
 
 
 def softmax(logits_K: Floats, temperature: float) -> Floats:
-    """Probabilities (K,) float32 of logits divided by a calibration temperature (Guo et al. 2017)."""
+    """Return probabilities (K,) float32 of logits divided by a calibration temperature (Guo et al. 2017)."""
     scaled_K = logits_K / np.float32(temperature)
     exp_K = np.exp(scaled_K - scaled_K.max())
     probabilities_K: Floats = (exp_K / exp_K.sum()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""`oat-profile`: measure what a bundle's points cost on this machine, and keep it in a file."""
+"""`oat-profile`: measure what a bundle's points cost on this machine, and write that to a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from oat_runtime.timing import interleave, p50_p99
 
 
 def measure(runtime: OATRuntime, *, seconds_per_point: float, batches: Sequence[int] = (1, 32)) -> DeviceProfile:
-    """Measure every point of the bundle's table at each batch size, in turns; energy at each width afterwards.
+    """Measure every point of the bundle's table at each batch size, in turns, then the energy at each width.
 
     Args:
         runtime: its active point is the same afterwards.
@@ -85,7 +85,7 @@ def measure(runtime: OATRuntime, *, seconds_per_point: float, batches: Sequence[
 
 
 def _energies(runtime: OATRuntime, counter: EnergyCounter, seconds: float) -> dict[float, float]:
-    """Joules of one image at each width, at the largest λ: every λ runs the same operations."""
+    """Return the joules of one image at each width, at the largest λ; every λ runs the same operations."""
     x_NCHW, found = _images(runtime, 1), {}
     for width in runtime.table.widths:
         runtime.set_point(lam=runtime.table.lambdas[-1], width=width)
@@ -105,7 +105,7 @@ def _images(runtime: OATRuntime, batch: int) -> npt.NDArray[np.float32]:
 
 
 def profile_table(profile: DeviceProfile) -> Table:
-    """The profile for people."""
+    """Return the profile as a table for people."""
     memory = "memory unavailable" if profile.resident_mb is None else f"{profile.resident_mb:.0f} MB resident"
     caption = f"{profile.plans} plans, {memory}, energy: {profile.energy_source}."
     columns = ("batch", "λ", "width", "p50 ms", "p99 ms", "images/s", "mJ an image", "calls")
@@ -120,7 +120,7 @@ def profile_table(profile: DeviceProfile) -> Table:
 
 
 def plot(profile: DeviceProfile, path: Path) -> None:
-    """Draw median and 99th percentile of each batch size over λ, one line a width (with matplotlib)."""
+    """Draw median and 99th percentile of each batch size over λ, with a line for each width (with matplotlib)."""
     from matplotlib.figure import Figure
 
     batches = sorted({row.batch for row in profile.rows})
@@ -139,7 +139,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
 
 @command("oat-profile")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `oat-profile`."""
+    """Run `oat-profile` from the command line."""
     parser = Parser(prog="oat-profile", description=__doc__)
     parser.add_argument("bundle", type=a_path, help="a bundle's folder, or the name of a shipped one")
     parser.add_argument(

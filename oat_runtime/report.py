@@ -1,4 +1,4 @@
-"""What every benchmark reports: checks, the machine, tables for people, and one JSON line for machines."""
+"""Report a benchmark: checks, the machine, tables for people, and one JSON line for machines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure that is held to a limit.
+    """One figure that is compared with a limit.
 
     Attributes:
-        name: what the figure says.
-        value: the figure; None where it was not measured.
-        limit: what it is held to.
+        name: the meaning of the figure.
+        value: the figure; None if it was not measured.
+        limit: its limit.
         unit: unit of both, for people.
-        ok: whether it holds; what was not measured does not.
+        ok: whether it is within the limit; False if it was not measured.
         details: further values of the check in JSON.
     """
 
@@ -46,9 +46,9 @@ class Check:
     def at_most(
         cls, name: str, values: Iterable[float | None], limit: float, unit: str = "", *, strict: bool = False
     ) -> Check:
-        """Hold the largest of `values` to `limit`, or to less than that where `strict`.
+        """Check that the largest of `values` is at most `limit`, or less than that if `strict`.
 
-        Where there is no value, or one of them is None, NaN or infinite, nothing was measured.
+        If there is no value, or one of them is None, NaN or infinite, the check counts as not measured.
         """
         value = _worst(max, values)
         return cls(name, value, limit, unit, value is not None and bool(value < limit if strict else value <= limit))
@@ -57,7 +57,7 @@ class Check:
     def at_least(
         cls, name: str, values: Iterable[float | None], limit: float, unit: str = "", *, strict: bool = False
     ) -> Check:
-        """Hold the smallest of `values` to `limit`, or to more than that where `strict`; else as `at_most`."""
+        """Check that the smallest of `values` is at least `limit`, or more than that if `strict`; see `at_most`."""
         value = _worst(min, values)
         return cls(name, value, limit, unit, value is not None and bool(value > limit if strict else value >= limit))
 
@@ -74,7 +74,7 @@ def _worst(choose: Callable[[Iterable[float]], float], values: Iterable[float | 
 
 
 def checks_of(rows: Iterable[Row], limits: Mapping[str, tuple[float, str]]) -> list[Check]:
-    """Return one check a comparison: its worst row, held to at least the limit where the unit says so, else at most."""
+    """Return one check for each comparison: its worst row, at least the limit if the unit says so, else at most."""
     values: dict[str, list[float | None]] = {name: [] for name in limits}
     for row in rows:
         values.get(row.get("comparison", ""), []).append(row.get("value"))
@@ -85,7 +85,7 @@ def checks_of(rows: Iterable[Row], limits: Mapping[str, tuple[float, str]]) -> l
 
 
 class Report:
-    """What one run of a benchmark has found so far: `rows`, `checks`, and why each part that `failed` did."""
+    """Collect the results of one benchmark run: `rows`, `checks`, and why each part that `failed` did."""
 
     def __init__(self, name: str) -> None:
         """Start empty; `name` is the benchmark's in its JSON line."""
@@ -118,13 +118,13 @@ class Report:
         """Print the tables, the checks and, as the last line, all of it as JSON.
 
         Args:
-            machine: what the figures belong to.
+            machine: the machine that the figures belong to.
             tables: the benchmark's own tables, for people.
             columns: their width in a file or a pipe.
             more: further values of the JSON line.
 
         Returns:
-            Exit status: 2 where a part could not be measured, else 1 where a check does not hold, else 0.
+            Exit status: 2 if a part could not be measured, otherwise 1 if a check fails, otherwise 0.
         """
         console = wide_console(columns=columns)
         for table in tables:
@@ -141,7 +141,7 @@ class Report:
 
 
 def machine(device: Literal["cpu", "cuda"], *, threads: int) -> Row:
-    """Return what figures belong to: the processor, with the GPU where that is used, and the threads."""
+    """Describe the machine: the processor, with the GPU if that is used, and the threads."""
     return {"processor": device_name(device), "threads": threads}
 
 
@@ -157,7 +157,7 @@ def _number(value: object) -> object:
 
 
 def checks_table(checks: Iterable[Check]) -> Table:
-    """Return the checks for people."""
+    """Return the checks as a table for people."""
     verdicts = {True: Text("ok", "green"), False: Text("NOT MET", "bold red")}
     lines = [
         (
@@ -173,7 +173,7 @@ def checks_table(checks: Iterable[Check]) -> Table:
 
 
 def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return figures for people: numbers with four digits and to the right, a dash for what was not measured."""
+    """Return figures as a table: right-aligned numbers of four digits, with a dash for what was not measured."""
     table = Table(title=title)
     for number, column in enumerate(columns):
         has_words = any(isinstance(row[number], str | Text) and row[number] for row in rows)
@@ -192,5 +192,5 @@ def _cell(value: object) -> str | Text:
 
 
 def wide_console(*, columns: int = 110) -> Console:
-    """Return the standard output: as wide as its terminal, or `columns` in a file or a pipe, where Rich takes 80."""
+    """Return the standard output: as wide as its terminal, or `columns` wide in a file or a pipe."""
     return PlainConsole(width=None if sys.stdout.isatty() else columns)

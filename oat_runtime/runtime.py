@@ -1,4 +1,4 @@
-"""OATRuntime: load a bundle once, then set λ and width at any time, from any thread, while frames go through."""
+"""Load a bundle once, then set λ and width at any time, from any thread, while frames go through."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LARGEST_LOGIT = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A point in effect.
+    """An active point.
 
     Attributes:
         point: what frames run at.
@@ -154,7 +154,7 @@ class OATRuntime:
             device: `cpu` or `cuda`.
             backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
                 for a few seconds at first and remembered in the user's cache folder.
-            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named back end; with `backend="auto"`
+            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named engine; with `backend="auto"`
                 the faster one of float32 and bfloat16, where the device computes in it.
             plans: `shared` or `folded`, see `oat_runtime.plan_store.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.

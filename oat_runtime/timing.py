@@ -1,4 +1,4 @@
-"""Fair timing of several calls in one process: they take turns in random order, so drift and noise hit all alike."""
+"""Time several calls fairly in one process: they take turns in random order, so drift and noise affect all equally."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def interleave(
     Args:
         calls: what to time, by name.
         seconds: how long to go on.
-        enter: called with the name before its turn, untimed: set the state that the call needs.
+        enter: called untimed with the name before its turn, to set the state that the call needs.
         burst: timed calls in a turn.
-        min_rounds: rounds at least, however long they take.
+        min_rounds: least number of rounds, however long they take.
         seed: of the order of turns.
 
     Returns:
@@ -62,11 +62,11 @@ def interleave(
 
 
 def median_ratio(times: Millis, baseline: Millis) -> float:
-    """How many times as long as `baseline` a call takes: the median over rounds of the ratio of their medians."""
+    """Return a call's time over the baseline's: the median over rounds of the ratio of their medians."""
     return float(np.median(np.median(times, axis=1) / np.median(baseline, axis=1)))
 
 
 def p50_p99(times: Millis | Sequence[float]) -> tuple[float, float]:
-    """Median and 99th percentile of all timed calls, in milliseconds."""
+    """Return median and 99th percentile of all timed calls, in milliseconds."""
     p50, p99 = np.percentile(times, (50.0, 99.0))
     return float(p50), float(p99)

@@ -1,6 +1,6 @@
-"""Networks with fresh random weights, for benchmarks and trials: what a network shows does not change its time.
+"""Make networks with random weights, for benchmarks and trials, because weights do not change the time.
 
-`static_net` is the benchmarks' yardstick: what one would deploy who trained one network for one purpose. It shares no
+`static_net` is the network that benchmarks compare with, as if it had been trained for one purpose. It shares no
 code with what is compared with it (`oat_runtime.plain_net.fold` and `share`).
 """
 

@@ -1,7 +1,7 @@
-"""Choose λ and width from the environment and the battery. No clock, no I/O and no torch; import is lazy.
+"""Choose λ and width from the environment and the battery, without a clock, I/O or torch. Imports are lazy.
 
-Feed `AdaptivePolicy.step` one `Signals` a frame; it returns one `Decision`, and the two make one line of a log that
-`oat-replay` turns back into the same decisions.
+Give `AdaptivePolicy.step` one `Signals` for each frame, and it returns one `Decision`. The two make one line of a log,
+from which `oat-replay` computes the same decisions again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ _HOME = {
     "ChosenBy": "decision",
     "Decision": "decision",
     "EstimatorConstants": "estimator",
+    "Gap": "record",
     "ImageStatistics": "image",
     "NetworkSignals": "signals",
     "Override": "signals",

@@ -1,4 +1,4 @@
-"""A network at one width as `policy.rates` asks for it: calibrated probabilities and white-box attacks. Needs torch.
+"""Give `policy.rates` what it needs of a network: calibrated probabilities and white-box attacks. Needs torch.
 
 Shape legend: N images, H height, W width, C channels (RGB), K classes.
 """
@@ -23,7 +23,7 @@ _ATTACK_BATCH = 250
 
 
 class AttackableNetwork:
-    """A network at one width, folded as it is deployed, in NumPy terms; in batches, so that memory stays small."""
+    """A network at one width, folded as deployed. It takes and gives NumPy arrays, and computes in small batches."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class AttackableNetwork:
 
 
 def planes(images_NHWC: Images) -> Tensor:
-    """What the network sees of these images: float32 NCHW in [0, 1]."""
+    """Return the network input of these images: float32 NCHW in [0, 1]."""
     planes_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
     return torch.from_numpy(planes_NCHW.astype(np.float32) / np.float32(255))
 
 
 def as_bytes(x_NCHW: Tensor) -> Images:
-    """These images as a camera delivers them: uint8 NHWC. What rounding takes from an attack, a robot's takes too."""
+    """Return these images as a camera delivers them: uint8 NHWC. Rounding weakens an attack on a robot, too."""
     images_NHWC: Images = (x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(images_NHWC)
 

@@ -1,4 +1,4 @@
-"""Which widths the deadline, the energy and the battery allow. Nothing here knows about λ's worth."""
+"""Tell which widths and rates the deadline, the energy and the battery allow. λ's score plays no part here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from policy.snapshot import Remembering
 _MAX_SLOWDOWN = 100.0
 _Z_99 = NormalDist().inv_cdf(0.99)
 _LEAST_MISSION_S = 60.0
-"""A mission that is over still goes on for this long: the budget stays finite."""
+"""Least remaining time of a mission, so that the power budget stays finite when it is over."""
 _J_PER_WH = 3600.0
 
 
 class Slowdown(Remembering):
-    """How much slower the machine is than its profile, as mean and spread of the log ratio of the last frames.
+    """Estimate how much slower the machine is than its profile, as mean and spread of a log ratio.
 
-    After ALERT (Wan et al., "ALERT: Accurate Learning for Energy and Timeliness", USENIX ATC 2020), which scales every
-    profiled latency by one global factor, a Gaussian that is filtered from what the last inputs took. Here the
-    logarithm is filtered, since latencies have long upper tails, and a machine that is faster than its profile is
-    never believed: that would widen the network on the strength of a few lucky frames.
+    This follows ALERT (Wan et al., "ALERT: Accurate Learning for Energy and Timeliness", USENIX ATC 2020). ALERT scales
+    all profiled latencies by one factor, a Gaussian that is filtered from the last latencies. Here its logarithm is
+    filtered, because latencies have long upper tails. A machine never counts as faster than its profile: otherwise a
+    few lucky frames would widen the network.
     """
 
     _REMEMBERED = ("mean", "variance")
     _MEAN_GAIN, _VARIANCE_GAIN = 0.2, 0.05
-    """The mean follows within five frames; one slow frame alone does not look like a wild machine."""
+    """The mean follows within five frames. One slow frame alone raises the spread only a little."""
 
     def __init__(self) -> None:
-        """As fast as the profile."""
+        """Start as fast as the profile."""
         self.mean, self.variance = 0.0, 0.0
 
     def restore(self, saved: Any) -> None:
@@ -45,7 +45,7 @@ class Slowdown(Remembering):
             raise DataError(f"expected a slowdown of at most {_MAX_SLOWDOWN:g}, got {quoted(saved)}")
 
     def observe(self, ratio: float) -> None:
-        """Take in one latency over the profile's median."""
+        """Take in one latency, divided by the profile's median."""
         step = math.log(max(1.0, ratio)) - self.mean
         self.mean += self._MEAN_GAIN * step
         self.variance = (1 - self._VARIANCE_GAIN) * (self.variance + self._VARIANCE_GAIN * step * step)
@@ -56,8 +56,8 @@ class Allowance:
     """What is allowed now.
 
     Attributes:
-        step: the battery ladder's step; None: no limit.
-        cause: what that step follows from, for people.
+        step: step of the battery ladder; None: no limit.
+        cause: why that step applies, for people.
         power_w: mean power that inference may draw; None: no limit.
     """
 
@@ -67,7 +67,7 @@ class Allowance:
 
 
 class Budget(Remembering):
-    """Deadline, energy and battery of one robot."""
+    """Turn deadline, energy and battery of one robot into limits on width and rate."""
 
     _REMEMBERED = ("_slowdown", "_known_charge", "_known_s")
 
@@ -102,7 +102,7 @@ class Budget(Remembering):
             raise DataError(f"expected a charge in [0, 1], got {quoted(saved)}")
 
     def allowance(self, signals: Signals, states: dict[str, SignalState], *, elapsed_s: float) -> Allowance:
-        """What battery and mission allow; also follows the machine's present speed."""
+        """Return what battery and mission allow now, and update the estimate of the machine's speed."""
         self._observe_latency(signals)
         config = self._config
         if not (config.battery_ladder or config.battery_capacity_wh):
@@ -119,11 +119,11 @@ class Budget(Remembering):
         return Allowance(step, cause, self._power_w(charge, elapsed_s))
 
     def in_time(self, point: OperatingPoint) -> bool:
-        """Whether the profile alone meets the deadline at the required probability (always, where none is set)."""
+        """Return whether the profile meets the deadline at the required probability; True if no deadline is set."""
         return self._config.deadline_ms is None or self._late_ms(point, Slowdown()) <= self._config.deadline_ms
 
     def objection(self, point: OperatingPoint, allowance: Allowance) -> str | None:
-        """Why this point is not admissible now; None where it is."""
+        """Return why this point is not allowed now, or None if it is."""
         config, step = self._config, allowance.step
         if step is not None and point.width > step.max_width:
             return f"above {step.max_width:g} ({allowance.cause})"
@@ -140,7 +140,7 @@ class Budget(Remembering):
         return None
 
     def max_rate_hz(self, point: OperatingPoint, allowance: Allowance) -> float | None:
-        """Highest rate that all budgets allow at this point, `min_rate_hz` at the least; None: nothing limits it."""
+        """Return the highest rate that all budgets allow; None: no limit. Power never limits it below `min_rate_hz`."""
         config, row = self._config, self._rows.get(point)
         limits = [config.max_rate_hz, allowance.step.max_rate_hz if allowance.step else None]
         energy_j = row.energy_j if row is not None else self._worst_energy_j(point.width)
@@ -149,13 +149,13 @@ class Budget(Remembering):
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _worst_energy_j(self, width: float) -> float | None:
-        """For a λ between the table's: λ costs no compute, so the rows of that width agree but for noise."""
+        """Return the largest energy of this width's rows. λ costs no compute, so these rows differ only by noise."""
         return max((row.energy_j for row in self._rows.values() if row.width == width and row.energy_j), default=None)
 
     def _power_w(self, charge: float | None, elapsed_s: float) -> float | None:
-        """Mean power that leaves the reserve untouched at the mission's end, capped by the configured budget.
+        """Return the mean power that leaves the reserve at the mission's end, within the configured budget.
 
-        An unknown battery counts as one at its reserve: nothing to spend, so the narrowest width at the least rate.
+        An unknown charge counts as the reserve. Then nothing may be spent: the narrowest width at the lowest rate.
         """
         config = self._config
         if config.battery_capacity_wh is None or not self._knows_joules:
@@ -166,7 +166,7 @@ class Budget(Remembering):
         return power_w if config.power_budget_w is None else min(power_w, config.power_budget_w)
 
     def _late_ms(self, point: OperatingPoint, slowdown: Slowdown) -> float:
-        """Latency that is kept at the required probability; log-normal, as wide as the profile or the last frames."""
+        """Return the latency that holds at the required probability: log-normal, with the larger spread of both."""
         row = self._rows[point]
         assert row.latency_ms_p50 is not None, "checked when the policy was built"
         spread = max(_profiled_spread(row), math.sqrt(slowdown.variance))
@@ -185,6 +185,6 @@ class Budget(Remembering):
 
 
 def _profiled_spread(row: OperatingRow) -> float:
-    """Standard deviation of the log latency, from the profile's median and 99th percentile."""
+    """Return the standard deviation of the log latency, from the profile's median and 99th percentile."""
     assert row.latency_ms_p50 is not None, "checked when the policy was built"
     return math.log(max(1.0, (row.latency_ms_p99 or row.latency_ms_p50) / row.latency_ms_p50)) / _Z_99

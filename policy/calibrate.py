@@ -1,7 +1,7 @@
-"""`oat-calibrate`: fit the estimator's clean reference to one's own camera, from frames without labels.
+"""`oat-calibrate`: fit the estimator to your own camera, from clean frames without labels.
 
-The network is not run. Image kinds are fitted anew on the frames and on corrupted copies of them; what an attack does
-to the statistics, and how often the network hesitates, is kept from the bundle.
+The network does not run. The image kinds are fitted to the frames and to corrupted copies of them. How an attack
+changes the statistics, and how often the network's confidence is low, is taken from the bundle.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from policy.kinds import (
 from policy.ranks import NormalScores
 
 _MAX_FITTED = 400
-"""Frames that corrupted copies are made of, evenly spread: more cost time and tell little."""
+"""Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
 _NUM_BLOCKS = 10
 
 
 def calibrate(
     frames_NHWC: Images, shipped: EstimatorConstants, *, seed: int = 0, fitted_on: str = ""
 ) -> EstimatorConstants:
-    """Constants for the camera that took these frames.
+    """Return the estimator's constants for the camera that took these frames.
 
     Args:
         frames_NHWC: uint8 RGB network inputs in their order, at least 100, taken while all was well.
@@ -75,14 +75,14 @@ def calibrate(
 
 
 def _moved(attack: ImageKind, shipped: EstimatorConstants, clean_NS: Statistics) -> ImageKind:
-    """An attack adds the same to the scores of this camera's clean frames as it did to those of the bundle's images."""
+    """Shift a kind: an attack is taken to change this camera's scores as much as it changed the bundle's."""
     before = next(kind for kind in shipped.kinds if kind.regime is Regime.CLEAN)
     mean_S = clean_NS.mean(axis=0) + np.array(attack.mean) - np.array(before.mean)
     return image_kind(attack.name, attack.regime, mean_S, np.cov(clean_NS.T))
 
 
 def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Images:
-    """Network inputs (N, H, W, 3), uint8, from an image folder, an .npz with `images`, or a rosbag2.
+    """Read network inputs (N, H, W, 3), uint8, from an image folder, an .npz with `images`, or a rosbag2.
 
     Raises:
         DataError: there is nothing of the kind, or an image cannot be read.
@@ -102,14 +102,14 @@ def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Image
 
 
 def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
-    """Share of frames that raise a false alarm, each block a stream of its own."""
+    """Return the share of frames that raise a false alarm; each block is one stream."""
     stats = [statistics_of(block) for block in blocks]
     return sum(count_alarms(constants, stats_NS) for stats_NS in stats) / sum(map(len, stats))
 
 
 @command("oat-calibrate")
 def main(argv: list[str] | None = None) -> int:
-    """Command line: fit, say how many false alarms there were before and are after, and write the constants."""
+    """Run from the command line: fit, print the false alarms before and after, and write the constants."""
     parser = Parser(prog="oat-calibrate", description=__doc__)
     parser.add_argument("bundle", type=a_path, help="bundle whose constants are refitted; it is left as it is")
     parser.add_argument("frames", type=a_path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")

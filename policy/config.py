@@ -1,7 +1,7 @@
-"""What an operator may set about the policy: each setting's meaning, unit, range and default, said once.
+"""Define the policy's settings, each with its meaning, unit, range and default.
 
-The ROS parameters read the fields here; `make settings` writes the comments of `perception.yaml` and docs/parameters.md
-from them. "None:" in a description says what None stands for. Accuracies and charges are shares in [0, 1].
+The ROS parameters read these fields. `make settings` writes the comments of `perception.yaml` and docs/parameters.md
+from them. "None:" in a description says what None means. Accuracies and charges are shares in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from oat_runtime.operating_point import StrictModel
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Unit of a setting, and the ends of the closed range in which a ROS parameter offers it.
+    """Unit of a setting, and the closed range that its ROS parameter offers.
 
-    An end counts only where the field has no closed bound of its own (`ge`, `le`) there.
+    An end of this range counts only if the field itself has no closed bound there (`ge`, `le`).
     """
 
     unit: str = ""
@@ -75,9 +75,10 @@ class PolicyConfig(StrictModel):
     credible_mass: Annotated[float, Quantity(most=0.999)] = Field(default=0.1, gt=0, lt=1, description=
         "Share of the belief from which a regime is credible.")
     switch_cost: float = Field(default=0.003, ge=0, le=1, description=
-        "Gain in expected accuracy that another λ must bring before the policy considers it.")
+        "Gain in expected accuracy that every move to another λ needs.")
     margin: float = Field(default=0.003, ge=0, le=1, description=
-        "Gain in expected accuracy that a move to a less robust λ needs, and a change of width that no budget forces.")
+        "Gain in expected accuracy that a move to a less robust λ needs on top of `switch_cost`. A change of width "
+        "that no budget forces needs it, too.")
     settle_s: _Seconds = Field(default=0.5, ge=0, description=
         "Time for which the policy must have wanted the same less robust λ before it takes it, at the start too.")
     dwell_s: _Seconds = Field(default=2.0, gt=0, description=
@@ -171,12 +172,12 @@ class PolicyConfig(StrictModel):
         return self
 
     def battery_step(self, charge: float) -> BatteryStep | None:
-        """The ladder's step at a state of charge in [0, 1]; None without a ladder."""
+        """Return the ladder's step at a state of charge in [0, 1]; None without a ladder."""
         return next((step for step in self.battery_ladder if charge >= step.min_charge), None)
 
     @property
     def battery_unknown_step(self) -> BatteryStep | None:
-        """What is allowed while the battery is unknown; None without a ladder."""
+        """Return the step that applies while the charge is unknown; None without a ladder."""
         if not self.battery_ladder:
             return None
         last = self.battery_ladder[-1]

@@ -1,8 +1,8 @@
-"""The policy: one `Signals` in, one `Decision` out, each frame. No clock, no I/O, and never raises on data.
+"""Choose the operating point: one `Signals` in and one `Decision` out for each frame. No data makes it raise an error.
 
-λ is chosen first, at a reference width and without looking at energy; the width follows for that λ, within deadline,
-power and battery. So the battery never moves λ. The operator, the hard limits and the safety lock only mask what the
-adaptive rule chose; the rule runs on underneath, so a release returns to its present choice at once.
+λ is chosen first, at a reference width and without looking at energy. Then the width is chosen for that λ, within
+deadline, power and battery. So the battery never moves λ. Operator, hard limits and safety lock only mask the adaptive
+choice. It goes on in the background, so it takes over at once when they end.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from policy.snapshot import Remembering
 
 
 class AdaptivePolicy(Remembering):
-    """Chooses the operating point from a measured table.
+    """Choose the operating point of each frame from a measured table.
 
     Args:
         table: the bundle's `select` table.
         config: limits, budgets and hysteresis.
-        constants: fitted estimator; None: the regime is always unknown, so λ is that of best minimax accuracy.
+        constants: the fitted estimator; None: the regime is always unknown, so λ is the one of best minimax accuracy.
 
     Raises:
         ConfigError: the table is not `select`, is of another bundle or device, lacks a regime, a latency or an energy
@@ -42,7 +42,7 @@ class AdaptivePolicy(Remembering):
     def __init__(
         self, table: OperatingTable, config: PolicyConfig, constants: EstimatorConstants | None = None
     ) -> None:
-        """Check that table and configuration agree, and start at the safest admissible λ."""
+        """Check that table and configuration agree, and start at the safest allowed λ."""
         _check_table(table, config)
         self.table, self.config, self.constants = table, config, constants
         self._filter = RegimeFilter(constants, config) if constants is not None else None
@@ -128,11 +128,11 @@ class AdaptivePolicy(Remembering):
 
     @property
     def alarmed(self) -> bool:
-        """Whether the last frames are not as usual, whatever that means for λ; False without an estimator."""
+        """Whether the last frames look unusual, even if λ stays; False without an estimator."""
         return self._filter is not None and self._filter.alarmed()
 
     def _advance(self, now_s: float) -> tuple[float, SignalState]:
-        """Time gone forward since the last step; the policy's own clock counts nothing else."""
+        """Return the time since the last step, and add it to the policy's own clock, which never runs backwards."""
         if not math.isfinite(now_s):
             return 0.0, SignalState.INVALID
         last_s, self._last_now_s = self._last_now_s, now_s
@@ -160,7 +160,7 @@ class AdaptivePolicy(Remembering):
         return states
 
     def _believe(self, signals: Signals, states: dict[str, SignalState], *, forward_s: float) -> Belief:
-        """Regimes from image and network alone; external confidence then only decides how far they are trusted."""
+        """Estimate the regime from image and network. The external confidence decides how far it is trusted."""
         if self._filter is None:
             return Belief.unknown("no estimator constants")
         image = signals.image if states["image"] is SignalState.OK else None
@@ -183,7 +183,7 @@ class AdaptivePolicy(Remembering):
         )
 
     def _choose_lam(self, belief: Belief) -> tuple[float, Rule, dict[float, float]]:
-        """Best λ at the reference width, net of the cost of switching; and the worth of each before that cost."""
+        """Choose λ at the reference width, minus the switching cost; also return each λ's score before that cost."""
         points = {lam: OperatingPoint(lam, self._reference) for lam in self._lambdas}
         present = points[self._lam_rule.current]
         net = {lam: self._scores.net(point, belief, present=present) for lam, point in points.items()}
@@ -193,7 +193,7 @@ class AdaptivePolicy(Remembering):
     def _choose_width(
         self, lam: float, belief: Belief, allowance: Allowance
     ) -> tuple[float, Rule, tuple[Rejected, ...]]:
-        """Most accurate width that the budgets allow at this λ; the narrowest where they allow none."""
+        """Choose the most accurate width that the budgets allow at this λ; if they allow none, the narrowest."""
         scores, rejected = {}, []
         for width in self._widths:
             objection = self._budget.objection(OperatingPoint(lam, width), allowance)
@@ -206,7 +206,7 @@ class AdaptivePolicy(Remembering):
     def _arbitrate(
         self, signals: Signals, adaptive: OperatingPoint
     ) -> tuple[OperatingPoint, ChosenBy, ChosenBy, list[str]]:
-        """Safety lock > hard limits > operator > adaptive > default."""
+        """Apply the precedence: safety lock > hard limits > operator > adaptive > default."""
         if signals.safety_lock:
             return self.safety_point, ChosenBy.SAFETY_LOCK, ChosenBy.SAFETY_LOCK, [f"safety lock: {self.safety_point}"]
         base, source = (adaptive, ChosenBy.ADAPTIVE) if self.config.adaptive else (self._default, ChosenBy.DEFAULT)
@@ -225,7 +225,7 @@ class AdaptivePolicy(Remembering):
         return OperatingPoint(lam, width), lam_source, width_source, remarks + remark
 
     def _probe(self, point: OperatingPoint, belief: Belief) -> OperatingPoint | None:
-        """The opposite end of λ: once a probe period, more often while it is open whether this is an attack."""
+        """Return the point to probe, at the opposite λ, or None. Probe more often while an attack is in doubt."""
         period_s = self.config.probe_period_s
         attacked = belief.shares[Regime.ADVERSARIAL]
         if self.config.credible_mass <= attacked <= 1 - self.config.credible_mass:
@@ -246,7 +246,7 @@ def _mask(
     limits: tuple[float, float],
     allowed: tuple[float, ...] | None = None,
 ) -> tuple[float, ChosenBy, list[str]]:
-    """The operator's value where there is a usable one, within the hard limits; else what was chosen anyway."""
+    """Return the operator's value within the hard limits, if it is usable; otherwise the value that was chosen."""
     if override is None or not override.active(now_s):
         return base, source, []
     value = override.value
@@ -262,7 +262,7 @@ def _mask(
 def _explain(
     belief: Belief, lam: float, scores: dict[float, float], target: float, rule: Rule, runner_up: float | None
 ) -> str:
-    """As in `low_frequency 0.71: λ=0.1 expects 78.2 %, +3.1 over λ=0.4`."""
+    """Explain the choice of λ, as in `low_frequency 0.71: λ=0.1 expects 78.2 %, +3.1 over λ=0.4`."""
     regime, mass = max(belief.posterior.items(), key=lambda item: item[1])
     cause = f" ({belief.doubt})" if regime is Regime.UNKNOWN and belief.doubt else ""
     sentence = f"{regime.value} {mass:.2f}{cause}: λ={lam:g} expects {100 * scores[lam]:.1f} %"

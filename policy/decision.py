@@ -1,4 +1,4 @@
-"""What the policy answers once a frame: the operating point, and everything needed to explain it."""
+"""Define the policy's answer for a frame: the operating point, and all that explains it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Decision:
         target: the rule's best point before margin and dwell.
         runner_up: the second-best λ at the same width; None where only one is allowed.
         expected_accuracy: blended lower-bound accuracy of the adaptive point at the reference width.
-        posterior: belief over regimes, after external confidence was applied; sums to 1.
+        posterior: probability of each regime, after the external confidence was applied; sums to 1.
         states: state of each input, by name.
         rejected: settings that were not considered.
         probe: a point to run on the next frame beside the active one, to compare labels; None most of the time.
@@ -79,6 +79,6 @@ class Decision:
 
     @property
     def source(self) -> ChosenBy:
-        """Whichever of both sources has the higher precedence."""
+        """The source of λ or of width, whichever has the higher precedence."""
         order = list(ChosenBy)
         return min(self.lam_source, self.width_source, key=order.index)

@@ -1,11 +1,11 @@
-"""Belief over regimes: a hidden Markov filter over kinds of image, with a density of image statistics for each kind.
+"""Estimate the regime: a hidden Markov filter over kinds of image, with a density of image statistics for each kind.
 
-A hidden state is one kind of image (clean, one corruption at one strength, under attack); kinds add up to regimes. A
-kind persists, so weak evidence from many frames adds up, while one odd frame is capped and forgotten. Single natural
-images differ so much that one frame alone calls one clean image in seven corrupted.
+A hidden state is one kind of image: clean, one corruption at one strength, or under attack. Kinds add up to regimes. A
+kind persists, so weak evidence from many frames adds up, while one odd frame is capped and forgotten. This is needed
+because natural images differ much: judged by one frame, one clean image in seven looks corrupted.
 
-Two states have no density of their own. *Drifted*: the mean of the last frames has left that of clean images, in
-whatever direction; it notices corruptions that nobody fitted. *Unknown*: frames like nothing that was fitted.
+Two states have no density of their own. *Drifted* means that the mean of the last frames has left that of clean images
+in any direction; it notices corruptions to which nothing was fitted. *Unknown* means frames unlike anything fitted.
 
 Shape legend: K kinds (the last two are drifted and unknown), S statistics.
 """
@@ -35,24 +35,24 @@ _MIN_FORGETTING = 1e-4
 """Least share of belief that returns to the prior each frame, so that no belief ever becomes certain."""
 _NUM_STATISTICS = len(ImageStatistics._fields)
 _DEGREES_OF_FREEDOM = 4.0
-"""Kinds are multivariate Student t: with Gaussian tails, contrast at severity 5 was like nothing fitted, and 35 of
-27,000 clean frames looked corrupted in place of 2 (validation images)."""
+"""Kinds are multivariate Student t. With Gaussian tails, contrast at severity 5 was unlike anything fitted, and 35 of
+27,000 clean frames looked corrupted instead of 2 (validation images)."""
 _DRIFT_GAIN = 0.2
 """Weight of the newest frame in the running mean of drift."""
 _DRIFT_PRIOR = 0.02
 """Share of both corrupted regimes' prior that belongs to drift in a direction that was not fitted."""
 _MAX_STRAY = 4.5
-"""Frames farther than this from clean (in standard deviations, all statistics together) count as this far in drift, so
-that odd ones cannot pull. 4 to 5.5 do equally well; at 3.5, the root mean square of clean frames, glass blur is found
-two frames later at an equal number of false alarms (576,000 frames of training images; docs/log/policy-noticing.md)."""
+"""Largest distance from clean that a frame adds to drift, in standard deviations of all statistics together, so that an
+odd frame cannot pull the mean. 4 to 5.5 do equally well. At 3.5, the root mean square of clean frames, glass blur is
+found two frames later with as many false alarms (576,000 frames of training images; docs/log/policy-noticing.md)."""
 _RESEMBLANCE = 0.1
-"""How much less alike, as a cosine, makes a kind e times less likely to be what drift resembles."""
+"""Difference of cosines at which drift resembles one kind e times less than another."""
 DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
 """Expected squared length of the running mean of independent clean frames, whitened."""
 ALARM_BELOW = 0.4
-"""Belief that all is as usual under which the estimator says that something has changed."""
+"""Probability of the usual kinds below which the estimator raises an alarm."""
 STRENGTHS = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
-"""Severities of a corruption that make up one kind of image; the kind is named `fog-mild`."""
+"""Severities of a corruption that make up one kind of image, with a name like `fog-mild`."""
 PRIOR = {
     Regime.CLEAN: 0.5,
     Regime.HIGH_FREQUENCY: 0.22,
@@ -60,7 +60,7 @@ PRIOR = {
     Regime.ADVERSARIAL: 0.04,
     Regime.UNKNOWN: 0.02,
 }
-"""Belief before any frame; what is forgotten returns to it. Nearly nothing hangs on it once frames come in."""
+"""Belief before any frame. Forgetting moves the belief back to it. After a few frames it hardly matters."""
 
 
 class ImageKind(StrictModel):
@@ -84,18 +84,18 @@ class ImageKind(StrictModel):
 
     @property
     def severities(self) -> tuple[int, ...]:
-        """Of its corruption; empty where it is none."""
+        """Severities of its corruption; empty if it is not a corruption."""
         return STRENGTHS.get(self.name.rpartition("-")[2], ())
 
     def whitening_SS(self) -> _Vector:
-        """The triangle as a square matrix."""
+        """The whitening as a square matrix."""
         square = np.zeros((_NUM_STATISTICS, _NUM_STATISTICS))
         square[np.tril_indices(_NUM_STATISTICS)] = self.whitening
         return square
 
 
 class NetworkRates(StrictModel):
-    """How often the network at one λ hesitates, and disagrees with the opposite λ, in each regime."""
+    """How often the network at one λ has low confidence, and disagrees with the opposite λ, in each regime."""
 
     lam: float = Field(ge=0, le=1)
     low_confidence: dict[Regime, float]
@@ -112,25 +112,25 @@ class NetworkRates(StrictModel):
 
 
 class EstimatorConstants(StrictModel):
-    """Everything that `policy.fit` fitted, as it ships in a bundle (`estimator.json`)."""
+    """All that `policy.fit` fits, as a bundle ships it (`estimator.json`)."""
 
     schema_version: int = Field(default=1, ge=1, le=1)
     statistics: tuple[str, ...]
-    """Names of the statistics in order; refused where they differ from this version's."""
+    """Names of the statistics in order; refused if they differ from this version's."""
     kinds: tuple[ImageKind, ...] = Field(min_length=1)
     ranks: tuple[Ranks, ...] = ()
-    """Of each statistic; densities are over its normal scores. Empty: over the statistics as they are."""
+    """Ranks of each statistic; densities are over its normal scores. Empty: over the statistics themselves."""
     outlier_log_density: float
-    """Gaussian log density under which an image looks like nothing that was fitted."""
+    """Gaussian log density below which an image is unlike anything fitted."""
     drift_noise: float = Field(default=DRIFT_NOISE, gt=0)
-    """Squared length that the running mean of whitened clean frames has anyway; a drift is what goes beyond it. Frames
-    of a camera that lingers on a scene stray farther than independent images do; `oat-calibrate` measures it."""
+    """Squared length of the running mean of whitened clean frames; only what exceeds it is drift. It is larger for a
+    camera that lingers on a scene than for independent images, and `oat-calibrate` measures it."""
     prior: dict[Regime, float]
     network: tuple[NetworkRates, ...] = ()
     """Empty: the network's own signals are not used as evidence."""
     low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
     independence: float = Field(default=1.0, gt=0, le=1)
-    """Share of a frame's evidence that the frames before it have not given already: 1 for independent images."""
+    """Share of a frame's evidence that is new after the frames before it: 1 for independent images."""
     fitted_on: str = ""
 
     @model_validator(mode="after")
@@ -166,7 +166,7 @@ def constants_of(document: object, *, where: str | os.PathLike[str]) -> Estimato
 
 
 class RegimeFilter(Remembering):
-    """Belief over regimes, updated once a frame. Bit-exact for the same inputs on the same machine."""
+    """Update the belief with every frame. The same inputs give the same bits on the same machine."""
 
     _REMEMBERED = ("_belief_K", "_drift_S")
 
@@ -191,7 +191,7 @@ class RegimeFilter(Remembering):
         self._drift_S = np.zeros(_NUM_STATISTICS)
 
     def update(self, image: ImageStatistics | None, network: NetworkSignals | None, *, elapsed_s: float) -> None:
-        """Forget a little, then take in what may be used of this frame (None: nothing; never a guess)."""
+        """Forget a little, then take in the usable signals of this frame (None: not usable)."""
         config = self._config
         forgetting = max(_MIN_FORGETTING, -math.expm1(-elapsed_s / config.regime_persistence_s))
         self._drift_S = (1 - forgetting) * self._drift_S
@@ -211,7 +211,7 @@ class RegimeFilter(Remembering):
             raise DataError(f"expected a belief that sums to 1, got {quoted(saved)}")
 
     def posterior(self) -> dict[Regime, float]:
-        """Belief summed over the kinds of each regime."""
+        """Return the probability of each regime: the sum over its kinds."""
         masses = {regime: 0.0 for regime in Regime}
         for regime, mass in zip(self._regimes_K, self.kinds().tolist(), strict=True):
             masses[regime] += mass
@@ -219,10 +219,10 @@ class RegimeFilter(Remembering):
         return masses
 
     def kinds(self) -> _Vector:
-        """Belief in each fitted kind, in their order; with the mass of *unknown* they sum to 1.
+        """Return the probability of each fitted kind, in their order; with that of *unknown* they sum to 1.
 
-        Drift belongs to the corrupted kinds, by the direction in which the mean has strayed: contrast, say, strays
-        towards fog, and is worth at each λ what fog is.
+        The probability of *drifted* goes to the corrupted kinds in the direction of the drift. Contrast, for example,
+        drifts towards fog, and is then scored like fog at each λ.
         """
         *_, drifted, _ = self._belief_K.tolist()
         length = float(np.linalg.norm(self._drift_S))
@@ -232,10 +232,10 @@ class RegimeFilter(Remembering):
         return spread_K
 
     def alarmed(self) -> bool:
-        """Whether the images are no longer as usual.
+        """Return whether the images look unusual.
 
-        Mild haze, snow and brightness count as usual here: a run of bright or pale scenes looks the same. They were
-        behind most false alarms, and no kind at severity 3 or more was found later for it
+        Mild haze, snow and brightness count as usual, because a run of bright or pale scenes looks the same. They
+        caused most false alarms. Counting them as usual delayed no alarm for a kind at severity 3 or more
         (docs/log/policy-noticing.md).
         """
         return float(self._belief_K[:-2] @ self._usual_K) < ALARM_BELOW
@@ -243,9 +243,9 @@ class RegimeFilter(Remembering):
     def _priors(self) -> _Vector:
         prior = self._constants.prior
         shares = [prior[regime] / self._regimes_K.count(regime) for regime in self._regimes_K]
-        kept = [1 - _DRIFT_PRIOR if regime in _CORRUPTED else 1.0 for regime in self._regimes_K]
+        fitted = [1 - _DRIFT_PRIOR if regime in _CORRUPTED else 1.0 for regime in self._regimes_K]
         drifted = _DRIFT_PRIOR * sum(prior[regime] for regime in _CORRUPTED)
-        prior_K = np.array([*(np.array(shares) * np.array(kept)), drifted, prior[Regime.UNKNOWN]])
+        prior_K = np.array([*(np.array(shares) * np.array(fitted)), drifted, prior[Regime.UNKNOWN]])
         normalized_K: _Vector = prior_K / prior_K.sum()
         return normalized_K
 
@@ -260,11 +260,11 @@ class RegimeFilter(Remembering):
         return np.array([*log_density_K, drifted, self._unknown_evidence])
 
     def _drift_evidence(self, white_S: _Vector) -> float:
-        """Density of a clean image that was moved by as much as the frames before this one; then follow this one.
+        """Return the log density of this frame if clean images had moved as far as the frames before; then follow it.
 
-        The move is estimated without the frame that it is tested on, so its likelihood ratio to clean is on average
-        1 on clean frames: an adaptive CUSUM (Lorden and Pollak, "Nonanticipating estimation", Ann. Statist. 2005).
-        It is shrunk by what chance alone gives (James and Stein 1961).
+        The move is estimated without the frame that it is tested on. So on clean frames the likelihood ratio to clean
+        is 1 on average: an adaptive CUSUM (Lorden and Pollak, "Nonanticipating estimation", Ann. Statist. 2005). The
+        move is shrunk by the length that chance alone gives (James and Stein 1961).
         """
         length2 = float(self._drift_S @ self._drift_S)
         shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
@@ -286,7 +286,7 @@ class RegimeFilter(Remembering):
         return evidence_K
 
     def _log_rates(self, rates: dict[Regime, float], happened: bool) -> _Vector:
-        """Log probability of what happened, for each kind; for the last two at the mean rate of their regimes."""
+        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes."""
         drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
@@ -299,5 +299,5 @@ def _is_usual(kind: ImageKind) -> bool:
 
 
 def _log_t(square: float) -> float:
-    """Log density of a Student t at a squared whitened distance, up to a constant."""
+    """Return the log density of a Student t at a squared whitened distance, up to a constant."""
     return -0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * math.log1p(square / _DEGREES_OF_FREEDOM)

@@ -1,4 +1,4 @@
-"""Fits the estimator's constants: a density for each kind of image, and rates of the network they ship with.
+"""Fit the estimator's constants: a density for each kind of image, and the rates of the network they ship with.
 
 `python -m policy.fit BUNDLE --images validation.npz` writes `estimator.json`.
 
@@ -47,7 +47,7 @@ def fit_network(
         config: their architecture.
         width: width at which it is measured.
         temperature: calibration temperature at a λ.
-        attack: white-box PGD; `num_steps` may well be 10 here.
+        attack: white-box PGD; 10 steps are enough here.
         images_NHWC: uint8 RGB validation images at the network's input size, at least 100.
         labels_N: their classes.
         seed: of corruptions and attack.
@@ -80,7 +80,7 @@ def fit_network(
 
 @command("policy.fit")
 def main(argv: list[str] | None = None) -> int:
-    """Command line: fit, and put `estimator.json` into the bundle."""
+    """Run from the command line: fit, and put `estimator.json` into the bundle."""
     parser = Parser(prog="python -m policy.fit", description="Fit the estimator of a bundle.")
     parser.add_argument("bundle", type=a_path, help="bundle folder; estimator.json is added to it")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""When a better setting may be taken: at once if it must be, else by margin, settling and dwell time."""
+"""Decide when a better setting may be taken: at once if it must be, otherwise by margin, settling and dwell time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _MAX_BACK_OFF = 8.0
 
 
 class Hysteresis(Remembering):
-    """One knob with a bounded number of changes.
+    """Move one knob, with a bounded number of moves.
 
-    Only a climb in a fixed total order can be immediate, and each change puts the next waiting move off by one dwell
-    time or more (a leaky bucket). So in time T there are at most `len(ranks) + T / dwell_s` changes on any input:
-    before a waiting move at time t there were at most t / dwell_s changes, and after it the setting can only climb.
+    A move up in a fixed total order is a *climb*, and only a climb can be immediate. Each move makes the next waiting
+    move wait one dwell time longer, or more (a leaky bucket). So in time T there are at most `len(ranks) + T / dwell_s`
+    moves on any input: before a waiting move at time t there were at most t / dwell_s moves, and after it the setting
+    can only climb.
 
-    A waiting move that had to be taken back within a dwell time doubles the dwell times that follow (up to eight
-    fold); each one that lasted halves them again. So whoever provokes changes pays for them in rising prices.
+    If a waiting move is taken back within a dwell time, the following dwell times double, up to eightfold. A waiting
+    move that lasts halves them again. So it becomes ever harder to provoke moves.
     """
 
     _REMEMBERED = (
@@ -43,11 +44,11 @@ class Hysteresis(Remembering):
         Args:
             ranks: the total order; higher is safer.
             start: first setting; None: the first target.
-            dwell_s: least mean time between changes.
+            dwell_s: least mean time between moves.
             margin: advantage that a waiting move needs.
-            settle_s: how long a waiting move's target must have stayed the same, so that one move goes all the way
-                instead of following a moving target; one that keeps moving is followed after a dwell time.
-            urgent: what is immediate: every climb, or only one that leaves a setting which is no longer admissible.
+            settle_s: how long the target of a waiting move must have stayed the same. So one move goes all the way,
+                instead of several that follow a moving target. A target that keeps moving waits for a dwell time.
+            urgent: which climbs are immediate: all, or only those that leave a setting that is no longer allowed.
         """
         self.ranks = dict(ranks)
         self._current = start
@@ -62,16 +63,16 @@ class Hysteresis(Remembering):
 
     @property
     def current(self) -> float:
-        """The setting in force."""
+        """The present setting."""
         assert self._current is not None, "read before the first step"
         return self._current
 
     def step(self, scores: Mapping[float, float], *, elapsed_s: float) -> tuple[float, Rule]:
-        """Move, or hold and say why.
+        """Move, or hold, and return the rule that applied.
 
         Args:
-            scores: worth of each admissible setting, not empty; a current setting that is absent may be left
-                without a margin.
+            scores: score of each allowed setting, not empty. If the present setting is absent, no margin is needed to
+                leave it.
             elapsed_s: time so far; never decreases.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Twelve cheap statistics of one network input: what tells noise, blur and haze from a clean image.
+"""Compute twelve cheap statistics of a network input that tell noise, blur and haze from a clean image.
 
 Shape legend: C channels (RGB), H height, W width.
 """
@@ -28,12 +28,12 @@ _Plane = NDArray[np.float32]
 
 
 class ImageStatistics(NamedTuple):
-    """Statistics of one image, in this order wherever they are a vector. NaN where the image was not in [0, 1]."""
+    """Statistics of one image, in the order in which they make a vector. All NaN if the image was not in [0, 1]."""
 
     log_luma_noise: float
     """Log of the robust noise σ of the luma plane."""
     log_chroma_noise: float
-    """The same of the noisier colour-difference plane; sensor noise differs between channels, texture hardly does."""
+    """The same of the noisier colour-difference plane: sensor noise differs between channels, texture hardly does."""
     log_sharpness: float
     """Log ratio of the finest band's energy to the next one's: low after blur."""
     log_contrast: float
@@ -60,7 +60,7 @@ UNUSABLE = ImageStatistics(*[math.nan] * len(ImageStatistics._fields))
 
 
 def image_statistics(x_CHW: NDArray[np.float32]) -> ImageStatistics:
-    """Statistics of what the network sees (about 0.3 ms for 32x32 on one core).
+    """Return the statistics of a network input (about 0.3 ms for 32x32 on one core).
 
     Args:
         x_CHW: float32 RGB in [0, 1], at least 16 pixels a side.
@@ -109,7 +109,7 @@ def image_statistics(x_CHW: NDArray[np.float32]) -> ImageStatistics:
 
 
 def _noise(plane: _Plane) -> tuple[float, float]:
-    """Noise σ, robust (median absolute) and plain (root mean square)."""
+    """Return the noise σ, robust (median absolute) and plain (root mean square)."""
     response: NDArray[Any] = cv2.filter2D(plane, -1, _NOISE_KERNEL)[1:-1, 1:-1]
     robust = float(np.median(np.abs(response))) * _SIGMA_PER_MAD / _NOISE_GAIN
     return robust, math.sqrt(_energy(response)) / _NOISE_GAIN

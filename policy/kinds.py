@@ -1,4 +1,4 @@
-"""Fits a density to the image statistics of each kind of image. Needs images and corruptions, no network.
+"""Fit a density to the image statistics of each kind of image. This needs images and corruptions, but no network.
 
 Shape legend: N images, H height, W width, C channels (RGB), S statistics.
 """
@@ -29,11 +29,11 @@ from policy.rates import Corrupt
 Images = NDArray[np.uint8]
 Statistics = NDArray[np.float64]
 _SHRINKAGE = 0.3
-"""Share of the pooled covariance in each kind's own, for kinds that were not fitted."""
+"""Share of the pooled covariance that is mixed into each kind's own, which helps with kinds that are not fitted."""
 _MIN_IMAGES = 100
 _OUTLIER_QUANTILE = 0.001
 _OUTLIER_SLACK_NATS = 10.0
-"""How far under that quantile an image must lie before it counts as unlike everything fitted."""
+"""How far below that quantile an image must lie to count as unlike anything fitted."""
 _DRIFT_FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 1000.0)
 _FRAME_S = 1 / 30
 
@@ -48,16 +48,16 @@ def fit_estimator(
     rng: np.random.Generator,
     fitted_on: str = "",
 ) -> EstimatorConstants:
-    """Fit on clean images, each corruption kind at three strengths, and attacked images where there are some.
+    """Fit the constants to clean images, to each kind of corruption at three strengths, and to attacked images, if any.
 
-    Weather that nobody fitted is a bit of each: one more kind lies in the middle of the low-frequency ones at medium
-    strength. Frost is found half a frame earlier for it.
+    One more kind stands for weather that is not fitted: the mean of the low-frequency kinds at medium strength. With
+    it, frost is noticed half a frame earlier.
 
     Args:
         images_NHWC: uint8 RGB, clean, at the network's input size; at least 100, never test images.
         corrupt: makes a corrupted copy.
         regimes: the kinds to fit and their regimes (the fitting half only).
-        attacked: sets of attacked uint8 images by name. An attack may also leave no trace in the statistics, so one
+        attacked: sets of attacked uint8 images by name. An attack may leave no trace in the statistics, so one
             adversarial kind always looks like clean images; it is told apart by the network's own signals only.
         network: rates from `policy.rates.measure_rates`, one for each λ.
         rng: draws the corruptions.
@@ -117,7 +117,7 @@ def fit_estimator(
 
 
 def statistics_of(images_NHWC: Images) -> Statistics:
-    """Image statistics (N, S) of uint8 RGB network inputs."""
+    """Return the image statistics (N, S) of uint8 RGB network inputs."""
     return np.array([image_statistics(_planes(image)) for image in images_NHWC])
 
 
@@ -126,14 +126,14 @@ def _is_medium_haze(kind: ImageKind) -> bool:
 
 
 def image_kind(name: str, regime: Regime, mean_S: Statistics, covariance_SS: Statistics) -> ImageKind:
-    """A kind with this mean and covariance; six significant digits are plenty, and keep the file small."""
+    """Return a kind with this mean and covariance, rounded to six significant digits to keep the file small."""
     lower_SS = np.linalg.inv(np.linalg.cholesky(covariance_SS + 1e-9 * np.eye(len(covariance_SS))))
     triangle = lower_SS[np.tril_indices(len(covariance_SS))]
     return ImageKind(name=name, regime=regime, mean=_rounded(mean_S), whitening=_rounded(triangle))
 
 
 def count_alarms(constants: EstimatorConstants, stats_NS: Statistics) -> int:
-    """Frames on which the image evidence alone says "changed", in a stream of these frames in order, at 30 Hz."""
+    """Count the frames on which the image evidence alone raises an alarm, in a stream of these frames at 30 Hz."""
     belief, count = RegimeFilter(constants, PolicyConfig()), 0
     for frame_S in stats_NS:
         belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=_FRAME_S)
@@ -142,7 +142,7 @@ def count_alarms(constants: EstimatorConstants, stats_NS: Statistics) -> int:
 
 
 def with_drift_noise(constants: EstimatorConstants, streams: list[Statistics]) -> EstimatorConstants:
-    """Constants with the least `drift_noise` at which clean streams (N, S), each in its order, raise fewest alarms."""
+    """Return the constants with the least `drift_noise` at which ordered clean streams (N, S) raise fewest alarms."""
 
     def at(factor: float) -> EstimatorConstants:
         return constants.model_copy(update={"drift_noise": factor * DRIFT_NOISE})
@@ -155,9 +155,9 @@ def with_drift_noise(constants: EstimatorConstants, streams: list[Statistics]) -
 
 
 def independence(stats_NS: Statistics) -> float:
-    """How much of a frame's evidence is new: (1 − ρ) / (1 + ρ), with ρ the mean correlation between neighbours.
+    """Return how much of a frame's evidence is new: (1 − ρ) / (1 + ρ), with ρ the mean correlation of neighbours.
 
-    That is the effective share of independent draws in a first-order autoregressive series.
+    In a first-order autoregressive series, this is the effective share of independent draws.
     """
     centred_NS = (stats_NS - stats_NS.mean(axis=0)) / (stats_NS.std(axis=0) + 1e-9)
     rho = float(np.mean(centred_NS[1:] * centred_NS[:-1]))
@@ -166,7 +166,7 @@ def independence(stats_NS: Statistics) -> float:
 
 
 def _planes(image_HWC: Images) -> NDArray[np.float32]:
-    """What the network sees of an image: float32 CHW in [0, 1]."""
+    """Return an image as the network gets it: float32 CHW in [0, 1]."""
     return np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
 
 

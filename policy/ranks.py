@@ -1,8 +1,8 @@
-"""Brings each image statistic to a standard normal on clean images, by its rank among them.
+"""Turn each image statistic into a standard normal value, by its rank among clean images.
 
-Statistics of clean images are skewed, and some pile up: colour noise, say, lies near a least value that most clean
-images have and few corrupted ones, and a Gaussian takes that edge for the flank of a wide bell. On ranks, frost is
-found more than a frame earlier at an equal number of false alarms (576,000 frames of training images;
+Statistics of clean images are skewed, and some pile up at an edge. Colour noise, for example, has a least value that
+most clean images share and few corrupted ones do, and a Gaussian cannot describe that edge. With ranks, frost is
+noticed more than a frame earlier at an equal number of false alarms (576,000 frames of training images;
 docs/log/policy-noticing.md).
 
 Shape legend: N images, S statistics, Q ranks.
@@ -22,11 +22,11 @@ _Statistics = NDArray[np.float64]
 _NUM_RANKS = 33
 """17 to 101 do equally well."""
 _TIE = 1e-6
-"""Equal values are set this far apart, so that each has a score."""
+"""Equal values are moved this far apart, so that each has a score."""
 _FAR = 10.0
-"""Beyond the outermost rank, scores go on for this many times the rise of the outermost eighth, and no farther."""
+"""Beyond the outermost rank, scores go on for this many times the rise of the outermost eighth, then stop."""
 _MIN_RISE = 1e-3
-"""A statistic that hardly varies is taken to vary by this for each standard deviation."""
+"""Least change of a statistic for one standard deviation, for statistics that hardly vary."""
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -40,21 +40,21 @@ Ranks = Annotated[tuple[float, ...], AfterValidator(_ascending)]
 
 
 def ranks_of(stats_NS: _Statistics) -> tuple[Ranks, ...]:
-    """Ranks of each statistic; nine significant digits keep ties apart and the file small."""
+    """Return the ranks of each statistic; nine significant digits keep ties apart and the file small."""
     at_QS = np.quantile(stats_NS, (np.arange(_NUM_RANKS) + 0.5) / _NUM_RANKS, axis=0)
     apart_QS = at_QS + _TIE * np.arange(_NUM_RANKS)[:, None]
     return tuple(tuple(float(f"{value:.9g}") for value in column_Q) for column_Q in apart_QS.T)
 
 
 class NormalScores:
-    """Each statistic as the standard normal value of its rank: linear between the ranks, and a while beyond."""
+    """Turn statistics into the standard normal values of their ranks, linear between the ranks and a little beyond."""
 
     def __init__(self, ranks: tuple[Ranks, ...]) -> None:
         """Add a far knot at both ends, in line with the outermost eighth."""
         self._knots = [_knots(values) for values in ranks]
 
     def __call__(self, stats_NS: _Statistics) -> _Statistics:
-        """Scores (N, S); the statistics themselves where there are no ranks."""
+        """Return the scores (N, S), or the statistics themselves if there are no ranks."""
         if not self._knots:
             return stats_NS
         columns = [np.interp(column_N, *knots) for column_N, knots in zip(stats_NS.T, self._knots, strict=True)]

@@ -1,4 +1,4 @@
-"""Measures how often a network hesitates, and disagrees with itself at the opposite λ, in each regime.
+"""Measure how often a network has low confidence, and disagrees with itself at the opposite λ, in each regime.
 
 Shape legend: N images, H height, W width, C channels (RGB), K classes.
 """
@@ -28,19 +28,19 @@ class Corrupt(Protocol):
 
 
 class Network(Protocol):
-    """What is asked of a network to measure its rates."""
+    """What a network must offer so that its rates can be measured."""
 
     def probabilities(self, lam: float, images_NHWC: _Images) -> NDArray[np.float32]:
-        """Calibrated class probabilities (N, K) at one λ."""
+        """Return calibrated class probabilities (N, K) at one λ."""
         ...
 
     def attacked(self, lam: float, images_NHWC: _Images, labels_N: NDArray[np.int64]) -> _Images:
-        """The images under a white-box attack on the network at that λ, as a camera would deliver them (uint8)."""
+        """Return the images under a white-box attack on the network at that λ, as a camera delivers them (uint8)."""
         ...
 
 
 def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
-    """The λ that is probed beside `lam`: the other end of the trained range."""
+    """Return the λ of the probe: the end of the trained range that is opposite to `lam`."""
     return lambdas[0] if lam >= 0.5 else lambdas[-1]
 
 
@@ -54,10 +54,10 @@ def measure_rates(
     regimes: Mapping[str, Regime],
     rng: np.random.Generator,
 ) -> tuple[tuple[NetworkRates, ...], dict[str, _Images]]:
-    """Rates at every λ, and the attacked images of both ends of λ for `fit_estimator`.
+    """Return the rates at every λ, and the attacked images of the least and greatest λ for `fit_estimator`.
 
     Args:
-        network: the network in question.
+        network: the network to measure.
         lambdas: trained λ, ascending.
         images_NHWC: uint8 RGB at the network's input size, never test images.
         labels_N: their classes; the attack needs them.
@@ -98,7 +98,7 @@ def network_rates(
     disagrees: Mapping[Regime, NDArray[Any]],
     low_confidence_below: float = 0.5,
 ) -> NetworkRates:
-    """Rates of one λ, from calibrated confidences (float, N) and disagreements with the probed λ (bool, N).
+    """Return the rates of one λ, from calibrated confidences (float, N) and disagreements with the probe (bool, N).
 
     Rates are (hits + 1) / (N + 2), so that none is ever 0 or 1 (Laplace's rule of succession).
     """

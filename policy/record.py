@@ -1,7 +1,7 @@
-"""The decision log: one JSON line for the policy, then one for each step. Floats survive bit for bit.
+"""Write and read the decision log: one JSON line for the policy, then one for each step. Floats keep their bits.
 
-Where steps are missing, a line of kind `gap` stands in their place. It says how many, why, and what the policy
-remembers after them, so that the steps behind it replay as well.
+If steps are missing, a line of kind `gap` stands in their place. It says how many, why, and what the policy remembers
+after them. So the steps after a gap replay as well.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Gap:
 
 
 def header_line(policy: AdaptivePolicy) -> str:
-    """First line of a log: everything that the policy was built from. Write it before the first step."""
+    """Return the first line of a log, with all that the policy was built from. Write it before the first step."""
     return json.dumps(
         {
             "kind": "policy",
@@ -85,7 +85,7 @@ def header_line(policy: AdaptivePolicy) -> str:
 
 
 def policy_of(line: str) -> AdaptivePolicy:
-    """A fresh policy from a header line.
+    """Build a fresh policy from a header line.
 
     Raises:
         DataError: not a header, or of another schema.
@@ -108,12 +108,12 @@ def policy_of(line: str) -> AdaptivePolicy:
 
 
 def step_line(signals: Signals, decision: Decision) -> str:
-    """One line of a log. NaN and infinities are written as strings, so that the line is standard JSON."""
+    """Return one line of a log. NaN and infinities are written as strings, so that the line is standard JSON."""
     return json.dumps({"kind": "step", "signals": _plain(signals), "decision": _plain(decision)}, allow_nan=False)
 
 
 def signals_of(line: str) -> tuple[Signals, dict[str, Any]]:
-    """Signals and decision (as plain JSON values) of one line.
+    """Return the signals and the decision (as plain JSON values) of one line.
 
     Raises:
         DataError: not a step.
@@ -128,7 +128,7 @@ def signals_of(line: str) -> tuple[Signals, dict[str, Any]]:
 
 
 def plain_decision(decision: Decision) -> dict[str, Any]:
-    """A decision as it reads back from a line, for comparison."""
+    """Return a decision as it reads back from a line, for comparison."""
     plain: dict[str, Any] = json.loads(json.dumps(_plain(decision), allow_nan=False))
     return plain
 

@@ -1,7 +1,7 @@
 """`oat-replay`: run recorded decisions through the policy again, and through others, and show what they do.
 
-A recording is a decision log (JSON lines) or a rosbag2 with the node's ~/decision topic. The inputs are those that the
-robot had: another policy is judged on what the first one saw, also where it would have seen something else.
+A recording is a decision log (JSON lines) or a rosbag2 with the node's ~/decision topic. Another policy gets the inputs
+that the robot had, even where it would have caused other inputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DEFINITIONS = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "oat_ms
 
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
-    """One step as recorded and as decided again; `equal` means equal in every bit of the decision."""
+    """One step as recorded and as decided again; `equal` means that all bits of the decision are equal."""
 
     signals: Signals
     recorded: dict[str, Any]
@@ -51,11 +51,10 @@ class ReplayStep:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a robot's policy was told, and what it decided; `header` is empty where the recording does not hold one.
+    """Inputs and decisions of a robot's policy; `header` is empty if the recording has none.
 
-    At each of the steps numbered in `restarts` the node had built its policy anew, in the same way. `gaps` are the
-    steps that are missing, by the number of the step behind them. `num_torn` lines were cut short, since their writer
-    was stopped in them.
+    At each step number in `restarts`, the node had built its policy anew in the same way. `gaps` are the missing steps,
+    by the number of the step after them. `num_torn` lines were cut short, because their writer was stopped.
     """
 
     header: str
@@ -65,10 +64,10 @@ class Recording:
     num_torn: int = 0
 
     def policy(self) -> AdaptivePolicy:
-        """A fresh policy, built as the recorded one was.
+        """Build a fresh policy like the recorded one.
 
         Raises:
-            DataError: the recording says nothing of it, or what it says cannot be read.
+            DataError: the recording does not describe it, or the description cannot be read.
             ConfigError: table and configuration contradict each other.
         """
         if not self.header:
@@ -79,7 +78,7 @@ class Recording:
 
 
 def decision_lines(path: Path) -> list[str]:
-    """Lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
+    """Return the lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
 
     Raises:
         DataError: not a bag, or no decisions in it.
@@ -164,13 +163,13 @@ def replay(path: Path) -> list[ReplayStep]:
 
 
 def play(recording: Recording, policy: AdaptivePolicy, *, recorded: bool = False) -> list[ReplayStep]:
-    """Run the recorded inputs through a fresh policy, and through another like it wherever the node built one anew.
+    """Run the recorded inputs through a fresh policy, and start afresh wherever the node did.
 
     Args:
         recording: what a robot's policy was told.
         policy: a fresh one.
-        recorded: whether it is the one that was recorded. Behind a gap that one goes on from its recorded state, and
-            any other from its own.
+        recorded: whether it is the recorded policy. After a gap, that one goes on from its recorded state, and any
+            other from its own.
 
     Raises:
         DataError: a state or a step cannot be replayed with this policy.
@@ -204,7 +203,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
 
 
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
-    """The recorded policy where it is known, and one for each configuration, bundle and calibration that was named."""
+    """Return the recorded policy if it is known, and one for each named configuration, bundle and calibration."""
     policies: dict[str, AdaptivePolicy] = {}
     if recording.header:
         policies["recorded"] = recording.policy()
@@ -229,7 +228,7 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
 
 @command("oat-replay")
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 where every decision was equal, 1 where one was not, 2 where the recording cannot be read."""
+    """Run from the command line; return 0 if all decisions are equal, 1 if one is not, 2 if nothing can be read."""
     parser = Parser(prog="oat-replay", description=__doc__)
     parser.add_argument("log", type=a_path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")

@@ -1,4 +1,4 @@
-"""What an operating point is worth under a belief over regimes. All are lower 95 % bounds of measured shares."""
+"""Score an operating point under a belief. All accuracies are lower 95 % bounds of measured shares."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What is believed about the environment, ready for scoring.
+    """The belief about the environment, ready for scoring.
 
     Attributes:
-        trust: how far the regimes are believed, in [0, 1]; 1 − trust is the mass of "unknown".
-        shares: belief over the measurable regimes, given that the regime is known.
-        credible: regimes with enough mass to hedge against, fixed before external confidence is applied.
-        posterior: all five masses, for the record.
-        doubt: why the trust is not full, for people; empty where only the estimator itself doubts.
-        kinds: belief in each fitted kind of image, in their order; empty where only the regimes are known.
+        trust: how far the measured regimes are trusted, in [0, 1]; 1 − trust is the probability of "unknown".
+        shares: probability of each measured regime, given that the regime is not unknown.
+        credible: regimes with enough probability to hedge against, before the external confidence is applied.
+        posterior: the probabilities of all five regimes, for the record.
+        doubt: why the trust is not full, for people; empty if only the estimator itself doubts.
+        kinds: probability of each fitted kind of image, in their order; empty if only the regimes are known.
     """
 
     trust: float
@@ -53,7 +53,7 @@ class Belief:
         doubt: str = "",
         kinds: _Vector | None = None,
     ) -> Self:
-        """Belief from the estimator's masses, trusted as far as the external confidence goes."""
+        """Return the belief that follows from the estimator's masses, trusted as far as the external confidence."""
         known = sum(masses[regime] for regime in MEASURED_REGIMES)
         trust = confidence * known
         shares = {regime: masses[regime] / known for regime in MEASURED_REGIMES}
@@ -64,16 +64,16 @@ class Belief:
 
     @classmethod
     def unknown(cls, doubt: str) -> Self:
-        """Nothing is known: the score is minimax accuracy."""
+        """Return the belief that nothing is known, under which the score is the minimax accuracy."""
         shares = {regime: 1 / len(MEASURED_REGIMES) for regime in MEASURED_REGIMES}
         return cls(0.0, shares, (), {**dict.fromkeys(MEASURED_REGIMES, 0.0), Regime.UNKNOWN: 1.0}, doubt)
 
 
 class Scores:
-    """Lower-bound accuracies of each point, read from the table once."""
+    """Score operating points by their lower-bound accuracies, which are read from the table once."""
 
     def __init__(self, table: OperatingTable, config: PolicyConfig, kinds: Sequence[ImageKind] = ()) -> None:
-        """Read the bounds: of each regime, and of each kind of image that the estimator tells apart."""
+        """Read the bounds for each regime, and for each kind of image that the estimator knows."""
         self._hedge = config.hedge
         self._switch_cost = config.switch_cost
         self._bounds = {
@@ -85,11 +85,11 @@ class Scores:
         self._told: tuple[Belief, dict[OperatingPoint, dict[Regime, float]]] | None = None
 
     def rank(self, point: OperatingPoint) -> tuple[float, float, float]:
-        """Key of the one fixed total order: minimax accuracy, then λ, then width."""
+        """Return the key of the one fixed total order: minimax accuracy, then λ, then width."""
         return self._minimax[point], point.lam, point.width
 
     def blended(self, point: OperatingPoint, belief: Belief) -> float:
-        """Blend: trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
+        """Return trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
         if not belief.trust:
             return self._minimax[point]
         bounds = self._by_regime(belief)[point]
@@ -99,9 +99,10 @@ class Scores:
         return belief.trust * informed + (1 - belief.trust) * self._minimax[point]
 
     def _by_regime(self, belief: Belief) -> dict[OperatingPoint, dict[Regime, float]]:
-        """Accuracy in each regime: the mean over its kinds as they are believed in; over all alike where none is told.
+        """Return the accuracy in each regime: the mean over its kinds, weighted by their probabilities.
 
-        All points at once, and once for a belief: one by one they were most of a decision's time.
+        If the belief has no kinds, these are the bounds of the regimes. All points are computed at once, and once for
+        each belief: one by one, they took most of a decision's time.
         """
         if not len(belief.kinds):
             return self._bounds
@@ -119,11 +120,11 @@ class Scores:
         return self._told[1]
 
     def net(self, point: OperatingPoint, belief: Belief, *, present: OperatingPoint) -> float:
-        """Blend less the cost of switching from `present`.
+        """Return the blended score minus the cost of switching from `present`.
 
-        The cost counts as far as the regimes are trusted. So lower trust never lowers the minimax accuracy of the
-        maximiser: net is trust · a(point) + (1 − trust) · minimax(point), and moving weight to the second term cannot
-        favour a point that has less of it.
+        The cost counts only as far as the regimes are trusted. So lower trust never lowers the minimax accuracy of the
+        best point: its score is trust · a(point) + (1 − trust) · minimax(point), and more weight on the second term
+        cannot favour a point with a lower minimax accuracy.
         """
         cost = 0.0 if point == present else self._switch_cost
         return self.blended(point, belief) - belief.trust * cost
@@ -132,11 +133,11 @@ class Scores:
 def _kind_bounds(
     table: OperatingTable, kinds: Sequence[ImageKind], bounds: Mapping[OperatingPoint, Mapping[Regime, float]]
 ) -> _Vector:
-    """Bound of each point under each kind (P, K): its regime's curve over λ, raised and tilted to fit what was counted.
+    """Return each point's bound under each kind (P, K): its regime's curve over λ, raised and tilted to fit counts.
 
-    A few hundred images of one kind tell how far it lies above its regime and which end of λ it likes better, but not
-    which of two neighbouring λ: that is left to the thousands of its regime. The tilt is in √λ, since half of what λ
-    changes happens below 0.2 (validation images; docs/log/policy-choosing.md).
+    A few hundred images of one kind tell how far it lies above its regime, and which end of λ suits it better. They do
+    not tell which of two neighbouring λ is better; the thousands of images of its regime do. The tilt is in √λ, because
+    half of the effect of λ happens below 0.2 (validation images; docs/log/policy-choosing.md).
     """
     bounds_PK = np.array([[_counted(row, kind).interval()[0] for kind in kinds] for row in table.rows])
     if not bounds_PK.size:
@@ -152,7 +153,7 @@ def _kind_bounds(
 
 
 def _counted(row: OperatingRow, kind: ImageKind) -> Proportion:
-    """What was counted under this kind of image; else under its corruption at any severity; else in its regime."""
+    """Return the counts for this kind of image, or for its corruption at any severity, or for its regime."""
     corruption, _, _ = kind.name.rpartition("-")
     of_corruption = {
         measured.condition: row.condition(measured.condition)

@@ -1,4 +1,4 @@
-"""What the policy is told once a frame. A bad value becomes a state here, and is never used as a number."""
+"""Define the policy's inputs for a frame. A bad value becomes a state, and is never used as a number."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class SignalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One external value as it came.
+    """One external value as it was received.
 
     Attributes:
-        value: the number as received, NaN included; None where nothing was ever received.
+        value: the number as received, even if NaN; None if nothing was ever received.
         age_s: seconds since receipt, on the clock of `Signals.now_s`.
-        source: where it came from, for the record (a topic's name, say).
+        source: where it came from, for the record; for example a topic's name.
     """
 
     value: float | None = None
@@ -35,7 +35,7 @@ class Reading:
     source: str = ""
 
     def state(self, *, low: float, high: float, max_age_s: float) -> SignalState:
-        """State of this reading, given its range and the age up to which it counts."""
+        """Return the state of this reading, given its range and the age up to which it counts."""
         if self.value is None:
             return SignalState.MISSING
         if self.age_s < 0:
@@ -48,13 +48,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSignals:
-    """What the network said about the previous frame.
+    """The network's result on the previous frame.
 
     Attributes:
         point: the operating point that produced it.
         confidence: calibrated confidence in [0, 1].
-        disagrees: whether the probed point gave another label; None where no probe was run.
-        latency_ms: time of the network alone; None where unknown.
+        disagrees: whether the probe gave another label; None without a probe.
+        latency_ms: time of the network alone; None if unknown.
         age_s: seconds since that frame.
     """
 
@@ -65,7 +65,7 @@ class NetworkSignals:
     age_s: float = 0.0
 
     def state(self, *, max_age_s: float) -> SignalState:
-        """State of the confidence and of the disagreement; the latency is checked on its own."""
+        """Return the state of confidence and disagreement; the latency is checked separately."""
         return Reading(self.confidence, self.age_s).state(low=0.0, high=1.0, max_age_s=max_age_s)
 
 
@@ -77,7 +77,7 @@ class Override:
     expires_s: float | None = None
 
     def active(self, now_s: float) -> bool:
-        """Whether it still holds; one with an expiry does not hold at an unknown (NaN) time."""
+        """Return whether the override still holds; one with an expiry does not hold at an unknown (NaN) time."""
         return self.expires_s is None or now_s < self.expires_s
 
 
@@ -86,9 +86,9 @@ class Signals:
     """All inputs of one decision.
 
     Attributes:
-        now_s: monotonic time; a step backwards is noticed and survived.
+        now_s: monotonic time; a step backwards becomes the state CLOCK_REGRESSED.
         image: statistics of the network's input of this frame.
-        network: what the network said about the previous frame.
+        network: the network's result on the previous frame.
         confidence: environment confidence in [0, 1]; 1 is clear and trusted.
         battery: state of charge in [0, 1]; 87.0 is invalid, not 87 %.
         override_lam: the operator's λ.
@@ -107,7 +107,7 @@ class Signals:
 
 
 def image_state(image: ImageStatistics | None) -> SignalState:
-    """State of a frame's statistics: MISSING without a frame, INVALID where one statistic is not finite."""
+    """Return the state of a frame's statistics: MISSING without a frame, INVALID if one is not finite."""
     if image is None:
         return SignalState.MISSING
     return SignalState.OK if all(math.isfinite(value) for value in image) else SignalState.INVALID

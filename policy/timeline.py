@@ -1,4 +1,4 @@
-"""Shows what a policy decided: as a table, next to other policies, and as a figure (matplotlib, extra `plots`)."""
+"""Show what a policy decided: as a table, beside other policies, and as a figure (matplotlib, extra `plots`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLOURS = {
 
 
 def timeline_table(steps: Steps, *, equal: Sequence[bool], every_step: bool) -> Table:
-    """The steps for people: all of them, or the first, the last and those that changed the point or differ."""
+    """Return the steps as a table: all of them, or the first, the last, and those that changed the point or differ."""
     seconds, rows = _seconds(steps), []
     for number, (_, decision) in enumerate(steps):
         if not (every_step or decision.changed or not equal[number] or number in (0, len(steps) - 1)):
@@ -41,7 +41,7 @@ def timeline_table(steps: Steps, *, equal: Sequence[bool], every_step: bool) -> 
 
 
 def comparison_table(played: Mapping[str, Steps]) -> Table:
-    """Policies side by side on the same inputs."""
+    """Return a table that compares policies on the same inputs."""
     columns = ("policy", "switches", "λ: share of frames", "mean λ", "mean width", "expected accuracy", "probes")
     rows = []
     for name, steps in played.items():
@@ -100,7 +100,7 @@ def _draw(upper: Any, lower: Any, name: str, steps: Steps) -> None:
 
 
 def _seconds(steps: Steps) -> list[float]:
-    """Time since the first known one; an unknown (NaN) time is drawn at the last known one."""
+    """Return the times since the first known one; an unknown (NaN) time becomes the last known one."""
     start_s = next((signals.now_s for signals, _ in steps if math.isfinite(signals.now_s)), 0.0)
     seconds, last_s = [], 0.0
     for signals, _ in steps:

@@ -1,4 +1,4 @@
-"""Training of once-for-all adversarial networks: data, λ and width sampling, the loop, evaluation, export."""
+"""Train, evaluate and export once-for-all adversarial networks."""
 
 from oat_runtime.extras import require_or_exit
 

@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its device: crop, flip, brightness and contrast, cutout; one draw an image, on the CPU."""
+"""Augment a batch on its device: crop, flip, brightness and contrast, cutout. Each image has one draw, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.config import TrainConfig
 
 
 def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generator: torch.Generator) -> Tensor:
-    """uint8 (N, H, W, 3) to augmented float32 (N, 3, H, W) in [0, 1].
+    """Turn uint8 (N, H, W, 3) into augmented float32 (N, 3, H, W) in [0, 1].
 
     The crop is taken from the image with a black border of an eighth of its size on each side, 4 pixels of 32.
 
@@ -29,12 +29,12 @@ def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generat
 
 
 def to_unit(images_NHWC: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]."""
+    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W) in [0, 1]."""
     return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
 
 
 def crop_and_flip(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
-    """Random crop from a zero-padded image and random flip, one draw a sample; uint8 (N, H, W, C) in and out.
+    """Crop each image at random from its zero-padded copy, and flip it at random; uint8 (N, H, W, C) in and out.
 
     `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
     """

@@ -1,4 +1,4 @@
-"""Training checkpoints: written atomically, read without unpickling anything but tensors and plain values."""
+"""Write training checkpoints atomically, and read them without unpickling anything but tensors and plain values."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from training.origin import UNKNOWN
 
 _FORMAT = 3
 _READABLE = (1, 2, 3)
-"""Format 1 had no average, format 2 did not say where it came from."""
+"""Format 1 had no average, and format 2 had no origin."""
 _MOST_PICKLED = 8 * 2**20
 """Bytes of the list of contents, beside which the tensors lie; that of a ResNet-34 has 0.2 million."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State of a run after `step` optimizer steps. Randomness needs no state: every step draws from (seed, step)."""
+    """State of a run after `step` optimizer steps. Random draws depend on (seed, step), so no generator is stored."""
 
     config: TrainConfig
     step: int
@@ -38,10 +38,10 @@ class Checkpoint:
     """Time spent training so far."""
     finished: bool = False
     average: dict[str, torch.Tensor] | None = None
-    """Running average of the weights, where the run keeps one."""
+    """Running average of the weights, if the run has one."""
     commit: str = UNKNOWN
     hardware: str = UNKNOWN
-    """Code and hardware of the process that wrote it: the last one, of a run that was stopped and went on elsewhere."""
+    """Code and hardware of the process that wrote this, also if the run began elsewhere."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""`python -m training.compare`: train recipes with several seeds and compare their frontiers, image by image.
+"""Train recipes with several seeds and compare their frontiers, image by image: `python -m training.compare`.
 
-It goes on where it was stopped: runs and outcomes (of committed code) are kept in the run folder.
+After a stop it goes on where it was: runs and outcomes (of committed code) are stored in the run folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RecipeHits:
-    """The outcomes of all seeds of one recipe, clean and attacked: 1 where an image was classified correctly.
+    """The outcomes of all seeds of one recipe, clean and attacked: 1 if an image was classified correctly.
 
     Attributes:
         config: the recipe.
@@ -57,7 +57,7 @@ class RecipeHits:
 def measure(
     config: TrainConfig, run: Path, *, test_set: ImageSet, attack: AttackSpec, world: World, download: bool
 ) -> tuple[Bools, Bools]:
-    """Train one run to its end, or take it from its folder: (clean, attacked) outcomes, each (λ, widths, images)."""
+    """Train one run, or read it from its folder; return (clean, attacked) outcomes, each (λ, widths, images)."""
     train(config, run, world=world, download=download)
     checkpoint = load_checkpoint(run / "checkpoint.pt", device=world.device)
     if not checkpoint.finished:
@@ -76,9 +76,9 @@ def measure(
 
 
 def lower_bound(difference_N: Floats) -> tuple[float, float]:
-    """(mean, one-sided 95 % bound of the mean from below) of a paired difference; one value an image.
+    """Return (mean, its one-sided lower 95 % bound) of a paired difference; one value for each image.
 
-    The images are the sample; the seeds are averaged before, so their own scatter shows in the seeds' rows only.
+    The images are the sample. The seeds are averaged first, so the scatter of seeds shows only in their own rows.
     """
     mean = float(difference_N.mean())
     return mean, mean - _Z95 * float(difference_N.std(ddof=1)) / float(np.sqrt(len(difference_N)))
@@ -99,7 +99,7 @@ def compare(name: str, other: RecipeHits, reference: RecipeHits) -> list[Check]:
 
 
 def rows_of(name: str, hits: RecipeHits) -> list[Row]:
-    """Return every operating point: accuracy over all seeds, and of each."""
+    """Return a row for every operating point: the accuracy over all seeds, and of each seed."""
     model = hits.config.model
     return [
         {"recipe": name, "lambda": lam, "width": width}
@@ -111,7 +111,7 @@ def rows_of(name: str, hits: RecipeHits) -> list[Row]:
 
 
 def dual_check(name: str, one: RecipeHits, dual: RecipeHits) -> Check:
-    """Return the paper's finding on dual batch norm: without it, SA at λ=0 and the reach of λ fall."""
+    """Check the paper's finding on dual batch norm: without it, SA at λ=0 and the range that λ covers fall."""
     _, bound = lower_bound((dual.sa - one.sa)[:, 0].mean(axis=(0, 1)))
     title = f"SA at lambda 0, dual batch norm less {name}: 95 % bound"
     return Check.at_least(title, [bound], 0.0, "share of images, more than", strict=True)

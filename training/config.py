@@ -1,4 +1,4 @@
-"""Everything that decides a training run, as one frozen, serializable object."""
+"""Define all settings of a training run, as one frozen, serializable object."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from oat_runtime.stress.attacks import kind_of
 
 
 class TrainConfig(StrictModel):
-    """One training run. ε and step sizes are on the [0, 1] pixel scale; a batch is that of all processes together."""
+    """Settings of a training run. ε and step sizes are on the [0, 1] pixel scale. A batch is that of all processes."""
 
     model: ModelConfig = ModelConfig()
     dataset: str = "cifar10"
-    """Name of a data set, or the path of a folder of images by class; see `oat_runtime.data.load_dataset`."""
+    """Name of a data set, or path of a folder with a subfolder for each class; see `oat_runtime.data.load_dataset`."""
     fit_to_data: bool = False
     """Take the number of classes and the pixel statistics from the training images instead of `model`."""
     num_validation: int = Field(default=2000, ge=1, le=10**8)
-    """Training images held out for selection and for the policy's table; never trained on."""
+    """Number of training images that are held out for selection and for the policy's table, and never trained on."""
+    split: Literal["random", "stratified"] = "random"
+    """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
 
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
-    """Attack made during training, at the λ it trains: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""
+    """Attack during training, at the λ that is trained: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""
     attack_width: Literal["own", "widest", "narrowest"] = "own"
-    """Width at which images are attacked: the one that trains on them, or one width of the step for all."""
+    """Width at which images are attacked: the width that trains on them, or one width of the step for all."""
     adversarial_loss: Literal["pgd-at", "trades"] = "pgd-at"
     """`pgd-at`: (1 − λ) CE(clean) + λ CE(adversarial), the paper's Eq. 3. `trades`: CE(clean) + λ β KL(clean ‖
     adversarial), so that λ=1 is TRADES (Zhang et al. 2019) at β; the paper's literal form drops the labels at λ=1."""
@@ -41,7 +43,7 @@ class TrainConfig(StrictModel):
     lambda_weights: tuple[float, ...] | None = None
     """Share of each knot in `discrete` and `stratified` sampling, in proportion; equal by default."""
     lambda_power: float = Field(default=1.0, gt=0)
-    """`continuous` draws u ** lambda_power with u uniform: above 1, small λ are denser."""
+    """`continuous` draws u ** lambda_power with uniform u. Above 1, small λ are more frequent."""
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
 
@@ -51,7 +53,7 @@ class TrainConfig(StrictModel):
 
     epochs: int = Field(default=12, ge=1, le=10**6)
     steps: int | None = Field(default=None, ge=1, le=10**9)
-    """Optimizer steps of the whole run, in place of `epochs`: recipes of unlike cost then compare at equal cost."""
+    """Optimizer steps of the whole run, in place of `epochs`, to compare recipes of different cost at equal cost."""
     batch_size: int = Field(default=128, ge=2, le=10**6)
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
@@ -69,7 +71,7 @@ class TrainConfig(StrictModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
-    """On convolution and classifier weights only."""
+    """Weight decay; on convolution and classifier weights only."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay a step of a running average of all weights, which is what the finished run holds; 0 keeps no average."""
@@ -93,7 +95,7 @@ class TrainConfig(StrictModel):
     num_recalibration: int = Field(default=50, ge=0, le=10**6)
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1, le=10**6)
-    """Epochs between two looks at the validation images."""
+    """Epochs between two quick validations."""
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
@@ -132,6 +134,6 @@ class TrainConfig(StrictModel):
 
     @property
     def lambda_shares(self) -> tuple[float, ...]:
-        """The share of each knot among the samples of a step; `continuous` sampling does not use them."""
+        """The share of each knot among the samples of a step; `continuous` sampling does not use it."""
         weights = self.lambda_weights or (1.0,) * len(self.model.lambdas)
         return tuple(weight / sum(weights) for weight in weights)

@@ -1,4 +1,4 @@
-"""Record each kind of training step once as a CUDA graph and replay it: no launch costs, for small networks."""
+"""Record each kind of training step once as a CUDA graph and replay it, to save launch costs of small networks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class _Recording:
     noise: Tensor
     figures: Tensor
     gradients: list[Tensor | None]
-    """Where a replay leaves them, one a parameter."""
+    """One for each parameter, where a replay writes it."""
 
 
 class Recorder:
-    """`training.trainer.gradients`, recorded: the same results from the same arguments, gradients overwritten.
+    """Record and replay `training.trainer.gradients`: same arguments, same results; gradients are overwritten.
 
-    A recording fits one choice of widths and one set of shapes; others are recorded beside it.
+    A recording fits one choice of widths and one set of shapes. Others are recorded separately.
     """
 
     def __init__(self, gradients: Callable[..., Tensor]) -> None:
-        """Record `gradients` when its arguments first come."""
+        """Set up. `gradients` is recorded at the first call with its arguments."""
         self.gradients = gradients
         self.recordings: dict[Hashable, _Recording] = {}
 
@@ -57,8 +57,8 @@ class Recorder:
         if key not in self.recordings:
             self.recordings[key] = self._record(model, terms, noise, compute)
         recording = self.recordings[key]
-        for kept, new in zip(_tensors(recording.terms), _tensors(terms), strict=True):
-            kept.copy_(new)
+        for recorded, new in zip(_tensors(recording.terms), _tensors(terms), strict=True):
+            recorded.copy_(new)
         recording.noise.copy_(noise)
         recording.graph.replay()
         for parameter, gradient in zip(model.parameters(), recording.gradients, strict=True):
@@ -85,13 +85,13 @@ class Recorder:
 
 
 def _tensors(terms: Terms) -> list[Tensor]:
-    """Every tensor of the terms, always in one order; λ of the adversarial terms is a view of that of all terms."""
+    """Return all tensors of the terms, always in the same order; λ of the adversarial terms is a view of all λ."""
     plain = [getattr(terms, field.name) for field in fields(terms) if not field.name.startswith("lam_")]
     return [*plain, terms.lam_M.weights_NK]
 
 
 def _copied(terms: Terms) -> Terms:
-    """Terms in memory of their own."""
+    """Return a copy of the terms in new memory."""
     weights_MK = terms.lam_M.weights_NK.clone()
     plain = {f.name: getattr(terms, f.name).clone() for f in fields(terms) if not f.name.startswith("lam_")}
     return replace(

@@ -1,4 +1,4 @@
-"""The processes of one run (`torchrun`): who we are, and sums over all of us."""
+"""Join the processes of one run (`torchrun`), and add up tensors over them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes that share a batch. With one process every sum is the tensor itself."""
+    """The processes that share a batch. With one process, every sum is the tensor itself."""
 
     rank: int = 0
     size: int = 1
@@ -23,9 +23,10 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> World:
-        """The processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), or this one alone.
+        """Join the processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), or return this one alone.
 
-        Each process takes the GPU of its local rank where `device` is `cuda`; sums run over NCCL there, else over gloo.
+        If `device` is `cuda`, each process takes the GPU of its local rank, and sums run over NCCL; otherwise over
+        gloo.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
@@ -37,30 +38,30 @@ class World:
         return cls(dist.get_rank(), size, own)
 
     def leave(self) -> None:
-        """Part from the other processes."""
+        """Leave the other processes."""
         if self.size > 1:
             dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and reports."""
+        """Whether this process is the one that writes files and reports."""
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add up over all processes, in place, without a gradient."""
+        """Add up a tensor over all processes, in place, without a gradient."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def sum_with_gradient(self, tensor: Tensor) -> Tensor:
-        """Add up over all processes; the gradient, too, is added up, as every process's loss depends on every part."""
+        """Add up a tensor and its gradient over all processes, because every process's loss depends on every part."""
         if self.size == 1:
             return tensor
         total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process: they agree on it."""
+        """Return whether the flag is set in any process; all processes get the same answer."""
         if self.size == 1:
             return flag
         return bool(self.sum_(torch.tensor(float(flag), device=self.device)))
@@ -68,8 +69,8 @@ class World:
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Add up the gradients of all processes in one message.
 
-        Once a step, after the backward passes of all widths. A parameter that no process used keeps no gradient, as in
-        a run of one process, so that its momentum rests.
+        Call this once a step, after the backward passes of all widths. A parameter that no process used gets no
+        gradient, as in a run of one process, so that its momentum rests.
         """
         if self.size == 1:
             return

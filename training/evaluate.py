@@ -1,4 +1,4 @@
-"""`oat-evaluate`: count again what a bundle claims, or run the suites of a full evaluation, draw and publish them."""
+"""`oat-evaluate`: count a bundle's figures again, or run suites, draw their figures, and write their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.publish import publish
+from training.evaluation.results_page import write_results
 from training.evaluation.suite import Job, counted
 from training.evaluation.suites import SUITES
 from training.network import network_of
@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 
 @command("oat-evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `oat-evaluate`."""
+    """Run `oat-evaluate` from the command line."""
     parser = Parser(prog="oat-evaluate", description=__doc__)
     parser.add_argument("network", type=a_path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
     parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out)")
@@ -64,28 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--publish", type=output_file(), metavar="PAGE",
                         help="keep the JSON files' counts in the bundle, and write them as Markdown")  # fmt: skip
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
     return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
 
 
 def _check_again(args: argparse.Namespace) -> int:
-    """Evaluate a bundle's points under one condition and compare with the outcomes that it keeps."""
+    """Evaluate a bundle's points under one condition, and compare with the outcomes that it holds."""
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     data = load_dataset(bundle.report.dataset, "test", download=args.download, limit=args.count)
     cache = OutcomeCache(None, network_of(bundle.tensors(), config))
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
-    published = bundle.outcomes()
+    stored = bundle.outcomes()
     rows = []
     for point in progress(points, "evaluating"):
         correct_N = cache.outcomes(point, data, attack=attack)
-        before_N = published.get(outcome_key(condition, point), np.zeros(0, np.bool_))[: len(data)]
+        before_N = stored.get(outcome_key(condition, point), np.zeros(0, np.bool_))[: len(data)]
         agreement = float((before_N == correct_N[: len(before_N)]).mean()) if len(before_N) else None
         rows.append(counted(point, condition, correct_N) | {"num_compared": len(before_N), "agreement": agreement})
-    table = Table("λ", "width", "condition", "right", "of", "accuracy", "95 % interval", "agrees with manifest")
+    table = Table("λ", "width", "condition", "correct", "of", "accuracy", "95 % interval", "agrees with manifest")
     for row in rows:
         agrees = "–" if row["agreement"] is None else f"{100 * row['agreement']:.2f} % of {row['num_compared']}"
         table.add_row(
@@ -101,7 +101,7 @@ def _check_again(args: argparse.Namespace) -> int:
 
 
 def _run_suites(args: argparse.Namespace) -> int:
-    """Run suites, write one JSON file each, draw, publish; 1 if a check fails."""
+    """Run suites, write one JSON file for each, draw them and write their results; return 1 if a check fails."""
     names = [s.name for s in SUITES.values() if not s.needs_more] if args.suite == ["all"] else list(args.suite or ())
     unknown = sorted(set(names) - set(SUITES))
     if unknown:
@@ -135,8 +135,8 @@ def _run_suites(args: argparse.Namespace) -> int:
     if args.plots is not None:
         PlainConsole(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
     if args.publish is not None:
-        published = publish(judged, folder, args.publish)
-        PlainConsole(stderr=True).print(f"wrote {args.publish} and {published.path} ({published.sha256[:12]})")
+        updated = write_results(judged, folder, args.publish)
+        PlainConsole(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]
     warnings = sum(len(document.warnings) for document in documents)

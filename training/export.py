@@ -12,7 +12,7 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
-from oat_runtime.data import ImageSet, fingerprint, load_dataset, split_validation
+from oat_runtime.data import ImageSet, fingerprint, load_dataset
 from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
@@ -23,7 +23,7 @@ from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import check_held_out, data_record
+from training.split import DataRecord, check_division, divided, summary
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -42,13 +42,12 @@ def export(
 ) -> Bundle:
     """Round the weights, measure both tables, and write the bundle.
 
-    Convolution and classifier weights are rounded to what float16 holds, before anything is counted: the bundle is half
-    as large, and its figures are those of the network that ships.
+    Convolution and classifier weights are rounded to float16 before anything is counted. This halves the bundle, and
+    the figures are those of the network that ships.
 
-    `select` is counted on the validation part of `training_set` and the fitting kinds of corruption; `report` on
-    `test_set` and every kind. Nothing of `report` decides anything. With `run`, the run's folder, outcomes are kept
-    there, so that an export that was stopped goes on where it was, and validation images must be those that the run
-    held out.
+    `select` is counted on the validation part of `training_set` and the kinds of corruption that may be fitted to.
+    `report` is counted on `test_set` and all kinds, and decides nothing. If `run`, the run's folder, is given, outcomes
+    are stored there, so that a stopped export can go on; the images must be divided as they were when the run began.
 
     Raises:
         DataError: the data set changed since the run began.
@@ -61,9 +60,9 @@ def export(
         for weight in decayed_weights(model):
             weight.copy_(weight.half())
     model = model.with_film_tables().to(device)
-    _, validation = split_validation(training_set, config.num_validation, seed=config.seed)
+    training, validation = divided(training_set, config)
     if run is not None:
-        check_held_out(validation, run)
+        check_division(run, DataRecord.of(config, training, validation), validation)
     select_conditions = Conditions(
         clean=validation,
         attacked=validation.first(num_attacked),
@@ -108,7 +107,7 @@ def export(
         ),
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
-        data=data_record(training_set, test_set, num_validation=config.num_validation, seed=config.seed),
+        data=summary(config, training, validation, test_set),
     )
 
 
@@ -122,7 +121,7 @@ def main() -> int:
     parser.add_argument("--corrupted", type=a_count, default=500, help="images under each corruption in each table")
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     checkpoint = load_checkpoint(args.checkpoint)

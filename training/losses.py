@@ -1,6 +1,6 @@
-"""The loss of one width of one step: attack, one joint forward pass, weighted terms. Tensors in, tensors out.
+"""Compute the loss of one width in one step: attack, one joint forward pass, weighted terms. Tensors in and out.
 
-Nothing here draws, waits for the device or depends on values, so that a whole step can be recorded as a CUDA graph.
+Nothing here draws at random, waits for the device or depends on values, so a step can be recorded as a CUDA graph.
 Shapes: N samples of this process, A clean terms, B adversarial terms, M = A + B joint images, K knots or classes.
 """
 
@@ -22,11 +22,11 @@ from training.sampling import StepDraw
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The loss terms of some samples: which images, with which λ, and what each term weighs.
+    """The loss terms of some samples: their images, λ and weights.
 
-    Clean and adversarial images run through the network in one pass, clean ones first, so that what shares a batch
-    norm is normalized together: separate passes left running statistics of two distributions that training never saw
-    mixed (SA at λ=0.1 fell from 83 % to 62 %).
+    Clean and adversarial images run through the network in one pass, clean ones first, so that images that share a
+    batch norm are normalized together. With separate passes, the running statistics mix two distributions that training
+    never saw mixed (SA at λ=0.1 fell from 83 % to 62 %).
 
     Attributes:
         x_NCHW: float32 images in [0, 1].
@@ -48,7 +48,7 @@ class Terms:
 
     @classmethod
     def of(cls, draw: StepDraw, x_NCHW: Tensor, y_N: Tensor, config: TrainConfig) -> Terms:
-        """The terms of a draw, on the device of the images."""
+        """Return the terms of a draw, on the device of the images."""
         device, knots = x_NCHW.device, config.model.lambdas
         clean = [draw.lam_N[n] for n in draw.clean]
         adversarial = [draw.lam_N[n] for n in draw.adversarial]
@@ -73,14 +73,14 @@ class Terms:
 def attack_terms(
     model: OATNet, terms: Terms, noise_NCHW: Tensor, *, width: float, attack: AttackSpec, against: str
 ) -> Tensor:
-    """The images of the adversarial terms, each attacked at its own λ and at `width`, (B, 3, H, W).
+    """Return the images of the adversarial terms, each attacked at its own λ and at `width`, (B, 3, H, W).
 
-    The network is in evaluation mode and frozen meanwhile. Images, perturbation and projection stay in float32.
+    Meanwhile the network is frozen and in evaluation mode. Images, perturbation and projection stay in float32.
 
     Args:
         model: the network; its modes and statistics are as before afterwards.
         terms: what to attack.
-        noise_NCHW: uniform in [-1, 1]: where to start, in units of ε (of 2 ε for N-FGSM).
+        noise_NCHW: uniform in [-1, 1]: the start, in units of ε (of 2 ε for N-FGSM).
         width: of the network that is attacked.
         attack: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`. N-FGSM is not projected (de Jorge et al. 2022).
         against: `labels` raises the cross-entropy; `prediction` the divergence from the clean prediction (TRADES).
@@ -117,7 +117,7 @@ def _objective(
 def weighted_sum(
     model: OATNet, terms: Terms, adversarial: Tensor, *, width: float, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
-    """(weighted sum of all terms' losses, logits_MK) at one width, with the model in the mode that it is in."""
+    """Return (weighted sum of all terms' losses, logits_MK) at one width, in the model's present mode."""
     joint = torch.cat([terms.x_NCHW[terms.clean_A], adversarial])
     logits_MK = model(joint, terms.lam_M, width=width)
     num_clean_terms = len(terms.clean_A)

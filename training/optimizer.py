@@ -1,4 +1,4 @@
-"""How weights move: SGD or Muon, learning-rate schedules, the running average, and adversarial weight perturbation."""
+"""Move the weights: SGD or Muon, learning-rate schedules, the running average, and adversarial weight perturbation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from training.network import SlimmableConv2d, SlimmableLinear, untracked
 
 
 def decayed_weights(model: nn.Module) -> list[Tensor]:
-    """Convolution and classifier weights: those with weight decay, and those that AWP perturbs."""
+    """Return the convolution and classifier weights, which get weight decay and which AWP perturbs."""
     return [module.weight for module in model.modules() if isinstance(module, SlimmableConv2d | SlimmableLinear)]
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with momentum, weight decay on convolution and classifier weights only; with `muon`, Muon on convolutions."""
+    """Make SGD with momentum and weight decay on `decayed_weights` only; with `muon`, Muon on convolutions."""
     decayed = decayed_weights(model)
     known = {id(weight) for weight in decayed}
     others = {"params": [p for p in model.parameters() if id(p) not in known], "weight_decay": 0.0}
@@ -49,23 +49,23 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 class Muon(torch.optim.SGD):
     """SGD that first makes the gradients of the groups with a `muon_momentum` orthogonal (Jordan et al. 2024).
 
-    Such a weight (O, ...) is taken as a matrix of O rows. The running sum of its gradients, one Nesterov step ahead, is
-    replaced by about the nearest matrix with orthonormal rows (or columns, where it has fewer), so that all its
-    directions move equally far. After the step the weight is scaled to the length √O, as if each row had length 1, so
-    that the rate says how far a step turns it. The norms that follow cancel the length, except of a residual branch's
-    last weight, whose share in the sum it fixes.
+    Such a weight (O, ...) is treated as a matrix of O rows. The running sum of its gradients, one Nesterov step ahead,
+    is replaced by about the nearest matrix with orthonormal rows (or columns, if there are fewer), so that all its
+    directions move equally far. After the step, the weight is scaled to the length √O, as if each row had length 1. So
+    the learning rate says how far a step turns it. The norm after a convolution cancels its length. Only the last
+    weight of a residual branch has no norm after it, and there the length fixes the branch's share in the sum.
     """
 
     def __init__(
         self, groups: list[dict[str, Any]], *, lr: float, momentum: float, nesterov: bool, product_dtype: torch.dtype
     ) -> None:
-        """Take over the groups; matrix products run in `product_dtype`."""
+        """Set up the groups; matrix products run in `product_dtype`."""
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov)
         self.product_dtype = product_dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Move all weights; `closure` must be None, as gradients are at hand.
+        """Move all weights by their gradients; `closure` must be None.
 
         Raises:
             ValueError: there is a closure.
@@ -95,7 +95,7 @@ class Muon(torch.optim.SGD):
 
 
 def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ, float32 (O, I): singular values end between 0.6 and 1.3, those near zero below.
+    """Return about U Vᵀ of a matrix U S Vᵀ, float32 (O, I): singular values end between 0.6 and 1.3, near zero lower.
 
     Newton–Schulz rounds with the coefficients of Jordan et al. (2024), which lift small singular values fastest.
 
@@ -115,13 +115,13 @@ def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> None:
-    """Give every group its rate at `progress` in [0, 1]."""
+    """Set every group's learning rate at `progress` in [0, 1]."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, progress) * group.get("relative_rate", 1.0)
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1]: a linear warm-up, then the schedule."""
+    """Return the learning rate at `progress` in [0, 1]: a linear warm-up, then the schedule."""
     peak = config.learning_rate
     if progress < config.warmup:
         return peak * progress / config.warmup
@@ -132,7 +132,7 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
 
 class Average:
-    """A running average of weights and batch-norm statistics; in its first steps it forgets faster.
+    """Keep a running average of weights and batch-norm statistics, which forgets faster in its first steps.
 
     The decay is min(decay, (1 + step) / (10 + step)), so that the start of a run leaves no trace in a short one.
     """
@@ -149,7 +149,7 @@ class Average:
         torch._foreach_lerp_(list(self.state.values()), list(_floats(model).values()), share)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
@@ -161,15 +161,15 @@ class Average:
 
     @contextmanager
     def shown_by(self, model: nn.Module) -> Iterator[None]:
-        """Within the block, `model` holds the average."""
-        kept = {name: tensor.clone() for name, tensor in _floats(model).items()}
+        """Within the `with` block, let `model` hold the average."""
+        saved = {name: tensor.clone() for name, tensor in _floats(model).items()}
         self.write_to(model)
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, tensor in _floats(model).items():
-                    tensor.copy_(kept[name])
+                    tensor.copy_(saved[name])
 
 
 def _floats(model: nn.Module) -> dict[str, Tensor]:
@@ -180,9 +180,10 @@ def _floats(model: nn.Module) -> dict[str, Tensor]:
 def perturbed_weights(
     model: nn.Module, loss: Callable[[], Tensor], *, gamma: float, sum_: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Within the block, weights are moved uphill on `loss` (AWP, Wu et al. 2020, Eq. 10), by `gamma` of their length.
+    """Within the `with` block, move weights uphill on `loss` by `gamma` of their length (AWP, Wu et al. 2020, Eq. 10).
 
-    Each weight moves along its gradient; of one that a narrow width uses in part, that part moves, by its own length.
+    Each weight moves along its gradient. If a narrow width uses only a part of a weight, that part moves, by its own
+    length.
 
     Args:
         model: its convolution and classifier weights are perturbed and restored exactly; its statistics stay.
@@ -193,7 +194,7 @@ def perturbed_weights(
     weights = decayed_weights(model)
     with untracked(model):
         gradients = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
-    kept = [weight.detach().clone() for weight in weights]
+    saved = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight, part in zip(weights, gradients, strict=True):
             gradient = sum_(part.contiguous())
@@ -203,5 +204,5 @@ def perturbed_weights(
         yield
     finally:
         with torch.no_grad():
-            for weight, before in zip(weights, kept, strict=True):
+            for weight, before in zip(weights, saved, strict=True):
                 weight.copy_(before)

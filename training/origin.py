@@ -1,4 +1,4 @@
-"""Where a figure comes from: the commit of the code and the hardware, as bundles and results name them."""
+"""Name the commit and the hardware that a figure comes from, for bundles and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIRTY = "-dirty"
 
 
 def commit_of_code() -> str:
-    """The commit of the code at hand, 40 digits and `-dirty` if it was changed since; `unknown` outside a checkout."""
+    """Return this code's commit: 40 digits, and `-dirty` if it was changed since; `unknown` outside a checkout."""
     try:
         command = ["git", "describe", "--always", f"--dirty={_DIRTY}", "--abbrev=40"]
         return subprocess.run(
@@ -26,17 +26,17 @@ def commit_of_code() -> str:
 
 
 def is_committed(commit: str) -> bool:
-    """Whether `commit` tells exactly which code ran."""
+    """Return whether `commit` names exactly the code that ran."""
     return commit != UNKNOWN and not commit.endswith(_DIRTY)
 
 
 def short(commit: str) -> str:
-    """Twelve digits for people; what was changed since is not hidden."""
+    """Return twelve digits of a commit for people, with `-dirty` if it has that."""
     return commit[:12] + " with changes" * commit.endswith(_DIRTY)
 
 
 def machine(device: torch.device | str) -> dict[str, Any]:
-    """What a benchmark and a suite tell of where they ran, for JSON."""
+    """Describe the machine of a benchmark or suite, for JSON."""
     kind = torch.device(device).type
     return {
         "processor": device_name("cuda" if kind == "cuda" else "cpu"),
@@ -47,7 +47,7 @@ def machine(device: torch.device | str) -> dict[str, Any]:
 
 
 def hardware(device: torch.device | str, *, num_processes: int = 1) -> str:
-    """Processor, the GPU where `device` is one, threads of this process, and the version of torch."""
+    """Name the processor, the GPU if `device` is one, the threads of this process, and the version of torch."""
     about = machine(device)
     processes = f"{num_processes} processes on " if num_processes > 1 else ""
     return f"{processes}{about['processor']}, {about['threads']} threads, torch {about['torch']}"

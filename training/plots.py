@@ -1,4 +1,4 @@
-"""`python -m training.plots BUNDLE OUTPUT_DIR`: a bundle's λ–width surface and accuracy–robustness frontier."""
+"""Draw a bundle's λ–width surface and accuracy–robustness frontier: `python -m training.plots BUNDLE OUTPUT_DIR`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oat_runtime.text import plain
 from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, Axes, Figure, join_over_lambda, new_figure
 
 _TOUCHING = (0.07, 0.05)
-"""Distance, in parts of the axes, within which the names of two points would be written over each other."""
+"""Distance, as a share of the axes, within which the names of two points would overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Curve:
 
 
 def curves(table: OperatingTable, condition: str) -> list[Curve]:
-    """The curves that are drawn, the widest first.
+    """Return the curves to draw, the widest first.
 
     Args:
         table: a bundle's `report` (or `select`) table.
@@ -64,7 +64,7 @@ def curves(table: OperatingTable, condition: str) -> list[Curve]:
 
 
 def surface_figure(table: OperatingTable) -> Figure:
-    """Clean and attacked accuracy over λ side by side, a line a width."""
+    """Draw clean and attacked accuracy over λ side by side, with a line for each width."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     clean, attacked = curves(table, "clean"), curves(table, table.attack.name)
@@ -83,7 +83,7 @@ def surface_figure(table: OperatingTable) -> Figure:
 
 
 def frontier_figure(table: OperatingTable) -> Figure:
-    """Attacked against clean accuracy, a line a width: what λ buys and what width costs, in one picture."""
+    """Draw attacked against clean accuracy, with a line for each width."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
@@ -115,7 +115,7 @@ def frontier_figure(table: OperatingTable) -> Figure:
 
 
 def draw(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write both figures of a bundle's `report` table into `folder`; returns their paths."""
+    """Write both figures of a bundle's `report` table into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"surface.png": surface_figure, "frontier.png": frontier_figure}
     for name, figure in figures.items():

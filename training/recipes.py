@@ -15,7 +15,7 @@ S2 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 
 
 def pgd(num_steps: int, *, epsilon: float = 8 / 255) -> AttackSpec:
-    """PGD with steps that can cross its ball: in that of 8/255, 2/255 from 7 steps on, as in the paper."""
+    """Return PGD with steps that can cross the ball: in a ball of 8/255, 2/255 for 7 steps or more, as in the paper."""
     step_size = max(2 / 255, 1.25 * epsilon / num_steps)
     return AttackSpec(name=f"pgd-{num_steps}", epsilon=epsilon, step_size=step_size, num_steps=num_steps)
 
@@ -24,7 +24,7 @@ FGSM_RS = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_st
 
 
 def paper(model: ModelConfig, *, dataset: str = "cifar10", epochs: int = 200) -> TrainConfig:
-    """The paper's method to the letter: PGD-7, i.i.d. λ, every width in every step, SGD with a cosine, no extras."""
+    """The paper's method exactly: PGD-7, i.i.d. λ, every width in every step, SGD with a cosine, no extras."""
     return TrainConfig(
         model=model,
         dataset=dataset,
@@ -108,11 +108,11 @@ def cifar10_resnet34() -> TrainConfig:
 
 
 _ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0}
-"""What a run at one λ leaves out of a run at several."""
+"""The settings of a run at several λ that a run at one λ does without."""
 
 
 def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:
-    """PGD-AT at one λ and one width, else like another run: what one would train for one purpose."""
+    """PGD-AT at one λ and one width, otherwise like another run: a network for one purpose."""
     model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,), "widths": (width,)}))
     return TrainConfig(**(dict(like) | _ONE_LAMBDA | {"model": model, "num_random_widths": None}))
 
@@ -126,7 +126,7 @@ def _dedicated(lam: float, width: float, like: str) -> Callable[[], TrainConfig]
 
 
 def slimmable(lam: float, like: TrainConfig) -> TrainConfig:
-    """PGD-ATS: slimmable adversarial training at one λ, else like another run."""
+    """PGD-ATS: slimmable adversarial training at one λ, otherwise like another run."""
     model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,)}))
     return TrainConfig(**(dict(like) | _ONE_LAMBDA | {"model": model}))
 
@@ -137,12 +137,13 @@ def gtsrb() -> TrainConfig:
 
 
 def folder() -> TrainConfig:
-    """Your own images, a folder a class: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
+    """Your own images, a folder for each class: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
     return TrainConfig(
         model=ModelConfig(stem="3x3-stride2"),
         dataset="images@64",
         fit_to_data=True,
         num_validation=100,
+        split="stratified",
         epochs=15,
         num_recalibration=20,
     )
@@ -199,13 +200,13 @@ def compare_shared() -> TrainConfig:
 
 
 def compare_one_bn() -> TrainConfig:
-    """Comparison of recipes: the cheap one with ordinary in place of dual batch norm."""
+    """Comparison of recipes: the cheap one with ordinary batch norm instead of dual batch norm."""
     fast = compare_fast()
     return TrainConfig(**(dict(fast) | {"model": fast.model.model_copy(update={"dual_bn": False})}))
 
 
 def smoke() -> TrainConfig:
-    """One short epoch of a tiny network, to see that everything runs."""
+    """One short epoch of a tiny network, to check that everything runs."""
     return TrainConfig(model=ModelConfig(depth=10, widen_factor=1), epochs=1, batch_size=64, num_recalibration=2)
 
 

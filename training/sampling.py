@@ -1,4 +1,4 @@
-"""What a training step draws: a λ for each sample, its loss terms, and the widths. Pure functions of a generator."""
+"""Draw a training step: a λ for each sample, its loss terms, and the widths. Pure functions of a generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class StepDraw:
-    """What one step drew for its batch, or for a process's part of it.
+    """The draw of one step for its batch, or for a process's part of it.
 
     Attributes:
         lam_N: λ of each sample, ascending.
@@ -27,7 +27,7 @@ class StepDraw:
     widths: tuple[float, ...]
 
     def part(self, start: int, stride: int) -> StepDraw:
-        """The samples `start`, `start + stride`, …: every part holds all λ in about their share."""
+        """Return the samples `start`, `start + stride`, …, so that every part holds all λ in about their share."""
 
         def inside(positions: tuple[int, ...]) -> tuple[int, ...]:
             return tuple((n - start) // stride for n in positions if n % stride == start)
@@ -52,9 +52,9 @@ def draw_step(config: TrainConfig, num: int, *, generator: torch.Generator, clea
 
 
 def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator) -> list[float]:
-    """`num` values of λ, ascending, drawn from P_Λ (the paper, section 3.1).
+    """Draw `num` values of λ from P_Λ (the paper, section 3.1), and return them ascending.
 
-    Sorted because the network wants λ=0 first; the images of a batch are in random order already.
+    They are sorted because the network needs λ=0 first; the images of a batch are in random order already.
     """
     knots = torch.tensor(config.model.lambdas, dtype=torch.float64)
     if config.lambda_sampling == "continuous":
@@ -74,11 +74,11 @@ def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator)
 
 
 def sample_terms(lam_N: list[float], *, generator: torch.Generator) -> list[bool]:
-    """Which samples take their adversarial term: sample n with probability λ_n, in total Σ λ of them.
+    """Draw which samples take their adversarial term: sample n with probability λ_n, in total Σ λ of them.
 
-    Systematic sampling: the running sum of λ, shifted by one uniform draw, crosses a whole number at each sample
-    taken. So the number taken is Σ λ, or one of the two whole numbers around it, and neighbours in λ are spread evenly.
-    λ=0 is never taken and λ=1 always.
+    This is systematic sampling: the running sum of λ, shifted by one uniform draw, crosses a whole number at each
+    sample that is taken. So the number of samples is Σ λ, or one of the two whole numbers around it, and samples of
+    similar λ are spread evenly. λ=0 is never taken, and λ=1 always.
     """
     unit = 10**9  # whole numbers: sums of tenths are exact, so that the count does not flicker
     total_N = torch.tensor([round(lam * unit) for lam in lam_N], dtype=torch.int64).cumsum(0)
@@ -88,7 +88,7 @@ def sample_terms(lam_N: list[float], *, generator: torch.Generator) -> list[bool
 
 
 def sample_widths(config: TrainConfig, *, generator: torch.Generator) -> tuple[float, ...]:
-    """The widths of one step, widest first: the full one and some of the others, without repeats."""
+    """Draw the widths of one step, widest first: the full one and some of the others, without repeats."""
     *narrower, full = config.model.widths
     if config.num_random_widths is None:
         return (full, *reversed(narrower))

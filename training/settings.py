@@ -1,4 +1,4 @@
-"""From what a person names (a recipe, a YAML file, `key=value` changes) to a TrainConfig."""
+"""Make a TrainConfig from a recipe's name or a YAML file, and `key=value` changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_BYTES, _MOST_DEPTH, _MOST_SCALAR = 2**15, 8, 1000
 
 
 def read_recipe(name_or_path: str) -> TrainConfig:
-    """A named recipe, or a YAML file: `base: NAME` and whatever fields differ from it, nested as in TrainConfig.
+    """Return a named recipe, or read a YAML file: `base: NAME` and the fields that differ, nested as in TrainConfig.
 
     Raises:
         ConfigError: no such recipe or file, or one that contradicts itself.
@@ -44,7 +44,7 @@ def read_recipe(name_or_path: str) -> TrainConfig:
 
 
 def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
-    """`config` with `key=value` changes; a key may be nested (`model.depth`), a value is YAML (`[0, 0.5, 1]`, `null`).
+    """Apply `key=value` changes; a key may be nested (`model.depth`), a value is YAML (`[0, 0.5, 1]`, `null`).
 
     Raises:
         ConfigError: an unknown key, or a value that does not fit.
@@ -106,7 +106,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, which may name parts of nested fields."""
+    """Return `base` with `changes`, which may name parts of nested fields."""
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)

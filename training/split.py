@@ -1,53 +1,168 @@
-"""Hold a run to the images that it set aside when it began, and record which images those were."""
+"""Divide training images from validation images, and hold a run to that division: nothing changes sides unnoticed."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from oat_runtime.bundle import DataRecord, Fingerprints, HeldOut
+from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
 from oat_runtime.errors import DataError
+from oat_runtime.files import read_model, whole_file, write_whole
+from oat_runtime.operating_point import StrictModel
+from training.config import TrainConfig
 
 HELD_OUT = "validation.npz"
 """File in a run's folder with its validation images."""
+RECORD = "data.json"
+"""File in a run's folder with its `DataRecord`."""
+_NUM_NAMED = 3
+_MOST_BYTES = 64 * 2**20
+"""Of a record; one of a folder names each of its images."""
 
 
-def check_held_out(validation: ImageSet, run: Path) -> None:
-    """Compare validation images with those that a run kept; do nothing where it kept none.
+class PartRecord(StrictModel):
+    """The images on one side of the division."""
+
+    num_images: int
+    sha256: str
+    """`oat_runtime.data.fingerprint` of them."""
+    files: dict[str, str] | None
+    """For images that are files: name to a hash of pixels and class name."""
+
+    @classmethod
+    def of(cls, data: ImageSet) -> Self:
+        """Record the images of `data`."""
+        return cls(num_images=len(data), sha256=fingerprint(data), files=_files(data))
+
+
+class DataRecord(StrictModel):
+    """Which images a run trains on and which it holds out."""
+
+    dataset: str
+    asked: dict[str, int | str]
+    """The configuration's `num_validation`, `seed` and `split`."""
+    class_names: tuple[str, ...]
+    training: PartRecord
+    validation: PartRecord
+
+    @classmethod
+    def of(cls, config: TrainConfig, training: ImageSet, validation: ImageSet) -> Self:
+        """Record how a run of this configuration divides its data set."""
+        return cls(
+            dataset=config.dataset,
+            asked={"num_validation": config.num_validation, "seed": config.seed, "split": config.split},
+            class_names=training.class_names,
+            training=PartRecord.of(training),
+            validation=PartRecord.of(validation),
+        )
+
+
+def divided(everything: ImageSet, config: TrainConfig) -> tuple[ImageSet, ImageSet]:
+    """Return the images to train on and those to hold out, as a run of this configuration divides them.
 
     Raises:
-        DataError: they differ, so images that the run was trained on may be among them.
+        DataError: there are too few images.
     """
-    path = run / HELD_OUT
-    if not path.is_file():
+    return split_validation(
+        everything, config.num_validation, seed=config.seed, stratified=config.split == "stratified"
+    )
+
+
+def keep_division(run: Path, record: DataRecord, validation: ImageSet) -> None:
+    """Write the record and the validation images into a run's folder."""
+    write_whole(run / RECORD, record.model_dump_json() + "\n")
+    with whole_file(run / HELD_OUT) as file:
+        np.savez(file, images=validation.images_NHWC, labels=validation.labels_N)
+
+
+def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_set: ImageSet) -> DataSummary:
+    """Return what a bundle says of its images: how validation was held out, and the fingerprint of each part."""
+    rule = config.split if training.groups_N is None else "groups"
+    return DataSummary(
+        held_out=HeldOut(rule=rule, num_images=config.num_validation, seed=config.seed),
+        fingerprints=Fingerprints(
+            train=fingerprint(training), validation=fingerprint(validation), test=fingerprint(test_set)
+        ),
+    )
+
+
+def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
+    """Compare a division with the one that a run began with.
+
+    Nothing is compared in a folder where no run began, or where another division was asked for: that is another
+    configuration, which the checkpoint refuses.
+
+    Raises:
+        DataError: they differ, by name: classes, added, missing or changed images, or images that changed sides.
+    """
+    if (run / RECORD).is_file():
+        what = "the record of a run's images"
+        kept = read_model(DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES)
+        if (kept.dataset, kept.asked) != (found.dataset, found.asked):
+            return
+        differences = _differences(kept, found)
+    elif (run / HELD_OUT).is_file():  # a run that was begun before there were records
+        differences = _other_validation(run / HELD_OUT, validation)
+    else:
         return
+    if differences:
+        raise DataError(
+            f"{found.dataset}: the data set changed since the run in {run} began: {'; '.join(differences)}; "
+            "bring it back as it was, or train anew in another folder"
+        )
+
+
+def _differences(kept: DataRecord, found: DataRecord) -> list[str]:
+    differences = []
+    if found.class_names != kept.class_names:
+        gone = [name for name in kept.class_names if name not in found.class_names]
+        new = [name for name in found.class_names if name not in kept.class_names]
+        what = f"{_some(gone) or 'none'} became {_some(new) or 'none'}" if gone or new else "another order"
+        differences.append(f"classes: {what}")
+    for side, before, now in (
+        ("training", kept.training, found.training),
+        ("validation", kept.validation, found.validation),
+    ):
+        if before.sha256 == now.sha256:
+            continue
+        if before.files is None or now.files is None:
+            differences.append(
+                f"expected the {before.num_images} {side} images that it had, got {now.num_images} others"
+            )
+            continue
+        added, missing = now.files.keys() - before.files.keys(), before.files.keys() - now.files.keys()
+        changed = {name for name in now.files.keys() & before.files.keys() if now.files[name] != before.files[name]}
+        for names, what in ((added, "new"), (missing, "missing"), (changed, "changed")):
+            if names:
+                differences.append(f"{len(names)} {what} among the {side} images ({_some(sorted(names))})")
+        if not (added or missing or changed):
+            differences.append(f"another order of the {side} images")
+    return differences
+
+
+def _other_validation(path: Path, validation: ImageSet) -> list[str]:
     kept = read_labelled_npz(path)
     same = np.array_equal(kept.images_NHWC, validation.images_NHWC) and np.array_equal(
         kept.labels_N, validation.labels_N
     )
-    if not same:
-        raise DataError(
-            f"{validation.name}: expected the {len(kept)} validation images in {path}, got others: the data set "
-            "changed since this run began (images, their names or their order); bring it back, or train anew"
-        )
+    return [] if same else [f"expected the {len(kept)} validation images in {path}, got others"]
 
 
-def data_record(training_set: ImageSet, test_set: ImageSet, *, num_validation: int, seed: int) -> DataRecord:
-    """Return what a bundle says of its images: how validation was held out, and the fingerprint of each part.
+def _files(data: ImageSet) -> dict[str, str] | None:
+    if data.names is None:
+        return None
+    return {
+        name: hashlib.blake2b(
+            np.ascontiguousarray(image_HWC).tobytes() + data.class_names[label].encode(), digest_size=8
+        ).hexdigest()
+        for name, image_HWC, label in zip(data.names, data.images_NHWC, data.labels_N, strict=True)
+    }
 
-    Args:
-        training_set: all labelled training images, validation among them.
-        test_set: the images of the table `report`.
-        num_validation: images that were asked for.
-        seed: of the split.
-    """
-    trained_on, validation = split_validation(training_set, num_validation, seed=seed)
-    rule = "random" if training_set.groups_N is None else "groups"
-    return DataRecord(
-        held_out=HeldOut(rule=rule, num_images=num_validation, seed=seed),
-        fingerprints=Fingerprints(
-            train=fingerprint(trained_on), validation=fingerprint(validation), test=fingerprint(test_set)
-        ),
-    )
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""`oat-train`: train a recipe, with progress, checkpoints and a time budget; run it again to go on."""
+"""`oat-train`: train a recipe, with progress, checkpoints and a time budget. Run it again to go on after a stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,18 +20,18 @@ from rich.table import Table
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.commands import Parser, command, output_folder, real
-from oat_runtime.data import ImageSet, load_dataset, split_validation
+from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError
 from oat_runtime.extras import require
-from oat_runtime.files import held, whole_file, write_whole
+from oat_runtime.files import held, write_whole
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World, device_argument
-from training.monitor import NUM_IMAGES, quick_validation, score, warn
 from training.recipes import RECIPES
 from training.settings import read_recipe, with_changes
-from training.split import HELD_OUT, check_held_out
+from training.split import DataRecord, check_division, divided, keep_division
 from training.trainer import StepMetrics, Trainer
+from training.validation import NUM_IMAGES, quick_validation, score, warn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -42,7 +41,7 @@ _SAVE_EVERY_S = 120.0
 
 
 def prepare_device(config: TrainConfig, device: torch.device) -> None:
-    """Process-wide settings that a run wants; on a CPU only before the first convolution."""
+    """Make the process-wide settings of a run; on a CPU, call this before the first convolution."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -53,7 +52,7 @@ def prepare_device(config: TrainConfig, device: torch.device) -> None:
 
 
 class RunLog:
-    """Where the leading process writes figures: `log.jsonl`, the console, and TensorBoard events if asked to."""
+    """Write the leading process's figures: to `log.jsonl`, the console, and TensorBoard if asked to."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
         """Open the files in the run folder."""
@@ -85,15 +84,15 @@ class RunLog:
 
 
 def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
-    """`config` with the number of classes and the pixel statistics of `data` (training images)."""
+    """Return `config` with the number of classes and the pixel statistics of `data` (training images)."""
     mean, std = data.statistics()
     return ModelConfig(**(dict(config) | {"num_classes": len(data.class_names), "mean": mean, "std": std}))
 
 
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
-    """(the configuration, fitted to the data if it asks for that; training images; validation images)."""
+    """Return (configuration, fitted to the data if it asks for that; training images; validation images)."""
     everything = load_dataset(config.dataset, "train", download=download)
-    training, validation = split_validation(everything, config.num_validation, seed=config.seed)
+    training, validation = divided(everything, config)
     if config.fit_to_data:
         config = config.model_copy(update={"model": fit_model(config.model, training)})
     return config, training, validation
@@ -108,7 +107,7 @@ def train(
     download: bool = False,
     tensorboard: bool = False,
 ) -> dict[str, float] | None:
-    """Train into the folder `run`, going on from its checkpoint where there is one.
+    """Train into the folder `run`; if it has a checkpoint, go on from there.
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
@@ -136,18 +135,18 @@ def _train(
     max_minutes: float | None,
     tensorboard: bool,
 ) -> dict[str, float] | None:
+    record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
+        check_division(run, record, validation_set)
         trainer.resume(checkpoint)
-        check_held_out(validation_set, run)
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
     if not world.leads:
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
-    with whole_file(run / HELD_OUT) as file:
-        np.savez(file, images=validation_set.images_NHWC, labels=validation_set.labels_N)
+    keep_division(run, record, validation_set)
     write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -181,9 +180,10 @@ def _report(trainer: Trainer, metrics: StepMetrics, log: RunLog) -> None:
 
 
 def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: float | bool) -> dict[str, float]:
-    """Look at validation images with the averaged weights where there are any, log it, and warn."""
+    """Run a quick validation with the averaged weights, if there are any; log it, and warn."""
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # other batch sizes: not worth compiling for
+        stack.enter_context(trainer.alone())
         if trainer.average is not None and not trainer.finished:
             stack.enter_context(trainer.average.shown_by(trainer.model))
         figures = quick_validation(trainer.model, validation_set, trainer.config)
@@ -198,7 +198,7 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
 def sweep(
     config: TrainConfig, run: Path, key: str, values: list[str], *, world: World, download: bool
 ) -> list[tuple[str, dict[str, float]]]:
-    """Train once for each value of one key, in `run/KEY=VALUE`: (value, figures on validation images), best first."""
+    """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first."""
     results = []
     for value in values:
         changed = with_changes(config, [f"{key}={value}"])
@@ -209,7 +209,7 @@ def sweep(
 
 
 def list_recipes() -> None:
-    """Print every recipe with what decides its cost."""
+    """Print every recipe with the settings that decide its cost."""
     table = Table("recipe", "network", "widths", "attack", "epochs", "what it is")
     for name, make in RECIPES.items():
         config = make()
@@ -228,7 +228,7 @@ def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: 
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command line of `oat-train`."""
+    """Return the parser of `oat-train`'s command line."""
     made = Parser(prog="oat-train", description=__doc__)
     made.add_argument("recipe", nargs="?", help="a name from --list, or a YAML file: `base: NAME` and what differs")
     made.add_argument("--list", action="store_true", help="show all recipes and end")
@@ -242,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--max-minutes", type=real(least=0.0), help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
-    made.add_argument("--download", action="store_true", help="fetch the data set where it is not at hand")
+    made.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     return made
 
 

@@ -1,4 +1,4 @@
-"""The training loop: what a step draws, its gradients over all widths and processes, and a stop that can be resumed."""
+"""Run the training loop: draw a step, compute its gradients over all widths and processes, stop and resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ _ORDER, _STEP, _RECALIBRATE = range(3)
 
 
 class NonFiniteLossError(OATError):
-    """The loss became NaN or infinite; nothing was stepped."""
+    """The loss became NaN or infinite; the weights were left as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """Figures of one step at the full width, over the terms they concern (NaN where there were none)."""
+    """Figures of one step at the full width; NaN if no term concerns one."""
 
     loss: float
     clean_accuracy: float
@@ -74,10 +74,11 @@ def gradients(
         widths: W widths, widest first.
         num: samples of the whole batch.
         config: attack, loss and AWP.
-        world: what AWP's direction is summed over.
+        world: the processes over which AWP's direction is summed.
 
     Returns:
-        (W + 2,): each width's share of the loss, and the clean and the adversarial images that the widest got right.
+        (W + 2,): each width's share of the loss, and how many clean and adversarial images the widest classified
+        correctly.
     """
     against = "prediction" if config.adversarial_loss == "trades" else "labels"
     shared_width = {"widest": widths[0], "narrowest": widths[-1], "own": None}[config.attack_width]
@@ -123,12 +124,12 @@ def train_step(
     world: World,
     compute: Gradients = gradients,
 ) -> StepMetrics:
-    """One optimizer step on the whole batch, of which this process and each accumulation round take a strided part.
+    """Make one optimizer step on the whole batch; this process and each accumulation round take a strided part of it.
 
     Args:
         model: in training mode.
         batch: the whole batch, the same in every process.
-        draw: what was drawn for it.
+        draw: the draw for it.
         noise: (W, N, 3, H, W) uniform in [-1, 1]: the starts of the attacks.
         config: the run's.
         optimizer: over the model's parameters.
@@ -163,7 +164,7 @@ def _share(hits: float, num: int) -> float:
 
 
 class Trainer:
-    """A run that can stop at any step and go on as if it never had: all it draws depends on (seed, step) alone."""
+    """A run that can stop at any step and go on to the same bits, because all its draws depend only on (seed, step)."""
 
     def __init__(self, config: TrainConfig, data: ImageSet, *, device: str = "cpu", world: World | None = None) -> None:
         """Build the network and the optimizer for the training images `data` (without the validation images)."""
@@ -203,7 +204,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch; the last, smaller batch is left out."""
+        """Optimizer steps in an epoch; the last, smaller batch is left out."""
         return len(self.labels_N) // self.config.batch_size
 
     @property
@@ -213,11 +214,11 @@ class Trainer:
 
     @property
     def num_clean_steps(self) -> int:
-        """The first steps, which train on clean images at λ=0 alone."""
+        """Number of first steps, which train only on clean images at λ=0."""
         return round(self.config.clean_share * self.num_steps)
 
     def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
-        """A generator for (seed, stream, index), unrelated to that of any other triple.
+        """Return a generator for (seed, stream, index), unrelated to that of any other triple.
 
         All three are mixed into every bit, because torch's CPU generator uses only the low 32 bits of a seed.
         """
@@ -225,12 +226,21 @@ class Trainer:
         return torch.Generator(device).manual_seed(mixed)
 
     def _synchronize(self, on: bool) -> None:
-        """Take batch-norm statistics over all processes, or over this one's images."""
+        """Let batch norms take statistics over all processes, or over this one's images."""
         for site in self.model.norms():
             site.all_reduce = self.world.sum_with_gradient if on and self.world.size > 1 else None
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Use the network in this process only: batch norms that took part in sums would wait for the others."""
+        self._synchronize(False)
+        try:
+            yield
+        finally:
+            self._synchronize(self.config.sync_bn)
+
     def batch(self, step: int, generator: torch.Generator) -> Batch:
-        """The augmented batch of one step."""
+        """Return the augmented batch of one step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = torch.randperm(len(self.labels_N), generator=self._generator(_ORDER, epoch))
@@ -241,7 +251,7 @@ class Trainer:
         return Batch(images, self.labels_N[chosen])
 
     def draw(self, stream: int, index: int, step: int) -> tuple[Batch, StepDraw, Callable[[int], Tensor]]:
-        """The batch of `step`, what is drawn for it, and a function that draws noise for so many attacks on it."""
+        """Return the batch of `step`, its draw, and a function that draws noise for a number of attacks on it."""
         generator = self._generator(stream, index)
         batch = self.batch(step, generator)
         clean_only = stream == _STEP and index < self.num_clean_steps
@@ -303,10 +313,10 @@ class Trainer:
             self.finished = True
 
     def recalibrate(self, num_batches: int) -> None:
-        """Average every batch norm's statistics anew over the training mixture of all processes, weights fixed.
+        """Average every batch norm's statistics again over the training mixture of all processes, with fixed weights.
 
-        The running ones forget all but the last few batches, and the λ=0 share of each is small. Gradients stay on
-        though none is used, so that kernels compiled for training serve here too.
+        Running statistics forget all but the last few batches, and each holds few images of λ=0. Gradients stay on,
+        although none is used, so that the kernels that were compiled for training fit.
         """
         norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
@@ -338,7 +348,7 @@ class Trainer:
         self._synchronize(self.config.sync_bn)
 
     def _count(self, draws: list[StepDraw], width: float, num_seen: Counter[nn.BatchNorm2d]) -> None:
-        """Give each batch norm that is about to see images the momentum that makes its statistics a mean."""
+        """Set the momentum of each batch norm that will get images, so that its statistics become a mean."""
         lambdas = [draw.lam_N[n] for draw in draws for n in (*draw.clean, *draw.adversarial)]
         branches = {CLEAN if lam == 0.0 else ADVERSARIAL for lam in lambdas}  # a batch may hold no λ=0
         index = self.model.config.width_index(width)

@@ -1,4 +1,4 @@
-"""Inference engines behind one small interface: a plain network in, a plan out. Each is an extra of the package."""
+"""Inference engines with one small interface: a plain network in, a plan out. Each engine is an extra."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEEDS: dict[BackendName, tuple[str, ...]] = {
     "tensorrt": ("onnxruntime", "onnx"),
     "torch": ("torch",),
 }
-"""Packages of each engine. `tensorrt` is ONNX Runtime with that provider."""
+"""Packages that each engine needs. `tensorrt` is ONNX Runtime with that provider."""
 _DEVICES: dict[BackendName, tuple[Device, ...]] = {
     "openvino": ("cpu",),
     "onnxruntime": ("cpu", "cuda"),
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def available(device: Device = "cpu") -> tuple[BackendName, ...]:
-    """Names of the engines that are installed and run on `device`."""
+    """Return the names of the engines that are installed and run on `device`."""
     names = [name for name, needs in _NEEDS.items() if device in _DEVICES[name] and all(map(_installed, needs))]
     if device == "cuda" and "onnxruntime" in names:
         from oat_runtime.backends.onnxruntime_backend import providers
@@ -55,16 +55,16 @@ def _installed(package: str) -> bool:
 
 
 def get_backend(name: BackendName) -> CompileFn:
-    """The engine's compile function (see `oat_runtime.backends.plan.CompileFn`).
+    """Return the engine's compile function (see `oat_runtime.backends.plan.CompileFn`).
 
     Raises:
         BackendError: the engine is unknown or not installed.
     """
     if name not in _NEEDS:
-        raise BackendError(f"back end must be one of {list(get_args(BackendName))} or 'auto', got {quoted(name)}")
+        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {quoted(name)}")
     if not all(map(_installed, _NEEDS[name])):
         extra = "onnxruntime" if name == "tensorrt" else name
-        raise BackendError(f"the {name} back end is not installed: pip install 'oat-robot[{extra}]'")
+        raise BackendError(f"the {name} engine is not installed: pip install 'oat-robot[{extra}]'")
     home = "onnxruntime" if name == "tensorrt" else name
     module = importlib.import_module(f"oat_runtime.backends.{home}_backend")
     compile_fn: CompileFn = module.compile_tensorrt if name == "tensorrt" else module.compile_network
@@ -72,13 +72,13 @@ def get_backend(name: BackendName) -> CompileFn:
 
 
 def versions(name: BackendName) -> str:
-    """The packages of an engine with their versions, as in `openvino 2026.4.1`."""
+    """Return the packages of an engine with their versions, as in `openvino 2026.4.1`."""
     packages = [package for package in _NEEDS[name] if package != "onnx"]
     return ", ".join(f"{package} {_version(package)}" for package in packages)
 
 
 def _version(package: str) -> str:
-    """Of the distribution that holds the package: for GPUs some have another name."""
+    """Return the version of the distribution that holds the package; some have another name for GPUs."""
     for distribution in (package, f"{package}-gpu"):
         try:
             return importlib.metadata.version(distribution)

@@ -37,13 +37,13 @@ compile_unchecked(lambda: static_net(ModelConfig(depth=10, widen_factor=4), 1.0)
 
 @functools.cache
 def bfloat16_works(engine: Literal["torch", "torch-inference", "openvino"]) -> bool:
-    """Try bfloat16 in a process of its own, which an illegal instruction may kill; takes a few seconds, once.
+    """Try bfloat16 in a separate process, which an illegal instruction may kill. This takes a few seconds, once.
 
     Returns:
-        True where the trial ran, False where a signal ended it or it did not end.
+        True if the trial ran, False if a signal ended it or it did not end.
 
     Raises:
-        BackendError: the trial could not be made: it ended with an error of its own.
+        BackendError: the trial could not be made, or ended with another error.
     """
     try:
         done = subprocess.run(

@@ -1,7 +1,6 @@
-"""`auto`: which engine and precision are fastest here. Measured once on this machine, then remembered.
+"""Find the fastest engine and precision for `auto`: measure once on this machine, then remember the choice.
 
-What is remembered decides about speed alone: whatever it says, the engine still has to load, to compile, and to compute
-this network.
+The stored choice affects only speed: the engine still has to load, compile and compute this network correctly.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from oat_runtime.timing import interleave
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 0.5
-"""Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns, however long they take."""
+"""Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns."""
 _MIN_ROUNDS = 5
 
 Candidate = tuple[BackendName, Precision]
@@ -45,17 +44,17 @@ def choose(
     bundle_sha256: str,
     cache: Path | None = None,
 ) -> Candidate:
-    """The fastest engine and precision for one image at a time.
+    """Return the fastest engine and precision for one image at a time.
 
     Args:
         make_net: a folded network of the bundle at full width.
-        probe: images with the logits that it must give for them.
-        settings: all but the precision, which is ignored.
+        probe: reference images, with the logits that the network must give for them.
+        settings: settings of the engine; the precision in them is ignored.
         backend: take this one; None compares all that are installed.
         precision: take this one; None compares float32 with bfloat16 where the device computes in it, and is float32,
-            in which the tables were measured, where the back end was named.
+            in which the tables were measured, if the engine was named.
         bundle_sha256: the network's identity.
-        cache: file of what was found before; `cache_path()` by default.
+        cache: file of stored choices; `cache_path()` by default.
 
     Raises:
         BackendError: no engine takes this network on this device and in this precision.
@@ -81,7 +80,7 @@ def choose(
     times = measure(make_net, probe, settings, candidates)
     best = min(times, key=lambda candidate: times[candidate])
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
-    _LOG.info("back end for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
+    _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
     _remember(cache, key, best)
     return best
 
@@ -89,7 +88,7 @@ def choose(
 def measure(
     make_net: MakeNet, probe: Probe, settings: Settings, candidates: Sequence[Candidate]
 ) -> dict[Candidate, float]:
-    """Median milliseconds of one image for each candidate that computes this network.
+    """Return the median milliseconds of one image, for each candidate that computes this network correctly.
 
     Raises:
         BackendError: none does.
@@ -109,7 +108,7 @@ def measure(
         else:
             refusals.append(f"{candidate[0]} {candidate[1]} computes something else: logits off by {error:.0%}")
     if not plans:
-        raise BackendError(f"no back end takes this network on {settings.device}: {'; '.join(refusals)}")
+        raise BackendError(f"no engine takes this network on {settings.device}: {'; '.join(refusals)}")
     for refusal_text in refusals:
         _LOG.info("left out of the choice: %s", refusal_text)
     calls: dict[Candidate, Callable[[], Floats]] = {
@@ -137,7 +136,7 @@ def _precisions(name: BackendName, settings: Settings, precision: Precision | No
 
 
 def _works_in_bfloat16(name: Literal["openvino"]) -> bool:
-    """Return whether a trial ran; one that could not be made leaves bfloat16 out and is reported."""
+    """Return whether a trial ran. If none could be made, log that, and leave bfloat16 out."""
     try:
         return bfloat16_works(name)
     except BackendError as error:
@@ -146,7 +145,7 @@ def _works_in_bfloat16(name: Literal["openvino"]) -> bool:
 
 
 def has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 tiles; without, bfloat16 is no faster than float32."""
+    """Return whether the CPU multiplies bfloat16 tiles (AMX). Without that, bfloat16 is no faster than float32."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -154,13 +153,13 @@ def has_amx() -> bool:
 
 
 def cache_path() -> Path:
-    """File of remembered choices, in the user's cache folder."""
+    """Return the file of stored choices, in the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "oat" / "backends.json"
 
 
 def _key(names: Sequence[BackendName], precision: Precision | None, settings: Settings, bundle_sha256: str) -> str:
-    """All that a choice depends on."""
+    """Return all that a choice depends on, as one text."""
     engines = ", ".join(versions(name) for name in names)
     threads = f"{settings.num_threads} threads"
     return " | ".join([bundle_sha256, device_name(settings.device), threads, precision or "any precision", engines])
@@ -172,10 +171,10 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _LOG.warning("ignoring the remembered back ends in %s: %s", path, one_line(error))
+        _LOG.warning("ignoring the remembered engines in %s: %s", path, one_line(error))
         return {}
     if not isinstance(document, dict):
-        _LOG.warning("ignoring the remembered back ends in %s: expected an object", path)
+        _LOG.warning("ignoring the remembered engines in %s: expected an object", path)
         return {}
     return document
 
@@ -185,4 +184,4 @@ def _remember(path: Path, key: str, best: Candidate) -> None:
     try:
         write_whole(path, json.dumps(document, indent=1))
     except OSError as error:
-        _LOG.warning("cannot remember the choice of back end in %s: %s", path, error)
+        _LOG.warning("cannot remember the choice of engine in %s: %s", path, error)

@@ -1,7 +1,6 @@
 """Write a plain network as an ONNX graph, which ONNX Runtime and OpenVINO both read.
 
-A plan is made for every operating point and a plain network has half a dozen kinds of operation, so the graph is
-written node by node.
+The graph is written node by node, because a plain network has only half a dozen kinds of operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU without OpenVINO, and with its CUDA and TensorRT providers on NVIDIA machines."""
+"""Run networks with ONNX Runtime: on CPUs, and with its CUDA and TensorRT providers on NVIDIA machines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from oat_runtime.plain_net import PlainNet
 
 _LOG = logging.getLogger(__name__)
 _OFFSET = 2**20
-"""Numbers above it are integers that float32 holds exactly, up to 2^24, and no weight of a trained network."""
+"""Offset of the marker numbers: float32 holds integers up to 2^24 exactly, and no trained weight is that large."""
 
 Provider = tuple[str, dict[str, Any]]
 
 
 def providers(engine: str, device: Device, *, precision: str = "float32") -> list[Provider]:
-    """The execution providers of an engine on a device that this ONNX Runtime was built with; empty where it has none.
+    """Return the execution providers of an engine on a device, if this ONNX Runtime was built with them; else none.
 
-    What a GPU provider leaves over runs on the CPU's.
+    Operations that a GPU provider does not support run on the CPU.
     """
     wanted: dict[tuple[str, Device], Provider] = {
         ("onnxruntime", "cpu"): ("CPUExecutionProvider", {}),
@@ -54,7 +54,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     """
     if settings.precision != "float32":
         raise BackendError(
-            f"the onnxruntime back end runs in float32, got {settings.precision!r}: use another back end for it"
+            f"the onnxruntime engine runs in float32, got {settings.precision!r}: use another engine for it"
         )
     return _compile("onnxruntime", make_net, settings, shared)
 
@@ -105,16 +105,17 @@ def _session(
 
 
 def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _SlottedNetwork | None:
-    """A shared network nearly as fast as a folded one: optimized with constants in it, which can be rewritten.
+    """Return a shared network that is nearly as fast as a folded one, because its constants can be rewritten in place.
 
-    ONNX Runtime lays features out in blocks of channels, and turns a batch norm of constants into a convolution of that
-    layout; given constants at run time it leaves the layout before each one and comes back behind it (1.2 to 1.6 times
-    the static network's time). So it optimizes the network with numbers 1, 2, … (and an offset that no weight has) in
-    the places of the constants, and wherever it put those numbers lies memory of ours, which holds one λ at a time.
-    As inputs of their own, two a norm, they would take 8 % of a small network's time.
+    ONNX Runtime stores features in blocks of channels, and turns a batch norm with fixed constants into a convolution
+    in that layout. If the constants come at run time, it leaves the layout before each norm and returns to it
+    afterwards, which takes 1.2 to 1.6 times the static network's time. So we let it optimize the network with marker
+    numbers 1, 2, … (plus an offset that no weight has) in place of the constants. Then we find where it put those
+    numbers, and write the constants of one λ at a time there. Separate inputs, two for each norm, would take 8 % of a
+    small network's time.
 
     Returns:
-        None where a number went missing, because it was computed with: then the plain graph has to do.
+        The network; None if a marker is missing because ONNX Runtime computed with it. Then use the plain graph.
     """
     num = net.constants().size
     numbered = net.with_constants(np.arange(_OFFSET + 1, _OFFSET + num + 1, dtype=np.float32))
@@ -142,7 +143,7 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
 
 
 class _Network:
-    """A session. It would take calls from several threads at once, but they would share its threads."""
+    """A session. Several threads could call it at once, but they would share its threads."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
@@ -152,7 +153,7 @@ class _Network:
 
 
 class ONNXRuntimePlan:
-    """A session, with the constants of one λ where it is a shared one."""
+    """A session, with the constants of one λ if its network is shared."""
 
     def __init__(self, session: onnxruntime.InferenceSession, constants_V: Floats | None) -> None:
         """Keep both."""
@@ -171,7 +172,7 @@ class ONNXRuntimePlan:
 
 
 class _Slot:
-    """Memory of one initializer, and which constant goes to each place: counted from 1, 0 for none."""
+    """The memory of one initializer, and which constant goes to each place: counted from 1, with 0 for none."""
 
     def __init__(self, memory: Floats, place_V: npt.NDArray[np.int64]) -> None:
         self.memory, self.place_V = memory, place_V
@@ -179,14 +180,14 @@ class _Slot:
 
 
 class _SlottedNetwork:
-    """An optimized session whose constants lie in memory of ours."""
+    """An optimized session whose constants lie in memory that we write."""
 
     def __init__(self, session: onnxruntime.InferenceSession, slots: list[_Slot]) -> None:
         self.session, self._slots = session, slots
         self.holds: SlottedPlan | None = None
 
     def hold(self, plan: SlottedPlan) -> None:
-        """Put a plan's constants into their places: some microseconds."""
+        """Write a plan's constants into their places, which takes some microseconds."""
         if self.holds is not plan:
             for slot in self._slots:
                 np.take(plan.constants_V, slot.place_V, out=slot.memory, mode="clip")

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest engine measured on x86 so far."""
+"""Run networks with OpenVINO on the CPU, the fastest engine on x86 so far."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         BackendError: OpenVINO refuses the network, the device or the precision, or bfloat16 crashes on this CPU.
     """
     if settings.device != "cpu":
-        raise BackendError(f"the openvino back end runs on the cpu, got device {settings.device!r}")
+        raise BackendError(f"the openvino engine runs on the cpu, got device {settings.device!r}")
     if settings.precision not in _TYPES:
-        raise BackendError(f"the openvino back end runs in {sorted(_TYPES)}, got {settings.precision!r}")
+        raise BackendError(f"the openvino engine runs in {sorted(_TYPES)}, got {settings.precision!r}")
     if settings.precision == "bfloat16" and not bfloat16_works("openvino"):
         raise BackendError("bfloat16 crashes OpenVINO on this CPU: use precision='float32'")
     return compile_unchecked(make_net, settings, shared=shared)
 
 
 def compile_unchecked(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
-    """Compile without asking whether the precision works here."""
+    """Compile without checking that the precision works here."""
     network = _Network(make_net, settings, shared)
     network.request(1)
     return network
 
 
 class _Network:
-    """One network, compiled for each batch size that is a power of two, when it is first met.
+    """One network, compiled for each batch size that is a power of two, when that size first comes.
 
-    Fixed shapes: with the batch left open, a shared WRN-16-2 took 1.9 times as long at batch 32 and a folded one 1.1.
+    Shapes are fixed, because with an open batch size a shared WRN-16-2 took 1.9 times as long at batch 32, and a folded
+    one 1.1 times.
 
-    A shared network reads its constants from memory of ours, which holds one λ at a time: one vector in float32. What
-    is cut out of a vector OpenVINO would round to bfloat16, so there each scale and bias is an input of its own, which
-    stays as it is: top-1 agreement 99.9 % in place of 99.6, for 2 to 5 % of the time.
+    A shared network reads its constants from memory that holds one λ at a time. In float32 this is one vector. In
+    bfloat16 OpenVINO would round what is cut out of a vector, so each scale and bias is a separate input. This raises
+    top-1 agreement from 99.6 to 99.9 %, and costs 2 to 5 % of the time.
     """
 
     def __init__(self, make_net: MakeNet, settings: Settings, shared: bool) -> None:
@@ -68,7 +69,7 @@ class _Network:
             self._inputs = [openvino.Tensor(array, shared_memory=True) for array in inputs]
 
     def request(self, batch: int) -> openvino.InferRequest:
-        """The inference request for `batch` images; compiles at first."""
+        """Return the inference request for `batch` images; the first call for a size compiles it."""
         if batch not in self._requests:
             request = self._compile(batch).create_infer_request()
             for index, tensor in enumerate(self._inputs, start=1):
@@ -77,7 +78,7 @@ class _Network:
         return self._requests[batch]
 
     def hold(self, plan: OpenVINOPlan) -> None:
-        """Put a plan's constants where the requests read them: some microseconds."""
+        """Write a plan's constants where the requests read them, which takes some microseconds."""
         if plan.constants_V is not None and self._holds is not plan:
             self._constants_V[:] = plan.constants_V
             self._holds = plan
@@ -105,13 +106,13 @@ class _Network:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenVINOPlan:
-    """A compiled network, with the constants of one λ where it is a shared one."""
+    """A compiled network, with the constants of one λ if it is shared."""
 
     network: _Network
     constants_V: Floats | None
 
     def __call__(self, x_NCHW: Floats) -> Floats:
-        """Logits of a batch; the result is copied because the request owns its buffers."""
+        """Return the logits of a batch, as a copy because the request owns its buffers."""
         self.network.hold(self)
         num, start, logits = len(x_NCHW), 0, []
         for size in (num,) if num == 1 else powers_of_two(num, largest=_LARGEST_BATCH):
@@ -123,7 +124,7 @@ class OpenVINOPlan:
         return result
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """`InferRequest.infer` as often as there are pieces, as long as no other plan of the network runs."""
+        """Call `InferRequest.infer` for each piece. Use this only while no other plan of the network runs."""
         self.network.hold(self)
         calls, start = [], 0
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_BATCH):

@@ -1,4 +1,4 @@
-"""The interface of an engine: what a plan is, and how one is made."""
+"""Define the interface of an engine: what a plan is, and how one is made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeNet = Callable[[], PlainNet]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an engine must know beside the network.
+    """What an engine must know besides the network.
 
     Attributes:
         input_hw: rows and columns of the images.
@@ -38,11 +38,11 @@ class Plan(Protocol):
     """One operating point, compiled. May be called from one thread at a time."""
 
     def __call__(self, x_NCHW: Floats) -> Floats:
-        """Logits (N, K) float32, a fresh array, of C-contiguous images (N, 3, H, W) float32 in [0, 1]."""
+        """Return logits (N, K) float32, in a new array, of C-contiguous images (N, 3, H, W) float32 in [0, 1]."""
         ...
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """The engine's own call on this input and nothing else: what benchmarks compare with."""
+        """Make only the engine's own call on this input, for benchmarks to compare with."""
         ...
 
 
@@ -50,7 +50,7 @@ class Compiled(Protocol):
     """A compiled network. Its plans share its memory, so only one of them may run at a time."""
 
     def plan(self, constants_V: Floats | None = None) -> Plan:
-        """A plan; of a shared network with the constants of one λ, which costs no compiling."""
+        """Return a plan; of a shared network, with the constants of one λ, without compiling."""
         ...
 
 
@@ -61,8 +61,8 @@ class CompileFn(Protocol):
         """Compile what `make_net` gives, for any batch size.
 
         Args:
-            make_net: makes a folded network, or with `shared` one of `oat_runtime.plain_net.share`; called again for
-                every shape that the engine compiles by itself, so that nobody has to keep the weights.
+            make_net: makes a folded network, or with `shared` one of `oat_runtime.plain_net.share`. It is called again
+                for each shape that the engine compiles, so that nobody has to store the weights.
             settings: precision and the like.
             shared: take the affines' constants at run time, from each plan.
 
@@ -73,7 +73,7 @@ class CompileFn(Protocol):
 
 
 def powers_of_two(num: int, *, largest: int) -> list[int]:
-    """Sizes of the pieces in which an engine of fixed shapes runs `num` images: few shapes, and no wasted image."""
+    """Return the sizes of the pieces in which `num` images run with few fixed shapes and no wasted image."""
     pieces = [largest] * (num // largest)
     rest = num % largest
     return pieces + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]

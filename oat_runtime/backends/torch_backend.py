@@ -1,4 +1,4 @@
-"""Plain torch: the reference engine on the CPU; on CUDA each batch size is captured once as a CUDA graph."""
+"""Run networks with torch: the reference engine on the CPU; on CUDA, with a CUDA graph for each batch size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
     if settings.device == "cpu" and settings.precision == "float16":
-        raise BackendError("the torch back end runs in float32 or bfloat16 on the cpu, got 'float16'")
+        raise BackendError("the torch engine runs in float32 or bfloat16 on the cpu, got 'float16'")
     if settings.device == "cpu" and settings.precision == "bfloat16" and not bfloat16_works("torch-inference"):
         raise BackendError("bfloat16 crashes torch on this CPU: use precision='float32'")
     net = TorchNet(make_net()).to(settings.device)
@@ -56,7 +56,7 @@ def _lower(net: TorchNet, dtype: torch.dtype) -> None:
 
 
 class _Network:
-    """A network whose plans share all of it. A plan writes its own constants when another plan ran last."""
+    """A network that all its plans share. A plan writes its constants if another plan ran last."""
 
     def __init__(self, net: TorchNet, settings: Settings) -> None:
         self.net, self._settings = net, settings
@@ -64,7 +64,7 @@ class _Network:
         self._written_by: object = None
 
     def enter(self, plan: object, constants_V: Tensor | None) -> None:
-        """Make these the constants of the next calls: some kilobytes, and only after a switch."""
+        """Set the constants of the next calls: some kilobytes, written only after a switch."""
         if constants_V is None or self._written_by is plan:
             return
         parts = torch.split(constants_V, [site.numel() for site in self._sites])
@@ -84,13 +84,13 @@ class TorchPlan:
     """A network in inference mode, channels last."""
 
     def __init__(self, network: _Network, constants_V: Floats | None, num_threads: int) -> None:
-        """Keep the constants of one λ, where it is a shared network."""
+        """Store the constants of one λ, if the network is shared."""
         self._network, self._num_threads = network, num_threads
         self._constants_V = None if constants_V is None else torch.from_numpy(constants_V)
 
     @torch.inference_mode()
     def __call__(self, x_NCHW: Floats) -> Floats:
-        """Logits of a batch; sets torch's thread count, which belongs to the whole process."""
+        """Return the logits of a batch, and set torch's thread count, which belongs to the whole process."""
         if torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
         self._network.enter(self, self._constants_V)
@@ -99,7 +99,7 @@ class TorchPlan:
         return logits_NK
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """The module's forward on an input that is already channels last."""
+        """Run only the module's forward on an input that is already channels last."""
         net, x = self._network.net, torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
         self._network.enter(self, self._constants_V)
         torch.set_num_threads(self._num_threads)
@@ -131,7 +131,7 @@ class _CUDANetwork(_Network):
         self._captures: dict[int, _Capture] = {}
 
     def capture(self, batch: int) -> _Capture:
-        """The graph for `batch` images."""
+        """Return the graph for `batch` images."""
         if batch not in self._captures:
             self._captures[batch] = _Capture(self.net, batch, self._settings.input_hw)
         return self._captures[batch]
@@ -144,7 +144,7 @@ class CUDAGraphPlan:
     """Replays captured graphs: one launch a call, whatever the number of layers."""
 
     def __init__(self, network: _CUDANetwork, constants_V: Floats | None) -> None:
-        """Put the constants of one λ, where it is a shared network, on the device."""
+        """Put the constants of one λ on the device, if the network is shared."""
         self._network = network
         self._constants_V = None if constants_V is None else torch.from_numpy(constants_V).cuda()
 
@@ -165,7 +165,7 @@ class CUDAGraphPlan:
 
     @torch.inference_mode()
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """Input to the device, replay, logits back, as often as there are pieces."""
+        """For each piece, copy the input to the device, replay, and copy the logits back."""
         self._network.enter(self, self._constants_V)
         host, pieces, start = torch.from_numpy(x_NCHW).pin_memory(), [], 0
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_GRAPH):

@@ -1,4 +1,4 @@
-"""A `PlainNet` as a torch module: what the torch engine runs and what gradient attacks differentiate."""
+"""Make a torch module of a `PlainNet`, for the torch engine and for gradient attacks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The runtime's benchmark, `python -m oat_runtime.bench`: one file a part."""
+"""Benchmark the runtime, with one file for each part: `python -m oat_runtime.bench`."""

@@ -1,4 +1,4 @@
-"""`python -m oat_runtime.bench`: what setting λ and width costs, and how fast the runtime is; ratios in one process."""
+"""Measure what setting λ and width costs, and how fast the runtime is: `python -m oat_runtime.bench`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ LIMITS = {
 }
 """The worst row of each comparison counts. "No slower" allows the 3 % that equal networks are allowed."""
 QUICK = ("switch_prepared_p99", "stream_frames_lost_or_mixed", "memory_shared_over_static")
-"""What a quick run can decide. Its median ratios have a standard error of some 2 %, as large as what their limits
-allow; of 50 frames the 99th percentile is the slowest one, and one of 100 images is a whole point."""
+"""The checks that a quick run can decide. Its median ratios have a standard error of some 2 %, as large as their limits
+allow. The 99th percentile of 50 frames is the slowest one, and one of 100 images is a whole point."""
 _AGREEMENT = {
     "top1_agreement_bfloat16": "top1_agreement_percent",
     "sa_shift_bfloat16": "sa_shift_points",
@@ -51,14 +51,14 @@ _AGREEMENT = {
 
 
 def checks(rows: Sequence[Row], names: Iterable[str] = tuple(LIMITS)) -> list[Check]:
-    """Return one check a figure; a row of agreement holds three."""
+    """Return one check for each figure; a row of agreement has three."""
     agreements = [row for row in rows if row.get("comparison") == "agreement_bfloat16"]
     figures = [{"comparison": name, "value": row.get(key)} for row in agreements for name, key in _AGREEMENT.items()]
     return checks_of([*rows, *figures], {name: LIMITS[name] for name in names})
 
 
 def machine(runtime: OATRuntime) -> Row:
-    """Return what the figures belong to."""
+    """Describe the machine and the settings that the figures belong to."""
     return {
         "device": device_name(runtime.device),
         "cores": len(os.sched_getaffinity(0)),
@@ -77,7 +77,7 @@ def machine(runtime: OATRuntime) -> Row:
 
 
 def _cells(row: Row) -> tuple[object, ...]:
-    """Return one comparison for people."""
+    """Return the table cells of one comparison."""
     place = [f"{key} {row[key]:g}" for key in ("batch", "width", "lambda") if row.get(key) is not None]
     where = ", ".join(place) or row.get("network", "")
     return row["comparison"], where, row.get("p50_ms", ""), row.get("baseline_p50_ms", ""), row["value"]
@@ -85,7 +85,7 @@ def _cells(row: Row) -> tuple[object, ...]:
 
 @command("oat_runtime.bench")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line. The status is 2 where a part could not be measured; the checks say what the others found."""
+    """Run from the command line. The status is 2 if a part could not be measured; the others still print checks."""
     parser = Parser(prog="python -m oat_runtime.bench", description=main.__doc__)
     parser.add_argument("bundle", type=a_path, nargs="?", default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--quick", action="store_true", help="under a minute on an idle machine; decides less")

@@ -1,4 +1,4 @@
-"""Does the deployed path decide as the float32 reference does? On real test images, clean and attacked."""
+"""Compare the deployed network's decisions with the float32 reference, on test images, clean and attacked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 100
 
 
 def accuracy(runtime: OATRuntime, *, root: Path | None, num_images: int, num_attacked: int) -> list[Row]:
-    """Compare the runtime's own precision with the reference, and bfloat16 where that works; else say why not.
+    """Compare the runtime's precision with the reference, and bfloat16 if that works; otherwise say why not.
 
     Args:
         runtime: of a bundle that was trained on CIFAR-10.

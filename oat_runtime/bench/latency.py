@@ -1,4 +1,4 @@
-"""Comparisons of latency for `oat_runtime.bench`: what takes turns in one process, and the ratios of their medians."""
+"""Compare latencies for `oat_runtime.bench`: calls take turns in one process, and the ratios of medians count."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Latency:
         self.settings = Settings((spec.height, spec.width), runtime.precision, runtime.num_threads, runtime.device)
 
     def plans_over_static(self) -> list[Row]:
-        """Folded and shared plans of each λ against a plain static network on the same engine."""
+        """Compare folded and shared plans of each λ with a plain static network on the same engine."""
         compile_network, rows = get_backend(self.runtime.backend), []
         for width in self.widths:
             static = self._static(self.runtime.backend, width)
@@ -61,7 +61,7 @@ class Latency:
         return rows
 
     def infer_over_bare(self) -> list[Row]:
-        """`infer`, with its checks, lock and copies, against the engine's own call on the same plan."""
+        """Compare `infer`, with its checks, lock and copies, with the engine's own call on the same plan."""
         rows = []
         for batch, lam, width in self._safest():
             x_NCHW = self.images(batch)
@@ -74,10 +74,10 @@ class Latency:
         return rows
 
     def auto_over_static_engines(self) -> list[Row]:
-        """The chosen engine against the plain static network on OpenVINO and ONNX Runtime, in the same precision.
+        """Compare the chosen engine with the plain static network on OpenVINO and ONNX Runtime, in the same precision.
 
-        Bare calls of folded plans, since what `infer` and shared plans add has comparisons of its own; `infer` with
-        shared plans, all at once, for comparison.
+        The calls are bare calls of folded plans, because other comparisons show what `infer` and shared plans add. For
+        reference, one more call is `infer` with shared plans.
         """
         rows = []
         names: list[BackendName] = [n for n in ("openvino", "onnxruntime") if n in available(self.runtime.device)]
@@ -109,7 +109,7 @@ class Latency:
         return rows
 
     def images(self, batch: int) -> Images:
-        """Random network inputs; what they show does not change the time."""
+        """Return random network inputs; their content does not change the time."""
         return np.random.default_rng(0).random((batch, 3, *self.settings.input_hw), dtype=np.float32)
 
     def _seconds(self, batch: int) -> float:
@@ -128,7 +128,7 @@ class Latency:
 
 
 def unseen(knots: tuple[float, ...]) -> float:
-    """A λ that is no knot: half-way between the last two; the only one where there is no other."""
+    """Return a λ that is no knot: half-way between the last two; with a single knot, that knot."""
     return round((knots[-2] + knots[-1]) / 2, 6) if len(knots) > 1 else knots[-1]
 
 

@@ -1,4 +1,4 @@
-"""Resident memory of a runtime with every point ready against one static network, each in a process of its own."""
+"""Compare the memory of a runtime with all points ready with one static network, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oat_runtime.untrained import static_net, untrained_tensors
 
 Way = PlanForm | Literal["static"]
 LARGE = ModelConfig(family="resnet", depth=18)
-"""Untrained; large enough for weights to outweigh what an engine holds for itself."""
+"""An untrained network, large enough for its weights to outweigh the engine's own memory."""
 
 
 def memory(
@@ -66,7 +66,7 @@ def _in_a_process(way: Way, bundle: Path | None, settings: Settings, backend: Ba
 
 
 def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendName) -> float | None:
-    """What this process holds more with the network(s) than with the engine and a small network."""
+    """Return how much more memory this process has with the network(s) than with the engine and a small network."""
     compile_network = get_backend(backend)
     small = ModelConfig(depth=10, widen_factor=1)
     warm = PlanStore(untrained_tensors(small), small, compile_network, settings, form="shared", budget_mb=None)
@@ -75,18 +75,18 @@ def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendNa
     before = resident_mb()
     bundle = None if path is None else Bundle.load(path)
     config = LARGE if bundle is None else bundle.manifest.model
-    kept: list[object]
+    held: list[object]
     if way == "static":
         network = compile_network(lambda: static_net(config, config.widths[-1]), settings)
-        kept = [network, network.plan()]
+        held = [network, network.plan()]
     else:
         tensors = untrained_tensors(LARGE) if bundle is None else bundle.tensors()
         store = PlanStore(tensors, config, compile_network, settings, form=way, budget_mb=1e6)
         for lam in config.lambdas:
             for factor in config.widths:
                 store.make(OperatingPoint(lam, factor))
-        kept = [store, tensors]
+        held = [store, tensors]
     gc.collect()
     after = resident_mb()
-    assert kept
+    assert held
     return None if before is None or after is None else after - before

@@ -1,4 +1,4 @@
-"""What a switch costs, by itself and under a stream of frames: measurements for `oat_runtime.bench`."""
+"""Measure what a switch costs, alone and under a stream of frames, for `oat_runtime.bench`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRAME_RATE_HZ = 30.0
 
 
 def switches(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
-    """Time of `set_point` between prepared points, and of the first inference after it against later ones.
+    """Time `set_point` between prepared points, and the first inference after it against later ones.
 
     Each turn: switch, one inference (the first), two more, of which the last counts as steady. Their 99th percentiles
     are compared, each inference in medians of its width.
@@ -66,7 +66,7 @@ def switches(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
 
 
 def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
-    """A stream of 30 frames a second, first without switches and then with one a frame on average, at random times.
+    """Play 30 frames a second, first without switches, then with one a frame on average at random times.
 
     Another thread switches; a quarter of its points have a λ that was never used. A frame is lost where `predict` gives
     nothing, and mixed where its logits are not those of the point that it names.
@@ -124,7 +124,7 @@ def stream(runtime: OATRuntime, *, num_switches: int) -> list[Row]:
 
 
 def _frame(runtime: OATRuntime, frames: np.ndarray[Any, Any], number: int, start_s: float) -> tuple[Prediction, float]:
-    """Wait for the frame's time, classify it: (prediction, milliseconds)."""
+    """Wait for the frame's time, classify it, and return (prediction, milliseconds)."""
     time.sleep(max(0.0, start_s + number / _FRAME_RATE_HZ - time.monotonic()))
     started_s = time.perf_counter()
     prediction = runtime.predict(frames[number % len(frames)])
@@ -132,7 +132,7 @@ def _frame(runtime: OATRuntime, frames: np.ndarray[Any, Any], number: int, start
 
 
 def _alone(runtime: OATRuntime, frame_HWC: np.ndarray[Any, Any], point: OperatingPoint) -> Any:
-    """The logits of that frame at that point, without anything going on."""
+    """Return the logits of that frame at that point, with nothing else running."""
     if not runtime.is_prepared(point):
         runtime.prepare([point])
     return runtime.predict(frame_HWC, at=point).logits_K

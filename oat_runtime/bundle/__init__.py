@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oat_runtime.bundle.manifest import (
-    DataRecord,
+    DataSummary,
     Figures,
     Fingerprints,
     HeldOut,
@@ -16,7 +16,7 @@ from oat_runtime.bundle.reader import Bundle, LogitsAt, Probe
 
 __all__ = [
     "Bundle",
-    "DataRecord",
+    "DataSummary",
     "Figures",
     "Fingerprints",
     "HeldOut",

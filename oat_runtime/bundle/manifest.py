@@ -69,7 +69,8 @@ class HeldOut(StrictModel):
     """How the validation images were set apart from the training images."""
 
     rule: str = Field(pattern=f"^{NAME}$")
-    """`random`: each image by itself. `groups`: whole groups, at least one of each class."""
+    """`random`: each image by itself. `stratified`: in proportion of each class. `groups`: whole groups, at least one
+    of each class."""
     grouped_by: str = Field(default="", max_length=200)
     """What makes images a group, as in `track`; empty where each stands for itself, or where it is not known."""
     num_images: int = Field(ge=1, lt=2**63)
@@ -86,7 +87,7 @@ class Fingerprints(StrictModel):
     test: Sha256 | None = None
 
 
-class DataRecord(StrictModel):
+class DataSummary(StrictModel):
     """The exact images behind a network and its figures, beside `Manifest.class_names` and `Provenance.dataset`."""
 
     held_out: HeldOut | None = None
@@ -120,7 +121,7 @@ class Manifest(StrictModel):
     lambda_range: tuple[float, float]
     """λ that may be asked for. Between 0 and the smallest trained λ > 0 the network runs at that smallest one."""
     provenance: Provenance
-    data: DataRecord | None = None
+    data: DataSummary | None = None
     """None where the bundle was written before it was recorded."""
     figures: dict[Precision, Figures]
     """By precision; float32 always."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,7 @@ class Bundle:
         """Return the precision whose figures hold where `precision` runs: its own if it was counted, else float32."""
         return precision if precision in self.manifest.figures else "float32"
 
-    def table(self, name: str, precision: Precision = "float32") -> OperatingTable:
+    def table(self, name: Literal["select", "report"], precision: Precision = "float32") -> OperatingTable:
         """Return `select` or `report`, counted in the precision that `counted_in` gives, marked as this bundle's."""
         figures = self.manifest.figures[self.counted_in(precision)]
         table = figures.select if name == "select" else figures.report
@@ -223,7 +223,7 @@ class Bundle:
             raise BundleError(
                 f"probe of {one_line(self.path)} differs by {difference:.3g} at {point}, allowed {allowed:g} in "
                 f"{precision}: the weights are not those that were exported (fetch the bundle again), or this engine "
-                "computes something else (use float32, or another back end)"
+                "computes something else (use float32, or another engine)"
             )
         return difference
 

@@ -24,7 +24,7 @@ from oat_runtime.bundle.manifest import (
     OUTCOMES,
     PROBE,
     WEIGHTS,
-    DataRecord,
+    DataSummary,
     Figures,
     FileEntry,
     Manifest,
@@ -61,7 +61,7 @@ def save_bundle(
     select: OperatingTable,
     report: OperatingTable,
     outcomes: Mapping[str, npt.NDArray[np.bool_]],
-    data: DataRecord | None = None,
+    data: DataSummary | None = None,
 ) -> Bundle:
     """Write a bundle beside `path` and move it there whole, in place of an older one.
 

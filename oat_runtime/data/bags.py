@@ -1,4 +1,4 @@
-"""Recordings of ROS 2 (rosbag2 as SQLite or MCAP), read without ROS; needs `rosbags`, of the extra `ros`."""
+"""Read recordings of ROS 2 (rosbag2 as SQLite or MCAP) without ROS. This needs `rosbags`, from the extra `bags`."""
 
 from __future__ import annotations
 

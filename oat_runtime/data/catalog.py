@@ -1,4 +1,4 @@
-"""Every data set by its name, or a folder of images by its path: `cifar10`, `stl10@64`, `photos@96`."""
+"""Load a data set by its name, or a folder of images by its path: `cifar10`, `stl10@64`, `photos@96`."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def load_dataset(
     download: bool = False,
     limit: int | None = None,
 ) -> ImageSet:
-    """One official split of a data set; images that lie class by class are shuffled, always in the same way.
+    """Load one official split of a data set. Images stored class by class are shuffled, always in the same way.
 
     Args:
         name_or_path: a name in `SOURCES`, or the path of a folder of images by class (see `load_folder`), itself or
             below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
         root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
-        download: fetch the official files, checked by their MD5, where they are not at hand.
-        limit: read the first so many only. They are the same as those of the whole set.
+        download: fetch the official files, checked by their MD5, if they are not there.
+        limit: read only so many images; they are the first ones of the whole set.
 
     Raises:
         DataError: unknown, missing, damaged or incomplete.

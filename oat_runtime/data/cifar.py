@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their official binary version, which needs no unpickling."""
+"""Read CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their official binary version, which needs no unpickling."""
 
 from __future__ import annotations
 

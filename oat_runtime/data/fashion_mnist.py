@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx files, plain or gzipped; three equal channels."""
+"""Read Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx files, plain or gzipped; three equal channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any folder of images by class: `FOLDER/train/CLASS/*.png` and `FOLDER/test/CLASS/*.png`, or `FOLDER/CLASS/*.png`."""
+"""Read images by class, from `FOLDER/train/CLASS/*.png` and `FOLDER/test/CLASS/*.png`, or `FOLDER/CLASS/*.png`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TEST_SHARE = 0.2
 def load_folder(folder: Path, split: Split, *, side: int | None) -> ImageSet:
     """Read one split of a folder of images, class by class, classes in alphabetical and files in frame order.
 
-    Without `train/` and `test/`, a fifth of the images is the test set. The hash of its name decides for each image, so
-    none changes sides when others are added.
+    Without `train/` and `test/`, a fifth of the images is the test set. The hash of its name decides for each image. So
+    no image changes its side when others are added.
 
     Args:
         folder: the folder.
         split: `train` or `test`.
-        side: pixels that every image is fitted to (largest centred square); None wants images of one size.
+        side: pixels that every image is fitted to (largest centred square); None: all images must have one size.
 
     Raises:
         DataError: no such folder, no classes, a class without images, a damaged image, or sizes that differ.
@@ -53,7 +53,8 @@ def load_folder(folder: Path, split: Split, *, side: int | None) -> ImageSet:
         raise DataError(f"{folder}: no {split} images: expected files like CLASS/photo.png in it")
     images_NHWC = _read(paths, side)
     title = f"{folder.name} {split}" if side is None else f"{folder.name}@{side} {split}"
-    return ImageSet(images_NHWC, np.array(labels, dtype=np.int64), class_names, title)
+    names = tuple(path.relative_to(folder).as_posix() for path in paths)
+    return ImageSet(images_NHWC, np.array(labels, dtype=np.int64), class_names, title, names=names)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""GTSRB, German traffic signs (Stallkamp et al. 2012), from a pack or from the official folders of PPM files."""
+"""Read GTSRB, German traffic signs (Stallkamp et al. 2012), from a pack or from the official folders of PPM files."""
 
 from __future__ import annotations
 

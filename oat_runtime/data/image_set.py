@@ -1,4 +1,4 @@
-"""Labelled images as uint8 arrays: the validation split, statistics, a fixed order, a fingerprint."""
+"""Hold labelled images as uint8 arrays, with the validation split, statistics, a fixed order, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class ImageSet:
         name: what it is, as in `cifar10 test`.
         groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
         mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
+        names: paths of the images' files below the data set's folder; None where images have no files of their own.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
@@ -36,6 +37,7 @@ class ImageSet:
     name: str
     groups_N: npt.NDArray[np.int64] | None = None
     mirrors: bool = True
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -44,17 +46,22 @@ class ImageSet:
     def subset(self, indices: npt.NDArray[np.int64], name: str) -> ImageSet:
         """The images at `indices`, in that order, under another name."""
         groups_N = None if self.groups_N is None else self.groups_N[indices]
-        return ImageSet(
-            self.images_NHWC[indices], self.labels_N[indices], self.class_names, name, groups_N, self.mirrors
-        )
+        names = None if self.names is None else tuple(self.names[index] for index in indices)
+        return replace(
+            self, images_NHWC=self.images_NHWC[indices], labels_N=self.labels_N[indices], name=name, groups_N=groups_N,
+            names=names,
+        )  # fmt: skip
 
     def first(self, count: int | None) -> ImageSet:
         """Return the first `count` images, or with None all; their pixels are not copied."""
         groups_N = None if self.groups_N is None else self.groups_N[:count]
-        return replace(self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N)
+        names = None if self.names is None else self.names[:count]
+        return replace(
+            self, images_NHWC=self.images_NHWC[:count], labels_N=self.labels_N[:count], groups_N=groups_N, names=names
+        )
 
     def statistics(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
+        """Return mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
         for channel in range(3):
             count_C[channel] = np.bincount(self.images_NHWC[..., channel].ravel(), minlength=256)
@@ -66,9 +73,9 @@ class ImageSet:
 
 
 def mixed(data: ImageSet) -> ImageSet:
-    """The images in a fixed random order where they came class by class, else as they are.
+    """Return the images in a fixed random order if they came class by class; otherwise return them unchanged.
 
-    Counting takes the first images of a set; of one in the order of its folders it would judge a few classes only.
+    Counts take the first images of a set. In the order of its folders, these would be of a few classes only.
     """
     if not is_by_class(data.labels_N):
         return data
@@ -76,7 +83,7 @@ def mixed(data: ImageSet) -> ImageSet:
 
 
 def is_by_class(labels_N: npt.NDArray[np.int64]) -> bool:
-    """Whether images with these labels lie class by class."""
+    """Return whether images with these labels are stored class by class."""
     return not np.any(np.diff(labels_N) < 0)
 
 
@@ -85,11 +92,14 @@ def _triple(values_C: npt.NDArray[np.float64]) -> Triple:
     return red, green, blue
 
 
-def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
+def split_validation(
+    data: ImageSet, num_validation: int, *, seed: int, stratified: bool = False
+) -> tuple[ImageSet, ImageSet]:
+    """Return (training part, validation part), disjoint, chosen by `seed`, each in the order of the set.
 
-    Where images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
-    class in turn, then in proportion.
+    If images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
+    class in turn, then in proportion. With `stratified`, single images are chosen in the same way; without it, images
+    that come in no groups are drawn from the whole set.
 
     Raises:
         DataError: fewer images than `num_validation` asks for.
@@ -97,11 +107,12 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
     if num_validation >= len(data):
         raise DataError(f"{data.name}: cannot hold out {num_validation} of {len(data)} images")
     rng = np.random.default_rng(seed)
-    if data.groups_N is None:
+    groups_N = np.arange(len(data)) if stratified and data.groups_N is None else data.groups_N
+    if groups_N is None:
         order = rng.permutation(len(data))
-        held_out, kept = np.sort(order[:num_validation]), np.sort(order[num_validation:])
+        held_out, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
-        groups, firsts, sizes = np.unique(data.groups_N, return_index=True, return_counts=True)
+        groups, firsts, sizes = np.unique(groups_N, return_index=True, return_counts=True)
         order = rng.permutation(len(groups))
         labels = data.labels_N[firsts[order]]
         place = np.empty(len(groups))  # of a group within its class: a class with few groups is not forgotten
@@ -110,20 +121,20 @@ def split_validation(data: ImageSet, num_validation: int, *, seed: int) -> tuple
             place[of_class] = np.arange(len(of_class)) / len(of_class)
         order = order[np.argsort(place, kind="stable")]
         taken = np.cumsum(sizes[order]) - sizes[order] < num_validation
-        is_held_out_N = np.isin(data.groups_N, groups[order[taken]])
-        held_out, kept = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
-        if not len(kept):
+        is_held_out_N = np.isin(groups_N, groups[order[taken]])
+        held_out, training = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
+        if not len(training):
             raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
-    return data.subset(kept, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
+    return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 
 def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """An image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
+    """Return an image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
     return fit_frame(image_HWC, InputSpec(height=side, width=side))
 
 
 def fingerprint(data: ImageSet) -> str:
-    """SHA-256 over pixels and labels, to name the exact images a figure was counted on."""
+    """Return the SHA-256 of pixels and labels, which names the exact images that a figure was counted on."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images_NHWC).tobytes())
     digest.update(data.labels_N.astype("<i8").tobytes())
     return digest.hexdigest()

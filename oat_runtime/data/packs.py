@@ -1,6 +1,6 @@
-"""Packs: lossless WebP mosaics of 32×32 tiles, 50 a row, with labels (and tracks) in one NumPy archive.
+"""Read packs: lossless WebP mosaics of 32×32 tiles, 50 a row, with labels (and tracks) in one NumPy archive.
 
-A mosaic is named after its first image, as in `test_02500.webp`, so a part of a pack can be read and carried alone.
+A mosaic is named after its first image, as in `test_02500.webp`, so a part of a pack can be copied and read alone.
 """
 
 from __future__ import annotations

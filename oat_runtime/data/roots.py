@@ -1,4 +1,4 @@
-"""Where data sets lie: one rule for training, the benchmarks, the camera replay and the demo.
+"""Decide where data sets lie, by one rule for training, the benchmarks, the camera replay and the demo.
 
 1. The folder that a caller names, and no other.
 2. Else the folder that `$OAT_DATA` names, and no other.
@@ -19,7 +19,8 @@ def data_roots(root: Path | None = None) -> tuple[Path, ...]:
     """Return the folders to look in, in this order; the last one is where downloads go.
 
     Args:
-        root: a folder that the caller names. None: `$OAT_DATA` decides, or where that is unset or empty, the usual two.
+        root: a folder that the caller names. None: `$OAT_DATA` decides; if that is unset or empty, the usual two
+            folders.
     """
     named = root or os.environ.get("OAT_DATA")
     if named:

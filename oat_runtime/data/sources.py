@@ -1,4 +1,4 @@
-"""What a data set known by name is made of: where its files lie, who reads them, and how they are fetched."""
+"""Describe the data sets that have names: where their files lie, which reader reads them, how they are fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oat_runtime.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a reader finds of a split. Images are decoded when they are asked for.
+    """The contents of a split, as a reader finds them. Images are decoded when they are asked for.
 
     Attributes:
         labels_N: int64, of all images.
@@ -31,7 +31,7 @@ class Contents:
 
 
 Reader = Callable[[Path, Split, int | None], Contents]
-"""(folder, split, side) to contents. A reader of image files fits them to `side`; all others may leave that be."""
+"""(folder, split, side) to contents. A reader of image files fits them to `side`; all others may ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A data set that is at hand: the root that holds it, and in which form."""
+    """A data set that was found: the root that holds it, and in which form."""
 
     root: Path
     location: Location
@@ -98,7 +98,7 @@ def find_source(source: Source, root: Path | None = None) -> Found | None:
     """Look for a data set by the rule of `oat_runtime.data.roots`.
 
     Returns:
-        Where it lies; None where nobody names a folder and neither usual one holds it.
+        Where it lies; None if no folder is named and neither usual folder holds it.
 
     Raises:
         DataError: `root` or `$OAT_DATA` names a folder that does not hold it.

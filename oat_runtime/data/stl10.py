@@ -1,4 +1,4 @@
-"""STL-10 (Coates et al. 2011): 96×96 images, labelled part only, from the official binary files."""
+"""Read STL-10 (Coates et al. 2011): 96×96 images, labelled part only, from the official binary files."""
 
 from __future__ import annotations
 

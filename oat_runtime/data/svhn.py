@@ -1,4 +1,4 @@
-"""SVHN, cropped digits (Netzer et al. 2011), from the official MATLAB files."""
+"""Read SVHN, cropped digits (Netzer et al. 2011), from the official MATLAB files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What hurts a network on purpose: attacks (torch) and corruptions (NumPy and OpenCV). Import the module you need."""
+"""Stress a network: attacks (torch) and corruptions (NumPy and OpenCV). Import the module you need."""

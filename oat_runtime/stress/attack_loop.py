@@ -1,4 +1,4 @@
-"""The one loop behind every gradient attack: a ball, an objective to raise, a way to step, and which iterate to keep.
+"""Run every gradient attack by one loop: a ball, an objective to raise, a way to step, and which iterate to return.
 
 Shapes: N images, C channels, H and W image size. Images and perturbations are float32 on the [0, 1] pixel scale.
 """
@@ -31,9 +31,9 @@ class Ball:
     norm: Norm
 
     def project(self, images: Tensor) -> Tensor:
-        """Images in the ball: the nearest ones for L∞; for L2, scaled into the ball and then clamped to [0, 1].
+        """Project images into the ball: to the nearest ones for L∞; for L2, scale them into it and clamp to [0, 1].
 
-        As `x_NCHW` lies in [0, 1], clamping moves every pixel towards it, so the clamped images stay in the ball.
+        `x_NCHW` lies in [0, 1], so clamping moves every pixel towards it, and the images stay in the ball.
         """
         x_NCHW = self.x_NCHW
         if self.norm == "linf":
@@ -43,7 +43,7 @@ class Ball:
         return (x_NCHW + delta * _as_images(scale_N)).clamp_(0.0, 1.0)
 
     def random_start(self, generator: torch.Generator) -> Tensor:
-        """Images drawn uniformly from the ball (then clamped to [0, 1])."""
+        """Draw images uniformly from the ball, and clamp them to [0, 1]."""
         x_NCHW = self.x_NCHW
         if self.norm == "linf":
             noise = torch.rand(x_NCHW.shape, generator=generator, device=x_NCHW.device, dtype=x_NCHW.dtype)
@@ -54,21 +54,21 @@ class Ball:
         return self.project(x_NCHW + noise * _as_images(radius_N / lengths(noise).clamp_min(1e-12)))
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of length 1 in this norm along which a linear function with this gradient rises most."""
+        """Return the direction of length 1 in this norm in which a linear function with this gradient rises most."""
         if self.norm == "linf":
             return gradient.sign()
         return gradient / _as_images(lengths(gradient).clamp_min(1e-12))
 
     def select(self, chosen: Tensor) -> Ball:
-        """The ball around some of the images."""
+        """Return the ball around some of the images."""
         return Ball(self.x_NCHW[chosen], self.epsilon, self.norm)
 
 
 class Stepper(Protocol):
-    """Where to go next; holds whatever an attack remembers of each image."""
+    """Decides the next step, and holds what an attack remembers of each image."""
 
     def step(self, images: Tensor, gradient: Tensor, loss_N: Tensor, ball: Ball) -> Tensor:
-        """The next images, in the ball, from the present ones, the gradient of their loss, and that loss."""
+        """Return the next images, in the ball, from the present ones, the gradient of their loss, and that loss."""
 
     def select(self, chosen: Tensor) -> None:
         """Forget all images but the chosen ones (a mask or indices)."""
@@ -81,11 +81,11 @@ class PlainStep:
     step_size: float
 
     def step(self, images: Tensor, gradient: Tensor, loss_N: Tensor, ball: Ball) -> Tensor:
-        """One step of fixed length."""
+        """Take one step of fixed length."""
         return ball.project(images + self.step_size * ball.steepest(gradient))
 
     def select(self, chosen: Tensor) -> None:
-        """Nothing is remembered."""
+        """Do nothing, because nothing is remembered."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class MomentumStep:
     _momentum: Tensor | None = None
 
     def step(self, images: Tensor, gradient: Tensor, loss_N: Tensor, ball: Ball) -> Tensor:
-        """One step of fixed length along the momentum."""
+        """Take one step of fixed length along the momentum."""
         gradient = gradient / _as_images(gradient.abs().flatten(1).sum(1).clamp_min(1e-12))
         self._momentum = gradient if self._momentum is None else self.decay * self._momentum + gradient
         return ball.project(images + self.step_size * ball.steepest(self._momentum))
@@ -110,10 +110,11 @@ class MomentumStep:
 
 @dataclass(slots=True)
 class AdaptiveStep:
-    """Auto-PGD (Croce and Hein 2020, Algorithm 1): momentum, and steps that halve where an image makes no progress.
+    """Auto-PGD (Croce and Hein 2020, Algorithm 1): momentum, and steps that halve when an image makes no progress.
 
-    At each checkpoint an image whose loss rose in fewer than `rho` of the steps since the last one, or whose best loss
-    and step have both stood still, goes back to its best iterate with half the step. Steps start at 2 ε.
+    At each checkpoint, some images go back to their best iterate and halve their step: those whose loss rose in fewer
+    than `rho` of the steps since the last checkpoint, and those whose best loss and step have not changed since. Steps
+    start at 2 ε.
     """
 
     num_steps: int
@@ -124,7 +125,7 @@ class AdaptiveStep:
     _state: dict[str, Tensor] = field(default_factory=dict)
 
     def step(self, images: Tensor, gradient: Tensor, loss_N: Tensor, ball: Ball) -> Tensor:
-        """One step with momentum; at a checkpoint, from the best iterate with half the step where that is due."""
+        """Take one step with momentum; at a checkpoint, from the best iterate with half the step if that is due."""
         state = self._state
         if self._count == 0:
             state |= {"best": images, "best_gradient": gradient, "best_loss": loss_N, "loss": loss_N}
@@ -155,7 +156,7 @@ class AdaptiveStep:
         return target
 
     def _stuck(self) -> Tensor:
-        """Images that go back to their best; starts the next window."""
+        """Return which images go back to their best iterate, and start the next window."""
         state = self._state
         window = self._count - self._last_checkpoint
         too_few_N = state["rises"] < self.rho * window
@@ -167,12 +168,12 @@ class AdaptiveStep:
         return stuck_N
 
     def select(self, chosen: Tensor) -> None:
-        """Keep what is known of the chosen images."""
+        """Keep what is remembered of the chosen images."""
         self._state = {name: tensor[chosen] for name, tensor in self._state.items()}
 
 
 def checkpoints(num_steps: int) -> set[int]:
-    """Steps at which Auto-PGD looks back: windows of 22 % of all steps, each 3 points shorter, never under 6 %."""
+    """Return Auto-PGD's checkpoints: windows of 22 % of all steps, each 3 points shorter, but at least 6 %."""
     shares = [0.0, 0.22]
     while shares[-1] < 1.0:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
@@ -184,10 +185,10 @@ def ascend(objective: Objective, ball: Ball, start: Tensor, stepper: Stepper, *,
     """Raise the objective of every image from `start` within the ball.
 
     Args:
-        objective: what to raise; called on the images that are still worked on.
-        ball: where to stay.
+        objective: the function to raise; called on the images that are still worked on.
+        ball: the ball to stay in.
         start: first iterate; never changed.
-        stepper: how to move; used up by one call.
+        stepper: decides the steps; use it for one call only.
         num_steps: gradient steps, at least 1.
         keep: which iterate of each image to return.
 
@@ -205,16 +206,16 @@ def ascend(objective: Objective, ball: Ball, start: Tensor, stepper: Stepper, *,
 
     for _ in range(num_steps):
         images = current.detach().requires_grad_(True)
-        loss_N, right_N = objective(images, alive)
+        loss_N, correct_N = objective(images, alive)
         if keep == "best":
             remember(loss_N)
-        if keep == "broken" and not right_N.any():
+        if keep == "broken" and not correct_N.any():
             break
         (gradient,) = torch.autograd.grad(loss_N.sum(), images)
         current = stepper.step(images.detach(), gradient, loss_N.detach(), ball)
         if keep == "broken":
-            alive, current, ball = alive[right_N], current[right_N], ball.select(right_N)
-            stepper.select(right_N)
+            alive, current, ball = alive[correct_N], current[correct_N], ball.select(correct_N)
+            stepper.select(correct_N)
         if keep != "best":
             result[alive] = current
     if keep == "best":
@@ -224,7 +225,7 @@ def ascend(objective: Objective, ball: Ball, start: Tensor, stepper: Stepper, *,
 
 
 def lengths(delta: Tensor) -> Tensor:
-    """L2 norm of each image, (N,)."""
+    """Return the L2 norm of each image, (N,)."""
     norm_N: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
     return norm_N
 

@@ -1,4 +1,4 @@
-"""Gradient attacks on the [0, 1] pixel scale, by name. An attack sees only functions from images to logits."""
+"""Run gradient attacks by name, on the [0, 1] pixel scale. An attack sees only functions from images to logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LogitsFn = Callable[[Tensor], Tensor]
 N_FGSM_NOISE = 2.0
 """Half-width of N-FGSM's noise, in ε (de Jorge et al. 2022, section 4)."""
 NUM_TARGETS = 9
-"""Wrong classes that APGD-T aims at, the likeliest first, as in AutoAttack."""
+"""Number of wrong classes that APGD-T aims at, the most probable first, as in AutoAttack."""
 
 Method = Literal["fgsm", "fgsm-rs", "n-fgsm", "mi-fgsm", "pgd", "apgd-ce", "apgd-t"]
 _NAME = re.compile(r"(?P<method>fgsm|fgsm-rs|n-fgsm|mi-fgsm|apgd-ce|apgd-t|pgd(?:-(?P<steps>\d+))?)(?P<l2>-l2)?")
@@ -40,7 +40,7 @@ _ONE_STEP = ("fgsm", "fgsm-rs", "n-fgsm")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the name of an attack says."""
+    """The meaning of an attack's name."""
 
     method: Method
     norm: Norm
@@ -52,7 +52,7 @@ class Kind:
 
 
 def kind_of(spec: AttackSpec) -> Kind:
-    """The method and norm that the name of `spec` stands for: `METHOD`, then `-l2` for an L2 ball in place of L∞.
+    """Return method and norm of the name of `spec`: `METHOD`, then `-l2` for an L2 ball instead of an L∞ ball.
 
     | name | attack |
     |---|---|
@@ -101,7 +101,7 @@ def perturb(
         spec: name, ε, step size and number of steps (`apgd-*` ignores the step size, `n-fgsm` uses it as α).
         generator: on the images' device; draws random starts, and victims where `draws` is given.
         keep: which iterate to return. `apgd-t` always returns the first broken one.
-        draws: victims drawn anew for each step in place of all: an expectation over them (Athalye et al. 2018).
+        draws: number of victims drawn anew for each step, instead of all: an expectation (Athalye et al. 2018).
 
     Returns:
         Adversarial images like `x_NCHW`, within ε (3 ε for `n-fgsm`) of it and within [0, 1].
@@ -145,7 +145,7 @@ def pgd_linf(
     generator: torch.Generator | None,
     early_stop: bool = False,
 ) -> Tensor:
-    """Projected gradient ascent on the cross-entropy within an L∞ ball (Madry et al. 2018): the attack of training.
+    """Attack by projected gradient ascent on the cross-entropy in an L∞ ball (Madry et al. 2018), as in training.
 
     With one step of 1.25 ε from a random start this is FGSM-RS (Wong et al. 2020); with one step of ε and
     `generator=None`, FGSM.
@@ -178,7 +178,7 @@ def cross_entropy(
     draws: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Objective:
-    """Mean cross-entropy over several functions; an image is still right while any of them is.
+    """Return the mean cross-entropy over several functions; an image counts as correct while any of them is correct.
 
     With `draws`, each call uses that many functions, drawn without replacement.
     """
@@ -191,27 +191,27 @@ def cross_entropy(
             order = torch.randperm(len(functions), generator=generator, device=device)
             chosen = [functions[index] for index in order[:draws].tolist()]
         loss_n = torch.zeros(len(rows), device=images.device)
-        right_n = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        correct_n = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         for function in chosen:
             logits = function(images).float()
             loss_n = loss_n + F.cross_entropy(logits, labels, reduction="none") / len(chosen)
-            right_n |= logits.argmax(dim=1) == labels
-        return loss_n, right_n
+            correct_n |= logits.argmax(dim=1) == labels
+        return loss_n, correct_n
 
     return objective
 
 
 def targeted_dlr(function: LogitsFn, y_N: Tensor, target_N: Tensor) -> Objective:
-    """Targeted difference-of-logits ratio (Croce and Hein 2020, Eq. 7): does not care how the logits are scaled."""
+    """Return the targeted difference-of-logits ratio (Croce and Hein 2020, Eq. 7), which ignores the logits' scale."""
 
     def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         logits = function(images).float()
         labels, targets = y_N[rows], target_N[rows]
         top = logits.sort(dim=1, descending=True).values
         spread_n = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
-        right_z = logits.gather(1, labels[:, None])[:, 0]
+        correct_z = logits.gather(1, labels[:, None])[:, 0]
         target_z = logits.gather(1, targets[:, None])[:, 0]
-        return (target_z - right_z) / spread_n.clamp_min(1e-12), logits.argmax(dim=1) == labels
+        return (target_z - correct_z) / spread_n.clamp_min(1e-12), logits.argmax(dim=1) == labels
 
     return objective
 
@@ -219,17 +219,17 @@ def targeted_dlr(function: LogitsFn, y_N: Tensor, target_N: Tensor) -> Objective
 def _apgd_targeted(
     function: LogitsFn, ball: Ball, y_N: Tensor, *, num_steps: int, generator: torch.Generator
 ) -> Tensor:
-    """APGD-T: one run for each likely wrong class on the images that no run before has broken."""
+    """Run APGD-T: once for each likely wrong class, on the images that no earlier run has broken."""
     with torch.no_grad():
         logits = function(ball.x_NCHW)
     num_classes = logits.shape[1]
     if num_classes < 4:
         raise ConfigError(f"apgd-t needs 4 classes or more, got {num_classes}: use apgd-ce")
-    right_N = logits.argmax(dim=1) == y_N
+    correct_N = logits.argmax(dim=1) == y_N
     others = logits.scatter(1, y_N[:, None], -torch.inf)
     ranking_NK = others.argsort(dim=1, descending=True)
     result = ball.x_NCHW.clone()
-    alive = right_N.nonzero()[:, 0]
+    alive = correct_N.nonzero()[:, 0]
     for rank in range(min(NUM_TARGETS, num_classes - 1)):
         if not len(alive):
             break

@@ -1,4 +1,4 @@
-"""Fifteen common corruptions at five severities, after CIFAR-10-C, on NumPy and OpenCV alone.
+"""Apply fifteen common corruptions at five severities, as in CIFAR-10-C, with NumPy and OpenCV only.
 
 Kinds, order and constants are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", ICLR 2019 (the CIFAR-10-C set); the code is our own. The constants belong to 32×32
@@ -122,7 +122,7 @@ def _to_bytes(x: Pixels) -> Bytes:
 
 
 def _floats(x: npt.ArrayLike) -> Pixels:
-    """Give an array from OpenCV or the generator its type back; copies only where the dtype differs."""
+    """Return an array from OpenCV or the generator as float32; copy it only if the dtype differs."""
     return np.asarray(x, np.float32)
 
 
@@ -132,7 +132,7 @@ def _gaussian_blur(x: Pixels, sigma_px: float, *, truncate: float = 4.0) -> Pixe
 
 
 def _streak(x: Pixels, *, radius_px: int, sigma_px: float, angle_rad: float) -> Pixels:
-    """Blur along one direction with half a Gaussian, as a shutter does with a thing that moves away."""
+    """Blur along one direction with half a Gaussian, as a shutter does when something moves away."""
     side = 2 * radius_px + 1
     kernel = np.zeros((side + 1, side + 1), np.float32)
     for step in range(radius_px + 1):

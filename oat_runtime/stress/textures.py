@@ -1,4 +1,4 @@
-"""Random fields drawn without any photograph: the cloud in fog, and the frosted pane in frost."""
+"""Draw random fields without any photograph: the cloud in fog, and the frosted pane in frost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`python -m policy.bench --bundle DIR`: the policy on streams of real test images, against what else one could do.
+"""Benchmark the policy on streams of test images, against other rules: `python -m policy.bench --bundle DIR`.
 
-The network's predictions come from the bundle itself, condition by condition, and are kept by network; an interrupted
-run goes on where it stopped. Times are this machine's; energy is simulated, since few machines have a counter.
+The network's predictions are computed once for each condition and stored, so an interrupted run goes on where it
+stopped. Times are this machine's. Energy is simulated, because few machines have a counter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from policy.config import PolicyConfig
 from policy.estimator import constants_of
 
 _SIMULATED_WATTS = 15.0
-"""Power of the network while it runs, from which energies are simulated."""
+"""Power of the running network; the simulated energies follow from it."""
 _FULL = Effort(num_seeds=20, num_segments=10, num_clean_frames=30_000, num_onsets=10, num_attacked=200)
 _QUICK = Effort(
     num_seeds=2, num_segments=2, num_clean_frames=200, num_onsets=1, num_attacked=8, severities=(4,),
@@ -68,7 +68,7 @@ def profiled(bundle: Bundle, *, seconds: float, num_threads: int) -> OperatingTa
 
 
 def run(stage: Stage, table: OperatingTable) -> None:
-    """Play everything. The checks of a part that fails are one that was not measured."""
+    """Run all trials. If a part fails, one check that was not measured stands for its checks."""
     parts: dict[str, Callable[[], None]] = {
         "mixture of all kinds": partial(trials.mixture, stage, "all"),
         "mixture of held-out kinds": partial(trials.mixture, stage, "held-out"),
@@ -87,7 +87,7 @@ def run(stage: Stage, table: OperatingTable) -> None:
 
 
 def played(rows: list[Row]) -> Table:
-    """Return the rows for people."""
+    """Return the figures as a table for people."""
     shown = ("accuracy", "low_95", "high_95", "worst_segment")
     cells = []
     for row in rows:
@@ -103,7 +103,7 @@ def played(rows: list[Row]) -> Table:
 
 @command("policy.bench")
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 where all checks hold, 1 where one does not, 2 where something could not be measured."""
+    """Run from the command line; return 0 if all checks hold, 1 if one fails, 2 if something was not measured."""
     parser = Parser(prog="python -m policy.bench", description=__doc__)
     parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--images", type=a_path, help="test images: an .npz, or a folder that holds CIFAR-10")

@@ -1,6 +1,7 @@
-"""White-box attacks for the benchmark: plain PGD, PGD that also deceives the monitor, and one for high confidence.
+"""Attack the benchmark's network: with plain PGD, with PGD that also deceives the estimator, or for high confidence.
 
-All are L∞ with ε = 8/255, step 2/255, ten steps, on the network at the point in force. N images (n of them), K classes.
+All attacks are white-box, L∞ with ε = 8/255, step 2/255 and ten steps, on the network at the active operating point.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ from oat_runtime.stress.attacks import cross_entropy
 
 EPSILON, STEP_SIZE, NUM_STEPS = 8 / 255, 2 / 255, 10
 _MU = 1.0
-"""Weight of the monitor's score against the cross-entropy."""
+"""Weight of the score that deceives the estimator, against the cross-entropy."""
 _NOISE_KERNEL = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
 
 Network = Callable[[Tensor], Tensor]
 Goal = Callable[[Network, Network, Tensor, Tensor], Objective]
-"""(network in force, network at the λ that the monitor probes, clean images, true labels) to what is raised."""
+"""From (active network, network at the λ of the probe, clean images, true labels) to the objective that is raised."""
 
 
 def plain(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> Objective:
-    """The cross-entropy (Madry et al. 2018); knows of no monitor."""
+    """Return the cross-entropy (Madry et al. 2018), which ignores the estimator."""
     return cross_entropy([net], y_N)
 
 
 def monitor_aware(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> Objective:
-    """Cross-entropy less μ times the monitor's score.
+    """Return the cross-entropy minus μ times a score of what the estimator notices.
 
-    The score is what the estimator listens to: disagreement of the probed λ (its cross-entropy to the label that the
-    attack has reached) and the noise that the attack adds to luma and colour differences. It is scaled, image by image,
-    so that at μ = 1 both pull equally hard on a noisy start; by itself the noise would win, and nothing be attacked.
+    The score has two parts. One is the disagreement of the probe: its cross-entropy to the label that the attack has
+    reached. The other is the noise that the attack adds to luma and colour differences. The score is scaled for each
+    image, so that at μ = 1 both terms pull equally hard at a noisy start. Unscaled, the noise would win and the attack
+    would do nothing.
     """
     noise_N3 = _noise(x_NCHW)
 
@@ -54,14 +56,14 @@ def monitor_aware(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> 
     weight_N = _MU * pull / counter_pull.clamp_min(1e-12)
 
     def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        loss, score, right = terms(images, rows)
-        return loss - weight_N[rows] * score, right
+        loss, score, correct = terms(images, rows)
+        return loss - weight_N[rows] * score, correct
 
     return objective
 
 
 def targeted(net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor) -> Objective:
-    """The likeliest wrong class, with as much confidence as it can get."""
+    """Return the objective that raises the confidence in the most probable wrong class."""
     with torch.no_grad():
         wanted_N = _likeliest_wrong(net(x_NCHW), y_N)
 
@@ -80,7 +82,7 @@ ATTACKS: Mapping[str, Goal] = MappingProxyType(
 def attack(
     goal: Goal, net: Network, other: Network, x_NCHW: Tensor, y_N: Tensor, *, generator: torch.Generator
 ) -> Tensor:
-    """Images in the ball around `x_NCHW`, raised towards the goal from a random start."""
+    """Return attacked images in the ball around `x_NCHW`, from a random start."""
     ball = Ball(x_NCHW, EPSILON, "linf")
     objective = goal(net, other, x_NCHW, y_N)
     return ascend(objective, ball, ball.random_start(generator), PlainStep(STEP_SIZE), num_steps=NUM_STEPS, keep="last")
@@ -91,7 +93,7 @@ def _likeliest_wrong(logits_NK: Tensor, y_N: Tensor) -> Tensor:
 
 
 def _noise(x_NCHW: Tensor) -> Tensor:
-    """Mean noise of luma and of two colour differences, (N, 3); smooth where the estimator takes medians."""
+    """Return the mean noise of luma and two colour differences, (N, 3); it is smooth, unlike the estimator's median."""
     red, green, blue = x_NCHW.unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     planes = torch.stack([luma, red - luma, blue - luma], dim=1)

@@ -1,4 +1,4 @@
-"""Trials with an attacker, and with scarce time and energy."""
+"""Run trials with an attacker, and with scarce time and energy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLOORS = (0.0, 0.1, 0.4, 1.0)
 
 
 def attacked(stage: Stage, attack: str) -> None:
-    """Streams with attacks, each player attacked white-box at its own point, at four floors."""
+    """Play streams with attacks at four floors. Each player is attacked white-box at its own point."""
     network, trial = stage.network, f"attacked by {attack}"
     lambdas = stage.table.lambdas
     streams = [
@@ -70,7 +70,7 @@ def attacked(stage: Stage, attack: str) -> None:
 
 
 def provocations(stage: Stage) -> None:
-    """What an attacker without gradients can do: cheap noise to force λ up, and thrashing at the dwell time."""
+    """Play what an attacker without gradients can do: noise that forces λ up, and noise at the dwell time."""
     mildest = f"gaussian_noise-{min(stage.effort.severities)}"
     noise, images = [(CLEAN, 90), (mildest, 300 * stage.few_segments)], stage.num_attacked
     trials = {
@@ -92,7 +92,7 @@ def provocations(stage: Stage) -> None:
 
 
 def budgets(stage: Stage, profiled: OperatingTable) -> None:
-    """CPU contention under a deadline; a battery that drains, sags and is charged; one that is spoofed."""
+    """Play CPU contention under a deadline, a battery that drains, sags and is charged, and a spoofed battery."""
 
     def play(name: str, streams: list[Stream], **settings: object) -> tuple[list[Play], PolicyConfig]:
         config = stage.config.model_copy(update=settings)
@@ -130,7 +130,7 @@ def budgets(stage: Stage, profiled: OperatingTable) -> None:
 
 
 def _moved(stage: Stage, table: OperatingTable, stream: Stream, config: PolicyConfig) -> float:
-    """Frames on which the same inputs with a full battery give another λ."""
+    """Count the frames on which the same inputs with a full battery give another λ."""
     play = play_policy(stage.network, table, stream, config, stage.constants, keep=True)
     other = AdaptivePolicy(table, config, stage.constants)
     full = Reading(1.0, 0.0, "full")
@@ -151,7 +151,7 @@ def _attack_delays(stream: Stream, play: Play) -> list[float]:
 def _over_power(
     stage: Stage, table: OperatingTable, stream: Stream, play: Play, config: PolicyConfig
 ) -> NDArray[np.bool_]:
-    """Frames on which the network draws more than the true charge permits."""
+    """Count the frames on which the network draws more power than the true charge permits."""
     energy_j = np.array([table.row(stage.network.points[p]).energy_j or 0.0 for p in play.point_T])
     left_s = np.maximum(60.0, config.mission_s - np.arange(len(stream)) * FRAME_S)
     spare = np.maximum(0.0, stream.charge_T - config.battery_reserve)

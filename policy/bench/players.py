@@ -1,4 +1,4 @@
-"""Who chooses the operating point: our policy, and what it is compared with. Each plays a stream frame by frame."""
+"""Play a stream frame by frame: with our policy, and with the rules that it is compared with."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from policy.image import UNUSABLE, ImageStatistics
 from policy.signals import NetworkSignals, Reading, Signals
 
 Choice = Callable[[float, int], int]
-"""A rule without memory of ours: (confidence of the previous frame, present point) to the next point."""
+"""A rule: (confidence of the previous frame, active point) to the next point."""
 _LATENCY_SPREAD = 0.05
 """Standard deviation of the simulated log latency around the profile's median."""
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What happened on one stream.
+    """What one player did on one stream.
 
     Attributes:
         point_T: index of the point that classified each frame.
-        correct_T: whether it was right.
+        correct_T: whether that was correct.
         alarm_T: whether the policy believed that something had changed.
         num_probes: frames that were classified a second time.
         step_ms_T: time of each decision.
         latency_ms_T: simulated time of the network.
         rate_hz_T: rate that was granted, at most the camera's.
-        decisions: all of them where asked for.
+        decisions: all decisions, if they were asked for.
         signals: their inputs.
     """
 
@@ -55,7 +55,7 @@ class Play:
 
     @property
     def num_switches(self) -> int:
-        """Changes of the point."""
+        """How often the operating point changed."""
         return int(np.count_nonzero(np.diff(self.point_T)))
 
 
@@ -69,7 +69,7 @@ def play_policy(
     seed: int = 0,
     keep: bool = False,
 ) -> Play:
-    """Our policy, fed as the node feeds it: image of this frame, network signals of the frame before."""
+    """Play our policy with the node's inputs: this frame's image, and the network signals of the frame before."""
     policy = AdaptivePolicy(table, config, constants)
     rng = np.random.default_rng(seed)
     total = len(stream)
@@ -126,36 +126,36 @@ def _signals(stream: Stream, t: int, image: ImageStatistics, last: NetworkSignal
 
 
 def correct_tp(network: RecordedNetwork, stream: Stream) -> NDArray[np.bool_]:
-    """Whether each point, held throughout, is right on each frame (T, P); under attack only the reference width is."""
+    """Return whether each fixed point is correct on each frame (T, P); under attack, False off the reference width."""
     condition_T = np.array(stream.condition_T)
-    right_TP = np.zeros((len(stream), len(network.points)), bool)
+    correct_TP = np.zeros((len(stream), len(network.points)), bool)
     for condition in set(stream.condition_T):
         frames = np.flatnonzero(condition_T == condition)
         attacked = condition.startswith(ATTACK_PREFIX)
         for p in network.reference.tolist() if attacked else range(len(network.points)):
-            right_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
-    return right_TP
+            correct_TP[frames, p] = network.correct(condition, p, stream.image_T[frames])
+    return correct_TP
 
 
 def oracle_correct(
-    network: RecordedNetwork, stream: Stream, right_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
+    network: RecordedNetwork, stream: Stream, correct_TP: NDArray[np.bool_], *, allowed: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Right answers (T,) of who knows the condition of every frame, and takes the best allowed point for it.
+    """Return whether the oracle is correct on each frame (T,). It takes the best allowed point for each condition.
 
-    Points are chosen apart for images of even and of odd number, each on the other half. Chosen on the very images it
-    is judged on, the best of many points beats a fixed one by luck alone: by more than a point with 300 images.
+    Points are chosen separately for images of even and odd number, each on the other half. If they were chosen on the
+    images that judge them, the best of many points would beat a fixed one by luck: by over a point with 300 images.
     """
     best = {}
     for condition in set(stream.condition_T):
         correct_NP = network.correct_np(condition)[:, allowed]
         best[condition] = [int(allowed[correct_NP[half::2].mean(axis=0).argmax()]) for half in (1, 0)]
     point_T = [best[c][int(i) % 2] for c, i in zip(stream.condition_T, stream.image_T, strict=True)]
-    right_T: NDArray[np.bool_] = right_TP[np.arange(len(stream)), point_T]
-    return right_T
+    correct_T: NDArray[np.bool_] = correct_TP[np.arange(len(stream)), point_T]
+    return correct_T
 
 
 def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArray[np.bool_]:
-    """Right answers (T,) of a rule that sees nothing but the confidence of the previous frame; it starts at λ = 0."""
+    """Return whether a rule is correct on each frame (T,). It sees the last frame's confidence, and starts at λ = 0."""
     correct_T, present, confidence = np.empty(len(stream), bool), int(network.reference[0]), 1.0
     for t, (condition, image) in enumerate(zip(stream.condition_T, stream.image_T.tolist(), strict=True)):
         found = network.predictions(condition, present)
@@ -166,13 +166,13 @@ def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArr
 
 
 def confidence_threshold(network: RecordedNetwork, *, below: float = 0.5) -> Choice:
-    """The naive rule: a frame of low confidence, so the most robust λ for the next one; else the most accurate."""
+    """Return the naive rule: after a frame of low confidence the most robust λ, otherwise the most accurate one."""
     accurate, robust = int(network.reference[0]), int(network.reference[-1])
     return lambda confidence, present: robust if confidence < below else accurate
 
 
 def ewma_hysteresis(network: RecordedNetwork, *, low: float = 0.55, high: float = 0.7, gain: float = 0.05) -> Choice:
-    """The naive rule, smoothed: one λ up while the mean confidence is under `low`, one down while over `high`."""
+    """Return the smoothed naive rule: one λ up while mean confidence is below `low`, one down while above `high`."""
     order = [int(p) for p in network.reference]
     mean, wait = 1.0, 0
 
@@ -193,7 +193,7 @@ def ewma_hysteresis(network: RecordedNetwork, *, low: float = 0.55, high: float 
 
 
 def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Choice:
-    """Another point at random every two seconds."""
+    """Return the rule that draws a new point at random every two seconds."""
     rng = np.random.default_rng(seed)
     count = 0
 
@@ -212,4 +212,4 @@ RULES: Mapping[str, Callable[[RecordedNetwork, int], Choice]] = MappingProxyType
         "random": lambda network, seed: random_choice(network.reference, seed=seed),
     }
 )
-"""Rules that know nothing but confidence, and chance: (network, seed of the stream) to a fresh rule."""
+"""Rules that use only confidence, or chance: (network, seed of the stream) to a fresh rule."""

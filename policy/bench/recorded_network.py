@@ -1,4 +1,4 @@
-"""A network whose predictions on every image under every condition, at every operating point, are recorded in files.
+"""Record a network's predictions on every image, under every condition, at every operating point.
 
 Shape legend: N images, P operating points, S statistics, K classes, H height, W width, C channels (RGB).
 """
@@ -45,7 +45,7 @@ _SCHEMA = 2
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the network says of the images of one condition.
+    """The network's predictions for the images of one condition.
 
     Attributes:
         stats_NS: image statistics, float32.
@@ -65,7 +65,7 @@ def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
 
 
 def _network_id(bundle: Bundle) -> str:
-    """Hash of what predictions depend on, in 16 digits: an estimator that is fitted anew changes none of them."""
+    """Return a hash, in 16 digits, of all that predictions depend on. The estimator is not part of it."""
     manifest = bundle.manifest
     parts = manifest.model_dump(mode="json", include={"model", "input", "temperatures"})
     parts["weights"] = manifest.files["weights.safetensors"].sha256
@@ -73,10 +73,10 @@ def _network_id(bundle: Bundle) -> str:
 
 
 class RecordedNetwork:
-    """Runs the network on each condition once and keeps it as one .npz; an interrupted run goes on where it stopped.
+    """Run the network on each condition once and store its predictions; an interrupted run goes on where it stopped.
 
     Attributes:
-        points: every operating point; its index is what streams and players call it.
+        points: all operating points; streams and players name a point by its index.
         reference: indices of the points at the full width, by λ. Attacks and `clean-all` are recorded for these alone.
         labels_N: true classes.
     """
@@ -92,10 +92,10 @@ class RecordedNetwork:
         num_clean: int,
         num_threads: int,
     ) -> None:
-        """Set up; nothing is computed before it is asked for.
+        """Set up. Nothing is computed before it is asked for.
 
         Args:
-            folder: files of this network and these images lie in a folder of their own in it.
+            folder: where predictions are stored, in one subfolder for this network and these images.
             bundle: the network.
             data: test images in their official order.
             count: images under each corruption (the first ones).
@@ -124,7 +124,7 @@ class RecordedNetwork:
 
         Args:
             condition: `clean`, `clean-all`, a kind with its severity as in `fog-3`, or `attack:NAME`.
-            present: index of the point in force. A white-box attack is one on its λ, at the reference width.
+            present: index of the active point. A white-box attack is made at its λ, at the reference width.
         """
         if condition.startswith(ATTACK_PREFIX):
             name, lam = condition.removeprefix(ATTACK_PREFIX), self.points[present].lam
@@ -141,13 +141,13 @@ class RecordedNetwork:
         return int(found.label_NP[image, column]), float(found.confidence_NP[image, column])
 
     def correct(self, condition: str, point: int, image_T: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether a point is right on each of these images."""
+        """Return whether one point is correct on each of these images."""
         found = self.predictions(condition, point)
         right_T: NDArray[np.bool_] = found.label_NP[image_T, self._column_of(found, point)] == self.labels_N[image_T]
         return right_T
 
     def correct_np(self, condition: str) -> NDArray[np.bool_]:
-        """Return whether every point is right on every image of a corruption."""
+        """Return whether each point is correct on each image of a corruption, (N, P)."""
         label_NP = self.predictions(condition).label_NP
         right_NP: NDArray[np.bool_] = label_NP == self.labels_N[: len(label_NP), None]
         return right_NP

@@ -1,4 +1,4 @@
-"""What all trials share: the recorded network, the players that are compared, and the report that they add to."""
+"""Give all trials the recorded network, the players that are compared, and the report that they add to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants
 
 Correct = Sequence[NDArray[np.bool_]]
-"""Whether each frame of each stream was classified right."""
+"""Whether each frame of each stream was classified correctly."""
 _MIN_IMAGES, _MIN_SEGMENTS = 100, 50
 """A sample that decides about accuracy, delays and rates of rare events.
 
@@ -45,9 +45,9 @@ class Effort:
 
 
 class Stage:
-    """The policy and its rivals on streams of a recorded network.
+    """Play the policy and its rivals on streams of a recorded network.
 
-    `decides` says whether so much effort on so many images can decide a check of a sampled figure.
+    `decides` says whether this many images and segments can decide a check of a sampled figure.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Stage:
         config: PolicyConfig,
         effort: Effort,
     ) -> None:
-        """Nothing is played yet."""
+        """Set up. Nothing is played yet."""
         self.report, self.network, self.table = report, network, network.bundle.select
         self.constants, self.config, self.effort = constants, config, effort
         self.step_ms: list[NDArray[np.float64]] = []
@@ -72,14 +72,14 @@ class Stage:
         return make.conditions_of(mixture, self.effort.severities)
 
     def mixed(self, conditions: Sequence[str], *, num_segments: int) -> list[Stream]:
-        """Return one mixed stream a seed."""
+        """Return one mixed stream for each seed."""
         return [
             make.mixed(conditions, num_segments=num_segments, num_images=self.num_images, seed=seed)
             for seed in range(self.effort.num_seeds)
         ]
 
     def flicker(self, condition: str) -> list[Stream]:
-        """Return clean and this condition in turns of the dwell time, one stream a seed."""
+        """Return streams that alternate clean and this condition at the dwell time, one for each seed."""
         frames, period_s, images = 150 * self.few_segments, self.config.dwell_s, self.num_attacked
         return [
             make.flicker(condition, period_s=period_s, num_frames=frames, num_images=images, seed=seed)
@@ -87,13 +87,13 @@ class Stage:
         ]
 
     def at_reference(self, *, lambda_floor: float = 0.0) -> PolicyConfig:
-        """Return the configuration at the one width at which attacks and all clean images were run."""
+        """Return the configuration limited to the reference width, at which attacks were recorded."""
         return self.config.model_copy(update={"lambda_floor": lambda_floor, "width_min": self.network.widest})
 
     def play(
         self, streams: Sequence[Stream], config: PolicyConfig, *, table: OperatingTable | None = None
     ) -> list[Play]:
-        """Play our policy on each stream, by the bundle's table or another one."""
+        """Play our policy on each stream, with the bundle's table or with another one."""
         plays = [
             play_policy(self.network, table or self.table, stream, config, self.constants, seed=seed)
             for seed, stream in enumerate(streams)
@@ -102,7 +102,7 @@ class Stage:
         return plays
 
     def play_rules(self, streams: Sequence[Stream]) -> dict[str, Correct]:
-        """Play the rules that know nothing but confidence, and chance."""
+        """Play the rules that use only confidence, or chance."""
         return {
             name: [play_rule(self.network, stream, rule(self.network, seed)) for seed, stream in enumerate(streams)]
             for name, rule in RULES.items()
@@ -113,7 +113,7 @@ class Stage:
         self.report.rows.append({"trial": trial, "player": player, **figures})
 
     def against_fixed(self, trial: str, streams: Sequence[Stream], plays: Sequence[Play], **figures: object) -> None:
-        """Add a row that compares with the best fixed point of the same streams."""
+        """Add a row that compares the policy with the best fixed point on the same streams."""
         fixed = [correct_tp(self.network, stream) for stream in streams]
         best = int(np.concatenate(fixed).mean(axis=0).argmax())
         ours = [play.correct_T for play in plays]
@@ -132,7 +132,7 @@ class Stage:
     def accuracy_row(
         self, trial: str, player: str, streams: Sequence[Stream], correct: Correct, where: Correct | None = None
     ) -> None:
-        """Add a row with one player's accuracy (`where`: under attack, too)."""
+        """Add a row with one player's accuracy; with `where`, also its accuracy under attack."""
         found = accuracy(streams, correct)
         figures = {"accuracy": found.value, "low_95": found.low, "high_95": found.high}
         figures["worst_segment"] = worst_segment(streams, correct)
@@ -151,7 +151,7 @@ class Stage:
         strict: bool = False,
         sampled: bool = False,
     ) -> None:
-        """Hold a figure to a limit; a `sampled` one is left to a larger sample where this one decides nothing."""
+        """Check a figure against its limit. If this sample is too small for a `sampled` figure, leave it unchecked."""
         if sampled and not self.decides:
             self.report.num_left_out += 1
             return

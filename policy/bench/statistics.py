@@ -1,4 +1,4 @@
-"""Figures with intervals. Images repeat within and between streams, so intervals are bootstrapped over images."""
+"""Compute figures with intervals. Images repeat in and between streams, so intervals are bootstrapped over images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Estimate:
 
 
 def accuracy(streams: Sequence[Stream], correct: Sequence[Bools], where: Sequence[Bools] | None = None) -> Estimate:
-    """Share of right answers over all frames (`where`: over those)."""
-    return _clustered(streams, [right_T.astype(np.float64) for right_T in correct], where)
+    """Return the share of frames that were classified correctly; with `where`, of those frames."""
+    return _clustered(streams, [correct_T.astype(np.float64) for correct_T in correct], where)
 
 
 def difference(
     streams: Sequence[Stream], ours: Sequence[Bools], theirs: Sequence[Bools], where: Sequence[Bools] | None = None
 ) -> Estimate:
-    """Paired difference of accuracy, ours less theirs, on the same frames."""
+    """Return the paired difference of accuracy, ours minus theirs, on the same frames."""
     return _clustered(streams, [a_T.astype(np.float64) - b_T for a_T, b_T in zip(ours, theirs, strict=True)], where)
 
 
@@ -53,21 +53,21 @@ def _clustered(
 
 
 def worst_segment(streams: Sequence[Stream], correct: Sequence[Bools], *, least: int = 100) -> float:
-    """Lowest accuracy of any segment of at least `least` frames."""
+    """Return the lowest accuracy of any segment of at least `least` frames."""
     worst = 1.0
-    for stream, right_T in zip(streams, correct, strict=True):
+    for stream, correct_T in zip(streams, correct, strict=True):
         counts = np.bincount(stream.segment_T)
-        shares = np.bincount(stream.segment_T, right_T) / counts
+        shares = np.bincount(stream.segment_T, correct_T) / counts
         worst = min([worst, *shares[counts >= least].tolist()])
     return worst
 
 
 def delay_frames(alarm_T: Bools, *, onset: int) -> float:
-    """Frames from the onset to the first alarm, the alarming frame counted; infinite where none comes."""
+    """Count the frames from the onset to the first alarm, including the one that raises it; infinite without alarm."""
     after = np.flatnonzero(alarm_T[onset:])
     return float(after[0] + 1) if len(after) else float("inf")
 
 
 def false_alarms(alarm_T: Bools) -> int:
-    """How often an alarm begins."""
+    """Count how often an alarm begins."""
     return int(alarm_T[0]) + int(np.count_nonzero(alarm_T[1:] & ~alarm_T[:-1]))

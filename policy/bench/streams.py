@@ -1,4 +1,4 @@
-"""Streams of frames: which condition and which image is shown when, and what the other sensors say meanwhile."""
+"""Make streams of frames: the condition and image of each frame, and what the other sensors report meanwhile."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Stream:
     """One drive.
 
     Attributes:
-        condition_T: name of the condition of each frame; `attack:NAME` is a white-box attack at the point in force.
+        condition_T: name of the condition of each frame; `attack:NAME` is a white-box attack at the active point.
         image_T: index of each frame's image.
         segment_T: number of each frame's segment.
-        environment_T: external environment confidence as received; NaN and out of range as they come.
+        environment_T: external environment confidence as received, also if NaN or out of range.
         battery_T: state of charge as reported.
         charge_T: state of charge in truth.
-        slowdown_T: how many times as long as profiled the network takes.
+        slowdown_T: latency of the network, as a multiple of the profiled one.
         lost_T: names of inputs that are not delivered with each frame: `image`, `network`, `confidence`, `battery`.
     """
 
@@ -56,7 +56,7 @@ class Stream:
 
 
 def stream_of(segments: Sequence[tuple[str, int]], *, num_images: int, rng: np.random.Generator) -> Stream:
-    """A stream of segments (condition, number of frames) of images drawn at random; else all is well."""
+    """Return a stream of segments (condition, number of frames), with images drawn at random and healthy sensors."""
     conditions = [condition for condition, length in segments for _ in range(length)]
     total = len(conditions)
     ones = np.ones(total)
@@ -72,12 +72,12 @@ def stream_of(segments: Sequence[tuple[str, int]], *, num_images: int, rng: np.r
 
 
 def kinds_of(mixture: str) -> tuple[str, ...]:
-    """Corruption kinds of a mixture: `all` of them, or those `held-out` from fitting."""
+    """Return the corruption kinds of a mixture: `all` of them, or those `held-out` from fitting."""
     return HELD_OUT_KINDS if mixture == "held-out" else (*FITTING_KINDS, *HELD_OUT_KINDS)
 
 
 def conditions_of(mixture: str, severities: Sequence[int]) -> list[str]:
-    """Every kind at every severity, and clean."""
+    """Return every kind at every severity, and clean."""
     return [CLEAN, *(f"{kind}-{severity}" for kind in kinds_of(mixture) for severity in severities)]
 
 
@@ -85,7 +85,7 @@ def mixed(
     conditions: Sequence[str], *, num_segments: int, num_images: int, seed: int, attack: str = "",
     attack_share: float = 0.25,
 ) -> Stream:  # fmt: skip
-    """Segments of 300 frames on average, drawn evenly over the conditions; some, at least one, are attacks if asked."""
+    """Return segments of 300 frames on average, drawn evenly over the conditions; with `attack`, some are attacks."""
     rng = np.random.default_rng(seed)
     segments = []
     for _ in range(num_segments):
@@ -98,19 +98,19 @@ def mixed(
 
 
 def onset(condition: str, *, num_before: int, num_after: int, num_images: int, seed: int) -> Stream:
-    """Clean frames, then one condition: for detection delays."""
+    """Return clean frames, then one condition, to measure the delay of detection."""
     rng = np.random.default_rng(seed)
     return stream_of([(CLEAN, num_before), (condition, num_after)], num_images=num_images, rng=rng)
 
 
 def ramp(kind: str, severities: Sequence[int], *, num_images: int, seed: int) -> Stream:
-    """From clean up to the worst severity and back, three seconds a step."""
+    """Return a stream from clean up to the worst severity and back, in steps of three seconds."""
     up = [CLEAN, *(f"{kind}-{severity}" for severity in severities)]
     return stream_of([(c, 90) for c in up + up[-2::-1]], num_images=num_images, rng=np.random.default_rng(seed))
 
 
 def flicker(condition: str, *, period_s: float, num_frames: int, num_images: int, seed: int) -> Stream:
-    """Clean and another condition in turns of `period_s`: at the dwell time, the worst a plain dwell can meet."""
+    """Return clean and another condition in turns of `period_s`. At the dwell time, this is a dwell's worst case."""
     turn = max(1, round(period_s / FRAME_S))
     turns = math.ceil(num_frames / turn)
     segments = [((CLEAN, condition)[i % 2], turn) for i in range(turns)]
@@ -118,7 +118,7 @@ def flicker(condition: str, *, period_s: float, num_frames: int, num_images: int
 
 
 def dropout(base: Stream, lost: str, *, seed: int) -> Stream:
-    """The stream, with one input missing in a third of all seconds, or, as `NAME nan`, not a number."""
+    """Return the stream with one input missing in a third of all seconds; with `NAME nan`, it is NaN instead."""
     rng = np.random.default_rng(seed + 1)
     seconds = rng.random(len(base) // 30 + 1) < 1 / 3
     gone_T = np.repeat(seconds, 30)[: len(base)]
@@ -133,13 +133,13 @@ def dropout(base: Stream, lost: str, *, seed: int) -> Stream:
 
 
 def contention(base: Stream) -> Stream:
-    """Another program takes the CPU for ten seconds in every minute: the network takes 2.2 times as long."""
+    """Return a stream on which another program makes the network 2.2 times slower, for ten seconds in every minute."""
     second_T = np.arange(len(base)) * FRAME_S
     return dataclasses.replace(base, slowdown_T=np.where((second_T % 60 >= 15) & (second_T % 60 < 25), 2.2, 1.0))
 
 
 def discharge(base: Stream, *, seed: int) -> Stream:
-    """A battery that falls from 90 to 25 %, sags by 8 points under load, and is charged for a while in between."""
+    """Return a stream whose battery falls from 90 to 25 %, sags by 8 points under load, and is charged in between."""
     share_T = np.linspace(0.0, 1.0, len(base))
     charge_T = np.interp(share_T, [0.0, 0.45, 0.55, 1.0], [0.9, 0.45, 0.6, 0.25])
     load_T = np.random.default_rng(seed + 2).random(len(base) // 60 + 1).repeat(60)[: len(base)] > 0.7
@@ -147,7 +147,7 @@ def discharge(base: Stream, *, seed: int) -> Stream:
 
 
 def spoofed_battery(base: Stream) -> Stream:
-    """A nearly empty battery whose readings an attacker replaces: full, empty, 87.0 and NaN in turns of a second."""
+    """Return a stream whose nearly empty battery reads full, empty, 87.0 and NaN by turns, as an attacker wants."""
     values = np.array([1.0, 0.0, 87.0, np.nan])
     return dataclasses.replace(
         base, charge_T=np.full(len(base), 0.3), battery_T=values[(np.arange(len(base)) // 30) % len(values)]

@@ -1,4 +1,4 @@
-"""Trials without an attacker: mixtures, detection, false alarms, disturbances, replay."""
+"""Run trials without an attacker: mixtures, detection, false alarms, disturbances, replay."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from policy.controller import AdaptivePolicy
 from policy.record import header_line, plain_decision, policy_of, signals_of, step_line
 
 _WORTH_ADAPTING = 0.01
-"""Where the dynamic oracle gains less than this over the best fixed point, there is nothing to adapt to."""
+"""Gain of the oracle over the best fixed point, below which there is nothing to adapt to."""
 
 
 def mixture(stage: Stage, mixture: str) -> None:
-    """Streams without attack: against every fixed point, the naive rules and, where they know enough, both oracles."""
+    """Compare on streams without attack: with every fixed point, the naive rules, and both oracles where possible."""
     network, trial = stage.network, f"mixture {mixture}"
     streams = stage.mixed(stage.conditions(mixture), num_segments=stage.effort.num_segments)
     plays = stage.play(streams, stage.config)
@@ -78,7 +78,7 @@ def mixture(stage: Stage, mixture: str) -> None:
 
 
 def detection(stage: Stage) -> None:
-    """Delay from a clean stream to each kind of corruption at severity 3 to 5."""
+    """Measure how soon each kind of corruption, at severity 3 to 5, is noticed after clean frames."""
     column = int(stage.network.reference[0])
 
     def accuracy(condition: str) -> float:
@@ -102,7 +102,7 @@ def detection(stage: Stage) -> None:
 
 
 def no_false_alarms(stage: Stage) -> None:
-    """One long stream of clean test images."""
+    """Count the false alarms on one long stream of clean test images."""
     total, num_images = stage.effort.num_clean_frames, stage.network.num_clean
     rng = np.random.default_rng(0)
     stream = make.stream_of([(ALL_CLEAN, total)], num_images=num_images, rng=rng)
@@ -117,7 +117,7 @@ def no_false_alarms(stage: Stage) -> None:
 
 
 def disturbances(stage: Stage) -> None:
-    """Ramps, flicker and inputs that go missing: against the best fixed point of the same stream."""
+    """Play ramps, flicker and missing inputs, against the best fixed point of the same stream."""
     base = stage.mixed(stage.conditions(), num_segments=max(2, stage.effort.num_segments // 3))
     seeds, images, severities = range(stage.effort.num_seeds), stage.num_images, stage.effort.severities
     trials: dict[str, list[Stream]] = {
@@ -132,7 +132,7 @@ def disturbances(stage: Stage) -> None:
 
 
 def replays(stage: Stage) -> None:
-    """Recorded decisions, replayed from their text."""
+    """Replay recorded decisions from their text."""
     stream = stage.mixed(stage.conditions(), num_segments=4)[0]
     play = play_policy(stage.network, stage.table, stream, stage.config, stage.constants, keep=True)
     again = policy_of(header_line(AdaptivePolicy(stage.table, stage.config, stage.constants)))
@@ -144,7 +144,7 @@ def replays(stage: Stage) -> None:
 
 
 def decision_time(stage: Stage) -> None:
-    """99th percentile over every decision of every trial."""
+    """Check the 99th percentile of the time of all decisions."""
     if not stage.step_ms:
         raise DataError("nothing was played: no decision was timed")
     p50, p99 = p50_p99(np.concatenate(stage.step_ms))

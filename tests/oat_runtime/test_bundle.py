@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
-from oat_runtime.bundle import Bundle, DataRecord, Fingerprints, HeldOut, LogitsAt, outcome_key, writer
+from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut, LogitsAt, outcome_key, writer
 from oat_runtime.bundle.writer import attach_file, check_target, save_bundle, upgrade
 from oat_runtime.errors import BundleError
 from oat_runtime.files import write_whole
@@ -521,7 +521,7 @@ def test_figures_of_another_precision_are_read_where_it_runs(folder: Path) -> No
 
 
 def test_what_is_known_of_the_data_comes_back(tiny_bundle: Path, tmp_path: Path) -> None:
-    data = DataRecord(
+    data = DataSummary(
         held_out=HeldOut(rule="groups", grouped_by="track", num_images=2000, seed=0),
         fingerprints=Fingerprints(train="a" * 64, test="b" * 64),
     )

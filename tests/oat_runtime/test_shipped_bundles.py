@@ -8,6 +8,7 @@ import pytest
 
 from oat_runtime import SHIPPED_BUNDLE, Bundle, OATRuntime, OperatingPoint
 from oat_runtime.backends import BackendName, available
+from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.errors import BundleError
 
 BUNDLES = SHIPPED_BUNDLE.parent
@@ -18,7 +19,9 @@ SHA256 = {
 """Of each manifest, which holds the hashes of the other files."""
 
 
-def replay(runtime: OATRuntime, *, at: OperatingPoint | None = None) -> float:
+def replay(
+    runtime: OATRuntime, *, at: OperatingPoint | None = None, precision: Literal["float32", "bfloat16"] = "float32"
+) -> float:
     """The largest difference from the probe, with every point of the probe answered by itself or by `at`."""
 
     def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
@@ -26,7 +29,7 @@ def replay(runtime: OATRuntime, *, at: OperatingPoint | None = None) -> float:
         assert runtime.set_point(lam=asked.lam, width=asked.width) == asked
         return runtime.infer(x_NCHW)
 
-    return runtime.bundle.replay_probe(logits_at)
+    return runtime.bundle.replay_probe(logits_at, precision=precision)
 
 
 @pytest.mark.parametrize("name", SHA256)
@@ -56,6 +59,22 @@ def test_every_engine_passes_the_probe_at_every_point(
     runtime = OATRuntime.load(BUNDLES / name, backend=engine, precision="float32", plans=plans, num_threads=1)
     # The manifest allows 2e-3, in which twice the batch norms' epsilon would hide: it makes 8e-4.
     assert replay(runtime) < 1e-4
+    runtime.close()
+
+
+@pytest.mark.parametrize(("engine", "trial"), [("openvino", "openvino"), ("torch", "torch-inference")])
+@pytest.mark.parametrize("name", SHA256)
+def test_bfloat16_has_a_tolerance_of_its_own(
+    name: str, engine: BackendName, trial: Literal["openvino", "torch-inference"]
+) -> None:
+    """Regression: bfloat16 was held to float32's tolerance, and no engine passed."""
+    if engine not in available() or not bfloat16_works(trial):
+        pytest.skip(f"{engine} has no bfloat16 here")
+    runtime = OATRuntime.load(BUNDLES / name, backend=engine, precision="bfloat16", num_threads=1)
+    assert (runtime.table_precision, runtime.table) == ("float32", runtime.bundle.select)
+    with pytest.raises(BundleError, match=r"allowed 0\.002 in float32"):
+        replay(runtime)
+    assert replay(runtime, precision="bfloat16") < 0.3  # up to 0.2, of logits up to 13
     runtime.close()
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,29 @@ def test_low_frequency_lowers_lambda_although_confidence_in_the_network_falls(
     assert _settle(policy, typical[Regime.HIGH_FREQUENCY]).point.lam == 0.4
     unsure = NetworkSignals(OperatingPoint(0.4, 1.0), confidence=0.2, disagrees=False)
     assert _settle(policy, typical[Regime.LOW_FREQUENCY], network=unsure).point.lam <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("switch_cost", "margin", "moves"), [(0.08, 0.0, True), (0.0, 0.08, True), (0.08, 0.08, False)]
+)
+def test_switch_cost_and_margin_add_up(
+    table: OperatingTable,
+    constants: EstimatorConstants,
+    typical: Typical,
+    switch_cost: float,
+    margin: float,
+    moves: bool,
+) -> None:
+    """Under low-frequency images λ=0 is 0.11 better than λ=0.4 and less robust: 0.08 let it pass, 0.16 do not."""
+    policy = AdaptivePolicy(table, PolicyConfig(switch_cost=switch_cost, margin=margin), constants)
+    policy._lam_rule._current = 0.4
+    assert (_settle(policy, typical[Regime.LOW_FREQUENCY]).point.lam != 0.4) == moves
+
+
+def test_the_page_names_the_default_sum_of_switch_cost_and_margin() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    config = PolicyConfig()
+    assert f"gain {100 * (config.switch_cost + config.margin):g} points" in " ".join(page.split())
 
 
 def test_disagreeing_probes_raise_lambda(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.bundle import Bundle, DataRecord, Fingerprints, HeldOut
+from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
@@ -175,7 +175,7 @@ def test_a_bundle_says_where_it_comes_from(bundle: Bundle, checkpoint: Path, set
     assert provenance.dataset_sha256 == fingerprint(sets["train"])
     held_out = saved.config.num_validation
     trained_on, validation = split_validation(sets["train"], held_out, seed=saved.config.seed)
-    assert bundle.manifest.data == DataRecord(
+    assert bundle.manifest.data == DataSummary(
         held_out=HeldOut(rule="random", num_images=held_out, seed=saved.config.seed),
         fingerprints=Fingerprints(
             train=fingerprint(trained_on), validation=fingerprint(validation), test=fingerprint(sets["test"])

@@ -1,4 +1,4 @@
-"""A run is held to the images that it set aside."""
+"""A run is held to the images that it trains on and those that it sets aside."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,20 +7,100 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oat_runtime.data import ImageSet
+from oat_runtime.data import ImageSet, split_validation
 from oat_runtime.errors import DataError
-from training.split import HELD_OUT, check_held_out
+from training.config import TrainConfig
+from training.split import HELD_OUT, RECORD, DataRecord, check_division, keep_division
+
+Patches = Callable[..., ImageSet]
 
 
-def test_a_data_set_that_changed_since_the_run_began_is_refused(
-    patches: Callable[..., ImageSet], tmp_path: Path
+def named(data: ImageSet, classes: tuple[str, ...] = ("ant", "bee")) -> ImageSet:
+    labels_N = data.labels_N % 2
+    names = tuple(f"{'ab'[label]}/{index}.png" for index, label in enumerate(labels_N))
+    return replace(data, labels_N=labels_N, class_names=classes, names=names)
+
+
+def halves(data: ImageSet) -> tuple[ImageSet, ImageSet]:
+    return split_validation(data, 8, seed=0, stratified=True)
+
+
+CONFIG = TrainConfig(dataset="photos", num_validation=8, split="stratified")
+
+
+def kept(run: Path, data: ImageSet) -> None:
+    training, validation = halves(data)
+    keep_division(run, DataRecord.of(CONFIG, training, validation), validation)
+
+
+def check(run: Path, training: ImageSet, validation: ImageSet) -> None:
+    check_division(run, DataRecord.of(CONFIG, training, validation), validation)
+
+
+def test_a_data_set_as_it_was_passes(patches: Patches, tmp_path: Path) -> None:
+    check(tmp_path, *halves(patches(30)))  # no run began here
+    for number, data in enumerate((patches(30), named(patches(30)))):
+        kept(tmp_path / str(number), data)
+        check(tmp_path / str(number), *halves(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: replace(data, class_names=("bee", "wasp")), r"classes: ant became wasp"),
+        (lambda data: replace(data, class_names=("bee", "ant")), r"classes: another order"),
+        (lambda data: replace(data, images_NHWC=data.images_NHWC ^ 1), r"changed among the training images \(a/"),
+        (lambda data: data.first(29), r"missing among the (training|validation) images \("),
+        (
+            lambda data: replace(data, names=None, images_NHWC=data.images_NHWC ^ 1),
+            r"expected the \d+ training images that it had, got",
+        ),
+    ],
+)
+def test_a_data_set_that_changed_is_refused_with_what_differs(
+    change: Callable[[ImageSet], ImageSet], said: str, patches: Patches, tmp_path: Path
 ) -> None:
-    """Regression: in another order of its files, training images came among the validation images without a word."""
-    validation = patches(8)
-    check_held_out(validation, tmp_path)  # a run that kept none
-    np.savez(tmp_path / HELD_OUT, images=validation.images_NHWC, labels=validation.labels_N)
-    check_held_out(validation, tmp_path)
-    others = replace(validation, images_NHWC=validation.images_NHWC[::-1].copy())
-    for changed in (others, replace(validation, labels_N=(validation.labels_N + 1) % 10), validation.first(7)):
-        with pytest.raises(DataError, match=r"expected the 8 validation images in .*: the data set changed"):
-            check_held_out(changed, tmp_path)
+    """Regression: a class that was renamed after training shipped with all labels swapped."""
+    data = named(patches(30))
+    kept(tmp_path, data)
+    with pytest.raises(DataError, match=f"the data set changed since the run in .* began: .*{said}"):
+        check(tmp_path, *halves(change(data)))
+
+
+def test_more_images_are_named_and_nothing_changes_sides(patches: Patches, tmp_path: Path) -> None:
+    """Regression: with 40 images more, images that were trained on became validation images."""
+    data = named(patches(70))
+    kept(tmp_path, data.first(30))
+    with pytest.raises(DataError, match=r"new among the training images \(a/.* and \d+ more\)"):
+        check(tmp_path, *halves(data))
+
+
+def test_other_images_that_have_no_names_are_refused(patches: Patches, tmp_path: Path) -> None:
+    data = patches(30)
+    kept(tmp_path, data)
+    with pytest.raises(DataError, match="expected the 8 validation images that it had, got 8 others"):
+        check(tmp_path, *halves(replace(data, labels_N=data.labels_N[::-1].copy())))
+
+
+def test_a_run_that_kept_validation_images_alone_is_held_to_them(patches: Patches, tmp_path: Path) -> None:
+    data = patches(30)
+    kept(tmp_path, data)
+    (tmp_path / RECORD).unlink()
+    check(tmp_path, *halves(data))
+    training, validation = halves(data)
+    with pytest.raises(DataError, match=rf"expected the 8 validation images in .*{HELD_OUT}, got others"):
+        check(tmp_path, training, replace(validation, images_NHWC=validation.images_NHWC[::-1].copy()))
+
+
+@pytest.mark.parametrize("num_validation", [2, 7, 12])
+def test_a_stratified_division_takes_of_each_class_in_proportion(num_validation: int) -> None:
+    labels_N = np.array([0] * 60 + [1] * 30 + [2] * 3)
+    images = np.arange(len(labels_N), dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    data = ImageSet(images, labels_N, ("a", "b", "c"), "numbers")
+    training, validation = split_validation(data, num_validation, seed=1, stratified=True)
+    both = np.concatenate([training.images_NHWC, validation.images_NHWC])[:, 0, 0, 0]
+    assert sorted(both.tolist()) == list(range(len(data))) and len(validation) == num_validation
+    taken = np.bincount(validation.labels_N, minlength=3)
+    if num_validation >= 3:
+        assert taken.min() >= 1
+        np.testing.assert_array_less(np.abs(taken - num_validation * np.array([60, 30, 3]) / 93), 1.5)

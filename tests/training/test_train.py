@@ -16,15 +16,15 @@ from torch import nn
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.data import ImageSet
-from training import monitor
 from training import train as train_module
+from training import validation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
-from training.monitor import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
 from training.settings import with_changes
 from training.train import fit_model, train
 from training.trainer import Trainer
+from training.validation import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
 
 Patches = Callable[..., ImageSet]
 Command = Callable[..., int]
@@ -41,6 +41,32 @@ def command(tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyP
         return train_module.main()
 
     return call
+
+
+def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: two trainings in one folder overwrote each other's checkpoints and mixed their logs."""
+    run = tmp_path / "run"
+    arguments = ["smoke", "--run", str(run), "--device", "cpu", "--max-minutes", "0"]
+    script = (
+        "import pathlib, sys, time\nfrom oat_runtime.files import held\n"
+        "with held(pathlib.Path(sys.argv[1]), by='training'):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", script, str(run)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    try:
+        assert command(*arguments) == 2
+        assert capsys.readouterr().err.endswith(
+            f"oat-train: another training is at work in {run}: wait for its end, or name another folder\n"
+        )
+        assert [path.name for path in run.iterdir()] == [".lock"]
+    finally:
+        first.kill()
+        first.communicate()
+    assert command(*arguments) == 0
 
 
 def test_the_command_trains_stops_in_time_and_goes_on(
@@ -148,7 +174,7 @@ def test_a_network_that_no_attack_trained_cannot_have_overfitted_to_one(
     lam: float, tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: PGD-AT at λ=0, which is clean training, was warned of catastrophic overfitting."""
-    monkeypatch.setattr(monitor, "false_robustness", lambda one, seven: 0.6)
+    monkeypatch.setattr(validation, "false_robustness", lambda one, seven: 0.6)
     trainer = Trainer(with_changes(tiny_run, [f"model.lambdas=[{lam}]"]), patches(50))
     assert quick_validation(trainer.model, patches(12), trainer.config)["overfitting"] == (0.6 if lam else 0.0)
 

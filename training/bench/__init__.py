@@ -1,1 +1,1 @@
-"""The benchmark of training, `python -m training.bench`: steps of recipes, norms, and the deployed network."""
+"""Benchmark training: steps of recipes, norms, and the deployed network (`python -m training.bench`)."""

@@ -1,4 +1,4 @@
-"""`python -m training.bench`: what a step of each recipe costs, in clean steps of the plain network, in one process."""
+"""Measure the cost of a step of each recipe, in clean steps of an ordinary network: `python -m training.bench`."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from training.train import prepare_device
 from training.trainer import Trainer
 
 LIMITS = {"compare-paper": 11.7, "compare-fast": 4.0}
-"""Clean steps that a step of a recipe may take: what the public code takes with PGD-7 at each of three widths, and what
-a cheap recipe is worth having at."""
+"""Clean steps that a step of a recipe may take: as many as the public code takes with PGD-7 at each of three widths,
+and few enough to make a cheap recipe worthwhile."""
 PLAIN = ("plain, torch's norms", "plain, fused norms")
-"""Two ways to run the yardstick; the faster one counts."""
+"""Two ways to run the ordinary network; the faster one counts."""
 _BURST = 6
 
 
 def synthetic(config: TrainConfig, side: int) -> ImageSet:
-    """Random images, enough for a few batches: what is in them costs nothing."""
+    """Return random images, enough for a few batches. Their content does not change the cost."""
     rng = np.random.default_rng(0)
     num = 4 * config.batch_size
     images = rng.integers(0, 256, (num, side, side, 3), dtype=np.uint8)
@@ -47,14 +47,14 @@ def synthetic(config: TrainConfig, side: int) -> ImageSet:
 
 
 def recipe_step(config: TrainConfig, side: int, device: str) -> Callable[[], object]:
-    """A step of a recipe after its clean ones, data and optimizer included; as many epochs as it takes."""
+    """Return a step of a recipe after its clean phase, with data and optimizer; call it as often as needed."""
     endless = config.model_copy(update={"epochs": 10**6, "steps": None, "clean_share": 0.0})
     trainer = Trainer(endless, synthetic(config, side), device=device)
     return trainer.run_step
 
 
 def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callable[[], object]]:
-    """Clean steps of the plain full-width network in the recipe's precision, layout and batch size."""
+    """Return clean steps of the ordinary full-width network in the recipe's precision, layout and batch size."""
     images = synthetic(config, side)
     x_NHWC = torch.from_numpy(images.images_NHWC[: config.batch_size]).to(device)
     y_N = torch.from_numpy(images.labels_N[: config.batch_size]).to(device)
@@ -83,7 +83,7 @@ def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callab
 
 
 def measure(names: list[str], changes: list[str], *, side: int, device: str, seconds: float) -> list[Row]:
-    """One row a recipe: milliseconds a step, and clean steps of the faster yardstick."""
+    """Return one row for each recipe: milliseconds a step, also in clean steps of the ordinary network."""
     configs = {name: with_changes(read_recipe(name), changes) for name in names}
     calls = {name: recipe_step(config, side, device) for name, config in configs.items()}
     # The yardstick takes the fused norms wherever one of the recipes does.
@@ -114,7 +114,7 @@ def measure(names: list[str], changes: list[str], *, side: int, device: str, sec
 
 
 def _peak_flops(device: str) -> float | None:
-    """Measured bf16 peak of a GPU in FLOP/s, by a large matrix product; None on a CPU."""
+    """Return the bf16 peak of a GPU in FLOP/s, measured with a large matrix product; None on a CPU."""
     if torch.device(device).type != "cuda":
         return None
     size = 8192
@@ -132,7 +132,7 @@ def _peak_flops(device: str) -> float | None:
 
 
 def _utilization(config: TrainConfig, side: int, device: str, times: Millis, peak: float | None) -> Row:
-    """FLOPs of convolutions and matrix products a step, and their share of the peak; counted in steps run eagerly."""
+    """Return a step's FLOPs in convolutions and matrix products, counted without compiling, and their share of peak."""
     if peak is None:
         return {}
     eager = config.model_copy(update={"compile_norms": False, "cuda_graphs": False})
@@ -145,7 +145,7 @@ def _utilization(config: TrainConfig, side: int, device: str, times: Millis, pea
 
 
 def measure_norms(device: str, dtype: torch.dtype, *, seconds: float) -> list[Row]:
-    """One norm site, forward and backward: torch's batch norm, plain formulas as they are, and compiled."""
+    """Measure one norm site forward and backward: with torch's batch norm, plain formulas, and compiled formulas."""
     rows: list[Row] = []
     for channels, side in ((64, 32), (512, 4)):
         shape = (128, channels, side, side)

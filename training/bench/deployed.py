@@ -1,6 +1,6 @@
-"""`python -m training.bench --runtime`: the deployed network against the network as trained, as the paper runs it.
+"""Compare the deployed network with the trained one, as the paper runs it: `python -m training.bench --runtime`.
 
-Ratios of medians, measured in turns in one process.
+The figures are ratios of medians, measured in turns in one process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark's yardstick: a network as one would write it for one purpose, of the shapes of an OATNet."""
+"""Build the network that the benchmark compares with: written for one purpose, with the shapes of an OATNet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.network.norm import SwitchableNorm
 
 
 class OrdinaryNorm(nn.BatchNorm2d):
-    """Torch's batch norm, called as an OATNet calls its own."""
+    """Torch's batch norm, with the interface of an OATNet's norm."""
 
     def forward(  # type: ignore[override]
         self, x_NCHW: Tensor, route: Route, *, relu: bool = False, skip_NCHW: Tensor | None = None

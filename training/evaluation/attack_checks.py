@@ -1,4 +1,4 @@
-"""Look for signs that a robustness figure is not to be trusted, after AutoAttack's checks (Croce and Hein 2020)."""
+"""Warn of suspect robustness figures, with checks like AutoAttack's (Croce and Hein 2020)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STRONGER = (
     ("clean", "fgsm"), ("fgsm", "pgd-7"), ("fgsm", "pgd-20"), ("pgd-7", "pgd-20"), ("mi-fgsm", "apgd-ce"),
     ("pgd-20", "apgd-ce"), ("apgd-ce", "apgd-t"), ("pgd-20", "apgd-t"), ("pgd-20-l2", "apgd-ce-l2"),
 )  # fmt: skip
-"""Pairs in which the second attack should leave no more images standing than the first."""
+"""Pairs in which the second attack should break at least as many images as the first."""
 
 MAX_INVERSION = 0.01
-"""Share of images by which a weaker attack may beat a stronger one before that is suspect."""
+"""Share of images by which a weaker attack may beat a stronger one without being suspect."""
 MAX_ONE_STEP_GAP = 0.20
 """Accuracy under FGSM above that under PGD beyond which gradients look masked, or training overfitted to one step."""
 MAX_ZERO_GRADIENTS = 0.05

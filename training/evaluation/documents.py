@@ -1,4 +1,4 @@
-"""What one suite found, as a JSON file: made by running the suite, read again to be drawn and published."""
+"""Run a suite into a JSON document, and read documents again to draw them and to write results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.origin import commit_of_code, machine
 
 
 class Document(StrictModel):
-    """What one suite found, and all that is needed to judge and repeat it."""
+    """The results of one suite, with all that is needed to judge and repeat them."""
 
     name: str
     """Of the suite."""
@@ -38,12 +38,12 @@ class Document(StrictModel):
     commit: str
     """Of the code that counted."""
     minutes: float
-    """What it takes to count all of it, also where some was cached."""
+    """Minutes that counting all of it takes, even if some of it was cached."""
     rows: list[Row]
     checks: tuple[Check, ...]
     warnings: tuple[Row, ...]
     command: str
-    """As it was typed."""
+    """The command, as it was typed."""
 
     @field_serializer("checks")
     def _dump_checks(self, checks: tuple[Check, ...]) -> list[Row]:
@@ -61,7 +61,7 @@ class Document(StrictModel):
 
 
 def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Document:
-    """Run one suite and return what it found."""
+    """Run one suite and return its document."""
     started, cached_s = time.monotonic(), job.cache.cached_s
     result = suite.run(job)
     seconds = time.monotonic() - started + job.cache.cached_s - cached_s

@@ -1,4 +1,4 @@
-"""What a network is like inside: batch-norm statistics by λ, Jacobian saliency, and its cost."""
+"""Inspect a network: batch-norm statistics by λ, Jacobian saliency, and cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class NormStatistics:
-    """What enters the last batch norm at one λ: mean and variance of each channel, over images and pixels."""
+    """Mean and variance of each channel before the last batch norm at one λ, over images and pixels."""
 
     lam: float
     images: str
@@ -35,7 +35,7 @@ class NormStatistics:
 def norm_statistics(
     model: OATNet, x_NCHW: Tensor, y_N: Tensor, *, lambdas: Sequence[float], width: float, attack: AttackSpec
 ) -> list[NormStatistics]:
-    """Statistics at the last norm for each λ (the paper, Fig. 2), of clean images and, for λ>0, of the mixture."""
+    """Return statistics at the last norm for each λ (the paper, Fig. 2): of clean images, and of mixed ones for λ>0."""
     site = model.norms()[-1] if model.final_norm is None else model.final_norm
     seen: list[Tensor] = []
     handle = site.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().double()))
@@ -62,14 +62,14 @@ def norm_statistics(
 
 
 def saliency(logits_fn: LogitsFn, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
-    """Gradient of the cross-entropy with respect to the pixels (the paper, section 4.5), (N, 3, H, W)."""
+    """Return the gradient of the cross-entropy with respect to the pixels (the paper, section 4.5), (N, 3, H, W)."""
     images = x_NCHW.detach().clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits_fn(images), y_N, reduction="sum"), images)
     return gradient
 
 
 def alignment(gradient_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
-    """How much each image's saliency looks like the image: |cosine| of the two in [0, 1], (N,).
+    """Return how much each image's saliency looks like the image: |cosine| of the two in [0, 1], (N,).
 
     Etmann et al. 2019 ("On the connection between adversarial robustness and saliency map interpretability") compare a
     gradient with the image by its inner product; here both are scaled to length 1 and the image has its channel means
@@ -84,7 +84,7 @@ def alignment(gradient_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one image costs at one width, in multiply-adds, and what is stored.
+    """The cost of one image at one width, in multiply-adds, and the size of the network.
 
     Attributes:
         width: the width.

@@ -8,23 +8,26 @@ from typing import Any, Literal
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, load_dataset, split_validation
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
+from training.config import TrainConfig
 from training.network import OATNet, network_of
+from training.split import DataRecord, check_division
 
 JudgedSplit = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A network to evaluate and where it comes from.
+    """A network to evaluate, and its origin.
 
     Attributes:
         name: of the bundle or the run.
         model: in evaluation mode, taking no gradients.
         dataset: name of the data set it was trained on.
-        recipe: its training configuration, as far as it is known.
-        bundle: the bundle, where it is one.
+        recipe: its training configuration, as far as known.
+        bundle: the bundle; None for a checkpoint.
+        run: the run's folder; None for a bundle.
     """
 
     name: str
@@ -32,18 +35,19 @@ class Judged:
     dataset: str
     recipe: dict[str, Any]
     bundle: Bundle | None
+    run: Path | None = None
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of a bundle's weights, which what else is put into it leaves as it is; empty for a checkpoint."""
+        """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
         return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
 
     def images(self, split: JudgedSplit, *, download: bool = False) -> ImageSet:
         """Return the images to judge it on.
 
         Raises:
-            ConfigError: test images for a checkpoint: those are for what is finished.
-            DataError: the data set is not at hand.
+            ConfigError: test images for a checkpoint, which is not finished.
+            DataError: the data set is not at hand, or is not the one that the network was trained on.
         """
         if split == "test":
             if self.bundle is None:
@@ -51,11 +55,26 @@ class Judged:
                     f"{self.name} is a checkpoint, and those are judged on validation images, so that nothing is "
                     "chosen by the test set: leave --split out, or export a bundle first"
                 )
-            return load_dataset(self.dataset, "test", download=download)
+            return self._of_its_classes(load_dataset(self.dataset, "test", download=download))
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
-        return split_validation(load_dataset(self.dataset, "train", download=download), num, seed=seed)[1]
+        everything = self._of_its_classes(load_dataset(self.dataset, "train", download=download))
+        stratified = self.recipe.get("split") == "stratified"
+        training, validation = split_validation(everything, num, seed=seed, stratified=stratified)
+        if self.run is not None:
+            record = DataRecord.of(TrainConfig.model_validate(self.recipe), training, validation)
+            check_division(self.run, record, validation)
+        return validation
+
+    def _of_its_classes(self, data: ImageSet) -> ImageSet:
+        """Refuse images of other classes: labels are places in the list of classes."""
+        if self.bundle is not None and data.class_names and data.class_names != self.bundle.class_names:
+            raise DataError(
+                f"{data.name}: expected the classes that {self.name} was trained on "
+                f"({', '.join(self.bundle.class_names)}), got {', '.join(data.class_names)}"
+            )
+        return data
 
 
 def load_judged(path: Path, *, device: str = "cpu") -> Judged:
@@ -70,9 +89,10 @@ def load_judged(path: Path, *, device: str = "cpu") -> Judged:
         model = OATNet(config.model)
         load_weights(model, checkpoint, averaged=not checkpoint.finished)  # a finished run holds its average already
         name = path.resolve().parent.name
-        dataset, recipe, bundle = config.dataset, config.model_dump(mode="json"), None
+        dataset, recipe, bundle, run = config.dataset, config.model_dump(mode="json"), None, path.parent
     else:
         bundle = Bundle.load(path)
         model = network_of(bundle.tensors(), bundle.manifest.model)
         name, dataset, recipe = bundle.manifest.name, bundle.report.dataset, bundle.manifest.provenance.recipe
-    return Judged(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle)
+        run = None
+    return Judged(name, model.eval().requires_grad_(False).to(device), dataset, recipe, bundle, run)

@@ -1,4 +1,4 @@
-"""Write one HTML page that holds a whole evaluation: figures, counts and warnings, with nothing to load."""
+"""Write a whole evaluation as one HTML page that needs no other file: figures, counts and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every figure looks: colours, markers, fonts. Apart in hue and lightness for every eye."""
+"""Give all figures one look: colours, markers, fonts. The colours differ in hue and lightness, for every eye."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:  # matplotlib is heavy: it is loaded when something is drawn, and these na
 
 INK, FAINT, LINE = "#1f2328", "#6e7781", "#e4e7eb"
 COLOURS = ("#0b4f8a", "#c2410c", "#0f8a6c", "#7a3e9d", "#8a6d00")
-"""Blue, vermilion, green, purple, ochre: one a width, the widest first, or one a kind."""
+"""Blue, vermilion, green, purple, ochre: one for each width, the widest first, or one for each kind."""
 MARKERS = ("o", "s", "^", "D", "v")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
 def new_figure(
     width_in: float, height_in: float, *, dpi: int = 120, layout: LayoutEngine | Literal["constrained"] = "constrained"
 ) -> Iterator[Figure]:
-    """Yield a white figure in this style, laid out by itself; saved with `figure.savefig`."""
+    """Yield a white figure in this style with automatic layout; save it with `figure.savefig`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def new_figure(
 
 
 def lambda_colours(lambdas: list[float]) -> dict[float, Any]:
-    """One colour a λ along a scale that runs from dark to light, for bars and lines of many λ."""
+    """Return one colour for each λ, from dark to light, for bars and lines of many λ."""
     import matplotlib
 
     scale = matplotlib.colormaps["viridis"]
@@ -61,7 +61,7 @@ def lambda_colours(lambdas: list[float]) -> dict[float, Any]:
 
 
 def title(axes: Axes, text: str) -> None:
-    """A panel's title: bold, left."""
+    """Set a panel's title: bold, left."""
     axes.set_title(plain(text), loc="left", fontsize=12.0, fontweight="bold", pad=10)
 
 

@@ -1,4 +1,4 @@
-"""What a suite is, what it works on, and what it returns."""
+"""Define what a suite is, what it works on, and what it returns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Job:
-    """What a suite works on.
+    """The input of a suite.
 
     Attributes:
         judged: the network.
@@ -37,7 +37,7 @@ class Job:
         attacks: names of those that the suite `attacks` runs.
         num_steps: steps of Auto-PGD.
         beside: networks to compare with.
-        cache_folder: where outcomes are kept, so that a suite that was stopped goes on; None keeps none.
+        cache_folder: where outcomes are stored, so that a stopped suite can go on; None: nowhere.
     """
 
     judged: Judged
@@ -52,16 +52,16 @@ class Job:
 
     @cached_property
     def cache(self) -> OutcomeCache:
-        """Outcomes of the network that were counted before."""
+        """The outcomes of the network that were counted before."""
         return OutcomeCache(self.cache_folder, self.judged.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.judged.model.code_KD.device
 
     def attack_named(self, name: str) -> AttackSpec:
-        """Return an attack of `ATTACKS`; Auto-PGD with the steps asked for."""
+        """Return an attack of `ATTACKS`; Auto-PGD with `num_steps` steps."""
         asked = self.num_steps is not None and name.startswith("apgd")
         return ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
 
@@ -96,13 +96,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a suite found.
+    """The result of a suite.
 
     Attributes:
         rows: mostly counts, see `counted`.
         checks: limits on what was counted.
-        warnings: reasons for doubt: `text`, and the `lambda` and `width` that it is about.
-        attacks: what the images were attacked with.
+        warnings: suspect figures: `text`, and the `lambda` and `width` that it is about.
+        attacks: the attacks that were used.
     """
 
     rows: list[Row]

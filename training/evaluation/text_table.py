@@ -15,12 +15,12 @@ from oat_runtime.text import PlainConsole, markdown_text
 
 
 def new_table(*columns: str) -> Table:
-    """Return an empty table whose cells are set to the right."""
+    """Return an empty table with right-aligned cells."""
     return Table(*(Column(name, justify="right", overflow="fold") for name in columns))
 
 
 def by_condition(rows: list[Row]) -> Table:
-    """Return a line an operating point, a column a condition."""
+    """Return a line for each operating point, with a column for each condition."""
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     table = new_table("width", "λ", *conditions)
     points: dict[tuple[Any, Any], dict[str, str]] = {}
@@ -38,7 +38,7 @@ def share_of(row: Row) -> str:
 
 
 def share(count: Proportion) -> str:
-    """Return per cent and half its interval's width, without blanks so that a narrow table keeps it together."""
+    """Return per cent and half the interval's width, without blanks, so that a narrow table does not split it."""
     low, high = count.interval()
     return f"{100 * count.rate:.1f}±{50 * (high - low):.1f}"
 

@@ -1,4 +1,4 @@
-"""The network as it is trained: slimmable layers, dual switchable batch norm, FiLM, λ codes; and its deployed form.
+"""The network for training: slimmable layers, dual switchable batch norm, FiLM, λ codes; and its deployed form.
 
 Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020 ("the paper").
 """

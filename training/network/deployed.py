@@ -1,4 +1,4 @@
-"""From a trained network to what a bundle holds and a robot runs, and back."""
+"""Turn a trained network into a bundle's tensors and a robot's plain network, and back."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def folded(model: OATNet, *, lam: float, width: float) -> TorchNet:
 
 @torch.no_grad()
 def probe_of(model: OATNet, spec: InputSpec) -> dict[str, npt.NDArray[np.float32]]:
-    """Return what a bundle's engines are checked with: some images, and the logits of the network as trained.
+    """Return the bundle's reference: some images, and the trained network's logits for them, which engines must match.
 
-    The images are smooth and random, and no picture of any data set. The logits are the trained network's and not the
-    plain one's, so that the probe tests the folding too.
+    The images are smooth and random, and from no data set. The logits come from the trained network and not from the
+    plain one, so that they test the folding too.
 
     Returns:
         `x_NCHW` (4, 3, H, W) in [0, 1], and `logits/λ/width` (4, K) of each point; float32.

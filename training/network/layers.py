@@ -1,4 +1,4 @@
-"""How λ and width reach a network: λ codes and batches, and slimmable layers.
+"""Bring λ and width into a network: λ codes, batches of λ, and slimmable layers.
 
 Shapes: N batch, C channels, H and W image size, K knots (the λ that the network is trained on), D encoding size.
 Method: the paper, sections 3.1 and 3.3.
@@ -24,7 +24,7 @@ class LambdaBatch:
 
     Attributes:
         weights_NK: float32 interpolation weights of each sample's λ on the knots.
-        num_clean: how many samples at the front of the batch have λ=0; the rest have λ>0.
+        num_clean: number of samples with λ=0, at the front of the batch; the rest have λ>0.
     """
 
     weights_NK: Tensor
@@ -49,19 +49,19 @@ class LambdaBatch:
     def constant(
         cls, lam: float, num: int, knots: Sequence[float], *, device: str | torch.device = "cpu"
     ) -> LambdaBatch:
-        """The same λ for `num` samples."""
+        """Return the same λ for `num` samples."""
         weights_K = torch.tensor(knot_weights(lam, knots), device=device)
         return cls(weights_K.expand(num, -1), num if lam == 0.0 else 0)
 
     def parts(self) -> list[tuple[int, slice]]:
-        """The non-empty parts of the batch: (batch-norm branch, slice of the batch)."""
+        """Return the non-empty parts of the batch: (batch-norm branch, slice of the batch)."""
         parts = [(CLEAN, slice(0, self.num_clean)), (ADVERSARIAL, slice(self.num_clean, len(self.weights_NK)))]
         return [(branch, part) for branch, part in parts if part.stop > part.start]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a batch runs through the network: each sample's λ, the width, and what γ and β are made from."""
+    """How a batch runs through the network: each sample's λ, the width, and the input for γ and β."""
 
     lam: LambdaBatch
     width: float
@@ -73,10 +73,10 @@ class Route:
 
 
 def encode_knots(knots: Sequence[float], *, encoding: Encoding, size: int, generator: torch.Generator) -> Tensor:
-    """One code a knot, (K, D) float32: λ itself, a DCT-II basis, or random orthonormal rows (the paper, section 3.1).
+    """Return a code for each knot, (K, D) float32: λ, a DCT-II basis, or orthonormal rows (the paper, section 3.1).
 
     Raises:
-        OperatingPointError: `size` cannot hold one independent code a knot.
+        OperatingPointError: `size` is too small for independent codes of all knots.
     """
     if encoding == "none":
         return torch.tensor(knots, dtype=torch.float32).view(-1, 1)
@@ -91,23 +91,27 @@ def encode_knots(knots: Sequence[float], *, encoding: Encoding, size: int, gener
 
 
 class SlimmableConv2d(nn.Conv2d):
-    """A convolution that uses the first channels of its weight: inputs as they come, outputs by width."""
+    """A convolution that uses the first channels of its weight: as many inputs as come, outputs by width."""
 
     def slice_weight(self, num_in: int, width: float) -> Tensor:
-        """The weight of one width, (scaled(C_out), num_in, k, k); a view."""
+        """Return the weight of one width, (scaled(C_out), num_in, k, k); a view."""
         return self.weight[: scaled(self.out_channels, width), :num_in]
 
     def forward(self, x_NCHW: Tensor, width: float = 1.0) -> Tensor:
         """Convolve at `width`, in the dtype of `x_NCHW`."""
         weight = self.slice_weight(x_NCHW.shape[1], width).to(x_NCHW.dtype)
+        if self.kernel_size == (1, 1) and self.stride != (1, 1) and x_NCHW.shape[1] < 16:
+            # The same result without oneDNN's weight gradient of such a convolution, which writes past its memory
+            # (uxlfoundation/oneDNN issue 6035). 16 channels and more are safe, and faster with the stride inside.
+            return F.conv2d(x_NCHW[:, :, :: self.stride[0], :: self.stride[1]], weight)
         return F.conv2d(x_NCHW, weight, None, self.stride, self.padding)
 
 
 class SlimmableLinear(nn.Linear):
-    """A classifier that uses the first features of its weight; all outputs, always in float32."""
+    """A classifier that uses the first features of its weight, with all outputs, always in float32."""
 
     def slice_weight(self, num_in: int) -> Tensor:
-        """The weight of one width, (K_out, num_in); a view."""
+        """Return the weight of one width, (K_out, num_in); a view."""
         return self.weight[:, :num_in]
 
     def forward(self, x_NC: Tensor) -> Tensor:

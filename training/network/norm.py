@@ -1,6 +1,6 @@
-"""Dual switchable batch norm and FiLM: what makes one network many (the paper, Figs. 2 and 4).
+"""Normalize and modulate by λ and width: dual switchable batch norm and FiLM (the paper, Figs. 2 and 4).
 
-Shapes as in `layers`; P parts of a batch that are normalized apart (λ=0 and the rest).
+Shapes as in `layers`; P parts of a batch that are normalized separately (λ=0 and the rest).
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ class FiLM(nn.Module):
         return nn.Sequential(nn.Linear(code_size, channels), nn.LeakyReLU(0.1), last)
 
     def forward(self, code_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """(γ_KC, β_KC) at every knot."""
+        """Return (γ_KC, β_KC) at every knot."""
         return 1.0 + self.gamma(code_KD), self.beta(code_KD)
 
 
 class FiLMTable(nn.Module):
-    """γ and β at the knots as plain numbers: what a bundle stores in place of the MLPs."""
+    """γ and β at the knots as plain numbers, which a bundle stores in place of the MLPs."""
 
     gamma_KC: Tensor
     beta_KC: Tensor
 
     def __init__(self, channels: int, num_knots: int) -> None:
-        """An identity table for `channels` channels at `num_knots` knots."""
+        """Make an identity table for `channels` channels at `num_knots` knots."""
         super().__init__()
         self.register_buffer("gamma_KC", torch.ones(num_knots, channels))
         self.register_buffer("beta_KC", torch.zeros(num_knots, channels))
 
     def forward(self, code_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """(γ_KC, β_KC) as stored; the code is not needed any more."""
+        """Return (γ_KC, β_KC) as stored; the code is ignored."""
         return self.gamma_KC, self.beta_KC
 
 
 def batch_sums(x_NCHW: Tensor, sizes: Sequence[int]) -> Tensor:
-    """What batch statistics are made of, (P, 2 C + 1) float32: each part's sums, sums of squares, and count.
+    """Return each part's sums, sums of squares and count, (P, 2 C + 1) float32, from which batch statistics follow.
 
     Args:
         x_NCHW: a batch that consists of P parts, one after the other.
@@ -107,7 +107,7 @@ def normalize_batch(
     relu: bool,
     skip_NCHW: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalize_by_sums` of the batch's own sums, in plain float32 formulas for a compiler to fuse.
+    """Apply `normalize_by_sums` with the batch's own sums, in plain float32 formulas that a compiler can fuse.
 
     On a CPU in bfloat16, compiled, it takes a third of the time of batch norm, scale and ReLU in a row.
     """
@@ -124,7 +124,7 @@ def normalize_natively(
     relu: bool,
     skip_NCHW: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as `normalize_batch` by torch's own batch norm: without a compiler, half the time of plain formulas."""
+    """Compute `normalize_batch` with torch's batch norm: without a compiler, half the time of plain formulas."""
     parts = torch.split(x_NCHW, list(sizes))
     mean_PC = scale_NC.new_zeros(len(parts), x_NCHW.shape[1])
     var_PC = torch.ones_like(mean_PC)
@@ -145,14 +145,14 @@ def modulate(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, relu: bool, skip
 
 
 def _per_sample(rows_PC: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Each part's row, once for every sample of the part: (N, C), or (1, C) where there is only one part."""
+    """Repeat each part's row for every sample of the part: (N, C), or (1, C) if there is only one part."""
     if len(sizes) == 1:
         return rows_PC
     return torch.cat([row_C.expand(size, -1) for row_C, size in zip(rows_PC, sizes, strict=True)])
 
 
 class SwitchableNorm(nn.Module):
-    """Batch norm followed by FiLM: one batch norm per width and branch, one FiLM for all (the paper, Figs. 2 and 4).
+    """Apply batch norm, one for each width and branch, then FiLM, one for all (the paper, Figs. 2 and 4).
 
     Attributes:
         batch_form: computes a training pass; `normalize_natively`, or a compiled `normalize_batch`.
@@ -184,7 +184,7 @@ class SwitchableNorm(nn.Module):
         self.all_reduce: Callable[[Tensor], Tensor] | None = None
 
     def norm(self, branch: int, width_index: int) -> nn.BatchNorm2d:
-        """The batch norm of a branch at a width."""
+        """Return the batch norm of a branch at a width."""
         of_width = self.norms[width_index]
         assert isinstance(of_width, nn.ModuleList)
         norm = of_width[min(branch, len(of_width) - 1)]
@@ -192,7 +192,7 @@ class SwitchableNorm(nn.Module):
         return norm
 
     def parts(self, route: Route) -> list[tuple[nn.BatchNorm2d, int]]:
-        """(batch norm, images) of what is normalized together; only with `all_reduce` is a part ever empty."""
+        """Return (batch norm, images) of each part; a part can be empty only with `all_reduce`."""
         num, num_clean = len(route.lam.weights_NK), route.lam.num_clean
         clean, adversarial = (self.norm(branch, route.width_index) for branch in (CLEAN, ADVERSARIAL))
         if clean is adversarial:
@@ -201,7 +201,7 @@ class SwitchableNorm(nn.Module):
         return parts if self.all_reduce is not None else [(norm, size) for norm, size in parts if size > 0]
 
     def affine(self, route: Route) -> tuple[Tensor, Tensor]:
-        """Scale and bias after normalization, batch norm's own and FiLM's in one: (scale_NC, bias_NC) float32."""
+        """Return scale and bias after normalization, of batch norm and FiLM together: (scale_NC, bias_NC) float32."""
         gamma_KC, beta_KC = self.film(route.code_KD)
         parts = self.parts(route)
         channels = parts[0][0].num_features
@@ -211,7 +211,7 @@ class SwitchableNorm(nn.Module):
         return gamma_NC * weight_NC, gamma_NC * bias_NC + beta_NC
 
     def constants(self, route: Route) -> tuple[Tensor, Tensor]:
-        """Scale and bias in evaluation mode: running statistics are constants, so normalization joins in."""
+        """Return scale and bias in evaluation mode. They include the normalization, whose statistics are constant."""
         if route.constants is not None and id(self) in route.constants:
             return route.constants[id(self)]
         parts = self.parts(route)
@@ -249,9 +249,9 @@ class SwitchableNorm(nn.Module):
 
 
 def _rows(parts: Sequence[tuple[nn.BatchNorm2d, int]], name: str) -> Tensor:
-    """One tensor of each part's batch norm, a row a sample: (N, C), or (1, C) where there is only one part.
+    """Return one tensor of each part's batch norm, a row for each sample: (N, C), or (1, C) if there is only one part.
 
-    An empty part's is left out, so that its weights get no gradient, as where it does not exist.
+    An empty part is left out, so that its weights get no gradient.
     """
     rows = [(getattr(norm, name), size) for norm, size in parts if size > 0]
     return _per_sample(torch.stack([row_C for row_C, _ in rows]), [size for _, size in rows])

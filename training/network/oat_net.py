@@ -1,4 +1,4 @@
-"""OATNet: one network whose λ and width are inputs; in a ResNet (post-activation) and a WideResNet (pre-) family."""
+"""Define OATNet, a ResNet (post-activation) or WideResNet (pre-activation) with λ and width as inputs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class OATNet(nn.Module):
     code_KD: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build with fresh weights; draws from torch's global generator, but the λ encoding from its own seed."""
+        """Build with fresh weights from torch's global generator; the λ codes have their own seed."""
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
@@ -102,7 +102,7 @@ class OATNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def route(self, lam: LambdaBatch, width: float) -> Route:
-        """How a batch of these λ runs at `width`.
+        """Return how a batch with these λ runs at `width`.
 
         Raises:
             OperatingPointError: the network was not built for this width.
@@ -110,7 +110,7 @@ class OATNet(nn.Module):
         return Route(lam, width, self.config.width_index(width), self.code_KD)
 
     def forward(self, x_NCHW: Tensor, lam: LambdaBatch, *, width: float) -> Tensor:
-        """Logits (N, num_classes) float32 of images (N, 3, H, W) float32 in [0, 1].
+        """Return logits (N, num_classes) float32 of images (N, 3, H, W) float32 in [0, 1].
 
         Convolutions see the whole batch; each batch norm sees its own part of it, λ=0 or the rest.
 
@@ -122,9 +122,10 @@ class OATNet(nn.Module):
         return self._logits(x_NCHW, self.route(lam, width))
 
     def logits_fn(self, lam: LambdaBatch, *, width: float) -> Callable[[Tensor], Tensor]:
-        """The network at these λ and width as a function of images alone: for an attack, within `frozen`.
+        """Return the network at these λ and width as a function of images: for an attack, within `frozen`.
 
-        Scale and bias of every norm are computed in the first call and kept, so weights must not change between calls.
+        Scale and bias of every norm are computed in the first call and used again, so weights must not change between
+        calls.
         """
         return partial(self._logits, route=dataclasses.replace(self.route(lam, width), constants={}))
 
@@ -144,11 +145,11 @@ class OATNet(nn.Module):
         return logits
 
     def norms(self) -> list[SwitchableNorm]:
-        """Every normalization site, in the order of the forward pass's construction."""
+        """Return every norm site, in the order of construction."""
         return [module for module in self.modules() if isinstance(module, SwitchableNorm)]
 
     def compile_norms(self) -> None:
-        """Compile normalization, FiLM and ReLU into fused kernels, one for each shape; wants batches of one shape."""
+        """Compile normalization, FiLM and ReLU into fused kernels, one for each shape of batches."""
         torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)
         # Backward computes ReLU's mask again: to write it in bytes takes the vectorized kernels 3 to 30 times as long.
         torch._functorch.config.activation_memory_budget = 0.0
@@ -159,7 +160,7 @@ class OATNet(nn.Module):
 
     @torch.no_grad()
     def with_film_tables(self) -> OATNet:
-        """A copy with γ and β stored at the knots in place of the MLPs that make them: the form that is shipped."""
+        """Return a copy that stores γ and β at the knots in place of their MLPs: the form that is shipped."""
         twin = copy.deepcopy(self)
         for site in twin.norms():
             gamma_KC, beta_KC = site.film(self.code_KD)
@@ -172,7 +173,7 @@ class OATNet(nn.Module):
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within the block: evaluation mode, no parameter takes a gradient. Afterwards all is as it was."""
+    """Within the `with` block, the model is in evaluation mode and no parameter takes a gradient."""
     modes = [(module, module.training) for module in model.modules()]
     grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
@@ -189,7 +190,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untracked(model: nn.Module) -> Iterator[None]:
-    """Within the block: batch norms in training mode use the batch's statistics and leave the running ones alone."""
+    """Within the `with` block, batch norms in training mode leave the running statistics unchanged."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

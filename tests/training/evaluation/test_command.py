@@ -22,7 +22,7 @@ from training.evaluation import cache
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.publish import publish
+from training.evaluation.results_page import write_results
 from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES
 from training.network import OATNet
@@ -167,7 +167,7 @@ def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path
     assert main([*command, "--publish", str(page)]) == 0  # what was put into the bundle changed no network
     judged = load_judged(bundle)
     with pytest.raises(ConfigError, match="export it"):
-        publish(Judged("run", judged.model, "cifar10", {}, None), out, page)
+        write_results(Judged("run", judged.model, "cifar10", {}, None), out, page)
 
 
 @pytest.mark.usefixtures("few_images")

@@ -1,5 +1,8 @@
 """Laws of λ interpolation and encoding, and of the slimmable layers."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -93,3 +96,31 @@ def test_a_sliced_classifier_uses_the_first_features_and_float32() -> None:
     logits_NK = wide(x_NC)
     assert logits_NK.dtype == torch.float32
     torch.testing.assert_close(logits_NK, x_NC.float() @ wide.weight[:, :8].T + wide.bias)
+
+
+STRIDED = """
+import torch
+from training.network.layers import SlimmableConv2d
+torch.set_num_threads(2)
+for channels in (8, 12):
+    conv = SlimmableConv2d(channels, 2 * channels, 1, 2, 0, bias=False)
+    for _ in range(60):
+        x_NCHW = torch.randn(21, channels, 32, 32).to(memory_format=torch.channels_last)
+        conv(x_NCHW).square().mean().backward()
+"""
+
+
+def test_the_gradient_of_a_narrow_strided_shortcut_keeps_to_its_memory() -> None:
+    """oneDNN's own (issue 6035) breaks the heap here, on two threads: the process dies within some steps."""
+    done = subprocess.run([sys.executable, "-c", STRIDED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_a_strided_shortcut_computes_what_torch_computes(channels: int) -> None:
+    conv = SlimmableConv2d(channels, 24, 1, 2, 0, bias=False).double()
+    x_NCHW = torch.randn(3, channels, 7, 8, dtype=torch.float64, requires_grad=True)
+    mine = torch.autograd.grad(conv(x_NCHW).square().sum(), [x_NCHW, conv.weight])
+    plain = nn.functional.conv2d(x_NCHW, conv.weight, None, 2)
+    for one, other in zip(mine, torch.autograd.grad(plain.square().sum(), [x_NCHW, conv.weight]), strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,6 +1,6 @@
-"""Every suite of an evaluation, in the order of reading. A new suite is one file here and one line in the list below.
+"""List the suites of an evaluation, in the order of reading. A new suite is one file here and one line below.
 
-A suite's file holds its words, its computation (`run`: a `Job` to a `Result`), its tables and its figures, and ends in
+A suite's file holds its texts, its computation (`run`: a `Job` to a `Result`), its tables and its figures, and ends in
 `SUITE`. What a suite is and what it works on: `training.evaluation.suite`.
 """
 

@@ -1,4 +1,4 @@
-"""Suite `attacks`: every operating point under every attack, and doubts about each figure."""
+"""Suite `attacks`: every operating point under every attack, and warnings of suspect figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.evaluation.text_table import by_condition
 
 
 def run(job: Job) -> Result:
-    """Count SA and RA at every point under every attack, and `worst-case`: right under all of them."""
+    """Count SA and RA at every point under every attack, and `worst-case`: correct under all of them."""
     rows, warnings = [], []
     rates: dict[float, dict[float, tuple[float, float]]] = {}
     gaps: list[float] = []
@@ -43,7 +43,7 @@ def run(job: Job) -> Result:
 
 
 def frontier(rows: list[Row]) -> style.Figure:
-    """Draw SA against RA over λ, a line a width, a panel an attack (the form of the paper's Figs. 4 to 7)."""
+    """Draw SA against RA over λ: a line for each width, a panel for each attack (as in the paper's Figs. 4 to 7)."""
     from matplotlib.ticker import MaxNLocator
 
     names = [name for name in dict.fromkeys(row["condition"] for row in rows) if name != "clean"]

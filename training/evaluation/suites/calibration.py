@@ -48,7 +48,7 @@ class Reliability:
 
 
 def reliability(logits_NK: Tensor, y_N: Tensor, *, temperature: float = 1.0, num_bins: int = 15) -> Reliability:
-    """Compare the confidence softmax(logits / temperature) with what comes true."""
+    """Compare the confidence softmax(logits / temperature) with the accuracy."""
     confidence, predicted = torch.softmax(logits_NK.double() / temperature, dim=1).max(dim=1)
     confidence_N, right_N = confidence.cpu().numpy(), (predicted == y_N).double().cpu().numpy()
     bin_N = np.minimum((confidence_N * num_bins).astype(np.int64), num_bins - 1)

@@ -25,7 +25,7 @@ def run(job: Job) -> Result:
 
 
 def by_kind(rows: list[Row]) -> Table:
-    """Return a line a kind, a column each λ; all severities together."""
+    """Return a line for each kind, with a column for each λ; all severities together."""
     lambdas = list(dict.fromkeys(row["lambda"] for row in rows))
     table = new_table("kind", "regime", *(f"λ={lam:g}" for lam in lambdas))
     kinds = {row["kind"]: row["regime"] for row in rows}
@@ -40,7 +40,7 @@ def by_kind(rows: list[Row]) -> Table:
 
 
 def corruption_bars(rows: list[Row]) -> style.Figure:
-    """Draw the accuracy under each kind of corruption, mean of five severities, a bar a λ."""
+    """Draw the accuracy under each kind of corruption, mean of five severities, with a bar for each λ."""
     lambdas = sorted({row["lambda"] for row in rows})
     kinds = sorted(dict.fromkeys(row["kind"] for row in rows), key=lambda kind: (_regime(rows, kind), kind))
     colours = style.lambda_colours(lambdas)

@@ -20,7 +20,7 @@ LIMIT = 0.01
 
 
 def run(job: Job) -> Result:
-    """Count the images standing under both at the smallest and the largest λ, at the widest width."""
+    """Count RA under both at the smallest and the largest λ, at the widest width."""
     attack = job.attack_named("apgd-ce")
     width = max(job.widths)
     rows, checks = [], []
@@ -37,7 +37,7 @@ def run(job: Job) -> Result:
 
 
 def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: int = 100) -> Bools:
-    """Return the images of `data` that the toolbox's Auto-PGD on the cross-entropy leaves standing, one bool each.
+    """Return whether each image of `data` is still correct under the toolbox's Auto-PGD on the cross-entropy.
 
     Raises:
         BackendError: the toolbox is not installed.

@@ -22,10 +22,10 @@ _HELD_OUT = ("num_validation", "seed")
 
 
 def run(job: Job) -> Result:
-    """Count SA and RA of the points that networks beside were trained for, ours and theirs on the same images.
+    """Count SA and RA of the points that the other networks were trained for, ours and theirs on the same images.
 
     Raises:
-        ConfigError: no network beside, or one that does not compare with ours.
+        ConfigError: no other network, or one that does not compare with ours.
     """
     if not job.beside:
         raise ConfigError("the suite dedicated needs networks of one λ and one width each: name them with --beside")

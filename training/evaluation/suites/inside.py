@@ -1,4 +1,4 @@
-"""Suite `inside`: what enters the last batch norm, what the network looks at, and what it costs."""
+"""Suite `inside`: statistics before the last batch norm, saliency, and cost."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from training.evaluation.text_table import by_condition
 
 
 def run(job: Job) -> Result:
-    """Count the accuracy of each point under one attack on all: on the mean loss, or on points that are drawn."""
+    """Count the accuracy of each point under one attack on all: on the mean loss, or on points drawn at each step."""
     points = job.points()
     nets = [job.plain(point) for point in points]
     rows: list[Row] = []

@@ -32,7 +32,7 @@ def run(job: Job) -> Result:
 
 
 def matrix(rows: list[Row]) -> Table:
-    """Return a line each λ that attacks were made at, a column each λ that saw them."""
+    """Return a line for each λ that attacks were made at, with a column for each λ that they were tested at."""
     lambdas = list(dict.fromkeys(row["made_at"] for row in rows))
     table = new_table("made at λ", *(f"seen by {lam:g}" for lam in lambdas))
     for source in lambdas:

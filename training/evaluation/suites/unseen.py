@@ -1,4 +1,4 @@
-"""Suite `unseen`: λ that no training saw."""
+"""Suite `unseen`: values of λ that were never trained."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
 UNSEEN = (0.15, 0.25, 0.35, 0.5, 0.7, 0.9)
-"""S3 of the paper: λ that no training saw."""
+"""S3 of the paper: values of λ that were never trained."""
 MARGIN = 0.01
 """An unseen λ must lie between its trained neighbours' figures, give or take this (one point)."""
 
 
 def run(job: Job) -> Result:
-    """Count SA and RA at unseen λ: do they lie between their trained neighbours', is each a network of its own?"""
+    """Count SA and RA at unseen λ; check that they lie between their neighbours', and that each λ differs from them."""
     knots = job.judged.model.config.lambdas
     usable = [lam for lam in UNSEEN if knots[0] <= lam <= knots[-1] and lam not in knots]
     rows: list[Row] = []
-    outside, differences = [0.0], []
+    excess, differences = [0.0], []
     for width in progress(sorted(job.widths, reverse=True), "unseen λ"):
         found: dict[float, tuple[Bools, ...]] = {}
         logits: dict[float, Tensor] = {}
@@ -45,10 +45,10 @@ def run(job: Job) -> Result:
             for index in range(2):
                 ends = sorted(float(found[knot][index].mean()) for knot in (below, above))
                 rate = float(found[lam][index].mean())
-                outside.append(max(ends[0] - rate, rate - ends[1]))
+                excess.append(max(ends[0] - rate, rate - ends[1]))
             differences.append(min(float((logits[lam] - logits[knot]).abs().max()) for knot in (below, above)))
     checks = [
-        Check.at_most("outside its neighbours' range", outside, MARGIN, "share of images"),
+        Check.at_most("outside its neighbours' range", excess, MARGIN, "share of images"),
         Check.at_least("logits differ from both neighbours'", differences, 1e-3, "largest difference", strict=True),
     ]
     return Result(rows, checks, attacks=[job.attack])

@@ -1,4 +1,4 @@
-"""Replayed images instead of a camera: `ros2 launch oat_perception camera_replay.launch.py source:=/path/to/bag`."""
+"""Replay images in place of a camera: `ros2 launch oat_perception camera_replay.launch.py source:=/path/to/bag`."""
 
 from pathlib import Path
 

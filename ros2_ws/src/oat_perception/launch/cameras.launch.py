@@ -1,4 +1,4 @@
-"""Several cameras, a node each: `ros2 launch oat_perception cameras.launch.py bundle:=... cameras:=front,rear`.
+"""Start one node for each camera: `ros2 launch oat_perception cameras.launch.py bundle:=... cameras:=front,rear`.
 
 Camera `front` is expected at `/front/image`; its results are at `/front/oat_perception/...`. All share one battery.
 """
@@ -15,7 +15,7 @@ _SHARE = Path(get_package_share_directory("oat_perception"))
 
 
 def generate_launch_description() -> LaunchDescription:
-    """One `perception.launch.py` a camera."""
+    """Return one `perception.launch.py` for each camera."""
     return LaunchDescription(
         [
             DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),

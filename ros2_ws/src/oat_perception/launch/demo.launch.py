@@ -1,4 +1,4 @@
-"""The scripted day under `ros2 launch`, to watch with rqt or RViz; `make demo` adds the operator and the report."""
+"""Run the demo's scripted day, to watch with rqt or RViz; `make demo` adds the operator and the report."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The perception node, and a camera that acts the day out; the camera's end ends the launch."""
+    """Return the perception node and the camera replay; when the camera ends, the launch ends."""
     bundle = ParameterValue(LaunchConfiguration("bundle"), value_type=str)
     perception = LifecycleNode(
         package="oat_perception",

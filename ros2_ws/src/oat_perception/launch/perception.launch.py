@@ -1,4 +1,4 @@
-"""The perception node on a camera: `ros2 launch oat_perception perception.launch.py bundle:=... image:=/cam/image`."""
+"""Start the node on a camera: `ros2 launch oat_perception perception.launch.py bundle:=... image:=/cam/image`."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
 
 
 def generate_launch_description() -> LaunchDescription:
-    """One node; several cameras run several of them, each with a namespace of its own."""
+    """Return one node. For several cameras start several, each in its own namespace."""
     return LaunchDescription(
         [
             DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),

@@ -1,4 +1,4 @@
-"""A camera for a robot without one: replays images over ROS, corrupts or attacks them, and acts out a scripted day."""
+"""Replay images over ROS in place of a camera, corrupt or attack them, and play a scripted day."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import cv2
 from oat_msgs.msg import EnvironmentConfidence
@@ -25,7 +26,7 @@ from oat_perception.node.spin import spin
 from oat_perception.replay.parameters import CAMERA_SPECS
 from oat_perception.replay.scenario import Moment, Scenario, load_scenario
 from oat_perception.replay.sources import SourceImage, open_source
-from oat_perception.replay.treatment import disturb, fit_square
+from oat_perception.replay.treatment import Treatment, disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
 from oat_runtime.files import expanded
@@ -41,7 +42,7 @@ _SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
 class CameraReplay(Node):
-    """Publishes `image`, `battery_state` and `environment_confidence`. True labels go to a file, never on the wire."""
+    """Publish `image`, `battery_state` and `environment_confidence`. True labels go to a file only."""
 
     def __init__(self, *, context: Context | None = None, parameter_overrides: list[Parameter] | None = None) -> None:
         """Declare parameters, open the source and start the timers.
@@ -135,7 +136,7 @@ class CameraReplay(Node):
         self._attacked = OperatingPoint(message.lambda_value, message.width)
 
     def _moment(self, scenario: Scenario) -> Moment | None:
-        """Where the script stands; its clock runs from the first call on, while playing."""
+        """Return the present moment of the script. Its clock runs from the first call on, while playing."""
         now_s = time.monotonic()
         if self._ticked_s is not None:
             self._elapsed_s += now_s - self._ticked_s
@@ -196,11 +197,10 @@ class CameraReplay(Node):
         if frame is None:
             self.done = True
             return
-        treatment = {"phase": phase, "corruption": corruption, "severity": severity if corruption != "none" else 0}
-        self._send(frame, treatment, attack=attack)
+        self._send(frame, Treatment(phase, corruption, severity if corruption != "none" else 0), attack=attack)
 
     def destroy_node(self) -> None:
-        """Let go of the source, then of the node."""
+        """Close the source, then destroy the node."""
         self._frames.close()
         super().destroy_node()
 
@@ -213,10 +213,10 @@ class CameraReplay(Node):
             raise DataError(f"the source {self._text('source')!r} gave no image: is the file damaged or empty?")
         return frame
 
-    def _send(self, frame: SourceImage, treatment: dict[str, Any], *, attack: str) -> None:
+    def _send(self, frame: SourceImage, treatment: Treatment, *, attack: str) -> None:
         image_HWC = disturb(
             fit_square(frame.image_HWC, int(self._number("frame_side_px"))),
-            treatment["corruption"], treatment["severity"], seed=int(self._number("seed")), sequence=self._sequence,
+            treatment.corruption, treatment.severity, seed=int(self._number("seed")), sequence=self._sequence,
         )  # fmt: skip
         target = self._attacked if attack != "none" else None
         if target is not None and self._attacker is not None:
@@ -230,7 +230,7 @@ class CameraReplay(Node):
             "stamp_ns": stamp_ns(message),
             "label": frame.label,
             "index": frame.index,
-            **treatment,
+            **asdict(treatment),
             "attack": attack if target is not None else "none",
             "attacked_lambda": None if target is None else target.lam,
             "attacked_width": None if target is None else target.width,

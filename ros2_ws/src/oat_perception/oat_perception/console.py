@@ -1,7 +1,7 @@
-"""`python -m oat_perception.console`: an operator's place, also where there is no `ros2` command, as with the wheels.
+"""Watch and command the node from a terminal, even without the `ros2` command: `python -m oat_perception.console`.
 
-Without settings it prints what the node sees, and every change of λ and width with its reason. With `NAME=VALUE ...` it
-sets parameters, all of them or none, and ends: `lambda=0.8 width=0.5`, or `--node camera_replay corruption=fog`.
+Without arguments it prints the node's results, and every change of λ and width with its reason. With `NAME=VALUE ...`
+it sets all named parameters or none, and ends: `lambda=0.8 width=0.5`, or `--node camera_replay corruption=fog`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Follower(Node):
-    """Prints the newest result once a second, and each operating point as it comes into force."""
+    """Print the newest result once a second, and each operating point when it takes effect."""
 
     def __init__(self, target: str) -> None:
         """Subscribe to the results of the perception node `target`, which computes them from then on."""
@@ -77,14 +77,14 @@ class Follower(Node):
 
 
 class Setter(Node):
-    """Sets parameters of another node, all or none.
+    """Set parameters of another node, all or none.
 
     Attributes:
         done: whether they are set.
     """
 
     def __init__(self, target: str, parameters: list[Parameter]) -> None:
-        """Begin to look for the node `target`; an `OATError` from a callback says why it did not set them."""
+        """Look for the node `target`. If it does not set them, a callback raises an `OATError` that says why."""
         super().__init__(_NAME)
         self.done = False
         self._target, self._wanted = target, parameters
@@ -106,7 +106,7 @@ class Setter(Node):
 
 
 def setting(text: str) -> Parameter:
-    """`NAME=VALUE` as a parameter, its type guessed as `ros2 param set` does.
+    """Return `NAME=VALUE` as a parameter. Its type is guessed as `ros2 param set` does.
 
     Raises:
         ConfigError: it is not of that form.

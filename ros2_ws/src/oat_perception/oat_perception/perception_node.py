@@ -1,23 +1,23 @@
-"""The managed node `oat_perception`: images in; classes, and the operating point that gave them, out.
+"""Run the managed node `oat_perception`: images in; classes, and the operating point that gave them, out.
 
-This is one frame's way, file by file:
+A frame takes this way, file by file:
 
     node/subscriptions.py     subscribes to the camera while somebody wants a result
     node/pipeline.py          checks the message, and takes the frame through the files below it
       core/mailbox.py           one slot from the executor's thread to the inference thread; the newest image wins
-      core/regions.py           joins an image and the detections made on it, and turns their boxes into pixels
+      core/regions.py           joins an image with the detections made on it, and turns their boxes into pixels
       core/perception.py        frame and external signals -> policy -> operating point -> network -> result
-      core/decision_log.py      keeps the decision as a line of JSON, which `oat-replay` reads
-    node/publishers.py        publishes what somebody reads of the result
+      core/decision_log.py      writes the decision as a line of JSON, which `oat-replay` reads
+    node/publishers.py        publishes those results that have subscribers
       node/messages.py          writes the messages, with the image's own header; node/enums.py has their constants
       core/annotate.py          draws the image for people
 
-Two files bring in what the decision needs beside the frame:
+Two files add what the decision needs besides the frame:
 
     node/external_signals.py  battery (core/battery.py) and environment confidence, with the time of their receipt
     node/commands.py          the operator's λ and width (core/overrides.py), and each change of a parameter
 
-These surround the frame's way:
+These files do the rest:
 
     core/parameters.py        every parameter with its meaning, range and check
     core/loading.py           on configure: network, policy and decision log from the parameters
@@ -25,7 +25,7 @@ These surround the frame's way:
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
-    node/spin.py              the main of every node here
+    node/spin.py              runs a node until it is interrupted
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
 """
@@ -83,7 +83,7 @@ class _Running:
 
 
 class PerceptionNode(GuardedLifecycleNode):
-    """Holds the parts together; what each of them does stands at the top of this file."""
+    """Hold the parts together; the top of this file says what each of them does."""
 
     def __init__(
         self,
@@ -173,26 +173,26 @@ class PerceptionNode(GuardedLifecycleNode):
 
     @guarded
     def on_cleanup(self, state: LifecycleState) -> None:
-        """Give back all that configure took."""
+        """Release all that configure took."""
         self.release()
 
     @guarded
     def on_shutdown(self, state: LifecycleState) -> None:
-        """Give back everything, from whatever state."""
+        """Release everything, in any state."""
         self.release()
 
     @guarded
     def on_error(self, state: LifecycleState) -> None:
-        """Give back everything, so that the node can be configured again."""
+        """Release everything, so that the node can be configured again."""
         self.release()
 
     def destroy_node(self) -> None:
-        """Give back everything, then the node itself."""
+        """Release everything, then destroy the node."""
         self.release()
         super().destroy_node()
 
     def release(self) -> None:
-        """Stop, and give back all that configure took; harmless where there is nothing."""
+        """Stop, and release all that configure took; harmless if there is nothing."""
         self._stop()
         configured, self._configured = self._configured, None
         self._commands.unbind()
@@ -224,14 +224,14 @@ class PerceptionNode(GuardedLifecycleNode):
             self.get_logger().warning(f"unknown parameters are ignored: {one_line(', '.join(sorted(unknown)))}")
 
     def _listen(self) -> None:
-        """Listen to the camera while results are wanted, and only then."""
+        """Subscribe to the camera only while results are wanted."""
         if self._configured is None or self._running is None:
             return
         always = self._configured.loaded.log is not None or bool(self.get_parameter("always_process").value)
         self._running.subscriptions.listen(always or self._configured.publishers.wanted)
 
     def describe_parameter(self, name: str) -> ParameterDescriptor:
-        """As declared, and with the range, which `Commands` enforces and explains."""
+        """Describe a parameter as declared, with the range that `Commands` enforces and explains."""
         if name not in BY_NAME:
             return super().describe_parameter(name)
         return messages.parameter_descriptor(BY_NAME[name], with_range=True)
@@ -302,7 +302,7 @@ class PerceptionNode(GuardedLifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted: 0 then, 2 where a parameter is refused at start."""
+    """Run the node until it is interrupted. Return 0 then, and 2 if a parameter is refused at start."""
     return spin(PerceptionNode, args=args)
 
 

@@ -1,1 +1,1 @@
-"""The node's benchmark: it measures the node from outside, over DDS, as a camera and an operator meet it."""
+"""Benchmark the node from outside, over DDS, as a camera and an operator meet it."""

@@ -1,8 +1,8 @@
 """`python -m oat_perception.bench [--bundle bundles/<name>] [--quick]`: measure the node from outside.
 
-Images go over DDS to a node in a process of its own, and its answers come back: loss, latency, the node's own share of
-it, peak rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an echo node
-shows what transport alone takes, and this process what the network alone takes.
+Images go over DDS to a node in another process, and its answers come back. This gives loss, latency, the node's share
+of it, the peak rate, switches, malformed images, fallbacks, and the start of the process. In turns with the node, an
+echo node shows how long transport alone takes, and this process shows how long the network alone takes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import platform
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, get_args
+from typing import get_args
 
-from oat_perception.bench.checks import checks, show
+from oat_perception.bench.checks import SizeFigures, checks, json_rows, show
 from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName
@@ -37,18 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
     spawn = multiprocessing.get_context("spawn")
-    rows: list[dict[str, Any]] = []
+    sizes: list[SizeFigures] = []
     for profile in extent.profiles:
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            rows += process.submit(measure_sizes, options.bundle, profile, options.backend, extent).result()
+            sizes += process.submit(measure_sizes, options.bundle, profile, options.backend, extent).result()
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         control = process.submit(measure_control, options.bundle, "shipped", options.backend, extent).result()
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         start = process.submit(measure_starts, options.bundle, "shipped", options.backend, extent).result()
-    found = checks(rows, control, start)
-    show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", rows, start, found)
+    found = checks(sizes, control, start)
+    show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", sizes, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
-    rows += [{"size": "32x32", "profile": "shipped", **part} for part in (control, start)]
+    rows = json_rows(sizes, control, start)
     print(json_line("oat_perception.bench", machine=machine, rows=rows, checks=found))
     return 0
 

@@ -1,4 +1,4 @@
-"""The benchmark's camera and ear in one: sends images at a rate, and times the answer that carries each one's stamp."""
+"""Send images to the node at a rate, and time the answer to each image by its stamp."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answered image: milliseconds from sending it to its answer, and what the node says itself."""
+    """One answered image: milliseconds from sending it to its answer, and the times that the node reports."""
 
     end_to_end_ms: float
     message: Perception
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of the images of one stretch at one rate.
+    """The fate of the images that were sent in one stretch at one rate.
 
     Attributes:
         num_sent: images sent.
@@ -58,22 +58,22 @@ class Run:
 
     @property
     def unanswered(self) -> float:
-        """Share of images without an answer."""
+        """The share of images without an answer."""
         return 1 - len(self.answers) / self.num_sent
 
     @property
     def lost(self) -> float:
-        """Share of images that never reached the node."""
+        """The share of images that never reached the node."""
         return max(0.0, self.unanswered - self.num_replaced / self.num_sent)
 
     def end_to_end_ms(self, percent: float) -> float | None:
-        """Percentile of the time from sending to answer; None without an answer."""
+        """Return a percentile of the time from sending to answer; None without an answer."""
         values = [answer.end_to_end_ms for answer in self.answers]
         return float(np.percentile(values, percent)) if values else None
 
 
 class Camera(Node):
-    """Sends images to one answering node (`prefix` empty) or to the echo (`prefix` `echo/`)."""
+    """Send images to the perception node (`prefix` empty) or to the echo node (`prefix` `echo/`)."""
 
     def __init__(self, image_HWC: np.ndarray, *, prefix: str = "", reliable: bool = False, depth: int = 5) -> None:
         """Connect.
@@ -100,7 +100,7 @@ class Camera(Node):
         self.spinner.add_node(self)
 
     def run(self, rate_hz: float, seconds: float, *, pid: int) -> Run:
-        """Send at a rate, and wait for what is still on its way.
+        """Send at a rate, and wait for the answers that are still on their way.
 
         Args:
             rate_hz: images a second.
@@ -171,12 +171,12 @@ class Camera(Node):
             self.spinner.spin_once(timeout_sec=0.02)
 
     def spin_until(self, until_s: float) -> None:
-        """Take in what comes until a moment of the steady clock."""
+        """Spin until a moment of the steady clock."""
         while (left_s := until_s - time.monotonic()) > 0:
             self.spinner.spin_once(timeout_sec=left_s)
 
     def refused(self) -> int:
-        """Images that the node says it refused."""
+        """Number of images that the node says it refused."""
         values = self.diagnoses["camera"].values if "camera" in self.diagnoses else ()
         return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
 
@@ -190,7 +190,7 @@ class Camera(Node):
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time that a process has used; NaN where it is gone."""
+    """Return the CPU time that a process has used; NaN if it is gone."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()

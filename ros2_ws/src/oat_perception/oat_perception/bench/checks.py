@@ -1,13 +1,13 @@
-"""What the benchmark holds the node to, and the tables that it shows."""
+"""Hold the benchmark's figures, check them against their limits, and show them as tables. Needs no ROS."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
-from oat_runtime.report import Check, checks_table, wide_console
+from oat_runtime.report import Check, Row, checks_table, wide_console
 
 _LATE_MS = 10.0
 """What measuring a fallback from outside adds to its configured time: one message's way, and the wake-up of a process
@@ -19,36 +19,107 @@ _START_CPU_S = 2.5
 """On two busy cores it took 1.7 to 1.8, while the wall time went from 2 to 8."""
 
 
-def checks(rows: list[dict[str, Any]], control: Mapping[str, Any], start: Mapping[str, Any]) -> list[Check]:
-    """What the node is held to."""
-    vga = next((row for row in rows if (row["size"], row["profile"]) == ("vga", "shipped")), {})
-    late_ms = control["late_ms"]
+@dataclass(frozen=True, slots=True)
+class SizeFigures:
+    """Figures of one image size under one DDS profile; None: not measured. The fields are the keys of the JSON line."""
+
+    size: str
+    profile: str
+    num_sent: int
+    lost: float
+    unanswered: float
+    echo_lost: float
+    end_to_end_ms_p50: float | None
+    end_to_end_ms_p95: float | None
+    end_to_end_ms_p99: float | None
+    end_to_end_ms_max: float | None
+    transport_ms_p50: float | None
+    bare_ms_p50: float
+    bare_ms_p99: float
+    overhead_ms_p50: float | None
+    node_cpu_ms_per_image: float
+    allowed_hz: float
+    peak_hz: float | None
+    peak_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlFigures:
+    """Figures of fallbacks, commands and malformed images. `late_ms` has the delay of each fallback; None: never."""
+
+    late_ms: dict[str, float | None]
+    num_switches: int
+    num_effective: int
+    reply_ms_p50: float
+    reply_ms_p99: float
+    unprepared_s: float
+    named_truly: bool
+    num_malformed: int
+    num_counted: int
+    num_good: int
+    num_answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFigures:
+    """Median and worst of several starts of the node; see `oat_perception.bench.start.Start`."""
+
+    num_starts: int
+    backend: str
+    wall_s_p50: float
+    wall_s_max: float
+    cpu_s_p50: float
+    cpu_s_max: float
+    rss_mb_p50: float
+    rss_mb_max: float
+
+
+def json_rows(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFigures) -> list[Row]:
+    """Return all figures as rows of the JSON line."""
+    others = [{"size": "32x32", "profile": "shipped", **asdict(figures)} for figures in (control, start)]
+    return [*map(asdict, sizes), *others]
+
+
+def checks(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFigures) -> list[Check]:
+    """Return the checks of all figures against their limits."""
+    vga = next((found for found in sizes if (found.size, found.profile) == ("vga", "shipped")), None)
     found = [
-        Check.at_most("images lost, VGA at 30 Hz, shipped profile", [vga.get("lost")], 0.0),
-        Check.at_most("node overhead p50, VGA at 30 Hz, shipped profile", [vga.get("overhead_ms_p50")], 2.0, "ms"),
-        Check.at_least("peak rate over what the machine allows, VGA, shipped profile", [vga.get("peak_share")], 0.85),
-        Check.at_least("lambda effective on the next image", [control["num_effective"]], control["num_switches"]),
-        Check.at_most("lambda never prepared, time to run", [control["unprepared_s"]], 1.0, "s"),
-        Check.at_least("results name the point that ran", [float(control["named_truly"])], 1.0),
-        Check.at_least("malformed images counted", [control["num_counted"]], control["num_malformed"]),
-        Check.at_least("good images among them answered", [control["num_answered"]], control["num_good"]),
+        Check.at_most("images lost, VGA at 30 Hz, shipped profile", [None if vga is None else vga.lost], 0.0),
         Check.at_most(
-            "CPU time from the start of the process to its first result", [start["cpu_s_p50"]], _START_CPU_S, "s"
+            "node overhead p50, VGA at 30 Hz, shipped profile",
+            [None if vga is None else vga.overhead_ms_p50],
+            2.0,
+            "ms",
+        ),
+        Check.at_least(
+            "peak rate over what the machine allows, VGA, shipped profile",
+            [None if vga is None else vga.peak_share],
+            0.85,
+        ),
+        Check.at_least("lambda effective on the next image", [control.num_effective], control.num_switches),
+        Check.at_most("lambda never prepared, time to run", [control.unprepared_s], 1.0, "s"),
+        Check.at_least("results name the point that ran", [float(control.named_truly)], 1.0),
+        Check.at_least("malformed images counted", [control.num_counted], control.num_malformed),
+        Check.at_least("good images among them answered", [control.num_answered], control.num_good),
+        Check.at_most(
+            "CPU time from the start of the process to its first result", [start.cpu_s_p50], _START_CPU_S, "s"
         ),
     ]
     return found + [
-        Check.at_most(f"fallback after its time, {part}", [late_ms[part]], _LATE_MS, "ms") for part in late_ms
+        Check.at_most(f"fallback after its time, {part}", [late_ms], _LATE_MS, "ms")
+        for part, late_ms in control.late_ms.items()
     ]
 
 
-def show(title: str, rows: list[dict[str, Any]], start: Mapping[str, Any], found: list[Check]) -> None:
+def show(title: str, sizes: Sequence[SizeFigures], start: StartFigures, found: list[Check]) -> None:
     """Print the tables for people."""
-    table = Table("", *(f"{row['size']} {row['profile']}" for row in rows), title=title)
-    for name in list(rows[0])[2:]:
-        table.add_row(name, *("-" if row[name] is None else f"{row[name]:.3g}" for row in rows))
-    starts = Table("", "median", "worst", title=f"{start['num_starts']} starts to the first result, {start['backend']}")
-    for name, unit in (("wall", "s"), ("cpu", "s"), ("rss", "mb")):
-        starts.add_row(f"{name}_{unit}", *(f"{start[f'{name}_{unit}_{part}']:.3g}" for part in ("p50", "max")))
+    table = Table("", *(f"{figures.size} {figures.profile}" for figures in sizes), title=title)
+    for name in [field.name for field in fields(SizeFigures)][2:]:
+        values = [getattr(figures, name) for figures in sizes]
+        table.add_row(name, *("-" if value is None else f"{value:.3g}" for value in values))
+    starts = Table("", "median", "worst", title=f"{start.num_starts} starts to the first result, {start.backend}")
+    for name in ("wall_s", "cpu_s", "rss_mb"):
+        starts.add_row(name, *(f"{getattr(start, f'{name}_{part}'):.3g}" for part in ("p50", "max")))
     console = wide_console(columns=150)
     for part in (table, starts, checks_table(found)):
         console.print(part)

@@ -1,4 +1,4 @@
-"""The benchmark's laws on commands and bad input: switches that hold from the next image on, malformed images."""
+"""Check commands and bad input: a λ that is set holds from the next image on, and malformed images are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME = 1e-4
 
 
 class Control:
-    """Sets λ by the parameter service, as an operator does."""
+    """Set λ by the parameter service, as an operator does."""
 
     def __init__(self, camera: Camera) -> None:
         """Find the service."""
@@ -31,7 +31,7 @@ class Control:
         camera.wait(self._client.service_is_ready, "the parameter service")
 
     def set_lambda(self, lam: float) -> float:
-        """Returns the milliseconds until the reply."""
+        """Set λ, and return the milliseconds until the reply."""
         started_s = time.monotonic()
         request = SetParameters.Request(parameters=[Parameter("lambda", value=lam).to_parameter_msg()])
         future = self._client.call_async(request)
@@ -48,7 +48,7 @@ def prepared_switches(
     """Set λ again and again by the parameter service, with an image on its way each time.
 
     Returns:
-        How often the first image stamped after the reply ran at it; and the milliseconds of each call.
+        How often the first image stamped after the reply ran at the new λ; and the milliseconds of each call.
     """
     effective, reply_ms = 0, []
     for lam in np.random.default_rng(0).choice(lambdas, num).tolist():

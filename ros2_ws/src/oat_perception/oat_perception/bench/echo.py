@@ -1,4 +1,4 @@
-"""What transport alone costs: a node that answers each image with an empty result and never looks at the pixels."""
+"""Answer each image with an empty result, without reading its pixels. This measures the cost of transport alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The benchmark's fallbacks: how long after its configured time each of them is in effect.
+"""Measure how long after its configured time each fallback takes effect.
 
-What an answer was decided on is known from outside only by when its image was sent, and a fallback's announcement by
-when it arrives: the median of a few times, for one that something else on the machine disturbs says nothing of the
-node. So the times here hold, beside the node's own delay, one message's way to the node or back.
+From outside, only two moments are known: when an image was sent, and when a message arrived. So each delay here
+includes one message's way to the node or back. The median of a few tries is taken, because other programs can disturb
+one.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ POLICY_SETTINGS: dict[str, Any] = {
     "image_reliability": "reliable",
     "policy_timeout_s": 0.2,
 }
-"""The node's parameters for the fallback on an image that is in work for too long."""
+"""The node's parameters for the fallback on an image that takes too long."""
 _BIG_PX = 8000
-"""Side of a PNG that takes a node several times as long as `policy_timeout_s`; a grey one is small on the wire."""
+"""Side of a PNG that a node decodes for several times `policy_timeout_s`. Grey keeps the message small."""
 _IMAGE_PERIOD_S = 0.01
 _AFTER_S = 0.3
-"""Images go on for so long after the last fallback was due, and none of them may be without it."""
+"""Images go on for so long after the last fallback was due, and all of them must be answered under it."""
 _EARLY_S = 0.1
-"""A fallback that comes earlier than this before its time is not the one that was waited for."""
+"""A fallback that comes more than this before its time is another one."""
 _NUM_TRIES = 3
 _PATIENCE_S = 5.0
 
 
 def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
-    """Milliseconds after its configured time until each fallback is in effect; None: never, or far too early.
+    """Return how many milliseconds after its configured time each fallback takes effect; None: never, or far too early.
 
-    Confidence and battery fall silent while images go on: the last image that was answered without the fallback counts
-    by when it was sent. Then the camera falls silent: diagnostics' word counts by when it arrives.
+    First confidence and battery fall silent while images go on. Their fallbacks take effect when the last image was
+    sent that was still answered without them. Then the camera falls silent. Its fallback takes effect when the
+    diagnostics that report it arrive.
     """
     reasons: dict[int, str] = {}
 
@@ -107,7 +108,7 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
 
 
 def policy_fallback(camera: Camera) -> float | None:
-    """The same for an image that is in work for longer than `policy_timeout_s`, as diagnostics say it."""
+    """Return the same for an image that takes longer than `policy_timeout_s`, as the diagnostics report it."""
     images = camera.create_publisher(CompressedImage, "image/compressed", 1)
     camera.wait(images.get_subscription_count, "the node listens to compressed images", timeout_s=120.0)
     _, png = cv2.imencode(".png", np.full((_BIG_PX, _BIG_PX), 127, np.uint8))

@@ -1,4 +1,4 @@
-"""Images with something wrong, drawn from a seed: what a broken driver or an attacker may send. For tests and bench."""
+"""Draw malformed images from a seed, such as a broken driver or an attacker may send. For tests and the benchmark."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _BREAKS: tuple[_Break, ...] = (
 
 
 def malformed_images(*, seed: int, num: int) -> Iterator[Image]:
-    """Images that must be refused, small ones of varying size, each broken in one or two ways."""
+    """Return small images of varying size that must be refused, each broken in one or two ways."""
     rng = np.random.default_rng(seed)
     for _ in range(num):
         height, width = (int(side) for side in rng.integers(2, 40, 2))

@@ -1,4 +1,4 @@
-"""The benchmark's three measurements, each made in a process of its own: DDS reads its profile once a process."""
+"""Make the benchmark's three measurements, each in its own process, because DDS reads its profile once a process."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import rclpy
 from ament_index_python.packages import get_package_share_directory
 
 from oat_perception.bench.camera import Camera, Run
+from oat_perception.bench.checks import ControlFigures, SizeFigures, StartFigures
 from oat_perception.bench.control import Control, prepared_switches, survive_malformed, unprepared_switch
 from oat_perception.bench.fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
 from oat_perception.bench.start import measure_start, summary
@@ -74,8 +75,8 @@ QUICK = Extent(
 )
 
 
-def measure_sizes(bundle: Path, profile: str, backend: Backend, extent: Extent) -> list[dict[str, Any]]:
-    """One row a size under one DDS profile. Runs in a process of its own: DDS reads its profile once a process."""
+def measure_sizes(bundle: Path, profile: str, backend: Backend, extent: Extent) -> list[SizeFigures]:
+    """Return the figures of each image size, under one DDS profile. Run this in its own process."""
     runtime = OATRuntime.load(bundle, backend=backend)
     runtime.prepare([_POINT])
     runtime.set_point(lam=_POINT.lam, width=_POINT.width)
@@ -87,7 +88,7 @@ def measure_sizes(bundle: Path, profile: str, backend: Backend, extent: Extent) 
 
 def _measure(
     runtime: OATRuntime, size: str, profile: str, extent: Extent, *, node_pid: int, echo_pid: int
-) -> dict[str, Any]:
+) -> SizeFigures:
     image_HWC = _picture(SIZES[size])
     node, echo = Camera(image_HWC), Camera(image_HWC, prefix="echo/")
     for camera, pid in ((node, node_pid), (echo, echo_pid)):
@@ -113,27 +114,32 @@ def _measure(
     overhead_ms = None
     if end_to_end_ms is not None and transport_ms is not None:
         overhead_ms = end_to_end_ms - transport_ms - bare_p50
-    row: dict[str, Any] = {"size": size, "profile": profile, "num_sent": runs.num_sent}
-    row |= {"lost": runs.lost, "unanswered": runs.unanswered, "echo_lost": echoes.unanswered}
-    row |= {f"end_to_end_ms_p{percent}": runs.end_to_end_ms(percent) for percent in (50, 95, 99)}
-    row |= {
-        "end_to_end_ms_max": runs.end_to_end_ms(100),
-        "transport_ms_p50": transport_ms,
-        "bare_ms_p50": bare_p50,
-        "bare_ms_p99": bare_p99,
-        "overhead_ms_p50": overhead_ms,
-        "node_cpu_ms_per_image": 1e3 * runs.node_cpu_s / runs.num_sent,
-        "allowed_hz": allowed_hz,
-        "peak_hz": peak,
-        "peak_share": None if peak is None else peak / allowed_hz,
-    }
     for camera in (node, echo):
         camera.destroy_node()
-    return row
+    return SizeFigures(
+        size=size,
+        profile=profile,
+        num_sent=runs.num_sent,
+        lost=runs.lost,
+        unanswered=runs.unanswered,
+        echo_lost=echoes.unanswered,
+        end_to_end_ms_p50=end_to_end_ms,
+        end_to_end_ms_p95=runs.end_to_end_ms(95),
+        end_to_end_ms_p99=runs.end_to_end_ms(99),
+        end_to_end_ms_max=runs.end_to_end_ms(100),
+        transport_ms_p50=transport_ms,
+        bare_ms_p50=bare_p50,
+        bare_ms_p99=bare_p99,
+        overhead_ms_p50=overhead_ms,
+        node_cpu_ms_per_image=1e3 * runs.node_cpu_s / runs.num_sent,
+        allowed_hz=allowed_hz,
+        peak_hz=peak,
+        peak_share=None if peak is None else peak / allowed_hz,
+    )
 
 
 def _bare(runtime: OATRuntime, image_HWC: np.ndarray, seconds: float) -> tuple[np.ndarray, float]:
-    """Milliseconds of `predict` on that image, call by call at the camera's rate; and its CPU seconds a call."""
+    """Return the milliseconds of each `predict` on that image at the camera's rate, and the CPU seconds of one call."""
     took_ms, until_s = [], time.monotonic() + seconds
     before_s = time.process_time()
     while time.monotonic() < until_s:
@@ -157,7 +163,7 @@ def _joined(runs: list[Run]) -> Run:
 
 
 def _peak(camera: Camera, extent: Extent, allowed_hz: float, *, pid: int) -> float | None:
-    """Highest rate that is really sent and leaves at most 5 % without an answer; None: not even 30 Hz."""
+    """Return the highest rate that leaves at most 5 % of the images without an answer; None: not even 30 Hz."""
     best, low_hz, high_hz = None, RATE_HZ, 1.5 * allowed_hz
     for step in range(extent.peak_steps + 1):
         rate_hz = low_hz if step == 0 else (low_hz + high_hz) / 2
@@ -172,7 +178,7 @@ def _peak(camera: Camera, extent: Extent, allowed_hz: float, *, pid: int) -> flo
 
 
 def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) -> float | None:
-    """Answers a second; None where too few come, twice: one stretch that something else disturbs is no verdict."""
+    """Return the answers a second; None if too few come in two stretches, since other programs may disturb one."""
     for _ in range(2):
         run = camera.run(rate_hz, extent.peak_seconds, pid=pid)
         if run.unanswered <= _PEAK_LOSS:
@@ -180,46 +186,50 @@ def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) ->
     return None
 
 
-def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
-    """Switches, malformed images and fallbacks; None stands for what could not be measured."""
+def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> ControlFigures:
+    """Measure switches, malformed images and fallbacks."""
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
-    found: dict[str, Any] = {}
     settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
     with _domain(profile), running(_node(bundle, backend, {**settings, **SETTINGS})):
         camera = Camera(image_HWC, reliable=True, depth=100)
         camera.wait_for_answer()
-        found["late_ms"] = signal_fallbacks(camera)
+        late_ms = signal_fallbacks(camera)
         control = Control(camera)
         effective, reply_ms = prepared_switches(camera, control, runtime.table.lambdas, num=extent.num_switches)
-        found |= {"num_switches": extent.num_switches, "num_effective": effective}
-        found["reply_ms_p50"], found["reply_ms_p99"] = p50_p99(np.array(reply_ms))
-        found["unprepared_s"], found["named_truly"] = unprepared_switch(camera, control, runtime, image_HWC)
+        reply_p50, reply_p99 = p50_p99(np.array(reply_ms))
+        unprepared_s, named_truly = unprepared_switch(camera, control, runtime, image_HWC)
         control.set_lambda(-1.0)
         counted, good, answered = survive_malformed(camera, num=extent.num_malformed)
-        found |= {
-            "num_malformed": extent.num_malformed,
-            "num_counted": counted,
-            "num_good": good,
-            "num_answered": answered,
-        }
         camera.destroy_node()
     with _domain(profile), running(_node(bundle, backend, POLICY_SETTINGS)):
         camera = Camera(image_HWC)
-        found["late_ms"]["policy"] = policy_fallback(camera)
+        late_ms["policy"] = policy_fallback(camera)
         camera.destroy_node()
-    return found
+    return ControlFigures(
+        late_ms=late_ms,
+        num_switches=extent.num_switches,
+        num_effective=effective,
+        reply_ms_p50=reply_p50,
+        reply_ms_p99=reply_p99,
+        unprepared_s=unprepared_s,
+        named_truly=named_truly,
+        num_malformed=extent.num_malformed,
+        num_counted=counted,
+        num_good=good,
+        num_answered=answered,
+    )
 
 
-def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> dict[str, Any]:
-    """Median and worst of several starts of the node; one before them fills the caches of files."""
+def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> StartFigures:
+    """Return median and worst of several starts of the node, after one start that fills the file caches."""
     backend = _START_BACKEND if backend == "auto" else backend
     with _domain(profile):
         camera = Camera(_picture((32, 32)))
         command = _node(bundle, backend, {})
         starts = [measure_start(camera, command) for _ in range(1 + extent.num_starts)][1:]
         camera.destroy_node()
-    return {"num_starts": len(starts), "backend": backend, **summary(starts)}
+    return StartFigures(num_starts=len(starts), backend=backend, **summary(starts))
 
 
 def _picture(size_hw: tuple[int, int]) -> np.ndarray:

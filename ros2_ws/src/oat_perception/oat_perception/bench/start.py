@@ -1,4 +1,4 @@
-"""How long the node takes from the start of its process to its first result on the wire, and what it uses by then."""
+"""Measure the time from the start of the node's process to its first result, and the CPU time and memory by then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oat_runtime.devices import resident_mb
 from oat_runtime.errors import OATError
 
 _IMAGE_PERIOD_S = 0.01
-"""The node's first image is at most so late."""
+"""Time between images, so that the node's first image is at most this late."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The node without ROS: what decides, computes and keeps count. Messages come in as plain values or duck-typed."""
+"""The node without ROS: it decides, computes and counts. Messages come in as plain values or duck-typed."""

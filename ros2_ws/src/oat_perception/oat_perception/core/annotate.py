@@ -1,4 +1,4 @@
-"""The image that people look at: what was seen, how sure, and the operating point, drawn onto the camera's image."""
+"""Draw the result for people onto the camera's image: class, confidence and operating point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def annotate(
     source: str,
     regions: Sequence[tuple[BoxXYXY, Prediction]] = (),
 ) -> npt.NDArray[np.uint8]:
-    """A copy with label, confidence, operating point and regions.
+    """Return a copy of the image with label, confidence, operating point and regions drawn on it.
 
     Args:
         image_HWC: uint8 RGB; not changed. A small one is enlarged, so that the text can be read.
@@ -49,6 +49,6 @@ def annotate(
 
 
 def _write(canvas_HWC: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:
-    """Write in white on a black edge, legible on any image."""
+    """Write white text with a black edge, so that it is legible on any image."""
     for colour, thickness in ((_BLACK, 3), (_WHITE, 1)):
         cv2.putText(canvas_HWC, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness, cv2.LINE_AA)

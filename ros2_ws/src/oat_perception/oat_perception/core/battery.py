@@ -1,4 +1,4 @@
-"""From a BatteryState message to a state of charge."""
+"""Read the state of charge from a BatteryState message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BatteryMessage(Protocol):
 
 
 def battery_charge(message: BatteryMessage, *, percentage_full: float) -> tuple[float, str]:
-    """State of charge in [0, 1], NaN where the message has none; and what is wrong with it, empty where nothing is.
+    """Return the state of charge in [0, 1], or NaN if the message has none, and what is wrong with it, if anything.
 
     Args:
         message: as the driver sends it: `percentage` is meant to be 0 to 1, and many drivers send 0 to 100.

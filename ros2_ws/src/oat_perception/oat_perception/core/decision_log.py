@@ -1,4 +1,4 @@
-"""The file of all decisions: bounded in size. What a full disk costs is counted, and marked in it."""
+"""Write the file of all decisions. It is bounded in size, and what a full disk costs is counted and marked in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DecisionLog:
-    """Decisions as JSON lines, which `oat-replay` turns back into the same decisions. Written by one thread.
+    """Write decisions as JSON lines, from which `oat-replay` computes the same decisions again. For one thread.
 
     Every file begins with the policy, and with the policy's state where it goes on from another file, so each replays
     by itself. A decision that cannot be written is lost for the log alone: the next one that can is written behind a
@@ -124,7 +124,7 @@ class DecisionLog:
 
 
 def record(result: FrameResult) -> str:
-    """One decision as `oat-replay` reads it: its line, behind what must come before it in a log."""
+    """Return one decision as `oat-replay` reads it: its line, after what must come before it in a log."""
     before = [result.record_header, "" if result.gap is None else result.gap.line()]
     return "\n".join([*filter(None, before), step_line(result.signals, result.decision)])
 

@@ -1,4 +1,4 @@
-"""From the values of the parameters to what runs: network, policy and decision log."""
+"""Load what the node runs, as its parameters say: network, policy and decision log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATHS = ("bundle", "estimator", "profile", "decision_log")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What is there from configure to cleanup; `log` is None where none is kept."""
+    """What the node holds from configure to cleanup; `log` is None if no log is written."""
 
     runtime: OATRuntime
     config: PolicyConfig
@@ -31,7 +31,7 @@ class Loaded:
     log: DecisionLog | None
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the network and the log."""
         self.runtime.close()
         if self.log is not None:
             self.log.close()
@@ -42,7 +42,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
 
     Args:
         values: of all parameters, by name.
-        check: raises where the network and the policy's limits do not go with what the operator holds.
+        check: raises if the operator's λ or width does not fit the network and the policy's limits.
 
     Raises:
         OATError: a file, the bundle or a combination of parameters cannot be used; nothing stays loaded.
@@ -79,7 +79,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
 
 
 def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
-    """The table with this device's latencies; None without a profile."""
+    """Return the table with this device's latencies; None without a profile."""
     if not profile:
         return None
     return DeviceProfile.load(profile).apply(
@@ -88,6 +88,6 @@ def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
 
 
 def _estimator(file: str) -> EstimatorConstants | None:
-    """The constants that `oat-calibrate` fitted to this camera; None without a file."""
+    """Return the constants that `oat-calibrate` fitted to this camera; None without a file."""
     what = "an estimator of this version, as the parameter estimator asks for"
     return read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate") if file else None

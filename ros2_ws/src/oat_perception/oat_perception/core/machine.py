@@ -1,4 +1,4 @@
-"""What the machine says of itself: its temperature, and this process's memory and CPU time."""
+"""Read the machine's temperature, and this process's memory and CPU time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Machine:
         self._read_s = -math.inf
 
     def values(self) -> dict[str, str]:
-        """Readings by name, with the unit, at most about a second old; what is not measured is left out."""
+        """Return readings by name and unit, at most about a second old; what is not measured is left out."""
         now_s = time.monotonic()
         if now_s - self._read_s < _READ_EVERY_S:
             return dict(self._values)
@@ -39,7 +39,7 @@ class Machine:
         return dict(self._values)
 
     def temperature_c(self) -> float:
-        """Of the hottest sensor; NaN where there is none that can be read."""
+        """Temperature of the hottest sensor; NaN if none can be read."""
         return max(filter(math.isfinite, map(_celsius, self._sensors)), default=math.nan)
 
     def memory_mb(self) -> float:
@@ -47,7 +47,7 @@ class Machine:
         return resident_mb() or math.nan
 
     def _cpu_percent(self) -> float:
-        """Since the last reading."""
+        """Return the CPU load since the last reading."""
         now = time.process_time(), time.monotonic()
         before, self._before = self._before, now
         wall_s = now[1] - before[1]
@@ -55,7 +55,7 @@ class Machine:
 
 
 def _celsius(sensor: Path) -> float:
-    """A sensor's reading; NaN where it is broken or says something impossible."""
+    """Return a sensor's temperature; NaN if it is broken or impossible."""
     try:
         celsius = int(sensor.read_text()) / 1000
     except (OSError, ValueError):

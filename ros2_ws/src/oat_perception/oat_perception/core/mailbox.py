@@ -1,4 +1,4 @@
-"""The one slot between receiving and inference, where the newest image wins."""
+"""Hold one image between the receiving and the inference thread; the newest one wins."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Mailbox(Generic[_Item]):
         self.num_dropped = 0
 
     def put(self, item: _Item) -> None:
-        """Leave an item, in place of one that nobody took."""
+        """Put an item in. It replaces an item that nobody took."""
         with self._condition:
             self.num_dropped += self._item is not None
             self._item = item
             self._condition.notify()
 
     def take(self, *, not_before_s: float = 0.0) -> _Item | None:
-        """Wait for an item, at least until `not_before_s` (`time.monotonic`); None once the box is closed."""
+        """Wait for an item, at least until `not_before_s` (`time.monotonic`); return None once the box is closed."""
         with self._condition:
             while not self._closed:
                 early_s = not_before_s - time.monotonic()
@@ -38,7 +38,7 @@ class Mailbox(Generic[_Item]):
             return None
 
     def close(self) -> None:
-        """Let the waiting thread go."""
+        """Close the box, and release the waiting thread."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

@@ -1,4 +1,4 @@
-"""The operator's λ and width: what is held, until when, and what just ended."""
+"""Hold the operator's λ and width, with their expiries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Overrides:
 
     @property
     def held(self) -> Mapping[str, Override]:
-        """Those in force, by knob; never changed in place."""
+        """The active overrides, by knob; never changed in place."""
         return self._held
 
     @property
@@ -28,16 +28,16 @@ class Overrides:
         return min((held.expires_s for held in self._held.values() if held.expires_s is not None), default=None)
 
     def put(self, changes: Mapping[str, Override | None]) -> list[str]:
-        """Take over or release (None) some knobs at once; returns the knobs that were released by it."""
+        """Set or release (None) some knobs at once, and return the knobs that this released."""
         before = self._held
         merged = {**before, **changes}
         self._held = {knob: override for knob, override in merged.items() if override is not None}
         return [knob for knob in before if knob not in self._held]
 
     def expire(self, now_s: float) -> list[str]:
-        """Drop what has expired; returns those knobs."""
+        """Drop the overrides that have expired, and return their knobs."""
         return self.put({knob: None for knob, override in self._held.items() if not override.active(now_s)})
 
     def end_timed(self) -> list[str]:
-        """Drop all that would expire some time; returns those knobs."""
+        """Drop all overrides with an expiry, and return their knobs."""
         return self.put({knob: None for knob, override in self._held.items() if override.expires_s is not None})

@@ -1,7 +1,7 @@
-"""Every parameter of the node: meaning, unit, range, when it may change, its check; and the policy's configuration.
+"""Define every parameter of the node, with meaning, unit, range and check, and build the policy's configuration.
 
-What a setting of the policy means, its unit, its range and its default come from its field in `policy.config`.
-`make settings` writes the comments of config/*.yaml and docs/parameters.md from what stands here, without ROS.
+Meaning, unit, range and default of a setting of the policy come from its field in `policy.config`.
+`make settings` writes the comments of config/*.yaml and docs/parameters.md from this file, without ROS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OVERRIDES = ("lambda", "width")
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
-"""Raises ValueError where the bundle does not offer an operator's λ or width; None: not asked for."""
+"""Raises ValueError if the bundle does not offer an operator's λ or width; None: not asked for."""
 
 
 class Change(Enum):
@@ -44,15 +44,15 @@ class Spec:
 
     Attributes:
         name: its ROS name.
-        default: also gives the kind: bool, float (an integer will do), int, str, or list of floats.
+        default: also fixes the type: bool, float (which accepts integers), int, str, or list of floats.
         meaning: what it does, in whole sentences.
         low: least number (each one of a list); None: any, and then `high` is None too.
         high: greatest number.
         unit: of the number, as in `s`.
-        choices: the words allowed; empty: any.
+        choices: the allowed words; empty: any.
         change: when it may be set.
         policy_field: field of `PolicyConfig` that it sets.
-        none: number that stands for no number, since ROS has no empty one; None: there is none.
+        none: number that means "no number", because ROS has no empty value; None: there is none.
     """
 
     name: str
@@ -73,11 +73,11 @@ class Spec:
 
     @property
     def range_text(self) -> str:
-        """The values that it takes, as in `in [0, 3600] s`; empty: any of its type."""
+        """The values that it accepts, as in `in [0, 3600] s`; empty: any of its type."""
         return " ".join(filter(None, [self._constraint(), self.unit]))
 
     def objection(self, value: Any) -> str:
-        """Why this value is refused; empty where it is not."""
+        """Return why this value is refused, or an empty text."""
         if self.is_number:
             return self._number_objection(value)
         if isinstance(self.default, list):
@@ -111,7 +111,7 @@ class Spec:
 
 
 def _of(model: type[BaseModel], field: str, *, name: str, default: Value | None = None) -> Spec:
-    """A parameter from a field: its description, unit, range and (unless given) default."""
+    """Return the parameter of a policy field, with its description, unit, range and, unless given, its default."""
     info = model.model_fields[field]
     quantity = next((mark for mark in info.metadata if isinstance(mark, Quantity)), Quantity())
     low = next((mark.ge for mark in info.metadata if hasattr(mark, "ge")), quantity.least)
@@ -188,11 +188,11 @@ BY_NAME = {spec.name: spec for spec in SPECS}
 
 
 def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered: Offered | None) -> str:
-    """Why these changes, taken together, are refused; empty where they are not. Changes nothing.
+    """Return why these changes, taken together, are refused, or an empty text. This changes nothing.
 
     Args:
-        changes: new values by name; names that are not the node's own are passed over.
-        current: values in force, as far as declared.
+        changes: new values by name; names of other nodes' parameters are ignored.
+        current: present values, as far as declared.
         offered: the loaded bundle's check of an override; None while the node is unconfigured.
     """
     for name, value in changes.items():
@@ -215,7 +215,7 @@ def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered
 
 
 def policy_config(values: Mapping[str, Any]) -> PolicyConfig:
-    """The policy's configuration from the values of all parameters.
+    """Return the policy's configuration from the values of all parameters.
 
     Raises:
         ConfigError: they contradict each other.
@@ -233,12 +233,12 @@ def policy_config(values: Mapping[str, Any]) -> PolicyConfig:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal, whether a list came as a list or as an array."""
+    """Return whether two values are equal; a list equals an array of the same numbers."""
     return list(a) == list(b) if isinstance(a, (list, tuple, array)) and isinstance(b, (list, array)) else a == b
 
 
 def _plain(spec: Spec, value: Any) -> Any:
-    """A value as the policy takes it."""
+    """Return a value as the policy takes it."""
     if spec.none is not None and value == spec.none:
         return None
     return float(value) if spec.is_number else value

@@ -1,4 +1,4 @@
-"""The node without ROS: one camera frame and the external signals in, one prediction and its decision out.
+"""Decide and classify without ROS: one frame and the external signals in, a prediction and its decision out.
 
 Shape legend: C channels (RGB), H height, W width.
 """
@@ -36,7 +36,7 @@ class CameraFrame:
     Attributes:
         image_HWC: uint8 RGB, any size and strides; never changed.
         received_s: when it came, on the clock of `PerceptionCore.process`'s `now_s`.
-        boxes: regions to classify beside the whole image, at the same operating point; None: one that has no pixels.
+        boxes: regions to classify beside the whole image, at the same operating point; None: a region without pixels.
     """
 
     image_HWC: npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ class Received:
     source: str = ""
 
     def reading(self, now_s: float) -> Reading:
-        """As the policy takes it."""
+        """Return the signal as the policy takes it."""
         return Reading(self.value, 0.0 if self.value is None else now_s - self.received_s, self.source)
 
 
@@ -68,7 +68,7 @@ _NEVER = Reading()
 
 @dataclass(frozen=True, slots=True)
 class ExternalSignals:
-    """What comes from outside the camera: battery and environment confidence with ages, and the operator's wishes."""
+    """The signals that are not images: battery and environment confidence with ages, and the operator's commands."""
 
     confidence: Reading = _NEVER
     battery: Reading = _NEVER
@@ -82,15 +82,15 @@ class FrameResult:
     """Everything about one processed frame.
 
     Attributes:
-        prediction: what the network said, naming the point that said it.
-        probe: what it said at the probed point; None where no probe was due.
-        regions: what it said of each of the frame's boxes; None where the box has no pixels.
+        prediction: the network's result, with the point that produced it.
+        probe: its result at the opposite λ; None if no probe was due.
+        regions: its result for each of the frame's boxes; None for a box without pixels.
         signals: the inputs of the decision.
-        decision: what the policy chose for this frame.
-        note: why the point that ran is not the decided one; empty where it is.
+        decision: the policy's choice for this frame.
+        note: why another point ran than the decided one; empty if the decided one ran.
         waited_ms: time from receipt to the start of processing.
-        preprocess_ms: camera frame to network inputs, those of its regions too.
-        policy_ms: image statistics and decision.
+        preprocess_ms: time from camera frame to network inputs, including those of its regions.
+        policy_ms: time of image statistics and decision.
         probe_ms: cost of the probe; 0 without one.
         policy_failed: the policy raised, so the decision is the fallback's.
         record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
@@ -113,7 +113,7 @@ class FrameResult:
 
 
 class PerceptionCore:
-    """Runs frames through policy and network. Used from one thread at a time; never reads a clock for a decision."""
+    """Run frames through policy and network. Use it from one thread at a time. No decision depends on a clock here."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class PerceptionCore:
         )
 
     def _decide(self, signals: Signals) -> tuple[Decision, bool]:
-        """The policy's decision, or the fallback where it raises: a fault there must not stop perception."""
+        """Return the policy's decision, or the fallback if it raises: its errors must not stop perception."""
         try:
             decision = self.policy.step(signals)
         except Exception as error:
@@ -260,7 +260,7 @@ class PerceptionCore:
         return np.stack([network_input(pixels, self._runtime.bundle.input) for pixels in (frame.image_HWC, *crops)])
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
-        """What the network said about the previous frame, at its present age."""
+        """Return the network's result on the previous frame, at its present age."""
         if self._last is None:
             return None
         last, at_s = self._last
@@ -268,7 +268,7 @@ class PerceptionCore:
 
 
 def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:
-    """The safest point, or what the operator holds, without any adaptation."""
+    """Return the safest point, or the operator's, without adapting."""
     lam, width = (
         None if signals.safety_lock or override is None or not override.active(signals.now_s) else override.value
         for override in (signals.override_lam, signals.override_width)

@@ -1,4 +1,4 @@
-"""Regions of interest: an image meets the detections made on it, and their boxes become pixels."""
+"""Join an image with the detections made on it, and turn their boxes into pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from oat_runtime.errors import InputError
 
 _NUM_IMAGES = 10
-"""Images that wait for their detections: a third of a second at 30 Hz, more than detectors take."""
+"""Number of images that wait for their detections: a third of a second at 30 Hz, more than detectors need."""
 _MAX_ANGLE_RAD = 1e-3
 
 _Image = TypeVar("_Image")
@@ -35,7 +35,7 @@ class StampMatcher(Generic[_Image]):
         self._early: tuple[int, Any] | None = None
 
     def put_image(self, stamp_ns: int, image: _Image) -> Matched[_Image] | None:
-        """Keep an image for its detections; the pair, where they came before it."""
+        """Store an image for its detections; return the pair if they came before it."""
         if self._early is not None and self._early[0] == stamp_ns:
             (_, detections), self._early = self._early, None
             return Matched(image, detections)
@@ -45,7 +45,7 @@ class StampMatcher(Generic[_Image]):
         return None
 
     def put_detections(self, stamp_ns: int, detections: Any) -> Matched[_Image] | None:
-        """The pair, where the image is here; images before it wait no longer. Else the detections wait for it.
+        """Return the pair if the image is here, and drop the images before it. Otherwise the detections wait for it.
 
         Raises:
             InputError: earlier detections were still without an image, and are given up.
@@ -65,7 +65,7 @@ class StampMatcher(Generic[_Image]):
 
 
 def box_xyxy(box: Any, *, height: int, width: int) -> BoxXYXY:
-    """Pixels of a vision_msgs/BoundingBox2D, cut off at the image's border.
+    """Return the pixels of a vision_msgs/BoundingBox2D, cut off at the image's border.
 
     Args:
         box: centre, size and angle, in pixels and radians.

@@ -1,4 +1,4 @@
-"""Counts and times of one activation, for diagnostics."""
+"""Count images and times of one activation, for diagnostics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from oat_perception.core.perception import FrameResult
 from oat_runtime.timing import p50_p99
 
 _WINDOW = 300
-"""Frames that percentiles are taken over."""
+"""Number of frames for the percentiles."""
 _RECENT_S = 5.0
-"""Time that the rate is taken over, and for which a refused image is a warning."""
+"""Time for the rate, and for which a refused image is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Tally:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def received(self, now_s: float, stamp_ns: int) -> None:
-        """An image message came, good or bad. A stamp before the last one: a bag began again, or a clock was set."""
+        """Count an image message, good or bad. A stamp may go back if a bag begins again or a clock is set."""
         with self._lock:
             self.num_received += 1
             self.last_received_s = now_s
@@ -70,23 +70,23 @@ class Tally:
             self._last_stamp_ns = stamp_ns
 
     def begin(self, now_s: float | None) -> None:
-        """An image is taken into work; None: it is done with."""
+        """Note that work on an image begins; None: it has ended."""
         self.in_work_since_s = now_s
 
     def refuse(self, reason: str, now_s: float, *, num: int = 1) -> None:
-        """An image was dropped, or `num` of its regions; counted by what stands before the colon."""
+        """Count a dropped image, or `num` of its regions, by its reason: the text before the colon."""
         with self._lock:
             self.refused[reason.split(":")[0]] += num
             self._last_refusal = now_s, reason
 
     def failed(self, reason: str) -> None:
-        """An image could not be processed for a reason that is not its own fault."""
+        """Count an image that failed for a reason other than the image itself."""
         with self._lock:
             self.num_errors += 1
             self.last_error = reason
 
     def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
-        """A result was published."""
+        """Count a published result."""
         with self._lock:
             self.num_processed += 1
             self.num_probes += result.probe is not None
@@ -97,7 +97,7 @@ class Tally:
             self._last = result
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """All of it at one moment."""
+        """Return all counts at one moment."""
         with self._lock:
             recent = [done_s for done_s in self._done_s if now_s - done_s <= _RECENT_S]
             refused_s, refusal = self._last_refusal or (now_s, "")

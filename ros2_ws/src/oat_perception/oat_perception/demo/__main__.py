@@ -1,4 +1,4 @@
-"""`make demo`: the real ROS graph through a scripted day, a live table, a report. Ends by itself."""
+"""Run the real ROS graph through a scripted day, with a live table and a report. `make demo` ends by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo.
 
     Returns:
-        0 where the day went as it should; 1 where not, with the reason on stderr.
+        0 if the day went as it should; 1 if not, with the reason on stderr.
     """
     checks = run(_parse(argv), PlainConsole(highlight=False))
     failed = [check for check in checks if not check.ok]

@@ -1,4 +1,4 @@
-"""After a run: what a fixed λ would have said of exactly the same images. Knows no rclpy."""
+"""After a run, classify exactly the same images with a fixed λ. Needs no rclpy."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def fixed_answers(
     seed: int,
     progress: Callable[[int], None],
 ) -> list[Record]:
-    """Labels that fixed operating points give the recorded images, through the same runtime as the node's.
+    """Return the labels that fixed operating points give the recorded images, with the runtime that the node uses.
 
-    An attacked image was made against the point that the node ran at, so it would flatter every other one: it is made
-    anew from the same clean image, with the same random start, against the point in question.
+    An attacked image was made against the node's operating point, so it would flatter any other point. Therefore each
+    point gets its own attack on the same clean image, with the same random start.
 
     Args:
         truth: lines of truth.jsonl.
@@ -35,7 +35,7 @@ def fixed_answers(
         images: where the clean images came from.
         runtime: a runtime of the node's bundle.
         attacker: of the same bundle.
-        points: fixed operating points, one a λ.
+        points: fixed operating points, one for each λ.
         seed: the camera's seed.
         progress: told the number of images done.
 

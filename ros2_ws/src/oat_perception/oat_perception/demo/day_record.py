@@ -1,4 +1,4 @@
-"""What a demo run left in its folder, joined frame by frame, and the counts that follow from it. Knows no rclpy."""
+"""Read what a demo run left in its folder, join it frame by frame, and count. Needs no rclpy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReplayedFrame:
     Attributes:
         t_s: its stamp, since the first image.
         truth: what the camera did (a line of truth.jsonl).
-        result: what the node answered (a line of results.jsonl); None where it did not.
+        result: the node's answer (a line of results.jsonl); None if there is none.
         fixed: label that a fixed λ gives the same image, by λ; attacked images are attacked anew at that λ.
     """
 
@@ -82,8 +82,8 @@ class PhaseCounts:
         title: of the phase.
         num_published: images sent.
         num_answered: images answered.
-        adaptive: right answers of the node.
-        fixed: right answers of each fixed λ, on the answered images.
+        adaptive: correct answers of the node.
+        fixed: correct answers of each fixed λ, on the answered images.
         latency_ms: mean, median and 99th percentile of the network's time.
         lambdas: share of answers by λ.
         widths: share of answers by width.
@@ -122,11 +122,11 @@ class Day:
     switches: tuple[Switch, ...]
 
     def of(self, phase: Phase) -> tuple[ReplayedFrame, ...]:
-        """Frames of one phase."""
+        """Return the frames of one phase."""
         return tuple(frame for frame in self.frames if frame.truth["phase"] == phase.name)
 
     def counts(self, phase: Phase | None = None) -> PhaseCounts:
-        """Counts of one phase; of the whole day without one."""
+        """Return the counts of one phase, or of the whole day."""
         frames = self.frames if phase is None else self.of(phase)
         return count("All phases" if phase is None else phase.title, frames)
 
@@ -137,7 +137,7 @@ class Day:
 
 
 def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
-    """Count right answers, operating points and times."""
+    """Count correct answers, operating points and times."""
     answered = [frame for frame in frames if frame.result is not None]
     results = [frame.answer for frame in answered]
     latencies_ms = np.array([result["inference_ms"] for result in results])
@@ -150,8 +150,8 @@ def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
         title=title,
         num_published=len(frames),
         num_answered=len(answered),
-        adaptive=_right(answered, [result["label"] for result in results]),
-        fixed={lam: _right(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
+        adaptive=_correct(answered, [result["label"] for result in results]),
+        fixed={lam: _correct(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
         latency_ms=mean_p50_p99,
         lambdas=_shares(result["lambda"] for result in results),
         widths=_shares(result["width"] for result in results),
@@ -163,7 +163,7 @@ def _share_as_json(share: Proportion) -> Record:
     return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
 
 
-def _right(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
+def _correct(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
     pairs = zip(frames, labels, strict=True)
     return Proportion(sum(label == frame.truth["label"] for frame, label in pairs), len(frames))
 
@@ -193,7 +193,7 @@ def load_day(folder: Path, scenario: Scenario) -> Day:
 def joined(
     truth: Sequence[Record], results: Mapping[int, Record], fixed: Mapping[int, dict[float, int]]
 ) -> tuple[ReplayedFrame, ...]:
-    """Published images in their order, each with what is there of its answers, by the image's stamp."""
+    """Return the published images in order, each joined by its stamp with its answers so far."""
     return tuple(
         ReplayedFrame(
             t_s=(line["stamp_ns"] - truth[0]["stamp_ns"]) / 1e9,
@@ -218,7 +218,7 @@ def _switches(frames: Sequence[ReplayedFrame]) -> Iterable[Switch]:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """All objects of a JSON-lines file.
+    """Read all objects of a JSON-lines file.
 
     Raises:
         DataError: no such file, or a line that is not JSON.
@@ -237,7 +237,7 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value with NaN and infinities replaced by None, at any depth."""
+    """Return a value with NaN and infinities replaced by None, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

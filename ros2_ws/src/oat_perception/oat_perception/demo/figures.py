@@ -1,4 +1,4 @@
-"""The two figures of the demo's report: the day as a timeline, and accuracy by phase. Knows no rclpy."""
+"""Draw the two figures of the demo's report: the day as a timeline, and accuracy by phase. Needs no rclpy."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _style(salt: str) -> Iterator[None]:
 
 
 def timeline(day: Day) -> Figure:
-    """All that changed during the day over one time axis."""
+    """Draw all that changed during the day over one time axis."""
     with _style("timeline"):
         figure = Figure(figsize=(10.4, 10.6), layout="constrained")
         rows = figure.subplots(6, 1, sharex=True, height_ratios=(1.35, 1.0, 1.0, 0.85, 1.0, 1.5))
@@ -90,7 +90,7 @@ def timeline(day: Day) -> Figure:
 
 
 def accuracy_by_phase(day: Day) -> Figure:
-    """Accuracy of the adaptive node and of each fixed λ, by phase, with 95 % intervals."""
+    """Draw the accuracy of the adaptive node and of each fixed λ, by phase, with 95 % intervals."""
     with _style("accuracy"):
         figure = Figure(figsize=(10.4, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -115,7 +115,7 @@ def accuracy_by_phase(day: Day) -> Figure:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an SVG element that can stand within HTML."""
+    """Return the figure as an SVG element for an HTML page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": str(figure.get_figheight())}):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -151,7 +151,7 @@ def _told(axes: Axes, t_s: np.ndarray, answered: Sequence[ReplayedFrame]) -> Non
 
 
 def _knob(axes: Axes, t_s: np.ndarray, answered: Sequence[ReplayedFrame], *, key: str, label: str) -> None:
-    """A stepped line; stretches that a person chose stand out by colour and thickness."""
+    """Draw a stepped line, and mark the parts that a person set by colour and thickness."""
     values = np.array([frame.answer[key] for frame in answered], float)
     by_operator = np.array([frame.answer[f"{key}_source"] == "operator" for frame in answered])
     axes.step(t_s, values, where="post", color=INK, linewidth=1.6, label="chosen by the policy")
@@ -182,7 +182,7 @@ def _latency(axes: Axes, t_s: np.ndarray, answered: Sequence[ReplayedFrame]) -> 
 
 
 def _running_accuracy(axes: Axes, day: Day) -> None:
-    """Counted from each phase's start, so that a line ends at the figure in the table."""
+    """Draw accuracy counted from each phase's start, so that each line ends at the figure in the table."""
     lambdas = sorted({lam for frame in day.answered for lam in frame.fixed})
     for index, phase in enumerate(day.scenario.phases):
         frames = [frame for frame in day.of(phase) if frame.result is not None]

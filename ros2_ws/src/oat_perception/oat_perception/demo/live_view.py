@@ -1,4 +1,4 @@
-"""The demo in the terminal: a table with a row for each phase, or plain lines where there is no terminal."""
+"""Show the demo in the terminal: a table with a row for each phase, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STYLES = {"operator": "magenta", "adaptive": "default"}
 
 
 class LiveView:
-    """Shows frames as they are answered. Use as a context manager."""
+    """Show frames as they are answered. Use it as a context manager."""
 
     def __init__(self, scenario: Scenario, console: Console) -> None:
         """Draw nothing yet."""
@@ -42,7 +42,7 @@ class LiveView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Leave the last picture standing."""
+        """Leave the last picture on the screen."""
         if self._live is not None:
             self._live.stop()
 
@@ -64,7 +64,7 @@ class LiveView:
             self._tell_phase_end(frames)
 
     def finish(self, frames: Sequence[ReplayedFrame]) -> None:
-        """Say what is left to say about the last phase, where there is no terminal."""
+        """Without a terminal, print the last phase."""
         if self._live is None and self._last_phase:
             self._console.print(_phase_line(self._scenario, frames, self._last_phase), soft_wrap=True)
 
@@ -105,7 +105,7 @@ class LiveView:
 
 
 def _cells(frames: Sequence[ReplayedFrame]) -> list[str]:
-    """A phase's row: the state at its newest answer, and its counts."""
+    """Return a phase's row: the state at its newest answer, and its counts."""
     answered = [frame for frame in frames if frame.result is not None]
     if not answered:
         return [""] * 8

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that needs nothing beside it. Every number in it is counted from the run's files."""
+"""Write the demo's report: one HTML file that needs no other. Every number in it is counted from the run's files."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _share(share: Proportion) -> str:
 
 
 def _used(shares: dict[float, float]) -> str:
-    """Values by how often they ran, the most frequent first; rare ones are summed up."""
+    """Return the values by how often they ran, the most frequent first; rare ones are summed up."""
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     shown = [f"{value:g} <small>{100 * share:.0f}&nbsp;%</small>" for value, share in ordered[:3]]
     return "<br>".join(shown) + (f"<br><small>and {len(ordered) - 3} more</small>" if len(ordered) > 3 else "")

@@ -1,4 +1,4 @@
-"""One run of the demo: the nodes act out the day, every answer is kept, then come the comparison and the report."""
+"""Run the demo once: the nodes play the day, every answer is recorded, then come the comparison and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import Progress
 
-from oat_perception.demo.checks import Check, check_day
+from oat_perception.demo.checks import DayCheck, check_day
+from oat_perception.demo.client import CAMERA, PERCEPTION, DemoClient
 from oat_perception.demo.day_record import (
     DECISIONS,
     FIXED,
@@ -36,7 +37,6 @@ from oat_perception.demo.day_record import (
     write_lines,
 )  # fmt: skip
 from oat_perception.demo.live_view import LiveView
-from oat_perception.demo.monitor import CAMERA, PERCEPTION, Monitor
 from oat_perception.demo.report import write_report
 from oat_perception.node.processes import Nodes, started
 from oat_perception.replay.scenario import Scenario
@@ -54,7 +54,7 @@ _HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     bundle: Path
     output: Path
@@ -65,8 +65,8 @@ class Options:
     arguments: tuple[str, ...]
 
 
-def run(options: Options, console: Console) -> tuple[Check, ...]:
-    """Act the day out, compare, write everything to the output folder, and check it.
+def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
+    """Play the day, compare, write everything to the output folder, and check it.
 
     Raises:
         OATError: the bundle is damaged or of other images than the demo's, a node died, nothing was answered, or
@@ -96,7 +96,7 @@ def run(options: Options, console: Console) -> tuple[Check, ...]:
 
 
 def _check_bundle(path: Path) -> None:
-    """Refuse a network that cannot know the demo's images, before what an earlier run left is removed."""
+    """Refuse a network that was trained on other images than the demo's, before an earlier run's files are removed."""
     from oat_runtime.bundle import Bundle
 
     require("torch", extra="torch", by="the demo's attacker")
@@ -109,7 +109,7 @@ def _check_bundle(path: Path) -> None:
 
 
 def _fresh_folder(folder: Path) -> Path:
-    """Remove what an earlier run left, and nothing else."""
+    """Remove the files of an earlier run, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png"):
         (folder / name).unlink(missing_ok=True)
@@ -118,23 +118,23 @@ def _fresh_folder(folder: Path) -> Path:
 
 
 def _act(options: Options, folder: Path, data_root: Path | None, console: Console) -> None:
-    """Run both nodes through the scenario; leaves truth, frames, decisions and results in `folder`."""
+    """Run both nodes through the scenario, and leave truth, frames, decisions and results in `folder`."""
     # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
     os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_STATIC_PEERS"] = ""
     # Logs of the nodes go to files here; rcl would write them to the home folder too.
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
-    monitor = Monitor()
+    client = DemoClient()
     try:
         with started(_parameters(options, folder, data_root), folder) as nodes:
             with console.status("Starting the nodes"):
-                monitor.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
+                client.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
             with LiveView(options.scenario, console) as view:
-                _follow(options.scenario, folder, monitor, nodes, view)
+                _follow(options.scenario, folder, client, nodes, view)
     finally:
-        write_lines(folder / RESULTS, monitor.results_with_reasons())
-        monitor.destroy_node()
+        write_lines(folder / RESULTS, client.results_with_reasons())
+        client.destroy_node()
         rclpy.try_shutdown()
 
 
@@ -162,7 +162,7 @@ def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[
 
 
 def _node_settings() -> dict[str, Any]:
-    """Where the node departs from its defaults."""
+    """Return the node's parameters that differ from their defaults."""
     return {
         "auto_activate": True,
         "always_process": True,
@@ -173,17 +173,17 @@ def _node_settings() -> dict[str, Any]:
     }
 
 
-def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, view: LiveView) -> None:
-    """Let the day run, act as the operator where the script says so, and show what happens."""
-    monitor.set_on(CAMERA, {"playing": True})
+def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, view: LiveView) -> None:
+    """Let the day run, act as the operator when the script says so, and show what happens."""
+    client.set_on(CAMERA, {"playing": True})
     started_s = time.monotonic()
     phase = scenario.phases[0]
     while not nodes.ended("camera_replay_node"):
         nodes.check()
-        monitor.spin(_REFRESH_S)
-        frames = _so_far(folder, monitor.results)
+        client.spin(_REFRESH_S)
+        frames = _so_far(folder, client.results)
         elapsed_s = time.monotonic() - started_s
-        if not monitor.results and elapsed_s > _SILENCE_TIMEOUT_S:
+        if not client.results and elapsed_s > _SILENCE_TIMEOUT_S:
             raise OATError(
                 f"no result within {_SILENCE_TIMEOUT_S:.0f} s, {len(frames)} images sent: see the *.log files"
             )
@@ -191,19 +191,19 @@ def _follow(scenario: Scenario, folder: Path, monitor: Monitor, nodes: Nodes, vi
             raise OATError(f"the day should have ended after {scenario.duration_s:.0f} s: see camera_replay_node.log")
         present = scenario.phase(frames[-1].truth["phase"]) if frames else phase
         if present.manual is not None and phase.manual is None:
-            monitor.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
+            client.set_on(PERCEPTION, {"lambda": present.manual.lam, "width": present.manual.width})
         elif present.manual is None and phase.manual is not None:
-            monitor.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
+            client.set_on(PERCEPTION, {"lambda": -1.0, "width": -1.0})
         phase = present
-        view.show(frames, reason=monitor.latest_reason, elapsed_s=elapsed_s)
-    monitor.spin(1.0)  # the last answers
-    frames = _so_far(folder, monitor.results)
-    view.show(frames, reason=monitor.latest_reason, elapsed_s=scenario.duration_s)
+        view.show(frames, reason=client.latest_reason, elapsed_s=elapsed_s)
+    client.spin(1.0)  # the last answers
+    frames = _so_far(folder, client.results)
+    view.show(frames, reason=client.latest_reason, elapsed_s=scenario.duration_s)
     view.finish(frames)
 
 
 def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...]:
-    """Published images with the answers that have come; a line that is being written is left for later."""
+    """Return the published images with the answers so far; a half-written line is left for later."""
     path = folder / TRUTH
     text = path.read_text() if path.is_file() else ""
     truth = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -211,7 +211,7 @@ def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...
 
 
 def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[Record], console: Console) -> None:
-    """Write what the least and the most robust fixed setting would have answered."""
+    """Write the answers of the least and of the most robust fixed setting."""
     import torch
 
     from oat_perception.demo.comparison import fixed_answers
@@ -241,12 +241,12 @@ def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[R
 
 
 def _origin(images: ImageSet, data_root: Path | None) -> str:
-    """What files the images were read from, for people."""
+    """Say from which files the images were read, for people."""
     found = find_source(CIFAR10, data_root) if data_root else None
     return found.location.form if found else images.name
 
 
-def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[Check]) -> None:
+def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[DayCheck]) -> None:
     """Write the numbers of the run as one JSON object."""
     from oat_perception.replay.attacker import PGD10
     from oat_runtime.bundle import Bundle

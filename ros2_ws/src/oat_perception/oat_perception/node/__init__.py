@@ -1,1 +1,1 @@
-"""What joins the core to ROS: parameters, subscriptions, publishers, lifecycle and diagnostics of the nodes."""
+"""Join the core to ROS: parameters, subscriptions, publishers, lifecycle and diagnostics of the nodes."""

@@ -1,4 +1,4 @@
-"""What an operator may ask of the node: its parameters, and λ and width by parameter or by service."""
+"""Take the operator's commands: parameters, and λ and width by parameter or by service."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LEAST_WAIT_S = 0.0005
 
 
 class Commands:
-    """Parameters and overrides of one node. Everything runs on the executor's thread; `overrides.held` is read by any.
+    """Parameters and overrides of one node. All runs on the executor's thread; any thread may read `overrides.held`.
 
-    An override that lasts is a parameter, so a dumped file brings it back. One with an expiry is not, so no file
-    makes it last.
+    An override without expiry is a parameter, so a dumped parameter file brings it back. An override with an expiry is
+    not a parameter, so no file can make it last.
     """
 
     def __init__(self, node: Node, *, steady: Clock, announce: Announce, changed: Callable[[], None]) -> None:
@@ -66,7 +66,7 @@ class Commands:
         return {spec.name: self._node.get_parameter(spec.name).value for spec in SPECS}
 
     def bind(self, runtime: OATRuntime, config: PolicyConfig) -> None:
-        """From now on check overrides against a bundle and the hard limits; parameters that it was loaded by are fixed.
+        """Check overrides against a bundle and the hard limits from now on; what it was loaded with is then fixed.
 
         Raises:
             OperatingPointError: the override in force is not offered.
@@ -78,29 +78,29 @@ class Commands:
         self._offered = offered
 
     def unbind(self) -> None:
-        """The bundle is gone."""
+        """Stop checking overrides, because the bundle is gone."""
         self._offered = None
 
     def suspend(self) -> str:
-        """The node is deactivated: overrides with an expiry end for good. Returns what to say, if anything."""
+        """On deactivation, end overrides with an expiry for good. Return what to announce, or an empty text."""
         held = self.overrides.held
         self.overrides.end_timed()
         self._wait_for_expiry()
-        kept = [knob for knob in held if knob in self.overrides.held]
+        lasting = [knob for knob in held if knob in self.overrides.held]
         if not held:
             return ""
         reason = f"deactivated: the override of {' and '.join(held)} ended"
-        return f"{reason}; parameter {' and '.join(kept)} asks for it again on activation" if kept else reason
+        return f"{reason}; parameter {' and '.join(lasting)} asks for it again on activation" if lasting else reason
 
     def set_operating_point(self, request: SetOperatingPoint.Request, *, active: OperatingPoint) -> str:
-        """Set or release both knobs at once.
+        """Set or release λ and width together.
 
         Args:
             request: what is asked.
-            active: the operating point in force; changed to what the next image finds.
+            active: message with the active operating point; changed to the one that the next image will find.
 
         Returns:
-            Why it is refused; empty where it is done.
+            Why the request is refused; empty if it is done.
         """
         asked = {"lambda": request.lambda_value, "width": request.width}
         wanted = {knob: value for knob, value in asked.items() if not math.isnan(value) and value != request.KEEP}
@@ -121,7 +121,7 @@ class Commands:
         return problem
 
     def once(self, delay_s: float, callback: Callable[[], None]) -> None:
-        """Call back once, on the executor, after a delay of the steady clock."""
+        """Call a function once, on the executor, after a delay on the steady clock."""
 
         def fire() -> None:
             self._node.destroy_timer(timer)
@@ -138,14 +138,14 @@ class Commands:
         point.reason = "from the next image on"
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Check without any effect."""
+        """Check changes, without any effect."""
         changes = {parameter.name: parameter.value for parameter in parameters}
         current = {name: self._node.get_parameter(name).value for name in changes if self._node.has_parameter(name)}
         reason = objection(changes, current=current, offered=self._offered)
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _post_set(self, parameters: list[Parameter]) -> None:
-        """Apply the operator's λ and width; all other parameters are read where they are used."""
+        """Apply the operator's λ and width. All other parameters are read where they are used."""
         wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
         lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
         released = self.overrides.put({**lasting, **self._timed})
@@ -171,7 +171,7 @@ class Commands:
 
 
 def _offer(runtime: OATRuntime, config: PolicyConfig) -> Offered:
-    """A check of the operator's λ and width against the bundle and the hard limits."""
+    """Return a check of the operator's λ and width against the bundle and the hard limits."""
 
     def check(lam: float | None, width: float | None) -> None:
         active = runtime.active

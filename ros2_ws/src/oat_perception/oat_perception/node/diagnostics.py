@@ -1,4 +1,4 @@
-"""What the node says of its own health, in the manner of REP 107."""
+"""Report the node's health as diagnostics (REP 107)."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the statuses are made from.
+    """The values from which the statuses are made.
 
     Attributes:
         node: the node's full name.
         state: lifecycle state.
-        problem: why the last transition failed; empty where it did not.
+        problem: why the last transition failed; empty if it succeeded.
         listening_since_s: when the node began to listen to the camera; None while nobody wants a result.
-        incompatible_qos: policy that keeps a camera's images away; empty: none does.
+        incompatible_qos: QoS policy that keeps a camera's images away; empty: none.
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
         num_dropped: images replaced by newer ones before they were processed.
         signals: the external signals, by name.
         machine: readings of the machine, by name and unit.
-        camera_timeout_s: silence of the camera that counts as such.
-        policy_timeout_s: time without a decision on an image in work that counts as silence.
+        camera_timeout_s: time without an image after which the camera counts as silent.
+        policy_timeout_s: time for one image after which the policy counts as silent.
         now_s: steady time.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
@@ -71,7 +71,7 @@ class Health:
 
 
 def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, Watched]:
-    """The external signals that this robot is meant to have."""
+    """Return the states of the external signals that this robot should have."""
     found: dict[str, tuple[Reading, float]] = {}
     if external.confidence.value is not None or config.confidence_topic == "required":
         found["environment confidence"] = external.confidence, config.confidence_max_age_s
@@ -88,7 +88,7 @@ def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, 
 
 
 def next_silence_s(health: Health) -> float:
-    """Steady time at which the first part that is well falls silent, unless it speaks before; infinity without one."""
+    """Return the steady time at which the next healthy part will count as silent if nothing comes; else infinity."""
     expiries_s = [math.inf]
     if (tally := health.tally) is not None:
         if health.listening_since_s is not None:
@@ -103,9 +103,9 @@ def next_silence_s(health: Health) -> float:
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
-    """One status each for node, machine, decision log, camera, network, policy, operating point and external signals.
+    """Return a status for each part: node, machine, decision log, camera, network, policy, point and external signals.
 
-    Only those of node, machine and decision log unless the node is active.
+    Unless the node is active, there are only those of node, machine and decision log.
     """
     found = [_node(health), _status(health, "machine", DiagnosticStatus.OK, "", health.machine)]
     if health.log is not None:
@@ -117,7 +117,7 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
 
 
 def troubles(found: Iterable[DiagnosticStatus]) -> dict[str, DiagnosticStatus]:
-    """What is not as it should be, by the part's name."""
+    """Return the statuses that are not OK, by the part's name."""
     return {status.name.rpartition(": ")[2]: status for status in found if status.level != DiagnosticStatus.OK}
 
 

@@ -1,4 +1,4 @@
-"""The constants of our messages for who decided, by which rule and in what environment. Loads no torch."""
+"""Map the policy's enums to the constants of our messages: who chose, by which rule, in which regime. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The signals from outside the camera: battery and environment confidence, each with the moment of its receipt."""
+"""Receive battery and environment confidence, each with the moment of its receipt."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _THROTTLE_S = 5.0
 
 
 class SignalSubscriptions:
-    """Subscriptions from configure to cleanup. Written by the executor's thread, read by any.
+    """Subscriptions from configure to cleanup. The executor's thread writes the values; any thread may read them.
 
     Attributes:
-        battery: state of charge in [0, 1], NaN where the message has none.
+        battery: state of charge in [0, 1]; NaN if the message has none.
         confidence: as received.
-        battery_power_w: what the battery delivers; NaN where the driver does not measure it.
+        battery_power_w: power that the battery delivers; NaN if the driver does not measure it.
     """
 
     def __init__(self, node: Node, *, percentage_full: Callable[[], float]) -> None:
@@ -32,7 +32,7 @@ class SignalSubscriptions:
 
         Args:
             node: the node.
-            percentage_full: what this robot's driver sends for a full battery.
+            percentage_full: returns the percentage that this robot's driver sends for a full battery.
         """
         self._node, self._percentage_full = node, percentage_full
         self.battery = self.confidence = Received()
@@ -44,7 +44,7 @@ class SignalSubscriptions:
         )
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Unsubscribe."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 

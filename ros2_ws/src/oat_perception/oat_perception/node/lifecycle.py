@@ -1,4 +1,4 @@
-"""What stock rclpy leaves out of a managed node: it says why a transition failed."""
+"""Say why a transition of a managed node failed; stock rclpy does not."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class GuardedLifecycleNode(LifecycleNode):
 
     @property
     def state(self) -> str:
-        """Label of the lifecycle state."""
+        """The name of the lifecycle state."""
         return str(self._state_machine.current_state[1])
 
     @functools.cached_property
     def failures(self) -> Failures:
-        """What failed where nothing may fail: callbacks, and images in work."""
+        """Failures of callbacks and of images in work."""
         return Failures(self.get_logger())
 
 
@@ -40,10 +40,10 @@ _Transition = Callable[[_Node, LifecycleState], None]
 
 
 def guarded(transition: _Transition[_Node]) -> Callable[[_Node, LifecycleState], TransitionCallbackReturn]:
-    """Make a transition callback of a method: rclpy swallows exceptions, this reports them.
+    """Make a transition callback of a method. It reports exceptions, which rclpy would swallow.
 
-    What people can put right (OATError, OSError) leaves the node in the state it was in; anything else is an error
-    that `on_error` cleans up after.
+    An error that people can mend (OATError, OSError) leaves the node in its state. Any other exception leads to
+    `on_error`, which cleans up.
     """
 
     @functools.wraps(transition)

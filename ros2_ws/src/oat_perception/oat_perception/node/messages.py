@@ -1,4 +1,4 @@
-"""From results and parameters to messages. Every result carries the header of the image that it belongs to."""
+"""Make messages from results and parameters. Every result carries the header of its image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-j
 def perception(
     result: FrameResult, header: Header, *, image_age_ms: float, total_ms: float, num_dropped: int
 ) -> Perception:
-    """The result for one image."""
+    """Return the result for one image."""
     prediction, decision, signals = result.prediction, result.decision, result.signals
     return Perception(
         header=header,
@@ -62,7 +62,7 @@ def perception(
 
 
 def operating_point(result: FrameResult, header: Header) -> OperatingPoint:
-    """The point that classified this image, and why."""
+    """Return the operating point that classified this image, and why."""
     decision, point = result.decision, result.prediction.point
     return OperatingPoint(
         header=header,
@@ -77,7 +77,7 @@ def operating_point(result: FrameResult, header: Header) -> OperatingPoint:
 
 
 def decision_record(result: FrameResult, header: Header, *, sequence: int) -> DecisionRecord:
-    """The whole decision, as `oat-replay` reads it."""
+    """Return the whole decision, as `oat-replay` reads it."""
     decision = result.decision
     return DecisionRecord(
         header=header,
@@ -100,7 +100,7 @@ def decision_record(result: FrameResult, header: Header, *, sequence: int) -> De
 
 
 def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
-    """A uint8 RGB image as sensor_msgs/Image."""
+    """Return a uint8 RGB image as sensor_msgs/Image."""
     height, width, channels = image_HWC.shape
     # As bytes: assigning an array would copy it element by element, a thousand times slower.
     return Image(
@@ -109,12 +109,12 @@ def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
 
 
 def stamp_ns(message: Any) -> int:
-    """The stamp in a message's header, in nanoseconds; a hostile one is negative."""
+    """Return the stamp in a message's header, in nanoseconds; a hostile one is negative."""
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
 def parameter_descriptor(spec: Spec, *, with_range: bool) -> ParameterDescriptor:
-    """For `ros2 param describe`; to declare, without the range: rclpy would refuse by it, and not say why."""
+    """Describe a parameter. Declare it without the range: rclpy would enforce that without saying why."""
     descriptor = ParameterDescriptor(
         name=spec.name,
         description=spec.meaning,
@@ -133,7 +133,7 @@ def parameter_descriptor(spec: Spec, *, with_range: bool) -> ParameterDescriptor
 
 
 def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
-    """Class names of a bundle; `stamp` is a builtin_interfaces/Time."""
+    """Return the class names of a bundle; `stamp` is a builtin_interfaces/Time."""
     return LabelInfo(
         header=Header(stamp=stamp),
         bundle_name=bundle.manifest.name,
@@ -143,18 +143,18 @@ def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
 
 
 def classification(prediction: Prediction, header: Header, class_names: tuple[str, ...]) -> Any:
-    """The whole image's result as vision_msgs/Classification, the most probable class first."""
+    """Return the whole image's result as vision_msgs/Classification, the most probable class first."""
     return vision.Classification(header=header, results=list(_hypotheses(prediction, class_names)))
 
 
 def vision_label_info(bundle: Bundle, stamp: Any) -> Any:
-    """Class names as vision_msgs/LabelInfo; `stamp` is a builtin_interfaces/Time."""
+    """Return the class names as vision_msgs/LabelInfo; `stamp` is a builtin_interfaces/Time."""
     classes = [vision.VisionClass(class_id=k, class_name=name) for k, name in enumerate(bundle.class_names)]
     return vision.LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
 
 
 def detections(asked: Any, result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
-    """The regions that were asked for (vision_msgs/Detection2DArray), in their order, each with what was seen in it.
+    """Return the regions of a vision_msgs/Detection2DArray in their order, each with its class.
 
     A region without pixels keeps its place, with no results.
     """

@@ -1,4 +1,4 @@
-"""The way of an image through the node, from activate to deactivate: check, newest-wins mailbox, inference, results."""
+"""Lead an image through the active node: check, newest-wins mailbox, inference, results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Mail:
 
 
 class Pipeline:
-    """Two threads meet here: the executor's calls `accept...`, the inference thread does the rest."""
+    """Join two threads: the executor's thread calls `accept...`, and the inference thread does the rest."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Pipeline:
         return self._mailbox.num_dropped
 
     def accept(self, message: Any) -> None:
-        """Take in an image message. The check comes before the mailbox, so a bad one never replaces a good one."""
+        """Take in an image message. It is checked before the mailbox, so that a bad one never replaces a good one."""
         now_s = time.monotonic()
         self.tally.received(now_s, stamp_ns(message))
         try:
@@ -128,7 +128,7 @@ class Pipeline:
             self._mailbox.put(replace(matched.image, asked=message))
 
     def close(self) -> None:
-        """Take no more images, and wait for the one in work."""
+        """Take no more images, and wait until the present one is done."""
         self._mailbox.close()
         self._thread.join()
 
@@ -138,7 +138,7 @@ class Pipeline:
         self._node.get_logger().warning(f"dropped: {reason}", throttle_duration_sec=_THROTTLE_S)
 
     def _run(self) -> None:
-        """Run images until the mailbox closes, no faster than the policy grants. One bad image never ends it."""
+        """Process images until the mailbox closes, no faster than the policy allows. A bad image never ends this."""
         while (mail := self._mailbox.take(not_before_s=self._not_before_s)) is not None:
             try:
                 self.tally.begin(time.monotonic())
@@ -168,7 +168,7 @@ class Pipeline:
             self._keep(result)
 
     def _boxes(self, asked: Any, height: int, width: int) -> tuple[BoxXYXY | None, ...]:
-        """Each detection's box in pixels; None, counted and explained, for one that cannot be cut out."""
+        """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""
         boxes: list[BoxXYXY | None] = []
         detections = () if asked is None else asked.detections
         for detection in detections[: self._max_regions]:
@@ -210,7 +210,7 @@ class Pipeline:
             )
 
     def _image_age_ms(self, message: Any) -> float:
-        """NaN for a stamp that is unset or impossible, and where the camera's clock is ahead of ours."""
+        """Return the image's age; NaN if its stamp is unset or impossible, or the camera's clock is ahead of ours."""
         stamp = message.header.stamp
         is_time = stamp.sec >= 0 and stamp.nanosec < 10**9 and stamp_ns(message) > 0
         age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(message)

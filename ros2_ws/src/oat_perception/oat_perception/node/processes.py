@@ -1,4 +1,4 @@
-"""Start this package's modules as processes of their own, notice when one dies, and leave none behind."""
+"""Start this package's modules as separate processes, notice when one dies, and leave none behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Nodes:
     """The processes that `started` started, by the module that each runs."""
 
     def __init__(self, folder: Path) -> None:
-        """Start none yet; what each prints goes to `folder`/<module>.log."""
+        """Set up; the output of each process goes to `folder`/<module>.log."""
         self.processes: dict[str, _Process] = {}
         self._folder = folder
 
@@ -64,10 +64,10 @@ class Nodes:
             )
 
     def check(self) -> None:
-        """Raise where a node has ended.
+        """Raise an error if a node has ended.
 
         Raises:
-            OATError: it has; the message ends in its last words.
+            OATError: a node has ended; the message holds its last lines.
         """
         for name, process in self.processes.items():
             if process.poll() is not None:
@@ -75,13 +75,13 @@ class Nodes:
                 raise OATError(f"{name} ended with status {process.returncode}:\n  " + "\n  ".join(words))
 
     def ended(self, name: str) -> bool:
-        """Whether a node has ended well."""
+        """Return whether a node has ended without an error."""
         return self.processes[name].poll() == 0
 
 
 @contextlib.contextmanager
 def started(parameters: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Nodes]:
-    """Start a process for each node; stop them on the way out, however that comes about.
+    """Start a process for each node, and stop all of them at the end, even after an error.
 
     Args:
         parameters: ROS parameters by module.
@@ -97,7 +97,7 @@ def started(parameters: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterat
 
 
 def _stop(processes: Collection[_Process]) -> None:
-    """Ask each to end, then insist."""
+    """Interrupt each process, then kill those that do not end."""
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         alive = [process for process in processes if process.poll() is None]
         for process in alive:

@@ -1,4 +1,4 @@
-"""The node's result topics: what is published for each image, and when the operating point is worth repeating."""
+"""Publish the results of each image, and the operating point when it changes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _RESULT_DEPTH = 5
 
 
 class ResultPublishers:
-    """Publishers from configure to cleanup. `publish` is the inference thread's, `announce` the executor's."""
+    """Publishers from configure to cleanup. The inference thread calls `publish`, the executor's thread `announce`."""
 
     def __init__(self, node: Node, bundle: Bundle, *, regions: bool, on_demand: Callable[[], None]) -> None:
-        """Create them, and say what the labels mean.
+        """Create the publishers, and publish the class names.
 
         Args:
             node: the node.
@@ -62,7 +62,7 @@ class ResultPublishers:
 
     @property
     def all(self) -> list[Publisher]:
-        """All of them, to be destroyed."""
+        """All publishers, to be destroyed."""
         every = [*self._others, self._perception, self._decision, self._annotated, self._classification]
         return [publisher for publisher in [*every, self._detections] if publisher is not None]
 
@@ -77,7 +77,7 @@ class ResultPublishers:
         return any(self._readers.values())
 
     def _result(self, kind: Any, topic: str) -> Publisher:
-        """A publisher of results, whose readers are counted as they come and go."""
+        """Create a publisher of results that counts its subscribers as they come and go."""
 
         def on_matched(event: Any) -> None:
             before = self.wanted
@@ -89,7 +89,7 @@ class ResultPublishers:
         return self._node.create_publisher(kind, topic, _RESULT_DEPTH, event_callbacks=events)
 
     def begin(self, point: Point, stamp: Any) -> None:
-        """Publish the point that the first image will find; `stamp` is a builtin_interfaces/Time."""
+        """Publish the operating point before the first image; `stamp` is a builtin_interfaces/Time."""
         with self._lock:
             self._last_point = OperatingPoint(
                 header=Header(stamp=stamp),
@@ -116,7 +116,7 @@ class ResultPublishers:
 
         Args:
             frame: the image.
-            result: what came of it.
+            result: its result.
             header: the image's own.
             asked: the vision_msgs/Detection2DArray that named the regions; None without.
             image_age_ms: from the image's stamp; NaN where the clocks disagree.
@@ -144,7 +144,7 @@ class ResultPublishers:
             self._annotated.publish(_annotated(frame, result, header))
 
     def announce(self, reason: str) -> None:
-        """Publish the operating point again with another reason; the next image publishes its own in any case."""
+        """Publish the operating point again with another reason. The next image publishes its own anyway."""
         with self._lock:
             if self._last_point is not None:
                 self._last_point.reason = reason

@@ -1,4 +1,4 @@
-"""The main of every node here: spins it until it is done or interrupted; ends with a status, not with a traceback."""
+"""Run a node until it is done or interrupted, and end with an exit status instead of a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oat_perception.node.guard import GuardedExecutor
 from oat_runtime.errors import ConfigError, OATError
 
 REFUSED = 2
-"""Exit status where a parameter, file or bundle is refused: starting again cannot mend that."""
+"""Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
 _BEAT_S = 0.5
 _Node = TypeVar("_Node", bound=Node)
 
@@ -33,7 +33,7 @@ def spin(
         done: asked after each callback whether the node has finished.
 
     Returns:
-        Exit status: 0 where it was interrupted or is done, `REFUSED` where it cannot start, as the log then says.
+        Exit status: 0 if it was interrupted or is done, `REFUSED` if it cannot start; the log says why.
     """
     # Nothing is interrupted but the spin, which ends by rclpy's own handler. Python's would raise KeyboardInterrupt
     # wherever it likes, within rclpy's conversion of a message too, which turns it into a RuntimeError.

@@ -1,4 +1,4 @@
-"""The node's way to its camera: it subscribes while somebody wants a result, and says what keeps images away."""
+"""Subscribe to the camera while somebody wants a result, and report a QoS that keeps images away."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIAB
 
 
 class CameraSubscriptions:
-    """Subscriptions to images, and to detections where regions are wanted. All of it on the executor's thread.
+    """Subscriptions to images, and to detections if regions are wanted. All runs on the executor's thread.
 
     Attributes:
-        listening_since_s: steady time since when it listens; None while it does not.
-        incompatible_qos: name of the last policy for which a camera could not be heard; empty: none.
+        listening_since_s: steady time at which the present subscription began; None without one.
+        incompatible_qos: name of the last QoS policy that did not fit a camera; empty: none.
     """
 
     def __init__(self, node: Node, pipeline: Pipeline, *, compressed: bool, regions: bool) -> None:
-        """Listen to nothing yet.
+        """Set up, without subscribing yet.
 
         Args:
             node: the node, whose parameters `image_reliability` and `image_depth` apply.
@@ -41,7 +41,7 @@ class CameraSubscriptions:
         self.incompatible_qos = ""
 
     def listen(self, wanted: bool) -> None:
-        """Subscribe, or stop; harmless where nothing changes."""
+        """Subscribe or unsubscribe; harmless if nothing changes."""
         if wanted == bool(self._subscriptions):
             return
         if wanted:
@@ -85,7 +85,7 @@ class CameraSubscriptions:
         )
 
     def _overrides(self, topic: str) -> QoSOverridingOptions | None:
-        """Only what was given: a policy declared once would hide later changes of the node's own parameters."""
+        """Return only the given overrides: a declared one would hide later changes of the node's own parameters."""
         prefix = f"qos_overrides.{topic}.subscription."
         given = {name.removeprefix(prefix) for name in self._node._parameter_overrides if name.startswith(prefix)}
         kinds = [kind for kind in _OVERRIDABLE if kind.name.lower() in given]

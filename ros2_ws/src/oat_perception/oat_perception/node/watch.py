@@ -1,4 +1,4 @@
-"""The watchdog: tells people and diagnostics, once each, that something fell silent or speaks again."""
+"""Watch over the node: log and report, once each, that a part fell silent or is back."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rclpy.node import Node
 from oat_perception.node.diagnostics import Health, next_silence_s, statuses, troubles
 
 _PERIOD_S = 0.1
-"""It looks this often, and at the very moment at which a silence reaches its configured time."""
+"""Period of the checks. One more check comes at the very moment at which a silence reaches its limit."""
 _JUST_AFTER_S = 0.0005
-"""A look must not come before that moment, by the rounding of a clock."""
+"""Delay of that check, so that rounding of the clock cannot make it too early."""
 _DIAGNOSTICS_PERIOD_S = 1.0
 
 
 class Watch:
-    """Publishes /diagnostics once a second, and at once when a part becomes better or worse."""
+    """Publish /diagnostics once a second, and at once when a part becomes better or worse."""
 
     def __init__(
         self, node: Node, *, steady: Clock, health: Callable[[], Health], announce: Callable[[str], None]
     ) -> None:
-        """Begin to look.
+        """Start the checks.
 
         Args:
             node: the node.
-            steady: clock of the looks.
-            health: what there is to see.
-            announce: told when the policy falls silent, which its own results then cannot say.
+            steady: clock of the checks.
+            health: returns the present health.
+            announce: told when the policy falls silent, because results cannot say so then.
         """
         self._node, self._health, self._announce = node, health, announce
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)

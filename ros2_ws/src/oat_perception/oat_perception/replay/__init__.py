@@ -1,1 +1,1 @@
-"""What the camera replay plays, without ROS: images, the scripted day, corruptions, and an attacker."""
+"""Make what the camera replay plays, without ROS: images, the scripted day, corruptions, and attacks."""

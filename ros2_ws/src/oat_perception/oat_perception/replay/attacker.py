@@ -1,4 +1,4 @@
-"""A white-box attacker between lens and node: PGD on the network at one operating point."""
+"""Attack frames between camera and node: white-box PGD on the network at one operating point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PGD10 = AttackSpec(name="pgd-10", epsilon=8 / 255, step_size=2 / 255, num_steps=
 
 
 class Attacker:
-    """Makes adversarial frames with full knowledge of the network, in torch float32, whatever engine the node uses.
+    """Make adversarial frames with full knowledge of the network, in torch float32, whatever engine the node uses.
 
     Args:
         bundle_path: the bundle that the attacked node runs.
@@ -29,7 +29,7 @@ class Attacker:
     """
 
     def __init__(self, bundle_path: Path, spec: AttackSpec = PGD10) -> None:
-        """Load the network; it is folded for a point when that point is first attacked."""
+        """Load the network. It is folded for a point when that point is attacked first."""
         self.spec = spec
         self._bundle = Bundle.load(bundle_path)
         tensors, config = self._bundle.tensors(), self._bundle.manifest.model
@@ -38,11 +38,11 @@ class Attacker:
         )
 
     def attack(self, frame_HWC: Bytes, label: int | None, *, point: OperatingPoint, seed: int) -> Bytes:
-        """The frame moved by at most ε (L∞) against its label, rounded to bytes as a camera would deliver it.
+        """Return the frame, changed by at most ε (L∞) against its label and rounded to bytes as a camera delivers it.
 
         Args:
             frame_HWC: uint8 RGB of exactly the network's input size, so that no resampling blunts the attack.
-            label: true class; None: whatever the network now takes it for.
+            label: true class; None: the class that the network gives it now.
             point: operating point whose gradients are followed.
             seed: draws the random start.
 

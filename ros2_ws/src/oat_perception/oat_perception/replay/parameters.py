@@ -1,4 +1,4 @@
-"""Every parameter of the camera replay; `make settings` writes its parameter file and docs/parameters.md from them."""
+"""Define every parameter of the camera replay; `make settings` writes its parameter file and docs/parameters.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted day as data: phases, and what camera, battery and surroundings are at a given time."""
+"""Describe the scripted day: its phases, and the state of camera, battery and surroundings at each time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ AttackName = Literal["none", "pgd-10"]
 
 
 class Manual(StrictModel):
-    """What the operator sets by hand during a phase."""
+    """The λ and width that the operator sets during a phase."""
 
     lam: float = Field(ge=0, le=1)
     width: float = Field(gt=0, le=1)
 
 
 class Phase(StrictModel):
-    """A stretch of the day in which one thing is different."""
+    """A part of the day in which one thing is different."""
 
     name: str = Field(pattern=r"^[a-z][a-z_]*$")
     title: str
@@ -33,11 +33,11 @@ class Phase(StrictModel):
     severity: int = Field(default=3, ge=1, le=5)
     attack: AttackName = "none"
     confidence: float = Field(default=1.0, ge=0, le=1)
-    """Environment confidence that is reached `Scenario.ramp_s` into the phase; 1: clear and trusted."""
+    """Environment confidence from `Scenario.ramp_s` after the start of the phase; 1: clear and trusted."""
     battery: float = Field(default=1.0, ge=0, le=1)
-    """Battery's state of charge that is reached then; 1: full."""
+    """State of charge from then on; 1: full."""
     max_rate_hz: float | None = Field(default=None, gt=0)
-    """Slows the camera down, where frames take long to make."""
+    """Highest rate of the camera, for phases whose frames take long to make."""
     manual: Manual | None = None
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Phase(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What holds at one time of the day."""
+    """The state at one time of the day."""
 
     phase: Phase
     index: int
@@ -76,7 +76,7 @@ class Scenario(StrictModel):
         return sum(phase.seconds for phase in self.phases)
 
     def at(self, elapsed_s: float) -> Moment | None:
-        """What holds `elapsed_s` after the start; None once the day is over."""
+        """Return the state `elapsed_s` after the start; None once the day is over."""
         if elapsed_s < 0:
             raise ValueError(f"elapsed_s must not be negative, got {elapsed_s}")
         begin_s = 0.0
@@ -94,16 +94,16 @@ class Scenario(StrictModel):
         return None
 
     def with_seconds_per_phase(self, seconds: float) -> Scenario:
-        """The same day with phases of equal length."""
+        """Return the same day with phases of equal length."""
         phases = tuple(Phase(**{**dict(phase), "seconds": seconds}) for phase in self.phases)
         return Scenario(phases=phases, ramp_s=min(self.ramp_s, seconds / 2))
 
     def phase(self, name: str) -> Phase:
-        """The phase of that name."""
+        """Return the phase of that name."""
         return next(phase for phase in self.phases if phase.name == name)
 
     def boundaries_s(self) -> list[float]:
-        """Where phases begin, and where the last one ends."""
+        """Return when the phases begin, and when the last one ends."""
         return [0.0, *itertools.accumulate(phase.seconds for phase in self.phases)]
 
 
@@ -126,11 +126,11 @@ DAY = Scenario(
         Phase(name="release", title="Release", seconds=6, confidence=1.0, battery=0.10),
     )
 )  # fmt: skip
-"""The day of `make demo`. In the attack something outside the camera raises the alarm: the confidence falls."""
+"""The day of `make demo`. During the attack, another sensor raises the alarm: the confidence falls."""
 
 
 def load_scenario(name: str) -> Scenario:
-    """The scenario `day`, or one from a JSON file.
+    """Return the scenario `day`, or read one from a JSON file.
 
     Raises:
         ConfigError: no such file, or it is not a scenario.

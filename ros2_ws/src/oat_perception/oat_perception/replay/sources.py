@@ -1,4 +1,4 @@
-"""Where replayed images come from: CIFAR-10 with labels, a folder, a video, a webcam, or a rosbag2."""
+"""Read the images to replay: from CIFAR-10 with labels, a folder, a video, a webcam, or a rosbag2."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SourceImage:
 
     Attributes:
         image_HWC: uint8 RGB.
-        label: true class, where the source knows it.
+        label: true class, if the source knows it.
         index: its number within the source.
     """
 
@@ -52,7 +52,7 @@ class SourceImage:
 
 
 SourceImages = Generator[SourceImage, None, None]
-"""One pass over a source; `close` lets go of its files and devices."""
+"""One pass over a source; `close` releases its files and devices."""
 
 
 def find_cifar10(data_root: str = "") -> Path | None:
@@ -76,7 +76,7 @@ def find_cifar10(data_root: str = "") -> Path | None:
 
 
 def load_cifar10_test(data_root: str = "") -> ImageSet:
-    """Read the first 2,500 test images, or where there are none the 20 that foolbox carries.
+    """Read the first 2,500 test images; if there are none, the 20 in foolbox.
 
     Raises:
         DataError: nothing was found, or what was found is damaged.
@@ -105,7 +105,7 @@ def load_foolbox_cifar10() -> ImageSet:
 
 
 def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> SourceImages:
-    """One pass over a source.
+    """Return one pass over a source.
 
     Args:
         source: `cifar10`; `foolbox`; a number (webcam); or a path: a folder of images, a rosbag2 folder or `.mcap`
@@ -115,7 +115,7 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
         seed: order of labelled images.
 
     Raises:
-        DataError: there is no such source, or it holds no image. Raised here, before the first frame is taken.
+        DataError: there is no such source, or it holds no image. This is raised before the first frame is taken.
     """
     if source == "cifar10":
         return _in_drawn_order(load_cifar10_test(data_root), seed)

@@ -1,4 +1,4 @@
-"""Publish what the suites found: their counts are kept in the bundle, and a page shows them as Markdown tables."""
+"""Write the results of suites: their counts into the bundle, and all as a page of Markdown tables."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _ATTACHED = "evaluation.json"
 _DERIVED = ("accuracy", "low_95", "high_95")
 
 
-def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
-    """Keep the counts of all documents in the bundle, listed in its manifest, and write them as a page.
+def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
+    """Write the counts of all documents into the bundle and its manifest, and write all results as a page.
 
     Args:
         judged: a bundle.
@@ -39,11 +39,11 @@ def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
         page: a Markdown file to write.
 
     Raises:
-        ConfigError: a checkpoint, which has nothing to keep them in.
+        ConfigError: a checkpoint, which cannot hold them.
         DataError: no documents, or a document of another network.
     """
     if judged.bundle is None:
-        raise ConfigError(f"{judged.name} is a checkpoint: export it, and publish the bundle's results")
+        raise ConfigError(f"{judged.name} is a checkpoint: export it, then write the bundle's results")
     documents = read_documents(judged, folder)
     counts = {
         place: document.model_copy(update={"rows": _counts(document.rows)}).model_dump()
@@ -61,7 +61,7 @@ def publish(judged: Judged, folder: Path, page: Path) -> Bundle:
 
 
 def _counts(rows: Iterable[Row]) -> list[Row]:
-    """Rows without curves, pictures and what follows from the counts."""
+    """Return rows without curves, pictures and figures that follow from the counts."""
     slim = ({k: v for k, v in row.items() if k not in _DERIVED and not isinstance(v, list)} for row in rows)
     return [row for row in slim if row.get("part") not in ("norm", "images")]
 
@@ -81,7 +81,7 @@ def _head(bundle: Bundle) -> list[str]:
 
 
 def _origin(documents: dict[str, Document]) -> str:
-    """Which code counted the parts, and where."""
+    """Say which code counted the parts, and where."""
     places = [
         markdown_text(f"{on.get('processor')}, {on.get('threads')} threads, code at ") + markdown_code(short(commit))
         for on, commit in ((document.machine, document.commit) for document in documents.values())
@@ -90,7 +90,7 @@ def _origin(documents: dict[str, Document]) -> str:
 
 
 def _operating_points(report: OperatingTable) -> list[str]:
-    """SA and RA of every trained point, as the bundle reports them."""
+    """Return SA and RA of every trained point, as the bundle reports them."""
     conditions = ("clean", report.attack.name)
     columns = [f"{what}, width {width:g}" for width in reversed(report.widths) for what in ("SA", "RA")]
     table = new_table("λ", *columns)

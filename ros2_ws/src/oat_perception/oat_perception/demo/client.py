@@ -1,4 +1,4 @@
-"""The demo's ear and hand on the ROS graph: collects the node's answers, and sets parameters as an operator would."""
+"""Collect the node's results for the demo, and set parameters as an operator would."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PERCEPTION, CAMERA = "oat_perception", "camera_replay"
 _SPIN_S = 0.05
 
 
-class Monitor(Node):
-    """Subscribes to the node's results.
+class DemoClient(Node):
+    """Subscribe to the node's results, and call the services of both nodes.
 
     Attributes:
-        results: one record an answered image, in the order of arrival.
-        reasons: reason of the decision for an image, by its stamp.
+        results: one record for each answered image, in the order of arrival.
+        reasons: reason of the decision for each image, by the image's stamp.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Monitor(Node):
         self._executor.add_node(self)
 
     def spin(self, seconds: float = _SPIN_S) -> None:
-        """Take in what has arrived, waiting for at most `seconds`."""
+        """Handle what arrives for `seconds`."""
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)
@@ -58,7 +58,7 @@ class Monitor(Node):
 
         Args:
             timeout_s: give up after this time.
-            alive: called again and again; raises where a process has died.
+            alive: called again and again; raises if a process has died.
 
         Raises:
             OATError: not ready in time.
@@ -133,6 +133,6 @@ class Monitor(Node):
         return self.reasons[max(self.reasons)] if self.reasons else ""
 
     def results_with_reasons(self) -> list[Record]:
-        """All results in the order of their images, each with the reason of its decision."""
+        """Return all results in the order of their images, each with the reason of its decision."""
         ordered = sorted(self.results, key=lambda record: record["stamp_ns"])
         return [{**result, "reason": self.reasons.get(result["stamp_ns"], "")} for result in ordered]

@@ -1,4 +1,4 @@
-"""A quick look at validation images while a run goes on: is λ used, do attacks agree, do the statistics hold?"""
+"""Validate quickly while a run goes on: is λ used, do attacks agree, do the running statistics fit?"""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from training.network import LambdaBatch, OATNet, frozen, untracked
 _LOG = logging.getLogger(__name__)
 NUM_IMAGES = 256
 OVERFITTING_GAP = 0.15
-"""False robust accuracy (see `false_robustness`) beyond which a network is taken to fool its own attack. In sound runs
-seven steps leave four fifths of what one step leaves (WRN-16-4, CIFAR-10: 0.40 of 0.50) or three quarters (half a
-WRN-16-2, GTSRB: 0.52 of 0.70); after catastrophic overfitting, next to nothing."""
+"""False robust accuracy (see `false_robustness`) above which a network counts as fooling its own attack. In sound runs,
+RA under seven steps is four fifths of RA under one step (WRN-16-4, CIFAR-10: 0.40 of 0.50) or three quarters (half a
+WRN-16-2, GTSRB: 0.52 of 0.70). After catastrophic overfitting it is close to zero."""
 
 
 def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict[str, float]:
-    """Accuracies in [0, 1] on a few validation images; the model is afterwards as it was.
+    """Return accuracies in [0, 1] on a few validation images, and leave the model as it was.
 
-    `sa_L` is clean at λ=L and full width, `_narrow` at the narrowest; `ra_pgd7_L` is under PGD-7; `ra_one_L` under one
-    step (that of training where it has one step, else FGSM-RS); `sa_L_batch` clean with the statistics of the batch in
-    place of the running ones. `overfitting` is the `false_robustness` at the largest λ, of the worse width, and 0 where
-    that is λ=0, which no attack has trained; see `warn`.
+    `sa_L` is clean accuracy at λ=L and full width; with `_narrow`, at the narrowest width. `sa_L_batch` uses the
+    batch's statistics instead of the running ones. `ra_pgd7_L` is under PGD-7, and `ra_one_L` under one step (the
+    training attack if it has one step, otherwise FGSM-RS). `overfitting` is the `false_robustness` at the largest λ, of
+    the worse width; it is 0 if that λ is 0, which is trained without an attack. See `warn`.
     """
     device = model.code_KD.device
     x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:NUM_IMAGES]).to(device))
@@ -76,20 +76,20 @@ def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict
 
 
 def false_robustness(one: float, seven: float) -> float:
-    """Robust accuracy under one attack step that seven take away, where they take more than half of it; else 0."""
+    """Return RA under one attack step minus RA under seven, if seven steps take more than half of it; otherwise 0."""
     return one - seven if seven < one / 2 else 0.0
 
 
 def score(figures: Mapping[str, float], config: TrainConfig) -> float:
-    """What a sweep compares on validation images: the mean of SA at the smallest λ and RA (PGD-7) at the largest."""
+    """Return the figure by which a sweep ranks runs: the mean of SA at the smallest λ and RA (PGD-7) at the largest."""
     low, high = config.model.lambdas[0], config.model.lambdas[-1]
     return 0.5 * (figures[f"sa_{low:g}"] + figures[f"ra_pgd7_{high:g}"])
 
 
 def warn(figures: Mapping[str, float], step: int, *, num_images: int = NUM_IMAGES) -> bool:
-    """Log loudly when one step of attack looks far weaker than seven: catastrophic overfitting (Wong et al. 2020).
+    """Warn of catastrophic overfitting if one attack step looks far weaker than seven (Wong et al. 2020).
 
-    The gap must stand out by two standard errors: of 8 images, two are a quarter and say nothing.
+    The gap must exceed the limit by two standard errors, because of 8 images two are a quarter and mean nothing.
     """
     gap = figures["overfitting"]
     suspect = gap - 2.0 * math.sqrt(max(gap, 0.0) / num_images) > OVERFITTING_GAP
