@@ -16,6 +16,7 @@ import cv2
 
 from oat_runtime import DataError, OATError, OATRuntime
 from oat_runtime.commands import Parser, a_path, command
+from oat_runtime.text import plain
 
 
 def obey(runtime: OATRuntime, stop: threading.Event) -> None:
@@ -56,7 +57,7 @@ def main() -> int:
             break
         answer = runtime.predict(cv2.cvtColor(frame_bgr_HWC, cv2.COLOR_BGR2RGB))
         if number % 15 == 0:
-            print(f"{answer.class_name} {answer.confidence:.0%}, {answer.point}, {answer.latency_ms:.2f} ms")
+            print(f"{plain(answer.class_name)} {answer.confidence:.0%}, {answer.point}, {answer.latency_ms:.2f} ms")
         number += 1
     source.release()
     runtime.close()

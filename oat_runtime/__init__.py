@@ -9,6 +9,9 @@ import importlib
 from typing import Any, Final
 
 from oat_runtime.bundle.shipped import bundles_folder
+from oat_runtime.quiet import refuse_telemetry
+
+refuse_telemetry()
 
 SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 """The shipped bundle that demo and benchmarks run by default; they show CIFAR-10's images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from oat_runtime.backends import BackendName, Device, Precision
@@ -28,6 +28,7 @@ from oat_runtime.extras import require
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.text import PlainConsole, plain
 from oat_runtime.timing import interleave, p50_p99
 
 
@@ -132,7 +133,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
             axes.plot(lams, [row.latency_ms_p99 for row in rows], linestyle=":", color=line.get_color())
         axes.set(xlabel="λ", ylabel="ms (dotted: p99)", title=f"batch {batch}", ylim=(0, None))
         axes.legend()
-    figure.suptitle(profile.label, fontsize=8)
+    figure.suptitle(plain(profile.label), fontsize=8, parse_math=False)
     figure.savefig(path)
 
 
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plans=args.plans,
         num_threads=args.threads,
     )
-    with Console(stderr=True).status("measuring"):
+    with PlainConsole(stderr=True).status("measuring"):
         profile = measure(runtime, seconds_per_point=args.seconds_per_point)
     runtime.close()
     if args.output is not None:
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plot is not None:
         plot(profile, args.plot)
     wide_console().print(profile_table(profile))
-    print(profile.model_dump_json())
+    print(json.dumps(profile.model_dump(mode="json")))
     return 0
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table
+from oat_runtime.text import plain
 from policy.decision import Decision
 from policy.signals import Signals
 
@@ -83,7 +84,8 @@ def save_figure(played: Mapping[str, Steps], path: Path) -> None:
 def _draw(upper: Any, lower: Any, name: str, steps: Steps) -> None:
     seconds = _seconds(steps)
     decisions = [decision for _, decision in steps]
-    upper.set_title(f"{name}: {sum(decision.changed for decision in decisions)} switches", loc="left")
+    switches = sum(decision.changed for decision in decisions)
+    upper.set_title(f"{plain(name)}: {switches} switches", loc="left", parse_math=False)
     upper.step(seconds, [decision.point.lam for decision in decisions], where="post", label="λ", color="#c2410c")
     upper.step(
         seconds, [decision.point.width for decision in decisions], where="post", label="width", color="#0b4f8a", ls="--"

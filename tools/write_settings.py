@@ -66,7 +66,7 @@ NODES = (
          "image on; -1 gives it back to the policy."): "lambda width safety_lock always_process",
         ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
         ("The camera", ""):
-            "image_transport image_reliability image_depth max_regions policy_timeout_s camera_timeout_s",
+            "image_transport image_reliability image_depth max_pixels max_regions policy_timeout_s camera_timeout_s",
         ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
          "hostile or unreadable."): "confidence_required confidence_max_age_s",
         ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):

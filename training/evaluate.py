@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
@@ -22,6 +21,7 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, json_line, wide_console
+from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
@@ -129,14 +129,14 @@ def _run_suites(args: argparse.Namespace) -> int:
             documents.append(document)
             write_whole(folder / f"{name}.json", json.dumps(document.model_dump()) + "\n")
             tables = [table(document.rows) for table in suite.tables]
-            wide_console().print(f"\n[bold]{name}[/bold]: {document.setting()}", *tables, sep="\n")
+            wide_console().print(f"\n{name}: {document.setting()}", *tables, sep="\n")
             for warning in document.warnings:
                 _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
     if args.plots is not None:
-        Console(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
+        PlainConsole(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
     if args.publish is not None:
         updated = write_results(judged, folder, args.publish)
-        Console(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
+        PlainConsole(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]
     warnings = sum(len(document.warnings) for document in documents)

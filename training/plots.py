@@ -13,6 +13,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_path, command, output_folder
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.text import plain
 from training.evaluation.plot_style import COLOURS, FAINT, MARKERS, Axes, Figure, join_over_lambda, new_figure
 
 _TOUCHING = (0.07, 0.05)
@@ -187,7 +188,7 @@ def _bars(curve: Curve) -> list[list[float]]:
 
 
 def _attacked(table: OperatingTable) -> str:
-    return f"Accuracy under {table.attack.name.upper()}"
+    return f"Accuracy under {plain(table.attack.name.upper())}"
 
 
 def _trend(what: str, curve: Curve) -> tuple[str, str]:
@@ -203,8 +204,8 @@ def _trend(what: str, curve: Curve) -> tuple[str, str]:
 def _caption(table: OperatingTable, clean: list[Curve], attacked: list[Curve]) -> str:
     attack = table.attack
     return (
-        f"{table.dataset} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
-        f"{attack.name.upper()} (L∞, ε = {_of_255(attack.epsilon)}, step {_of_255(attack.step_size)}). "
+        f"{plain(table.dataset)} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
+        f"{plain(attack.name.upper())} (L∞, ε = {_of_255(attack.epsilon)}, step {_of_255(attack.step_size)}). "
         "Bands and bars: 95 % intervals.\n"
         "One network; λ and width are set while it runs. λ = 0 has batch norms of its own."
     )

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, text_table
+from oat_runtime.text import PlainConsole
 from oat_runtime.timing import interleave, p50_p99
 from policy.bench import hazards, trials
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         num_threads=options.threads,
     )
     stage = Stage(Report("policy.bench"), network, constants, config, effort)
-    for condition in track(stage.conditions(), description="the network", console=Console(stderr=True)):
+    for condition in track(stage.conditions(), description="the network", console=PlainConsole(stderr=True)):
         network.predictions(condition)
     table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
     run(stage, table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -14,7 +15,8 @@ from oat_perception.camera_replay_node import CameraReplay
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from oat_runtime.data.camera_messages import check_image
 from oat_runtime.errors import InputError
@@ -47,6 +49,30 @@ def test_malformed_images_are_all_counted_and_good_ones_between_them_answered(st
         return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
 
     peer.until(lambda: counted() == num, f"{num} are counted, not more and not less")
+
+
+def test_images_above_the_limit_and_with_holes_are_counted_and_the_next_one_is_answered(start_graph) -> None:
+    """A PNG of 16384x16384 silenced the node for 12 s and took 1.5 GB; JPEGs with holes were classified."""
+    peer = start_graph(
+        image_transport="compressed", image_reliability="reliable", probe_period_s=0.0, max_pixels=320 * 240
+    ).peer
+    camera = peer.create_publisher(CompressedImage, "image/compressed", 20)
+    peer.until(camera.get_subscription_count, "connected")
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    hole = whole[: len(whole) * 4 // 10] + whole[len(whole) * 6 // 10 :]
+    wide = cv2.imencode(".jpg", np.zeros((240, 321, 3), np.uint8))[1].tobytes()
+    for data in (hole, wide, cv2.imencode(".png", np.zeros((241, 320), np.uint8))[1].tobytes()):
+        camera.publish(CompressedImage(format="jpeg", data=data))
+        peer.spin(0.2)
+    camera.publish(CompressedImage(header=Header(frame_id="good"), format="jpeg", data=whole))
+    peer.until(lambda: [result.header.frame_id for result in peer.results] == ["good"], "the good one alone")
+
+    def refused() -> int:
+        values = peer.diagnoses["camera"].values
+        return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
+
+    peer.until(lambda: refused() == 3, "the others are counted")
 
 
 def test_a_flood_of_parameters_is_answered_and_the_last_one_holds(start_graph) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 from pathlib import Path
 
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row
+from oat_runtime.text import html_text
 from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
 from training.evaluation.judged import Judged
 
@@ -32,20 +32,20 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     """
     documents = read_documents(judged, results)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"<h1>{html.escape(judged.name)}</h1>", _summary(documents)]
+    parts = [f"<h1>{html_text(judged.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
         with shown(name):
-            parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
-            parts.append(f"<p class='note'>{html.escape(document.setting())}</p>")
-            parts += [f"<p class='warn'>{html.escape(warning_text(warning))}</p>" for warning in document.warnings]
+            parts.append(f"<h2>{html_text(heading(name))}</h2>{_paragraph(document.suite.about)}")
+            parts.append(f"<p class='note'>{html_text(document.setting())}</p>")
+            parts += [f"<p class='warn'>{html_text(warning_text(warning))}</p>" for warning in document.warnings]
             parts += [_paragraph(check_text(check)) for check in document.checks]
             for file_name, draw in document.suite.figures.items():
                 path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
                 draw(document.rows).savefig(path)
                 code = base64.b64encode(path.read_bytes()).decode()
-                parts.append(f"<img alt='{file_name}' src='data:image/png;base64,{code}'>")
+                parts.append(f"<img alt='{html_text(file_name)}' src='data:image/png;base64,{code}'>")
             parts.append(_rows(document.rows))
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(judged.name)}</title>"
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html_text(judged.name)}</title>"
     index = folder / "index.html"
     write_whole(index, f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>\n")
     return index
@@ -61,15 +61,15 @@ def _summary(documents: dict[str, Document]) -> str:
 
 
 def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>" if text else ""
+    return f"<p>{html_text(text)}</p>" if text else ""
 
 
 def _rows(rows: list[Row]) -> str:
     columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     shown = [row for row in rows if any(key in row for key in ("num_total", "folded"))]
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{html_text(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
+        "<tr>" + "".join(f"<td>{html_text(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
         for row in shown
     )
     return f"<details><summary>{len(shown)} figures</summary><table><tr>{head}</tr>{body}</table></details>"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from oat_runtime.report import Row
+from oat_runtime.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -23,6 +24,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11.0,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
@@ -60,7 +62,7 @@ def lambda_colours(lambdas: list[float]) -> dict[float, Any]:
 
 def title(axes: Axes, text: str) -> None:
     """Set a panel's title: bold, left."""
-    axes.set_title(text, loc="left", fontsize=12.0, fontweight="bold", pad=10)
+    axes.set_title(plain(text), loc="left", fontsize=12.0, fontweight="bold", pad=10)
 
 
 def widths_of(rows: list[Row]) -> list[float]:

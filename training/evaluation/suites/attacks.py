@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from oat_runtime.report import Check, Row
+from oat_runtime.text import plain
 from training.evaluation import plot_style as style
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
 from training.evaluation.counting import ATTACKS, progress
@@ -88,7 +89,9 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
             for index, name in enumerate(names):
                 curve = style.over_lambda(rows, name, width)
                 x = [row["lambda"] for row in curve]
-                axes.plot(x, [100 * row["accuracy"] for row in curve], "o-", color=colours[index], label=name, ms=4)
+                axes.plot(
+                    x, [100 * row["accuracy"] for row in curve], "o-", color=colours[index], label=plain(name), ms=4
+                )
                 low, high = ([100 * row[key] for row in curve] for key in ("low_95", "high_95"))
                 axes.fill_between(x, low, high, color=colours[index], alpha=0.12, lw=0)
             style.title(axes, f"Width {width:g}")

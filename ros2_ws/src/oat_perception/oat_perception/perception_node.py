@@ -62,7 +62,7 @@ from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import spin
 from oat_perception.node.subscriptions import CameraSubscriptions
 from oat_perception.node.watch import Watch
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,9 @@ class PerceptionNode(GuardedLifecycleNode):
         runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
         self._configured = _Configured(loaded, publishers, external)
-        self.get_logger().info(f"loaded {runtime.bundle.manifest.name} on {runtime.backend} in {runtime.precision}")
+        self.get_logger().info(
+            f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
+        )
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:
@@ -157,6 +159,7 @@ class PerceptionNode(GuardedLifecycleNode):
             external=functools.partial(self._external, configured.external),
             log=loaded.log,
             max_regions=max_regions,
+            max_pixels=int(self.get_parameter("max_pixels").value),
         )
         self._running = _Running(
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
@@ -218,7 +221,7 @@ class PerceptionNode(GuardedLifecycleNode):
         unknown = {name for name in self._parameter_overrides if not self.has_parameter(name)}
         unknown = {name for name in unknown if not name.startswith("qos_overrides.")}
         if unknown:
-            self.get_logger().warning(f"unknown parameters are ignored: {', '.join(sorted(unknown))}")
+            self.get_logger().warning(f"unknown parameters are ignored: {one_line(', '.join(sorted(unknown)))}")
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
+from oat_runtime.data.image_headers import MAX_PIXELS, MAX_SIDE_PX
 from oat_runtime.errors import ConfigError, quoted
 from policy.config import BatteryStep, PolicyConfig, Quantity
 
@@ -159,6 +160,8 @@ SPECS: tuple[Spec, ...] = (
          "reliable cameras alone.", choices=("best_effort", "reliable")),
     Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
          1, 1000),
+    Spec("max_pixels", MAX_PIXELS, "Most pixels of an image. A larger one is dropped before memory is taken for it. "
+         "The default is 8K, 7680x4320.", 1, MAX_SIDE_PX**2),
     Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
          0.01, _HOUR_S, unit="s"),
     Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from oat_perception.demo.run import Options, run
 from oat_perception.replay.scenario import DAY
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.bundle.shipped import find_bundle
 from oat_runtime.commands import Parser, a_path, a_seed, command, output_folder, real
 from oat_runtime.errors import ConfigError
+from oat_runtime.text import PlainConsole, plain
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 
@@ -24,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 if the day went as it should; 1 if not, with the reason on stderr.
     """
-    checks = run(_parse(argv), Console(highlight=False))
+    checks = run(_parse(argv), PlainConsole(highlight=False))
     failed = [check for check in checks if not check.ok]
     for check in failed:
-        print(f"demo: not as it should be: {check.name}: {check.detail}", file=sys.stderr)
+        print(f"demo: not as it should be: {plain(check.name)}: {plain(check.detail)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -16,6 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from oat_perception.demo.day_record import Day, ReplayedFrame
 from oat_runtime.operating_point import Proportion, Regime
+from oat_runtime.text import plain
 
 # Okabe and Ito's palette, which stays apart under every common colour blindness and in grey.
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
@@ -53,6 +54,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.major.size": 3,
     "ytick.major.size": 3,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "legend.handlelength": 1.4,
@@ -102,7 +104,7 @@ def accuracy_by_phase(day: Day) -> Figure:
                 _interval(axes, index + 0.2 * (place - 1), share, color, marker, name if index == 0 else "")
             if index:
                 axes.axvline(index - 0.5, color=RULE, linewidth=0.8)
-        axes.set_xticks(range(len(phases)), [phase.title for phase in phases])
+        axes.set_xticks(range(len(phases)), [plain(phase.title) for phase in phases])
         axes.tick_params(axis="x", length=0, labelcolor=INK, labelsize=9.5)
         axes.set_xlim(-0.5, len(phases) - 0.5)
         _percent(axes, "right answers")
@@ -212,7 +214,7 @@ def _phases(rows: Sequence[Axes], day: Day) -> None:
                 axes.axvline(begin_s, color=RULE, linewidth=0.8, zorder=-5)
         place = blended_transform_factory(rows[0].transData, rows[0].transAxes)
         rows[0].text(
-            (begin_s + end_s) / 2, 1.06, phase.title, transform=place, ha="center", va="bottom", fontsize=10,
+            (begin_s + end_s) / 2, 1.06, plain(phase.title), transform=place, ha="center", va="bottom", fontsize=10,
             fontweight="bold",
         )  # fmt: skip
 

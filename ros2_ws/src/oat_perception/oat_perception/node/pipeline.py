@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -19,7 +20,7 @@ from oat_perception.core.tally import Tally
 from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
 from oat_perception.node.publishers import ResultPublishers
-from oat_runtime.data import camera_messages
+from oat_runtime.data import camera_messages, image_headers
 from oat_runtime.errors import InputError, one_line, quoted
 
 _THROTTLE_S = 5.0
@@ -51,6 +52,7 @@ class Pipeline:
         external: Callable[[float], ExternalSignals],
         log: DecisionLog | None,
         max_regions: int,
+        max_pixels: int = image_headers.MAX_PIXELS,
     ) -> None:
         """Start the inference thread.
 
@@ -62,13 +64,19 @@ class Pipeline:
             external: the external signals at a steady time; called in the inference thread.
             log: where decisions are kept.
             max_regions: most regions of one image; 0: whole images only.
+            max_pixels: most pixels of one image.
         """
         self.tally = Tally()
         self._node, self._core, self._publishers = node, core, publishers
         self._external, self._log, self._max_regions = external, log, max_regions
-        self._check: Callable[[Any], None]
-        self._check = camera_messages.check_compressed if compressed else camera_messages.check_image
-        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_compressed if compressed else camera_messages.rgb_image
+        self._check: Callable[[Any], None] = functools.partial(camera_messages.check_image, max_pixels=max_pixels)
+        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_image
+        if compressed:
+            self._check = functools.partial(camera_messages.check_compressed, max_pixels=max_pixels)
+            # Boxes of regions are in the pixels that the camera sent.
+            self._to_rgb = functools.partial(
+                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not max_regions
+            )
         self._matcher: StampMatcher[_Mail] = StampMatcher()
         self._mailbox: Mailbox[_Mail] = Mailbox()
         self._not_before_s, self._sequence = 0.0, 0

@@ -24,7 +24,8 @@ from oat_runtime.data import (
     load_dataset,
     read_image,
 )
-from oat_runtime.errors import DataError
+from oat_runtime.data.image_headers import check_size
+from oat_runtime.errors import DataError, InputError
 from oat_runtime.files import expanded
 
 Bytes = npt.NDArray[np.uint8]
@@ -151,12 +152,22 @@ def _capture(device: int | str) -> SourceImages:
         what = f"webcam {device}" if isinstance(device, int) else f"video {device}"
         raise DataError(f"{what} cannot be opened: check that it is there, readable, and of a format OpenCV knows")
 
+    def checked(height: float, width: float) -> None:
+        try:
+            check_size(int(height), int(width))
+        except InputError as error:
+            capture.release()
+            raise DataError(f"video {device}: {error}") from error
+
+    checked(capture.get(cv2.CAP_PROP_FRAME_HEIGHT), capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+
     def images() -> Generator[Bytes, None, None]:
         try:
             while True:
                 ok, bgr = capture.read()
                 if not ok:
                     return
+                checked(*bgr.shape[:2])
                 yield np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
         finally:
             capture.release()
