@@ -25,6 +25,7 @@ from oat_runtime.backends import BackendName, available
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.prediction import softmax
+from policy.estimator import constants_of
 
 NUM_CASES, NUM_SHORT = 10_000, 250
 _MOST_OTHER = 0.01
@@ -103,6 +104,8 @@ def damage(whole: Whole, rng: random.Random, folder: Path) -> Damaged:
 def read(whole: Whole, damaged: Damaged) -> None:
     bundle = Bundle.load(damaged.folder)
     estimator, outcomes = bundle.estimator, bundle.outcomes()
+    if estimator is not None:
+        constants_of(estimator, where=bundle.path)
     found = _probabilities(damaged.folder, damaged.engine, damaged.plans, whole.x_NCHW)
     if damaged.kind == "all hashes":
         return
