@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -20,6 +21,8 @@ from oat_perception.node.publishers import ResultPublishers
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import BatteryState, Image
@@ -202,6 +205,21 @@ def test_the_executors_own_failures_are_survived(start_graph, monkeypatch) -> No
     time.sleep(0.3)
     monkeypatch.undo()
     _still_answers(graph)
+
+
+def test_a_tool_still_ends_with_an_error_of_its_callback() -> None:
+    """Regression of this guard: the console never ended, which says so by an error of its timer."""
+    context = Context()
+    rclpy.init(context=context, domain_id=101)
+    tool = Node("tool", context=context)
+    executor = GuardedExecutor(context=context)
+    executor.add_node(tool)
+    tool.create_timer(0.0, _fail)
+    with pytest.raises(ZeroDivisionError):
+        executor.spin()
+    executor.shutdown()
+    tool.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize("entity", ["subscription", "timer", "service", "waitable"])
