@@ -333,6 +333,8 @@ def test_hostile_headers_and_texts_are_bounded(start_graph, capfd) -> None:
     (refused,) = peer.set(image_transport="\x1b[31m" * 200_000)
     assert not refused.successful
     assert len(refused.reason) < 1000
+    (refused,) = peer.set(decision_log="x" * 1_000_000)
+    assert refused.reason == "decision_log must be of length 4096 at most, got 1000000"
     assert "\x1b" not in refused.reason
     confidence = EnvironmentConfidence(confidence=1.0, source="\x1b[31mhigh" * 100_000)
     peer.ask_until(
