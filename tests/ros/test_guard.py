@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -20,6 +21,8 @@ from oat_perception.node.publishers import ResultPublishers
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import BatteryState, Image
@@ -204,6 +207,21 @@ def test_the_executors_own_failures_are_survived(start_graph, monkeypatch) -> No
     _still_answers(graph)
 
 
+def test_a_tool_still_ends_with_an_error_of_its_callback() -> None:
+    """Regression of this guard: the console never ended, which says so by an error of its timer."""
+    context = Context()
+    rclpy.init(context=context, domain_id=101)
+    tool = Node("tool", context=context)
+    executor = GuardedExecutor(context=context)
+    executor.add_node(tool)
+    tool.create_timer(0.0, _fail)
+    with pytest.raises(ZeroDivisionError):
+        executor.spin()
+    executor.shutdown()
+    tool.destroy_node()
+    rclpy.shutdown(context=context)
+
+
 @pytest.mark.parametrize("entity", ["subscription", "timer", "service", "waitable"])
 def test_what_cannot_be_taken_does_not_block_the_other_callbacks(start_graph, monkeypatch, entity: str) -> None:
     """Regression: rclpy raises while it still holds the callback group, so no callback ran any more."""
@@ -315,6 +333,8 @@ def test_hostile_headers_and_texts_are_bounded(start_graph, capfd) -> None:
     (refused,) = peer.set(image_transport="\x1b[31m" * 200_000)
     assert not refused.successful
     assert len(refused.reason) < 1000
+    (refused,) = peer.set(decision_log="x" * 1_000_000)
+    assert refused.reason == "decision_log must be of length 4096 at most, got 1000000"
     assert "\x1b" not in refused.reason
     confidence = EnvironmentConfidence(confidence=1.0, source="\x1b[31mhigh" * 100_000)
     peer.ask_until(

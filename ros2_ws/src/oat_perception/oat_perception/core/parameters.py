@@ -24,6 +24,8 @@ from policy.config import BatteryStep, PolicyConfig, Quantity
 ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
 OVERRIDES = ("lambda", "width")
+_MAX_LENGTH = 4096
+"""Characters of a text (a path, say), and numbers of a list: the longest path that Linux takes."""
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
@@ -80,6 +82,8 @@ class Spec:
         """Return why this value is refused, or an empty text."""
         if self.is_number:
             return self._number_objection(value)
+        if isinstance(value, (str, list, tuple, array)) and len(value) > _MAX_LENGTH:
+            return f"{self.name} must be of length {_MAX_LENGTH} at most, got {len(value)}"
         if isinstance(self.default, list):
             if not isinstance(value, (list, tuple, array)) or not len(value):
                 return f"{self.name} must be a list of at least one number, got {quoted(value)}"

@@ -17,7 +17,6 @@ from typing import Any
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.logging import get_logger
 from rclpy.service import Service
 
 from oat_runtime.errors import one_line, quoted
@@ -58,10 +57,11 @@ class Failures:
 
 
 class GuardedExecutor(SingleThreadedExecutor):
-    """Spins nodes whose callbacks may raise: subscriptions, timers, services, parameters, lifecycle and events alike.
+    """Spin a node whose callbacks may raise: subscriptions, timers, services, parameters, lifecycle and events alike.
 
     A service whose callback raises answers with an empty response, which means failure in every service here, and with
-    the reason where the response has a field for it. Each node counts in its `failures`, if it has any.
+    the reason if the response has a field for it. A node that has `failures` is guarded. One that has none is a tool,
+    which an error ends, as in rclpy.
     """
 
     def __init__(self, *, context: Context | None = None, ending: Callable[[], bool] = lambda: False) -> None:
@@ -73,26 +73,34 @@ class GuardedExecutor(SingleThreadedExecutor):
         """
         super().__init__(context=context)
         self._ending = ending
-        self._failures = Failures(get_logger("oat_perception"))
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
-        """As in rclpy, but for what it raises itself: that is told, unless the process is on its way out."""
+        """As in rclpy, but what the executor itself raises is told, unless the process is on its way out."""
         try:
             super().spin_once(timeout_sec)
         except ExternalShutdownException:
             raise
         except Exception as error:
-            if self.context.ok() and not self._ending():
-                self._failures.tell("the executor", error)
-                time.sleep(_PAUSE_S)
+            guarded: list[Failures] = [node.failures for node in self.get_nodes() if hasattr(node, "failures")]
+            if self._is_over() and (guarded or isinstance(error, RuntimeError)):
+                return
+            if not guarded:
+                raise
+            guarded[0].tell("the executor", error)
+            time.sleep(_PAUSE_S)
+
+    def _is_over(self) -> bool:
+        return not self.context.ok() or self._ending()
 
     def _make_handler(self, entity: Any, node: Any, take_from_wait_list: Callable[[Any], Any]) -> Any:
-        failures: Failures = getattr(node, "failures", self._failures)
+        failures: Failures | None = getattr(node, "failures", None)
+        if failures is None:
+            return super()._make_handler(entity, node, take_from_wait_list)
         if isinstance(entity, Service) and not isinstance(entity.callback, _Answering):
             entity.callback = _Answering(entity.callback, _name(entity), failures)
 
         def tell(error: Exception) -> None:
-            if self.context.ok() and not self._ending():
+            if not self._is_over():
                 failures.tell(_name(entity), error)
 
         def take(entity: Any) -> Any:
