@@ -3,11 +3,13 @@
 #   PYTHON=python3.11   the interpreter that .venv is made from
 #   TORCH_INDEX=URL     package index to take torch from; without it, a machine without an NVIDIA driver takes torch's own
 #                       CPU builds, unless pip's settings name another source
+#   SOAK_MINUTES=10     how long `make soak` sends images
 #   DEMO_ARGS=...  BENCH_ARGS=...  PYTEST_ARGS=...   passed on
 
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH_INDEX ?=
+SOAK_MINUTES ?= 10
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 PYTEST_ARGS ?=
@@ -29,7 +31,7 @@ MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
 	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
-.PHONY: help setup ws demo test soak robot dist coverage lint format settings bench constraints clean
+.PHONY: help setup ws demo test soak fuzz robot dist coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -45,8 +47,8 @@ test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
 	$(PY) -m pytest -m "not ros and slow" $(PYTEST_ARGS)
 	$(ROS) python -m pytest -m "ros and not slow" $(PYTEST_ARGS)
 
-soak: $(WS) ## the slow tests of the ROS graph: ten minutes of images, thousands of overrides and damaged images
-	$(ROS) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
+soak: $(WS) ## the slow ROS tests: SOAK_MINUTES of images, fifty kills, thousands of overrides and damaged images
+	$(ROS) SOAK_MINUTES=$(SOAK_MINUTES) python -m pytest -m "ros and slow" $(PYTEST_ARGS)
 
 robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the tests that need no torch
 	@cat .venv-robot/sizes.txt
@@ -59,6 +61,8 @@ dist: $(SETUP) ## sdist and wheel in dist/; the wheel is installed and used in a
 	$(PY) -m hatchling build --target sdist
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 	$(PY) tools/check_wheel.py dist/*.whl
+fuzz: $(SETUP) ## every damaged input that the tests know: bundles, logs, bags, checkpoints, recipes, data, profiles
+	OAT_FUZZ=long OMP_NUM_THREADS=1 $(PY) -m pytest tests/fuzz -s $(PYTEST_ARGS)
 
 coverage: $(SETUP) ## the tests without ROS, with the lines they miss (half as slow again)
 	$(PY) -m pytest -m "not ros" --cov --cov-report=term-missing $(PYTEST_ARGS)

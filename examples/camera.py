@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from pathlib import Path
 
 import cv2
 
-from oat_runtime import OATError, OATRuntime
+from oat_runtime import DataError, OATError, OATRuntime
+from oat_runtime.commands import Parser, a_path, command
+from oat_runtime.text import plain
 
 
 def obey(runtime: OATRuntime, stop: threading.Event) -> None:
@@ -36,16 +37,16 @@ def obey(runtime: OATRuntime, stop: threading.Event) -> None:
             print(error)
 
 
+@command("camera")
 def main() -> int:
     """Run until the video ends or somebody types quit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--video", type=Path, help="default: the first webcam")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=a_path)
+    parser.add_argument("--video", type=a_path, help="default: the first webcam")
     args = parser.parse_args()
     source = cv2.VideoCapture(0 if args.video is None else str(args.video))
     if not source.isOpened():
-        print(f"cannot open {args.video or 'webcam 0'}", file=sys.stderr)
-        return 1
+        raise DataError(f"cannot open {args.video or 'webcam 0'}")
     runtime, stop = OATRuntime.load(args.bundle), threading.Event()
     runtime.prepare()
     threading.Thread(target=obey, args=(runtime, stop), daemon=True).start()
@@ -56,7 +57,7 @@ def main() -> int:
             break
         answer = runtime.predict(cv2.cvtColor(frame_bgr_HWC, cv2.COLOR_BGR2RGB))
         if number % 15 == 0:
-            print(f"{answer.class_name} {answer.confidence:.0%}, {answer.point}, {answer.latency_ms:.2f} ms")
+            print(f"{plain(answer.class_name)} {answer.confidence:.0%}, {answer.point}, {answer.latency_ms:.2f} ms")
         number += 1
     source.release()
     runtime.close()

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from oat_runtime.shipped import bundles_folder
+from oat_runtime.bundle.shipped import bundles_folder
+from oat_runtime.quiet import refuse_telemetry
+
+refuse_telemetry()
 
 if TYPE_CHECKING:  # `as` exports a name to type checkers
     from oat_runtime.architecture import InputSpec as InputSpec

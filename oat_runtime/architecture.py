@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,10 @@ NORM_EPS: Final = 1e-5
 _STEMS: dict[Stem, tuple[int, int]] = {"3x3": (3, 1), "3x3-stride2": (3, 2), "7x7-stride2-pool": (7, 2)}
 """(kernel size, stride) of the first convolution."""
 _RESNET_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=1e-4, le=1)]
 
 
 class InputSpec(StrictModel):
@@ -48,26 +52,29 @@ class ModelConfig(StrictModel):
 
     family: Literal["resnet", "wide_resnet"] = "wide_resnet"
     """`resnet` puts norm and ReLU after each convolution, `wide_resnet` before it (pre-activation)."""
-    depth: int = 16
+    depth: int = Field(default=16, le=200)
     """ResNet: 10, 18 or 34. WideResNet: 6 n + 4."""
-    widen_factor: int = Field(default=2, ge=1)
+    widen_factor: int = Field(default=2, ge=1, le=64)
     """WideResNet only: multiple of 16, 32, 64 channels."""
     stem: Stem = "3x3"
     """First layers: `3x3` for images around 32x32, `3x3-stride2` for 64x64 and 96x96, `7x7-stride2-pool` (a max pool of
     stride 2 follows) for 224x224. The network takes any size; the last feature map is averaged."""
-    num_classes: int = Field(default=10, ge=2)
-    widths: tuple[float, ...] = (0.5, 0.75, 1.0)
+    num_classes: int = Field(default=10, ge=2, le=32_768)
+    widths: tuple[float, ...] = Field(default=(0.5, 0.75, 1.0), max_length=8)
     """Width factors, ascending; each has its own batch norms."""
-    lambdas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    classifier_per_width: bool = False
+    """Whether each width has a classifier of its own, as in SOLAR (arXiv 2509.16833); else all use the first features
+    of one."""
+    lambdas: tuple[float, ...] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4, 1.0), max_length=32)
     """The knots: λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
     nothing to condition on, so there is no FiLM: the plain baseline of adversarial training at a fixed λ."""
     encoding: Encoding = "orthogonal"
-    encoding_size: int = Field(default=128, ge=1)
-    encoding_seed: int = 0
+    encoding_size: int = Field(default=128, ge=1, le=4096)
+    encoding_seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     dual_bn: bool = True
     """False: the ablation with one batch norm for all λ."""
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+    mean: tuple[Mean, Mean, Mean] = (0.4914, 0.4822, 0.4465)
+    std: tuple[Deviation, Deviation, Deviation] = (0.2470, 0.2435, 0.2616)
     """Per-channel statistics of the training pixels in [0, 1]; applied inside the network."""
 
     @model_validator(mode="after")
@@ -89,6 +96,15 @@ class ModelConfig(StrictModel):
     def name(self) -> str:
         """Short name, as in `wrn-16-2` or `resnet-18`."""
         return f"resnet-{self.depth}" if self.family == "resnet" else f"wrn-{self.depth}-{self.widen_factor}"
+
+    def classifier(self, width: float) -> str:
+        """Return the name of the classifier of `width`, whose weight and bias are tensors under it.
+
+        Raises:
+            OperatingPointError: the network was not built for this width.
+        """
+        index = self.width_index(width)
+        return f"classifier.{index}" if self.classifier_per_width else "classifier"
 
     @property
     def num_branches(self) -> int:
@@ -207,9 +223,9 @@ def layout(config: ModelConfig) -> Layout:
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor of a network's weights file.
 
-    Convolutions and the classifier are stored at full width. Each normalization site has γ and β at every knot (at one
-    of them where there is a single λ), and for each width and branch a batch norm of its own. All are float32 but
-    `num_batches_tracked`, which is int64 and not read.
+    Convolutions are stored at full width, and so is the classifier unless each width has one of its own. Each
+    normalization site has γ and β at every knot (at one of them where there is a single λ), and for each width and
+    branch a batch norm of its own. All are float32 but `num_batches_tracked`, which is int64 and not read.
     """
     parts, num_knots = layout(config), len(config.lambdas)
     shapes: dict[str, tuple[int, ...]] = {
@@ -223,8 +239,10 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     shapes[f"{norm}.{name}"] = (scaled(channels, width),)
                 shapes[f"{norm}.num_batches_tracked"] = ()
-    shapes["classifier.weight"] = (config.num_classes, parts.num_features)
-    shapes["classifier.bias"] = (config.num_classes,)
+    for width in config.widths:
+        features = scaled(parts.num_features, width) if config.classifier_per_width else parts.num_features
+        shapes[f"{config.classifier(width)}.weight"] = (config.num_classes, features)
+        shapes[f"{config.classifier(width)}.bias"] = (config.num_classes,)
     shapes["code_KD"] = (num_knots, config.code_size)
     return shapes
 

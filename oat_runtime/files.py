@@ -1,17 +1,41 @@
-"""Write a file whole or not at all; read a JSON file that must fit a model, or say in one line why it does not."""
+"""Write a file whole or not at all; read a JSON file that must fit a model, or say in one line why it does not.
+
+Whatever is read may be hostile. Its size, depth and numbers are bounded before memory is taken for them. A name that
+occurs twice, NaN and infinity are refused, so that two readers never see two meanings in one file.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import math
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
+MAX_JSON_BYTES: Final = 8 * 2**20
+"""Size of a JSON file: eighty times that of a shipped bundle's manifest."""
+MAX_JSON_VALUES: Final = 200_000
+"""Values in a JSON text; a shipped manifest has 5,000."""
+MAX_JSON_DEPTH: Final = 32
+"""Lists and objects within each other; a manifest has 6."""
+_MAX_DIGITS = 100
 _MOST_REASONS = 3
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A JSON string, or what is left of one that does not end: it matches at every quotation mark, without going back."""
+_BRACKET = re.compile(rb"[\[\]{}]")
+_DIGITS = re.compile(rb"[0-9]{%d}" % (_MAX_DIGITS + 1))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,20 +48,156 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
         content: bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: it cannot be written; it names the file, and what was there stays.
     """
-    target, data = Path(path), content.encode() if isinstance(content, str) else content
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Give a file to write that takes its place when the block ends, and is gone if the block fails.
+
+    Args:
+        path: its place; folders are made as needed.
+
+    Raises:
+        OSError: it cannot be written; it names the file, and what was there stays.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        if error.errno is None:
             raise
+        # The name of the temporary file, or none at all, tells nobody where there was no room.
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` is the home folder, also where no shell has seen to it.
+
+    Raises:
+        ConfigError: `~NAME` of a user who is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{one_line(path)}: expected a path, and there is no such home folder") from error
+
+
+@contextmanager
+def held(folder: Path, *, by: str) -> Iterator[None]:
+    """Hold a folder, so that no second process of the same kind works in it; a process that dies lets go of it.
+
+    Args:
+        folder: the folder, made as needed; `.lock` in it is the file that is locked, and stays.
+        by: what holds it, for the message of who comes second, as in `training`.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            # Not `flock`: a child process that outlives this one would still hold that.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(folder / ".lock")) from error
+            raise ConfigError(
+                f"another {by} is at work in {folder}: wait for its end, or name another folder"
+            ) from None
+        yield
+
+
+def read_at_most(path: str | os.PathLike[str], num_bytes: int) -> bytes:
+    """Read a file that may not be larger than this, whatever it claims of its size.
+
+    Raises:
+        OSError: it cannot be read, or is larger (`errno.EFBIG`).
+    """
+    with open(path, "rb") as file:
+        content = file.read(num_bytes + 1)
+    if len(content) > num_bytes:
+        raise OSError(errno.EFBIG, f"larger than {num_bytes} bytes", os.fspath(path))
+    return content
+
+
+def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Return what a JSON text says, within bounds that are checked before a value is made.
+
+    Args:
+        content: UTF-8 bytes, or text.
+        max_bytes: the largest size; `MAX_JSON_VALUES` and `MAX_JSON_DEPTH` hold as well.
+
+    Returns:
+        Objects as dicts, lists, texts that UTF-8 can write, finite numbers, booleans and None.
+
+    Raises:
+        ValueError: in one short line, what is wrong: the text is no JSON, too large, too deep, or says NaN, infinity, a
+            number of more than 100 digits, or a name twice.
+    """
+    try:
+        data = content.encode() if isinstance(content, str) else content
+        if len(data) > max_bytes:
+            raise ValueError(f"it has {len(data)} bytes, at most {max_bytes} are read")
+        _check_bounds(data)
+        document = json.loads(
+            data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        if _SURROGATE.search(data):  # half a character, which no file or terminal takes
+            json.dumps(document, ensure_ascii=False).encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"it is not UTF-8 text ({one_line(error.reason)})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"Invalid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    return document
+
+
+def _check_bounds(data: bytes) -> None:
+    if data.count(b'"') > 4 * MAX_JSON_VALUES:  # a name and a text each have two
+        raise ValueError(f"it has more texts than {MAX_JSON_VALUES} values need")
+    skeleton = _STRING.sub(b"", data)
+    if (num := 1 + sum(map(skeleton.count, (b",", b"[", b"{")))) > MAX_JSON_VALUES:
+        raise ValueError(f"it has about {num} values, at most {MAX_JSON_VALUES} are read")
+    if _DIGITS.search(skeleton):
+        raise ValueError(f"it holds a number of more than {_MAX_DIGITS} digits")
+    depth = 0
+    for bracket in _BRACKET.findall(skeleton):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"lists and objects lie more than {MAX_JSON_DEPTH} deep in each other")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {quoted(twice)} occurs twice in one object")
+    return found
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"numbers must be finite, got {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, got {text}")
+    return value
 
 
 def read_model(
@@ -47,8 +207,9 @@ def read_model(
     what: str,
     remedy: str = "",
     error: type[OATError] = ConfigError,
+    max_bytes: int = MAX_JSON_BYTES,
 ) -> Model:
-    """Read a JSON file as a pydantic model.
+    """Read a JSON file as a pydantic model, within the bounds of `parse_json`.
 
     Args:
         model: the model.
@@ -56,22 +217,30 @@ def read_model(
         what: what the file should be, for the error, as in `a device profile`.
         remedy: what to do where it is not.
         error: what to raise.
+        max_bytes: the largest size of the file.
 
     Raises:
-        OATError: the file is missing, or does not fit the model; of the type `error`.
+        OATError: the file is missing, too large, or does not fit the model; of the type `error`.
     """
     then = f": {remedy}" if remedy else ""
     try:
-        return model.model_validate_json(Path(path).read_bytes())
+        return model.model_validate(parse_json(read_at_most(path, max_bytes), max_bytes=max_bytes))
     except OSError as reason:
-        raise error(f"{path} cannot be read as {what} ({reason.strerror or reason}){then}") from reason
+        raise error(
+            f"{one_line(path)} cannot be read as {what} ({reason.strerror or one_line(reason)}){then}"
+        ) from None
     except ValidationError as reason:
-        raise error(f"{path} is not {what} ({reason_of(reason)}){then}") from reason
+        raise error(f"{one_line(path)} is not {what} ({reason_of(reason)}){then}") from None
+    except ValueError as reason:  # a ValidationError is one too
+        raise error(f"{one_line(path)} is not {what} ({one_line(reason)}){then}") from None
 
 
 def reason_of(error: ValidationError) -> str:
     """Return in one line which fields do not fit, and why; the first three, and how many more there are."""
-    errors = error.errors()
-    reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in errors[:_MOST_REASONS]]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    reasons = [
+        f"{one_line('.'.join(map(str, e['loc'])))}: {one_line(e['msg'])}".removeprefix(": ")
+        for e in errors[:_MOST_REASONS]
+    ]
     more = f"; and {len(errors) - _MOST_REASONS} more" if len(errors) > _MOST_REASONS else ""
     return "; ".join(reasons) + more

@@ -13,9 +13,9 @@ from oat_runtime.errors import OperatingPointError
 
 
 class StrictModel(BaseModel):
-    """Base of all that is read from a file. It refuses unknown keys, NaN and infinity, and never changes."""
+    """Base of all that is read from a file: refuses unknown keys, NaN, infinity and long texts, and never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=10_000)
 
 
 class Regime(StrEnum):
@@ -86,7 +86,7 @@ class AttackSpec(StrictModel):
     name: str
     epsilon: float = Field(ge=0, le=1)
     step_size: float = Field(ge=0, le=1)
-    num_steps: int = Field(ge=1)
+    num_steps: int = Field(ge=1, le=1_000_000)
     seed: int = 0
 
 
@@ -97,7 +97,7 @@ class Measurement(StrictModel):
     """`clean`, an attack's name (`pgd-20`), or a corruption with its severity (`gaussian_noise-3`)."""
     regime: Regime
     num_correct: int = Field(ge=0)
-    num_total: int = Field(ge=1)
+    num_total: int = Field(ge=1, le=1_000_000_000)
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:

@@ -226,7 +226,7 @@ _Convolve = Callable[[Floats, ConvShape, _Norms, str | None], Convolution]
 
 def _assemble(tensors: Tensors, config: ModelConfig, lam: float, width: float, convolve: _Convolve) -> PlainNet:
     """Return the plain network of one operating point; `convolve` decides what becomes of a norm."""
-    parts = layout(config)
+    parts, classifier = layout(config), config.classifier(width)
     weights_K = np.array(knot_weights(lam, config.lambdas), np.float32)
     branch = min(CLEAN if lam == 0.0 else ADVERSARIAL, config.num_branches - 1)
     norms = _Norms(tensors, weights_K, branch, config.width_index(width))
@@ -253,8 +253,8 @@ def _assemble(tensors: Tensors, config: ModelConfig, lam: float, width: float, c
         pool=parts.pool,
         blocks=tuple(block(f"blocks.{index}", shape) for index, shape in enumerate(parts.blocks)),
         final=_affine(*norms("final_norm")) if parts.pre_activation else None,
-        weight_KC=np.ascontiguousarray(tensors["classifier.weight"][:, : scaled(parts.num_features, width)]),
-        bias_K=tensors["classifier.bias"],
+        weight_KC=np.ascontiguousarray(tensors[f"{classifier}.weight"][:, : scaled(parts.num_features, width)]),
+        bias_K=tensors[f"{classifier}.bias"],
     )
 
 

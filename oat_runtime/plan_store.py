@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +58,10 @@ class _Shared:
         return ReadyPlan(self.network.plan(weights_K @ self.constants_KV), self.lock)
 
 
+CheckPlan = Callable[[OperatingPoint, Plan], None]
+"""Holds a plan that was just made to what the trained network computes at its point; raises where it differs."""
+
+
 class PlanStore:
     """Makes and keeps plans. `get` never waits for a compiler; `make` may."""
 
@@ -70,6 +74,7 @@ class PlanStore:
         *,
         form: PlanForm,
         budget_mb: float | None,
+        check: CheckPlan | None = None,
     ) -> None:
         """Compile nothing yet.
 
@@ -81,8 +86,11 @@ class PlanStore:
             form: see `PlanForm`.
             budget_mb: megabytes of float32 weights that folded plans may hold, 64 by default; beyond it, the plan used
                 least recently is let go of, but never the last one.
+            check: is asked about each knot of a width when its shared network is made, and about each folded plan;
+                what it raises is raised on, and nothing is kept.
         """
         self._tensors, self._config, self._compile, self._settings = tensors, config, compile_fn, settings
+        self._check = check
         self.form: PlanForm = form
         self._budget = 1e6 * (DEFAULT_BUDGET_MB if budget_mb is None else budget_mb)
         self._networks: dict[float, _Shared] = {}
@@ -113,6 +121,7 @@ class PlanStore:
 
         Raises:
             BackendError: the engine refused the network.
+            OATError: it fails the check.
         """
         with self._making:
             if (ready := self.get(point)) is not None:
@@ -133,23 +142,27 @@ class PlanStore:
         network = self._compile(lambda: self._shared_net(width), self._settings, shared=True)
         rows = [constants(self._tensors, self._config, lam=lam, width=width) for lam in knots]
         shared = _Shared(network, threading.Lock(), np.stack(rows))
-        self._warm(shared.plan(point.lam, knots))
+        self._try({OperatingPoint(lam, width): shared.plan(lam, knots).plan for lam in knots})
         with self._lock:
             self._networks[width] = shared
         ready = self.get(point)
         assert ready is not None
         return ready
 
-    def _warm(self, ready: ReadyPlan) -> None:
-        """Run once, so that the first frame is as fast as the others."""
-        ready.plan(np.zeros((1, 3, *self._settings.input_hw), np.float32))
+    def _try(self, plans: Mapping[OperatingPoint, Plan]) -> None:
+        """Run once, so that the first frame is as fast as the others, and check what comes out."""
+        if self._check is None:
+            next(iter(plans.values()))(np.zeros((1, 3, *self._settings.input_hw), np.float32))
+            return
+        for point, plan in plans.items():
+            self._check(point, plan)
 
     def _fold(self, point: OperatingPoint) -> ReadyPlan:
         def make_net() -> PlainNet:
             return fold(self._tensors, self._config, lam=point.lam, width=point.width)
 
         ready = ReadyPlan(self._compile(make_net, self._settings).plan(), threading.Lock())
-        self._warm(ready)
+        self._try({point: ready.plan})
         with self._lock:
             self._folded[point] = ready
             while len(self._folded) > 1 and self._held() > self._budget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from oat_runtime import style
 from oat_runtime.backends import BackendName, Device, Precision
+from oat_runtime.commands import FIGURES, Parser, a_count, a_path, command, output_file, real
 from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import (
     EnergyCounter,
@@ -25,10 +25,11 @@ from oat_runtime.devices import (
     power_mode,
     resident_mb,
 )
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.extras import require
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.text import PlainConsole
 from oat_runtime.timing import interleave, p50_p99
 
 
@@ -145,47 +146,43 @@ def plot(profile: DeviceProfile, path: Path) -> None:
         figure.savefig(path)
 
 
+@command("oat-profile")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oat-profile` from the command line."""
-    parser = argparse.ArgumentParser(prog="oat-profile", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="a bundle's folder, or the name of a shipped one")
-    parser.add_argument("--output", type=Path, help="profile file to write (JSON); it also ends the standard output")
+    parser = Parser(prog="oat-profile", description=__doc__)
+    parser.add_argument("bundle", type=a_path, help="a bundle's folder, or the name of a shipped one")
+    parser.add_argument(
+        "--output", type=output_file(), help="profile file to write (JSON); it also ends the standard output"
+    )
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all of this process)")
+    parser.add_argument("--threads", type=a_count, help="CPU threads of the network (default: all of this process)")
     parser.add_argument("--device", choices=get_args(Device), default="cpu")
     parser.add_argument("--plans", choices=get_args(PlanForm), default="shared")
-    parser.add_argument("--seconds-per-point", type=float, default=1.0, help="for each point and batch size")
-    parser.add_argument("--plot", type=Path, help="picture to write (PNG, SVG or PDF, by its ending)")
+    parser.add_argument(
+        "--seconds-per-point", type=real(above=0.0, most=3600.0), default=1.0, help="for each point and batch size"
+    )
+    parser.add_argument("--plot", type=output_file(*FIGURES), help="picture to write (PNG, SVG or PDF, by its ending)")
     args = parser.parse_args(argv)
-    try:
-        if args.threads is not None and args.threads < 1:
-            raise ConfigError(f"--threads must be at least 1, got {args.threads}")
-        if not 0.0 < args.seconds_per_point <= 3600.0:
-            raise ConfigError(f"--seconds-per-point must be in (0, 3600], got {args.seconds_per_point}")
-        runtime = OATRuntime.load(
-            args.bundle,
-            device=args.device,
-            backend=args.backend,
-            precision=args.precision,
-            plans=args.plans,
-            num_threads=args.threads,
-        )
-        with Console(stderr=True).status("measuring"):
-            profile = measure(runtime, seconds_per_point=args.seconds_per_point)
-        runtime.close()
-        if args.output is not None:
-            profile.save(args.output)
-        if args.plot is not None:
-            plot(profile, args.plot)
-    except OATError as error:
-        print(f"oat-profile: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"oat-profile: cannot write: {error}", file=sys.stderr)
-        return 2
+    if args.plot is not None:
+        require("matplotlib", extra="plots", by="--plot")
+    runtime = OATRuntime.load(
+        args.bundle,
+        device=args.device,
+        backend=args.backend,
+        precision=args.precision,
+        plans=args.plans,
+        num_threads=args.threads,
+    )
+    with PlainConsole(stderr=True).status("measuring"):
+        profile = measure(runtime, seconds_per_point=args.seconds_per_point)
+    runtime.close()
+    if args.output is not None:
+        profile.save(args.output)
+    if args.plot is not None:
+        plot(profile, args.plot)
     wide_console().print(profile_table(profile))
-    print(profile.model_dump_json())
+    print(json.dumps(profile.model_dump(mode="json")))
     return 0
 
 

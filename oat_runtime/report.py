@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from oat_runtime.devices import device_name
 from oat_runtime.errors import OATError
+from oat_runtime.text import PlainConsole
 
 Row = dict[str, Any]
 """Figures of one comparison, as the JSON line holds them; what was not measured is None."""
@@ -102,7 +104,7 @@ class Report:
         Returns:
             Whether the part ran to its end.
         """
-        console, started_s = Console(stderr=True), time.monotonic()
+        console, started_s = PlainConsole(stderr=True), time.monotonic()
         try:
             with console.status(part):
                 self.rows += run() or ()
@@ -130,7 +132,7 @@ class Report:
             console.print(checks_table(self.checks))
         for row in self.rows:
             if "not_measured" in row:
-                console.print(f"{next(iter(row.values()))}: not measured: {row['not_measured']}", markup=False)
+                console.print(f"{next(iter(row.values()))}: not measured: {row['not_measured']}")
         if self.num_left_out:
             print(f"{self.num_left_out} checks are left to the full run: a sample of this size cannot decide them.")
         print(json_line(self.name, machine=machine, rows=self.rows, checks=self.checks, **more))
@@ -155,7 +157,7 @@ def _number(value: object) -> object:
 
 def checks_table(checks: Iterable[Check]) -> Table:
     """Return the checks as a table for people."""
-    verdicts = {True: "[green]ok[/]", False: "[bold red]NOT MET[/]"}
+    verdicts = {True: Text("ok", "green"), False: Text("NOT MET", "bold red")}
     lines = [
         (
             check.name,
@@ -173,19 +175,21 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """Return figures as a table: right-aligned numbers of four digits, with a dash for what was not measured."""
     table = Table(title=title)
     for number, column in enumerate(columns):
-        has_words = any(isinstance(row[number], str) and row[number] for row in rows)
+        has_words = any(isinstance(row[number], str | Text) and row[number] for row in rows)
         table.add_column(column, justify="left" if has_words else "right")
     for row in rows:
         table.add_row(*map(_cell, row))
     return table
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> str | Text:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, Text):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def wide_console(*, columns: int = 110) -> Console:
     """Return the standard output: as wide as its terminal, or `columns` wide in a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else columns)
+    return PlainConsole(width=None if sys.stdout.isatty() else columns)

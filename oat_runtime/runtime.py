@@ -18,18 +18,21 @@ from oat_runtime.architecture import effective_lambda
 from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
 from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import InputError, OATError, OperatingPointError
+from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.plain_net import fold
 from oat_runtime.plan_store import PlanForm, PlanStore, ReadyPlan
 from oat_runtime.prediction import Floats, Prediction, softmax
+from oat_runtime.probe_check import ProbeCheck
 
 __all__ = ["Activation", "OATRuntime", "Prediction"]
 
 _LOG = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
+_LARGEST_LOGIT = 1e30
+"""Beyond it, a division by the smallest temperature leaves float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,13 @@ class OATRuntime:
     active point is in effect, and `failure` why the last one asked for never came.
 
     Safe to use from any thread; the frames of one plan run one after another. Network inputs outside [0, 1] are
-    refused, NaN and infinity among them.
+    refused, NaN and infinity among them, and so are logits that are not finite: `BackendError`. A runtime serves the
+    process that loaded it, and no fork of it: `OATError`.
+
+    Attributes:
+        table: the rows of `select` that the policy reads.
+        table_precision: what those rows were counted in: the precision that runs, or float32 where the bundle has no
+            figures of that one.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class OATRuntime:
         plans: PlanForm = "shared",
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
+        check_probe: bool = True,
     ) -> None:
         """Start at the widest width and the λ of the safest row of the bundle's `select` table."""
         for name, value, allowed in (
@@ -86,28 +96,34 @@ class OATRuntime:
             ("plans", plans, get_args(PlanForm)),
         ):
             if value not in allowed:
-                raise InputError(f"{name} must be one of {list(allowed)}, got {value!r}")
-        self.bundle = bundle
-        self.table: OperatingTable = bundle.select
+                raise InputError(f"{name} must be one of {list(allowed)}, got {quoted(value)}")
+        self.bundle, self._pid = bundle, os.getpid()
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
         self.device: Device = device
         self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
-        widest = [row for row in self.table.rows if row.width == self.table.widths[-1]]
-        start = max(widest, key=lambda row: (row.minimax(), row.lam)).point
+        start, probes = _safest(bundle.select), bundle.probes()
         self.backend: BackendName
         self.precision: Precision
         self.backend, self.precision = choose(
             lambda: fold(tensors, self._config, lam=start.lam, width=start.width),
-            bundle.probe(start),
+            probes[start],
             Settings(self._input_chw[1:], num_threads=self.num_threads, device=device),
             backend=None if backend == "auto" else backend,
             precision=None if precision == "auto" else precision,
             bundle_sha256=bundle.sha256,
         )
+        self.table: OperatingTable = bundle.table("select", self.precision)
+        self.table_precision = bundle.counted_in(self.precision)
         settings = Settings(self._input_chw[1:], self.precision, self.num_threads, device)
         self._plans = PlanStore(
-            tensors, self._config, get_backend(self.backend), settings, form=plans, budget_mb=memory_budget_mb
+            tensors,
+            self._config,
+            get_backend(self.backend),
+            settings,
+            form=plans,
+            budget_mb=memory_budget_mb,
+            check=ProbeCheck(bundle, probes, self.precision) if check_probe else None,
         )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
@@ -115,6 +131,7 @@ class OATRuntime:
         self._pending: OperatingPoint | None = None
         self._failure: OATError | None = None
         self._closed = False
+        start = _safest(self.table)
         self._active = self._bind(start, self._plans.make(start))
 
     @classmethod
@@ -128,6 +145,7 @@ class OATRuntime:
         plans: PlanForm = "shared",
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
+        check_probe: bool = True,
     ) -> Self:
         """Verify a bundle and make its runtime.
 
@@ -141,9 +159,12 @@ class OATRuntime:
             plans: `shared` or `folded`, see `oat_runtime.plan_store.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.
             memory_budget_mb: megabytes of weights that folded plans may hold, in float32; 64 by default.
+            check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one
+                width at each knot, a folded one at its point (between two knots there is no probe). It costs one image
+                a knot.
 
         Raises:
-            BundleError: the bundle cannot be trusted.
+            BundleError: the bundle cannot be trusted, or its network does not compute what the probe says.
             BackendError: the engine is not installed or refuses the network.
             InputError: an unknown device, precision or form of plans.
         """
@@ -155,6 +176,7 @@ class OATRuntime:
             plans=plans,
             num_threads=num_threads,
             memory_budget_mb=memory_budget_mb,
+            check_probe=check_probe,
         )
 
     @property
@@ -212,11 +234,13 @@ class OATRuntime:
 
     def set_lambda(self, lam: float) -> OperatingPoint:
         """Set λ, keep the width, wait until it is active; returns the point that really runs."""
+        self._refuse_in_a_fork()
         with self._knobs:
             return self.set_point(lam=lam, width=(self._pending or self.active).width)
 
     def set_width(self, width: float) -> OperatingPoint:
         """Set the width, keep λ, wait until it is active; returns the point that really runs."""
+        self._refuse_in_a_fork()
         with self._knobs:
             return self.set_point(lam=(self._pending or self.active).lam, width=width)
 
@@ -271,14 +295,16 @@ class OATRuntime:
             self._active = self._bind(point, ready)
 
     def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
-        return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point))
+        return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point, self.precision))
 
     def _report(self, future: Future[None]) -> None:
         if future.cancelled() or (error := future.exception()) is None:
             return
         _LOG.error("preparing an operating point failed; the old one stays active", exc_info=error)
         with self._lock:
-            self._failure = error if isinstance(error, OATError) else OATError(f"preparing failed: {error!r}")
+            self._failure = (
+                error if isinstance(error, OATError) else OATError(f"preparing failed: {one_line(repr(error))}")
+            )
 
     def infer(self, x_NCHW: Floats) -> Floats:
         """Return the logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
@@ -288,7 +314,7 @@ class OATRuntime:
             OATError: the runtime is closed.
         """
         self._check_inputs(x_NCHW)
-        return self._run(self._active, x_NCHW)
+        return self._run(self._bound(None), x_NCHW)
 
     def _check_inputs(self, x_NCHW: Floats) -> None:
         if x_NCHW.dtype != np.float32 or x_NCHW.ndim != 4 or x_NCHW.shape[1:] != self._input_chw:
@@ -303,7 +329,13 @@ class OATRuntime:
     @staticmethod
     def _run(active: _Active, x_NCHW: Floats) -> Floats:
         with active.lock:
-            return active.plan(np.ascontiguousarray(x_NCHW))
+            logits_NK = active.plan(np.ascontiguousarray(x_NCHW))
+        if not float(np.abs(logits_NK).max()) <= _LARGEST_LOGIT:  # also where one is NaN
+            raise BackendError(
+                f"the logits at {active.point} are not finite, or beyond {_LARGEST_LOGIT:g}: load the bundle again "
+                "with check_probe=True, which tells whether its weights or the engine are at fault"
+            )
+        return logits_NK
 
     def predict(self, frame_HWC: Frame, *, at: OperatingPoint | None = None) -> Prediction:
         """Classify one frame.
@@ -377,6 +409,7 @@ class OATRuntime:
     def _bound(self, at: OperatingPoint | None) -> _Active:
         """Return the active point with its plan, or another prepared one with its own."""
         if at is None:
+            self._refuse_in_a_fork()
             return self._active
         self._refuse_if_closed()
         point = self.effective(lam=at.lam, width=at.width)
@@ -407,7 +440,12 @@ class OATRuntime:
         return answers
 
     def close(self) -> None:
-        """Wait for the preparing thread and let go of every plan; from then on frames and switches are refused."""
+        """Wait for the preparing thread and let go of every plan; from then on frames and switches are refused.
+
+        Does nothing in a fork of the process that loaded the runtime: the engine's threads are not there to be ended.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self._closed, self._pending = True, None
             old = self._active
@@ -416,8 +454,23 @@ class OATRuntime:
         self._plans.clear()
 
     def _refuse_if_closed(self) -> None:
+        self._refuse_in_a_fork()
         if self._closed:
             _refuse()
+
+    def _refuse_in_a_fork(self) -> None:
+        """An engine's threads, and whoever held a lock, are not there after `os.fork`: a call would wait for good."""
+        if os.getpid() != self._pid:
+            raise OATError(
+                f"this runtime belongs to process {self._pid} and cannot run in a fork of it: load the bundle in each "
+                "process, and start processes with the method 'spawn' or 'forkserver'"
+            )
+
+
+def _safest(table: OperatingTable) -> OperatingPoint:
+    """The point of the widest rows with the best lower bound in its worst regime, of several the most robust one."""
+    widest = [row for row in table.rows if row.width == table.widths[-1]]
+    return max(widest, key=lambda row: (row.minimax(), row.lam)).point
 
 
 def _refuse() -> NoReturn:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oat_runtime.extras import require
 from oat_runtime.operating_point import Regime
+from oat_runtime.text import html_text, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -42,6 +42,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11.0,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
@@ -107,14 +108,14 @@ def lambda_colours(lambdas: Sequence[float]) -> dict[float, Any]:
 
 def title(axes: Axes, text: str, *, below: str = "") -> None:
     """Write a panel's title, bold and left, and a faint line below it."""
-    axes.set_title(text, loc="left", fontsize=12.0, fontweight="bold", pad=25 if below else 10)
+    axes.set_title(plain(text), loc="left", fontsize=12.0, fontweight="bold", pad=25 if below else 10)
     if below:
         axes.text(0.0, 1.03, below, transform=axes.transAxes, color=FAINT, va="bottom")
 
 
 def caption(figure: Figure, text: str) -> None:
     """Write a faint note under the whole figure, in lines that are as long as it is wide."""
-    lines = textwrap.fill(text, int(13.5 * figure.get_figwidth()))
+    lines = textwrap.fill(plain(text), int(13.5 * figure.get_figwidth()))
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=9.0, color=FAINT)
 
 
@@ -258,6 +259,6 @@ def html_page(heading: str, body: str, *, more_style: str = "") -> str:
     return (
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
         '<meta name=viewport content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(heading)}</title>\n<style>{colours}{_PAGE_STYLE}{more_style}</style>\n"
+        f"<title>{html_text(heading)}</title>\n<style>{colours}{_PAGE_STYLE}{more_style}</style>\n"
         f"<main>\n{body}\n</main>\n</html>\n"
     )

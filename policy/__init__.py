@@ -18,8 +18,10 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.decision import Decision as Decision
     from policy.decision import Rule as Rule
     from policy.estimator import EstimatorConstants as EstimatorConstants
+    from policy.estimator import constants_of as constants_of
     from policy.image import ImageStatistics as ImageStatistics
     from policy.image import image_statistics as image_statistics
+    from policy.record import Gap as Gap
     from policy.record import header_line as header_line
     from policy.record import step_line as step_line
     from policy.signals import NetworkSignals as NetworkSignals
@@ -32,9 +34,9 @@ _NAMES = {
     "config": "BatteryStep PolicyConfig Quantity",
     "controller": "AdaptivePolicy",
     "decision": "ChosenBy Decision Rule",
-    "estimator": "EstimatorConstants",
+    "estimator": "EstimatorConstants constants_of",
     "image": "ImageStatistics image_statistics",
-    "record": "header_line step_line",
+    "record": "Gap header_line step_line",
     "signals": "NetworkSignals Override Reading SignalState Signals",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, DataError, quoted
 from oat_runtime.operating_point import OperatingPoint, OperatingRow, OperatingTable
 from policy.config import BatteryStep, PolicyConfig
 from policy.signals import Reading, Signals, SignalState
+from policy.snapshot import Remembering
 
 _MAX_SLOWDOWN = 100.0
 _Z_99 = NormalDist().inv_cdf(0.99)
@@ -18,7 +20,7 @@ _LEAST_MISSION_S = 60.0
 _J_PER_WH = 3600.0
 
 
-class Slowdown:
+class Slowdown(Remembering):
     """Estimate how much slower the machine is than its profile, as mean and spread of a log ratio.
 
     This follows ALERT (Wan et al., "ALERT: Accurate Learning for Energy and Timeliness", USENIX ATC 2020). ALERT scales
@@ -27,12 +29,20 @@ class Slowdown:
     few lucky frames would widen the network.
     """
 
+    _REMEMBERED = ("mean", "variance")
     _MEAN_GAIN, _VARIANCE_GAIN = 0.2, 0.05
     """The mean follows within five frames. One slow frame alone raises the spread only a little."""
 
     def __init__(self) -> None:
         """Start as fast as the profile."""
         self.mean, self.variance = 0.0, 0.0
+
+    def restore(self, saved: Any) -> None:
+        """As in `Remembering`; within what `observe` can reach."""
+        super().restore(saved)
+        most = math.log(_MAX_SLOWDOWN)
+        if not (0.0 <= self.mean <= most and 0.0 <= self.variance <= most**2):
+            raise DataError(f"expected a slowdown of at most {_MAX_SLOWDOWN:g}, got {quoted(saved)}")
 
     def observe(self, ratio: float) -> None:
         """Take in one latency, divided by the profile's median."""
@@ -56,8 +66,10 @@ class Allowance:
     power_w: float | None
 
 
-class Budget:
+class Budget(Remembering):
     """Turn deadline, energy and battery of one robot into limits on width and rate."""
+
+    _REMEMBERED = ("_slowdown", "_known_charge", "_known_s")
 
     def __init__(self, table: OperatingTable, config: PolicyConfig) -> None:
         """Check that the table holds what the budgets need.
@@ -82,6 +94,12 @@ class Budget:
         self._slowdown = Slowdown()
         self._known_charge: float | None = None
         self._known_s = 0.0
+
+    def restore(self, saved: Any) -> None:
+        """As in `Remembering`; a known charge is in [0, 1]."""
+        super().restore(saved)
+        if self._known_charge is not None and not 0.0 <= self._known_charge <= 1.0:
+            raise DataError(f"expected a charge in [0, 1], got {quoted(saved)}")
 
     def allowance(self, signals: Signals, states: dict[str, SignalState], *, elapsed_s: float) -> Allowance:
         """Return what battery and mission allow now, and update the estimate of the machine's speed."""

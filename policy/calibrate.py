@@ -6,26 +6,25 @@ changes the statistics, and how often the network's confidence is low, is taken 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
+from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
-from oat_runtime.errors import ConfigError, DataError, OATError
+from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import EstimatorConstants, ImageKind
+from policy.estimator import EstimatorConstants, ImageKind, constants_of
 from policy.kinds import (
     Images,
     Statistics,
@@ -110,50 +109,45 @@ def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
     return sum(count_alarms(constants, stats_NS) for stats_NS in stats) / sum(map(len, stats))
 
 
+@command("oat-calibrate")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line: fit, print the false alarms before and after, and write the constants."""
-    parser = argparse.ArgumentParser(prog="oat-calibrate", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="bundle whose constants are refitted; it is left as it is")
-    parser.add_argument("frames", type=Path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")
+    parser = Parser(prog="oat-calibrate", description=__doc__)
+    parser.add_argument("bundle", type=a_path, help="bundle whose constants are refitted; it is left as it is")
+    parser.add_argument("frames", type=a_path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")
     parser.add_argument("--topic", default="", help="image topic of the bag (default: its only one)")
-    parser.add_argument("--limit", type=int, default=5000, help="frames to read at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=a_count, default=5000, help="frames to read at most (default: %(default)s)")
+    parser.add_argument("--seed", type=a_seed, default=0)
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--output", type=Path, default=Path("estimator.json"), help="file (default: %(default)s)")
+    target.add_argument(
+        "--output", type=output_file(), default=Path("estimator.json"), help="file (default: %(default)s)"
+    )
     target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
     options = parser.parse_args(argv)
-    try:
-        if options.limit < 1:
-            raise ConfigError(f"--limit must be at least 1, got {options.limit}")
-        bundle = Bundle.load(options.bundle)
-        if bundle.estimator is None:
-            raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
-        shipped = EstimatorConstants.model_validate(bundle.estimator)
-        if not shipped.ranks:
-            raise DataError(
-                f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again"
-            )
-        frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
-        if len(frames) < _MIN_FRAMES:
-            raise DataError(
-                f"expected at least {_MIN_FRAMES} frames, got {len(frames)} of {options.frames}: "
-                f"a fit needs 100, and half of the frames are left out to count false alarms"
-            )
-        fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
-        # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
-        blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
-        held_out = blocks[1::2]
-        trial = calibrate(np.concatenate(blocks[::2]), shipped, seed=options.seed)
-        before, after = alarm_shares(shipped, held_out), alarm_shares(trial, held_out)
-        constants = calibrate(frames, shipped, seed=options.seed, fitted_on=fitted_on)
-        content = constants.model_dump_json() + "\n"
-        if options.attach:
-            attach_file(bundle, "estimator.json", content.encode())
-        else:
-            write_whole(options.output, content)
-    except (OATError, OSError, ValidationError) as error:
-        print(f"oat-calibrate: {error}", file=sys.stderr)
-        return 2
+    bundle = Bundle.load(options.bundle)
+    if bundle.estimator is None:
+        raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
+    shipped = constants_of(bundle.estimator, where=bundle.path)
+    if not shipped.ranks:
+        raise DataError(f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again")
+    frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
+    if len(frames) < _MIN_FRAMES:
+        raise DataError(
+            f"expected at least {_MIN_FRAMES} frames, got {len(frames)} of {options.frames}: "
+            "a fit needs 100, and half of the frames are left out to count false alarms"
+        )
+    fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
+    # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
+    blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
+    held_out = blocks[1::2]
+    trial = calibrate(np.concatenate(blocks[::2]), shipped, seed=options.seed)
+    before, after = alarm_shares(shipped, held_out), alarm_shares(trial, held_out)
+    constants = calibrate(frames, shipped, seed=options.seed, fitted_on=fitted_on)
+    content = constants.model_dump_json() + "\n"
+    if options.attach:
+        attach_file(bundle, "estimator.json", content.encode())
+    else:
+        write_whole(options.output, content)
     row = "on frames that the fit did not see", sum(map(len, held_out)), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
     wide_console().print(text_table("False alarms", ("", "frames", "before", "after"), [row]))
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,

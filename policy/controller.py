@@ -19,9 +19,10 @@ from policy.hysteresis import Hysteresis
 from policy.rates import opposite
 from policy.score import Belief, Scores
 from policy.signals import NetworkSignals, Override, Signals, SignalState, image_state
+from policy.snapshot import Remembering
 
 
-class AdaptivePolicy:
+class AdaptivePolicy(Remembering):
     """Choose the operating point of each frame from a measured table.
 
     Args:
@@ -33,6 +34,10 @@ class AdaptivePolicy:
         ConfigError: the table is not `select`, is of another bundle or device, lacks a regime, a latency or an energy
             that the configuration needs, or the configuration leaves no operating point.
     """
+
+    _REMEMBERED = (
+        "_filter", "_lam_rule", "_width_rule", "_budget", "_last_now_s", "_elapsed_s", "_last_probe_s", "_last_point"
+    )  # fmt: skip
 
     def __init__(
         self, table: OperatingTable, config: PolicyConfig, constants: EstimatorConstants | None = None

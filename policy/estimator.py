@@ -13,17 +13,21 @@ Shape legend: K kinds (the last two are drifted and unknown), S statistics.
 from __future__ import annotations
 
 import math
-from typing import Self
+import os
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from oat_runtime.errors import DataError, one_line, quoted
+from oat_runtime.files import reason_of
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
 from policy.config import PolicyConfig
 from policy.image import ImageStatistics
 from policy.ranks import NormalScores, Ranks
 from policy.signals import NetworkSignals
+from policy.snapshot import Remembering
 
 _Vector = NDArray[np.float64]
 _CORRUPTED = (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)
@@ -143,8 +147,28 @@ class EstimatorConstants(StrictModel):
         return self
 
 
-class RegimeFilter:
+def constants_of(document: object, *, where: str | os.PathLike[str]) -> EstimatorConstants:
+    """Return the constants that a bundle's `estimator.json` holds.
+
+    Args:
+        document: what the file says, as plain values.
+        where: the bundle's folder, for the error.
+
+    Raises:
+        DataError: they are of another version, or damaged.
+    """
+    try:
+        return EstimatorConstants.model_validate(document)
+    except ValidationError as error:
+        raise DataError(
+            f"{one_line(where)}: estimator.json cannot be read ({reason_of(error)}): run `python -m policy.fit` again"
+        ) from None
+
+
+class RegimeFilter(Remembering):
     """Update the belief with every frame. The same inputs give the same bits on the same machine."""
+
+    _REMEMBERED = ("_belief_K", "_drift_S")
 
     def __init__(self, constants: EstimatorConstants, config: PolicyConfig) -> None:
         """Start from the prior."""
@@ -179,6 +203,12 @@ class RegimeFilter:
         evidence_K = np.maximum(evidence_K - evidence_K.max(), -config.evidence_cap_nats)
         belief_K = ((1 - forgetting) * self._belief_K + forgetting * self._prior_K) * np.exp(evidence_K)
         self._belief_K = belief_K / belief_K.sum()
+
+    def restore(self, saved: Any) -> None:
+        """As in `Remembering`; the belief is one."""
+        super().restore(saved)
+        if self._belief_K.min() < 0.0 or not math.isclose(self._belief_K.sum(), 1.0, rel_tol=1e-6):
+            raise DataError(f"expected a belief that sums to 1, got {quoted(saved)}")
 
     def posterior(self) -> dict[Regime, float]:
         """Return the probability of each regime: the sum over its kinds."""

@@ -7,20 +7,18 @@ Shape legend: N images, H height, W width, C channels (RGB), K classes, S statis
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
+from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
 from oat_runtime.data import read_labelled_npz
-from oat_runtime.errors import OATError
 from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
@@ -80,40 +78,37 @@ def fit_network(
     )
 
 
+@command("policy.fit")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line: fit, and put `estimator.json` into the bundle."""
-    parser = argparse.ArgumentParser(prog="python -m policy.fit", description="Fit the estimator of a bundle.")
-    parser.add_argument("bundle", type=Path, help="bundle folder; estimator.json is added to it")
+    parser = Parser(prog="python -m policy.fit", description="Fit the estimator of a bundle.")
+    parser.add_argument("bundle", type=a_path, help="bundle folder; estimator.json is added to it")
     parser.add_argument(
         "--images",
-        type=Path,
+        type=a_path,
         required=True,
         help="validation images (.npz): uint8 RGB `images` (N, H, W, 3) at the network's input size, `labels` (N,)",
     )
-    parser.add_argument("--count", type=int, default=1000, help="how many of them to use (default: %(default)s)")
-    parser.add_argument("--num-steps", type=int, default=10, help="steps of the PGD attack (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=a_count, default=1000, help="how many of them to use (default: %(default)s)")
+    parser.add_argument("--num-steps", type=a_count, default=10, help="steps of the PGD attack (default: %(default)s)")
+    parser.add_argument("--seed", type=a_seed, default=0)
     options = parser.parse_args(argv)
-    try:
-        require("torch", extra="torch", by="policy.fit")
-        bundle = Bundle.load(options.bundle)
-        data = read_labelled_npz(options.images, limit=options.count)
-        width = bundle.select.widths[-1]
-        constants = fit_network(
-            bundle.tensors(),
-            bundle.manifest.model,
-            width=width,
-            temperature=lambda lam: bundle.temperature(OperatingPoint(lam, width)),
-            attack=bundle.select.attack.model_copy(update={"num_steps": options.num_steps}),
-            images_NHWC=data.images_NHWC,
-            labels_N=data.labels_N,
-            seed=options.seed,
-            fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",
-        )
-        attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
-    except OATError as error:
-        print(f"policy.fit: {error}", file=sys.stderr)
-        return 2
+    require("torch", extra="torch", by="policy.fit")
+    bundle = Bundle.load(options.bundle)
+    data = read_labelled_npz(options.images, limit=options.count)
+    width = bundle.select.widths[-1]
+    constants = fit_network(
+        bundle.tensors(),
+        bundle.manifest.model,
+        width=width,
+        temperature=lambda lam: bundle.temperature(OperatingPoint(lam, width)),
+        attack=bundle.select.attack.model_copy(update={"num_steps": options.num_steps}),
+        images_NHWC=data.images_NHWC,
+        labels_N=data.labels_N,
+        seed=options.seed,
+        fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",
+    )
+    attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
     summary = {"name": "policy.fit", "num_images": len(data), "num_kinds": len(constants.kinds)}
     print(json.dumps(summary | {"rates": [rates.model_dump(mode="json") for rates in constants.network]}))
     return 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+from oat_runtime.errors import DataError, quoted
 from policy.decision import Rule
+from policy.snapshot import Remembering
 
 _Rank = tuple[float, float, float]
 _MAX_BACK_OFF = 8.0
 
 
-class Hysteresis:
+class Hysteresis(Remembering):
     """Move one knob, with a bounded number of moves.
 
     A move up in a fixed total order is a *climb*, and only a climb can be immediate. Each move makes the next waiting
@@ -22,6 +24,10 @@ class Hysteresis:
     If a waiting move is taken back within a dwell time, the following dwell times double, up to eightfold. A waiting
     move that lasts halves them again. So it becomes ever harder to provoke moves.
     """
+
+    _REMEMBERED = (
+        "_current", "_earliest_s", "_back_off", "_waited_at_s", "_target", "_target_since_s", "_leaving_since_s"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +99,13 @@ class Hysteresis:
             return target, Rule.HOLD_DWELL
         self._wait_is_over(target, elapsed_s)
         return target, Rule.SWITCH
+
+    def restore(self, saved: Any) -> None:
+        """As in `Remembering`; the settings must be among this knob's."""
+        super().restore(saved)
+        known = {*self.ranks, None}
+        if not {self._current, self._target} <= known or not 1.0 <= self._back_off <= _MAX_BACK_OFF:
+            raise DataError(f"expected a state of a knob with the settings {list(self.ranks)}, got {quoted(saved)}")
 
     def _is_settled(self, elapsed_s: float) -> bool:
         settled = elapsed_s - self._target_since_s >= self._settle_s

@@ -1,15 +1,21 @@
-"""Write and read the decision log: one JSON line for the policy, then one for each step. Floats keep their bits."""
+"""Write and read the decision log: one JSON line for the policy, then one for each step. Floats keep their bits.
+
+If steps are missing, a line of kind `gap` stands in their place. It says how many, why, and what the policy remembers
+after them. So the steps after a gap replay as well.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, one_line, quoted
+from oat_runtime.files import parse_json, reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
@@ -17,8 +23,52 @@ from policy.decision import Decision
 from policy.estimator import EstimatorConstants
 from policy.image import ImageStatistics
 from policy.signals import NetworkSignals, Override, Reading, Signals
+from policy.snapshot import Plain
 
 _SCHEMA = 1
+_Kind = TypeVar("_Kind")
+
+
+class TornLineError(DataError):
+    """A line is no JSON: its writer was stopped in it, or it was damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Steps that a log does not hold.
+
+    Attributes:
+        num_lost: how many; 0 where a file goes on from another one.
+        reason: why they are missing, for people.
+        state: what the policy remembers after them (`AdaptivePolicy.snapshot`).
+    """
+
+    num_lost: int
+    reason: str
+    state: Plain
+
+    def line(self) -> str:
+        """This gap as a line of a log."""
+        return json.dumps(
+            {"kind": "gap", "num_lost": self.num_lost, "reason": self.reason, "state": self.state}, allow_nan=False
+        )
+
+    @classmethod
+    def of(cls, line: str) -> Gap:
+        """Return the gap of a line.
+
+        Raises:
+            DataError: not a gap.
+        """
+        head = _parse(line, "gap")
+        num_lost, reason, state = (head.get(name) for name in ("num_lost", "reason", "state"))
+        if type(num_lost) is not int or num_lost < 0 or not isinstance(reason, str) or not isinstance(state, dict):
+            raise DataError(f"a gap of the decision log cannot be read: got {quoted(line)}")
+        return cls(num_lost, one_line(reason), state)
+
+    def and_then(self, later: Gap) -> Gap:
+        """This gap and the one right behind it as one."""
+        return Gap(self.num_lost + later.num_lost, later.reason, later.state)
 
 
 def header_line(policy: AdaptivePolicy) -> str:
@@ -51,8 +101,10 @@ def policy_of(line: str) -> AdaptivePolicy:
             PolicyConfig.model_validate_json(config),
             None if head["constants"] is None else EstimatorConstants.model_validate_json(constants),
         )
-    except (KeyError, ValidationError) as error:
-        raise DataError(f"the header of the decision log cannot be read: {error}") from error
+    except KeyError as error:
+        raise DataError(f"the header of the decision log cannot be read: it lacks {error}") from None
+    except ValidationError as error:
+        raise DataError(f"the header of the decision log cannot be read: {reason_of(error)}") from None
 
 
 def step_line(signals: Signals, decision: Decision) -> str:
@@ -69,10 +121,10 @@ def signals_of(line: str) -> tuple[Signals, dict[str, Any]]:
     step = _parse(line, "step")
     try:
         return _signals(step["signals"]), step["decision"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"a step of the decision log cannot be read ({error!r}): expected {Signals.__slots__}"
-        ) from error
+            f"a step of the decision log cannot be read ({quoted(error)}): expected {Signals.__slots__}"
+        ) from None
 
 
 def plain_decision(decision: Decision) -> dict[str, Any]:
@@ -83,9 +135,9 @@ def plain_decision(decision: Decision) -> dict[str, Any]:
 
 def _parse(line: str, kind: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"expected one JSON object a line, got {line[:40]!r} ({error})") from error
+        value = parse_json(line)
+    except ValueError as error:
+        raise TornLineError(f"expected one JSON object a line, got {line[:40]!r} ({one_line(error)})") from None
     if not isinstance(value, dict) or value.get("kind") != kind:
         raise DataError(f"expected a line of kind '{kind}', got {line[:40]!r}: is this a decision log from its start?")
     return value
@@ -109,8 +161,14 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def _of_type(kind: type[_Kind], value: Any) -> _Kind:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}")
+    return value
+
+
 def _reading(plain: dict[str, Any]) -> Reading:
-    return Reading(_number(plain["value"]), float(plain["age_s"]), plain["source"])
+    return Reading(_number(plain["value"]), float(plain["age_s"]), _of_type(str, plain["source"]))
 
 
 def _override(plain: dict[str, Any] | None) -> Override | None:
@@ -121,9 +179,9 @@ def _network(plain: dict[str, Any] | None) -> NetworkSignals | None:
     if plain is None:
         return None
     return NetworkSignals(
-        point=OperatingPoint(plain["point"]["lam"], plain["point"]["width"]),
+        point=OperatingPoint(float(plain["point"]["lam"]), float(plain["point"]["width"])),
         confidence=float(plain["confidence"]),
-        disagrees=plain["disagrees"],
+        disagrees=None if plain["disagrees"] is None else _of_type(bool, plain["disagrees"]),
         latency_ms=_number(plain["latency_ms"]),
         age_s=float(plain["age_s"]),
     )
@@ -139,5 +197,5 @@ def _signals(plain: dict[str, Any]) -> Signals:
         battery=_reading(plain["battery"]),
         override_lam=_override(plain["override_lam"]),
         override_width=_override(plain["override_width"]),
-        safety_lock=plain["safety_lock"],
+        safety_lock=_of_type(bool, plain["safety_lock"]),
     )

@@ -9,26 +9,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oat_runtime.bundle import Bundle
+from oat_runtime.commands import FIGURES, Parser, a_path, command, output_file
 from oat_runtime.data.bags import bag_messages, is_bag, open_bag
-from oat_runtime.errors import DataError, OATError
-from oat_runtime.files import read_model, reason_of
+from oat_runtime.errors import DataError, one_line, quoted
+from oat_runtime.extras import require
+from oat_runtime.files import MAX_JSON_BYTES, read_model
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import EstimatorConstants
-from policy.record import plain_decision, policy_of, signals_of
+from policy.estimator import EstimatorConstants, constants_of
+from policy.record import Gap, TornLineError, plain_decision, policy_of, signals_of
 from policy.signals import Signals
 from policy.timeline import comparison_table, save_figure, timeline_table
 
+_HEADER, _GAP = '{"kind": "policy"', '{"kind": "gap"'
 _DECISION = "oat_msgs/msg/DecisionRecord"
 _DEFINITIONS = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 
@@ -51,12 +53,15 @@ class ReplayStep:
 class Recording:
     """Inputs and decisions of a robot's policy; `header` is empty if the recording has none.
 
-    At each step number in `restarts`, the node had built its policy anew in the same way.
+    At each step number in `restarts`, the node had built its policy anew in the same way. `gaps` are the missing steps,
+    by the number of the step after them. `num_torn` lines were cut short, because their writer was stopped.
     """
 
     header: str
     steps: tuple[tuple[Signals, dict[str, Any]], ...]
     restarts: frozenset[int] = frozenset()
+    gaps: Mapping[int, Gap] = field(default_factory=dict)
+    num_torn: int = 0
 
     def policy(self) -> AdaptivePolicy:
         """Build a fresh policy like the recorded one.
@@ -85,9 +90,11 @@ def decision_lines(path: Path) -> list[str]:
         connections = [c for c in reader.connections if c.msgtype == _DECISION]
         if not connections:
             topics = sorted({c.topic for c in reader.connections})
-            raise DataError(f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {topics}")
+            raise DataError(
+                f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {one_line(topics)}"
+            )
         for _, message in bag_messages(path, reader, connections):
-            lines += str(message.record_json).splitlines()
+            lines += [f"{line}\n" for line in str(message.record_json).splitlines()]
     return lines
 
 
@@ -100,27 +107,48 @@ def read_recording(path: Path) -> Recording:
     if is_bag(path):
         lines = decision_lines(path)
     else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the decision log {path}: {error}") from error
+        lines = _log_lines(path)
         if not lines:
             raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
         policy_of(lines[0])
-    header, restarts = "", set()
+    header, restarts, num_torn = "", set(), 0
+    gaps: dict[int, Gap] = {}
     steps: list[tuple[Signals, dict[str, Any]]] = []
     for number, line in enumerate(lines, start=1):
-        if line.startswith('{"kind": "policy"'):
-            if header not in ("", line):
-                raise DataError(f"{path}, line {number}: from here on another policy decides: cut the recording in two")
-            header = line
-            restarts.add(len(steps))
-            continue
         try:
-            steps.append(signals_of(line))
+            if line.startswith(_HEADER):
+                if header not in ("", line.rstrip()):
+                    raise DataError("from here on another policy decides: cut the recording in two")
+                header = line.rstrip()
+                restarts.add(len(steps))
+            elif line.startswith(_GAP):
+                gap, before = Gap.of(line), gaps.get(len(steps))
+                gaps[len(steps)] = gap if before is None else before.and_then(gap)
+            else:
+                steps.append(signals_of(line))
+        except TornLineError as error:
+            # Steps behind it were decided with a state that nobody knows, unless a policy or a state follows.
+            behind = lines[number] if number < len(lines) else ""
+            if line.endswith("\n") and not behind.startswith((_HEADER, _GAP)):
+                raise DataError(f"{path}, line {number}: {error}") from error
+            num_torn += 1
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-    return Recording(header, tuple(steps), frozenset(restarts))
+    return Recording(header, tuple(steps), frozenset(restarts), gaps, num_torn)
+
+
+def _log_lines(path: Path) -> list[str]:
+    """Lines of a decision log with their ends; what is no text shows as such in its line."""
+    lines: list[str] = []
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_JSON_BYTES + 1):
+                if len(line) > MAX_JSON_BYTES:
+                    raise DataError(f"{path}, line {len(lines) + 1}: expected at most {MAX_JSON_BYTES} bytes a line")
+                lines.append(line.decode(errors="backslashreplace"))
+    except OSError as error:
+        raise DataError(f"cannot read the decision log {path}: {error}") from error
+    return lines
 
 
 def replay(path: Path) -> list[ReplayStep]:
@@ -131,16 +159,34 @@ def replay(path: Path) -> list[ReplayStep]:
         ConfigError: the log's table and configuration contradict each other.
     """
     recording = read_recording(path)
-    return play(recording, recording.policy())
+    return play(recording, recording.policy(), recorded=True)
 
 
-def play(recording: Recording, policy: AdaptivePolicy) -> list[ReplayStep]:
-    """Run the recorded inputs through a fresh policy, and start afresh wherever the node did."""
+def play(recording: Recording, policy: AdaptivePolicy, *, recorded: bool = False) -> list[ReplayStep]:
+    """Run the recorded inputs through a fresh policy, and start afresh wherever the node did.
+
+    Args:
+        recording: what a robot's policy was told.
+        policy: a fresh one.
+        recorded: whether it is the recorded policy. After a gap, that one goes on from its recorded state, and any
+            other from its own.
+
+    Raises:
+        DataError: a state or a step cannot be replayed with this policy.
+    """
     steps = []
-    for number, (signals, recorded) in enumerate(recording.steps):
-        if number and number in recording.restarts:
+    for number, (signals, decided) in enumerate(recording.steps):
+        gap = recording.gaps.get(number) if recorded else None
+        if gap is not None or (number and number in recording.restarts):
             policy = AdaptivePolicy(policy.table, policy.config, policy.constants)
-        steps.append(ReplayStep(signals, recorded, policy.step(signals)))
+        try:
+            if gap is not None:
+                policy.restore(gap.state)
+            steps.append(ReplayStep(signals, decided, policy.step(signals)))
+        except DataError as error:
+            raise DataError(f"the gap before step {number + 1} cannot be replayed: {error}") from error
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DataError(f"step {number + 1} cannot be replayed: {quoted(error)}") from error
     return steps
 
 
@@ -152,10 +198,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
         DataError: its constants are not of this version.
     """
     bundle = Bundle.load(folder)
-    try:
-        constants = None if bundle.estimator is None else EstimatorConstants.model_validate(bundle.estimator)
-    except ValidationError as error:
-        raise DataError(f"{folder}: estimator.json cannot be read ({reason_of(error)}): fit it again") from error
+    constants = None if bundle.estimator is None else constants_of(bundle.estimator, where=folder)
     return bundle.select, constants
 
 
@@ -183,34 +226,44 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
     return policies
 
 
+@command("oat-replay")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; return 0 if all decisions are equal, 1 if one is not, 2 if nothing can be read."""
-    parser = argparse.ArgumentParser(prog="oat-replay", description=__doc__)
-    parser.add_argument("log", type=Path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
+    parser = Parser(prog="oat-replay", description=__doc__)
+    parser.add_argument("log", type=a_path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")
-    parser.add_argument("--config", type=Path, nargs="+", default=[], help="policy configurations (JSON) to compare")
-    parser.add_argument("--bundle", type=Path, help="table and constants of this bundle instead of the recorded ones")
-    parser.add_argument("--estimator", type=Path, help="estimator constants (JSON) of oat-calibrate instead")
-    parser.add_argument("--plot", type=Path, help="draw the timelines into this file (.png, .svg, .pdf)")
+    parser.add_argument("--config", type=a_path, nargs="+", default=[], help="policy configurations (JSON) to compare")
+    parser.add_argument("--bundle", type=a_path, help="table and constants of this bundle instead of the recorded ones")
+    parser.add_argument("--estimator", type=a_path, help="estimator constants (JSON) of oat-calibrate instead")
+    parser.add_argument(
+        "--plot", type=output_file(*FIGURES), help="draw the timelines into this file (.png, .svg, .pdf)"
+    )
     options = parser.parse_args(argv)
     console = wide_console()
-    try:
-        recording = read_recording(options.log)
-        played = {name: play(recording, policy) for name, policy in _policies(options, recording).items()}
-        if options.plot is not None:
-            save_figure({name: _pairs(steps) for name, steps in played.items()}, options.plot)
-    except OATError as error:
-        print(f"oat-replay: {error}", file=sys.stderr)
-        return 2
+    if options.plot is not None:
+        require("matplotlib", extra="plots", by="--plot")
+    recording = read_recording(options.log)
+    played = {
+        name: play(recording, policy, recorded=name == "recorded")
+        for name, policy in _policies(options, recording).items()
+    }
+    if options.plot is not None:
+        save_figure({name: _pairs(steps) for name, steps in played.items()}, options.plot)
     for name, steps in played.items():
         if name == "recorded" or len(played) == 1:
             equal = [step.equal for step in steps]
             console.print(timeline_table(_pairs(steps), equal=equal, every_step=options.all))
+    for number, gap in recording.gaps.items():
+        words = f"before step {number + 1}: {gap.num_lost} decisions are not in this file ({gap.reason})"
+        console.print(words, markup=False)
+    if recording.num_torn:
+        console.print(f"{recording.num_torn} lines are cut short: their writer was stopped in them")
     if len(played) > 1:
         console.print(comparison_table({name: _pairs(steps) for name, steps in played.items()}))
     steps = played.get("recorded") or next(iter(played.values()))
     num_equal = sum(step.equal for step in steps)
     summary: dict[str, Any] = {"name": "replay", "num_steps": len(steps), "num_equal": num_equal}
+    summary |= {"num_lost": sum(gap.num_lost for gap in recording.gaps.values()), "num_torn": recording.num_torn}
     summary["num_switches"] = sum(step.decision.changed for step in steps)
     if len(played) > 1:
         summary["policies"] = {

@@ -11,7 +11,7 @@ import pytest
 
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Provenance, Temperature, outcome_key
-from oat_runtime.bundle_writer import save_bundle
+from oat_runtime.bundle.writer import save_bundle
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, OperatingTable, Regime
 from oat_runtime.plain_net import Affine, Convolution, PlainNet, fold
 from oat_runtime.untrained import untrained_tensors

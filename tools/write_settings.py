@@ -66,7 +66,7 @@ NODES = (
          "image on; -1 gives it back to the policy."): "lambda width safety_lock always_process",
         ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
         ("The camera", ""):
-            "image_transport image_reliability image_depth max_regions policy_timeout_s camera_timeout_s",
+            "image_transport image_reliability image_depth max_pixels max_regions policy_timeout_s camera_timeout_s",
         ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
          "hostile or unreadable."): "confidence_required confidence_max_age_s",
         ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):
@@ -80,7 +80,7 @@ NODES = (
             "adaptive default_lambda default_width reference_width hedge credible_mass switch_cost margin settle_s "
             "dwell_s width_dwell_s probe_period_s alert_probe_period_s regime_persistence_s evidence_weight "
             "evidence_cap_nats network_max_age_s",
-        ("The record", ""): "decision_log",
+        ("The record", ""): "decision_log decision_log_size_mb decision_log_files",
     }),
     Node("camera_replay", "a camera for a robot without one", Change.AT_START,
          PACKAGE / "config" / "camera_replay.yaml", CAMERA_SPECS, {

@@ -5,7 +5,6 @@ After a stop it goes on where it was: runs and outcomes (of committed code) are 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from dataclasses import dataclass, replace
@@ -16,13 +15,14 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 
+from oat_runtime.commands import Parser, a_count, a_seed, command, output_folder
 from oat_runtime.data import ImageSet, load_dataset
-from oat_runtime.errors import CheckpointError, OATError
+from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, Report, Row, text_table
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
-from training.distributed import World
+from training.distributed import World, device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import Bools, progress
 from training.network import OATNet
@@ -63,7 +63,7 @@ def measure(
     if not checkpoint.finished:
         raise CheckpointError(f"{run} has not ended: run the same command again")
     model = OATNet(checkpoint.config.model).to(world.device)
-    model.load_state_dict(checkpoint.model)
+    load_weights(model, checkpoint)
     cache = OutcomeCache(run / "measured", model)
     knots, widths = model.config.lambdas, model.config.widths
     shape = (len(knots), len(widths), len(test_set))
@@ -126,18 +126,19 @@ def _frontiers(rows: list[Row]) -> Table:
     return text_table("Frontiers", columns, list(map(cells, rows)))
 
 
+@command("training.compare")
 def main() -> int:
     """Run the comparison; the first recipe is the reference."""
-    parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__)
+    parser = Parser(prog="python -m training.compare", description=__doc__)
     parser.add_argument("recipes", nargs="*", default=["compare-paper", "compare-fast"])
     parser.add_argument("--one-bn", default="compare-one-bn", help="like the last recipe, with ordinary batch norm")
     parser.add_argument("--no-one-bn", dest="one_bn", action="store_const", const=None)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--count", type=int, default=5000, help="test images, from the first on")
-    parser.add_argument("--steps", type=int, default=20, help="steps of the PGD attack")
+    parser.add_argument("--seeds", type=a_seed, nargs="+", default=[0, 1])
+    parser.add_argument("--count", type=a_count, default=5000, help="test images, from the first on")
+    parser.add_argument("--steps", type=a_count, default=20, help="steps of the PGD attack")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--run", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--run", type=output_folder, default=Path("runs/compare"))
+    parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts, to see that it runs; no figure means anything"
@@ -149,20 +150,16 @@ def main() -> int:
     attack = pgd(steps).model_copy(update={"step_size": 2 / 255})
     world = World.join(args.device)
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
-    try:
-        configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
-        test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download, limit=count)
-        # Seed by seed, so that a comparison that is cut short has whole seeds.
-        pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
-        for seed in args.seeds:
-            for name, config in configs.items():
-                seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{run_name(name)}-{seed}"
-                pairs_of[name].append(
-                    measure(seeded, run, test_set=test_set, attack=attack, world=world, download=args.download)
-                )
-    except OATError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 2
+    configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
+    test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download, limit=count)
+    # Seed by seed, so that a comparison that is cut short has whole seeds.
+    pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
+    for seed in args.seeds:
+        for name, config in configs.items():
+            seeded, run = config.model_copy(update={"seed": seed}), args.run / f"{run_name(name)}-{seed}"
+            pairs_of[name].append(
+                measure(seeded, run, test_set=test_set, attack=attack, world=world, download=args.download)
+            )
     outcomes = {
         name: RecipeHits(configs[name], *(np.stack([pair[i] for pair in pairs]).astype(np.float64) for i in (0, 1)))
         for name, pairs in pairs_of.items()

@@ -19,7 +19,7 @@ class TrainConfig(StrictModel):
     """Name of a data set, or path of a folder with a subfolder for each class; see `oat_runtime.data.load_dataset`."""
     fit_to_data: bool = False
     """Take the number of classes and the pixel statistics from the training images instead of `model`."""
-    num_validation: int = Field(default=2000, ge=1)
+    num_validation: int = Field(default=2000, ge=1, le=10**8)
     """Number of training images that are held out for selection and for the policy's table, and never trained on."""
     split: Literal["random", "stratified"] = "random"
     """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
@@ -51,11 +51,11 @@ class TrainConfig(StrictModel):
     """Share of all steps, the first ones, that train on clean images at λ=0 alone and make no attack. At their end the
     batch norms of λ≠0 start from those of λ=0, and the running average of the weights starts anew."""
 
-    epochs: int = Field(default=12, ge=1)
-    steps: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=12, ge=1, le=10**6)
+    steps: int | None = Field(default=None, ge=1, le=10**9)
     """Optimizer steps of the whole run, in place of `epochs`, to compare recipes of different cost at equal cost."""
-    batch_size: int = Field(default=128, ge=2)
-    accumulation: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=128, ge=2, le=10**6)
+    accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
     optimizer: Literal["sgd", "muon"] = "sgd"
     """What moves the convolutions' weights. `muon` steps along the nearest matrix with orthonormal rows and keeps each
@@ -78,7 +78,7 @@ class TrainConfig(StrictModel):
     awp_gamma: float = Field(default=0.0, ge=0)
     """Adversarial weight perturbation (Wu et al. 2020): relative size of the perturbation, 5e-3 in that paper; 0 does
     without. It costs one more forward and backward pass a width."""
-    cutout: int = Field(default=0, ge=0)
+    cutout: int = Field(default=0, ge=0, le=10**4)
     """Side in pixels of a grey square put anywhere on each image (DeVries and Taylor 2017); 0 leaves it out."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Brightness and contrast are each scaled by a factor within 1 ± jitter, one draw an image."""
@@ -92,9 +92,9 @@ class TrainConfig(StrictModel):
     sync_bn: bool = True
     """With several processes, take batch-norm statistics over all of them: the run then does not depend on their
     number. False takes them over each process's own images."""
-    num_recalibration: int = Field(default=50, ge=0)
+    num_recalibration: int = Field(default=50, ge=0, le=10**6)
     """Batches over which batch-norm statistics are averaged anew when training ends."""
-    eval_every: int = Field(default=2, ge=1)
+    eval_every: int = Field(default=2, ge=1, le=10**6)
     """Epochs between two quick validations."""
     seed: int = Field(default=0, ge=0, lt=2**32)
 

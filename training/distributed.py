@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,19 @@ class World:
             if num_users > 0:
                 parameter.grad = total[start : start + parameter.numel()].view_as(parameter).clone()
             start += parameter.numel()
+
+
+def device_argument(text: str) -> str:
+    """Return the argument of `--device`: `cpu`, `cuda` or one GPU such as `cuda:1`, checked before the work starts."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:NUMBER, got {text!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"got {text}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    return text
 
 
 class _Sum(torch.autograd.Function):

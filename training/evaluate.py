@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import load_dataset
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, json_line, wide_console
+from oat_runtime.text import PlainConsole
+from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
 from training.evaluation.documents import run_suite
@@ -35,36 +37,37 @@ from training.origin import machine
 _LOG = logging.getLogger(__name__)
 
 
+@command("oat-evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oat-evaluate` from the command line."""
-    parser = argparse.ArgumentParser(prog="oat-evaluate", description=__doc__)
-    parser.add_argument("network", type=Path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
+    parser = Parser(prog="oat-evaluate", description=__doc__)
+    parser.add_argument("network", type=a_path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
     parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out)")
     parser.add_argument("--suite", nargs="+", metavar="NAME", help="parts of a full evaluation, or `all`")
     parser.add_argument(
         "--attacks", choices=sorted(ATTACKS), nargs="+", help="of the suite `attacks` (default: all L∞)"
     )
-    parser.add_argument("--count", type=int, default=1000, help="images, from the first on")
-    parser.add_argument("--steps", type=int, help="of Auto-PGD (default: 100)")
-    parser.add_argument("--lambda", dest="lambdas", type=float, nargs="+", help="only these (default: all trained)")
-    parser.add_argument("--width", dest="widths", type=float, nargs="+", help="only these (default: all)")
+    parser.add_argument("--count", type=a_count, default=1000, help="images, from the first on")
+    parser.add_argument("--steps", type=a_count, help="of Auto-PGD (default: 100)")
+    parser.add_argument(
+        "--lambda", dest="lambdas", type=real(least=0.0, most=1.0), nargs="+", help="only these (default: all trained)"
+    )
+    parser.add_argument(
+        "--width", dest="widths", type=real(above=0.0, most=1.0), nargs="+", help="only these (default: all)"
+    )
     parser.add_argument("--split", choices=["test", "validation"], help="default: test for a bundle")
-    parser.add_argument("--beside", type=Path, nargs="+", default=[], help="bundles to compare with, say PGD-AT")
-    parser.add_argument("--out", type=Path, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
-    parser.add_argument("--plots", type=Path, help="folder for figures and index.html, drawn from the JSON files")
-    parser.add_argument("--publish", type=Path, metavar="PAGE",
+    parser.add_argument("--beside", type=a_path, nargs="+", default=[], help="bundles to compare with, say PGD-AT")
+    parser.add_argument("--out", type=output_folder, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
+    parser.add_argument(
+        "--plots", type=output_folder, help="folder for figures and index.html, drawn from the JSON files"
+    )
+    parser.add_argument("--publish", type=output_file(), metavar="PAGE",
                         help="keep the JSON files' counts in the bundle, and write them as Markdown")  # fmt: skip
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
-    try:
-        if args.count < 1:
-            raise ConfigError(f"--count must be at least 1, got {args.count}")
-        return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
-    except (OATError, OSError) as error:
-        print(f"oat-evaluate: {error}", file=sys.stderr)
-        return 2
+    return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
 
 
 def _check_again(args: argparse.Namespace) -> int:
@@ -126,14 +129,14 @@ def _run_suites(args: argparse.Namespace) -> int:
             documents.append(document)
             write_whole(folder / f"{name}.json", json.dumps(document.model_dump()) + "\n")
             tables = [table(document.rows) for table in suite.tables]
-            wide_console().print(f"\n[bold]{name}[/bold]: {document.setting()}", *tables, sep="\n")
+            wide_console().print(f"\n{name}: {document.setting()}", *tables, sep="\n")
             for warning in document.warnings:
                 _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
     if args.plots is not None:
-        Console(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
+        PlainConsole(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
     if args.publish is not None:
         updated = write_results(judged, folder, args.publish)
-        Console(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
+        PlainConsole(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]
     warnings = sum(len(document.warnings) for document in documents)

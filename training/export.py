@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
@@ -11,18 +10,20 @@ import torch
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, Provenance
-from oat_runtime.bundle_writer import check_target, save_bundle
+from oat_runtime.bundle.writer import check_target, save_bundle
+from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
-from oat_runtime.errors import CheckpointError, OATError
+from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.checkpoint import Checkpoint, load_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import DataRecord, check_division, divided
+from training.split import DataRecord, check_division, divided, summary
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -53,7 +54,7 @@ def export(
     """
     config = checkpoint.config
     model = OATNet(config.model)
-    model.load_state_dict(checkpoint.model)
+    load_weights(model, checkpoint)
     model.eval().requires_grad_(False)
     with torch.no_grad():
         for weight in decayed_weights(model):
@@ -106,39 +107,37 @@ def export(
         ),
         report=OperatingTable(name="report", dataset=config.dataset, split="test", attack=_ATTACK, rows=report_rows),
         outcomes=outcomes,
+        data=summary(config, training, validation, test_set),
     )
 
 
+@command("oat-export")
 def main() -> int:
     """Command line of `oat-export`."""
-    parser = argparse.ArgumentParser(prog="oat-export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint.pt of a finished run")
-    parser.add_argument("bundle", type=Path, help="the folder to make, as in bundles/my-net")
-    parser.add_argument("--attacked", type=int, default=1000, help="images under PGD-20 in each table")
-    parser.add_argument("--corrupted", type=int, default=500, help="images under each corruption in each table")
+    parser = Parser(prog="oat-export", description=__doc__)
+    parser.add_argument("checkpoint", type=a_path, help="a checkpoint.pt of a finished run")
+    parser.add_argument("bundle", type=output_folder, help="the folder to make, as in bundles/my-net")
+    parser.add_argument("--attacked", type=a_count, default=1000, help="images under PGD-20 in each table")
+    parser.add_argument("--corrupted", type=a_count, default=500, help="images under each corruption in each table")
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        checkpoint = load_checkpoint(args.checkpoint)
-        if not checkpoint.finished and not args.unfinished:
-            raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
-        check_target(args.bundle)  # before an hour of measuring, not after it
-        bundle = export(
-            checkpoint,
-            args.bundle,
-            training_set=load_dataset(checkpoint.config.dataset, "train", download=args.download),
-            test_set=load_dataset(checkpoint.config.dataset, "test", download=args.download),
-            num_attacked=args.attacked,
-            num_corrupted=args.corrupted,
-            device=args.device,
-            run=args.checkpoint.parent,
-        )
-    except OATError as error:
-        print(f"oat-export: {error}", file=sys.stderr)
-        return 2
+    checkpoint = load_checkpoint(args.checkpoint)
+    if not checkpoint.finished and not args.unfinished:
+        raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
+    check_target(args.bundle)  # before an hour of measuring, not after it
+    bundle = export(
+        checkpoint,
+        args.bundle,
+        training_set=load_dataset(checkpoint.config.dataset, "train", download=args.download),
+        test_set=load_dataset(checkpoint.config.dataset, "test", download=args.download),
+        num_attacked=args.attacked,
+        num_corrupted=args.corrupted,
+        device=args.device,
+        run=args.checkpoint.parent,
+    )
     print(f"wrote {bundle.path} ({bundle.sha256[:12]})")
     return 0
 

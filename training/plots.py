@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.commands import Parser, a_path, command, output_folder
+from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.style import (
     Axes,
@@ -27,6 +27,7 @@ from oat_runtime.style import (
     whole_ticks,
     width_looks,
 )
+from oat_runtime.text import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _bars(curve: Curve) -> list[list[float]]:
 
 
 def _attacked(table: OperatingTable) -> str:
-    return f"Accuracy under {table.attack.name.upper()}"
+    return f"Accuracy under {plain(table.attack.name.upper())}"
 
 
 def _trend(what: str, curve: Curve) -> tuple[str, str]:
@@ -164,24 +165,21 @@ def _trend(what: str, curve: Curve) -> tuple[str, str]:
 def _caption(table: OperatingTable, clean: list[Curve], attacked: list[Curve]) -> str:
     attack = table.attack
     return (
-        f"{table.dataset} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
-        f"{attack.name.upper()} (L∞, ε = {of_255(attack.epsilon)}, step {of_255(attack.step_size)}). "
+        f"{plain(table.dataset)} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
+        f"{plain(attack.name.upper())} (L∞, ε = {of_255(attack.epsilon)}, step {of_255(attack.step_size)}). "
         "Bands and bars: 95 % intervals. "
         "One network; λ and width are set while it runs. λ=0 has batch norms of its own."
     )
 
 
+@command("training.plots")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.plots", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("output_dir", type=Path, help="folder for surface.png and frontier.png")
+    parser = Parser(prog="python -m training.plots", description=__doc__)
+    parser.add_argument("bundle", type=a_path)
+    parser.add_argument("output_dir", type=output_folder, help="folder for surface.png and frontier.png")
     args = parser.parse_args(argv)
-    try:
-        paths = draw(Bundle.load(args.bundle), args.output_dir)
-    except (OATError, OSError) as error:
-        print(f"training.plots: {error}", file=sys.stderr)
-        return 2
+    paths = draw(Bundle.load(args.bundle), args.output_dir)
     for path in paths:
         print(f"wrote {path}")
     return 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, one_line, quoted
+from oat_runtime.files import expanded, read_at_most, reason_of
 from training.config import TrainConfig
 from training.recipes import RECIPES
+
+_MOST_BYTES, _MOST_DEPTH, _MOST_SCALAR = 2**15, 8, 1000
+"""Of a recipe, or of one value: the longest recipe has 2,000 bytes, and fields lie 3 deep in it."""
 
 
 def read_recipe(name_or_path: str) -> TrainConfig:
@@ -22,18 +26,20 @@ def read_recipe(name_or_path: str) -> TrainConfig:
     """
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]()
-    path = Path(name_or_path)
+    path = expanded(name_or_path)
     if not path.is_file():
-        raise ConfigError(f"no recipe {name_or_path!r}: see oat-train --list, or give the path of a YAML file")
+        raise ConfigError(f"no recipe {quoted(name_or_path)}: see oat-train --list, or give the path of a YAML file")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML ({error})") from error
+        fields = _parse_yaml(read_at_most(path, _MOST_BYTES).decode())
+    except OSError as error:
+        raise ConfigError(f"{one_line(path)} cannot be read as a recipe ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"{one_line(path)} is not YAML of a recipe ({one_line(error)})") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"{path}: expected fields of a recipe, got {type(fields).__name__}")
+        raise ConfigError(f"{one_line(path)}: expected fields of a recipe, got {type(fields).__name__}")
     base = fields.pop("base", None)
-    if base is not None and base not in RECIPES:
-        raise ConfigError(f"{path}: base must be one of {sorted(RECIPES)}, got {base!r}")
+    if base is not None and (not isinstance(base, str) or base not in RECIPES):
+        raise ConfigError(f"{one_line(path)}: base must be one of {sorted(RECIPES)}, got {quoted(base)}")
     start = (RECIPES[base]() if base else TrainConfig()).model_dump(mode="json")
     return _validated(_merged(start, fields))
 
@@ -53,15 +59,56 @@ def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
-            raise ConfigError(f"expected KEY=VALUE, got {change!r}")
+            raise ConfigError(f"expected KEY=VALUE, got {quoted(change)}")
         nested: dict[str, Any] = {}
         target = nested
         *parents, last = key.strip().split(".")
         for parent in parents:
             target[parent] = target = {}
-        target[last] = yaml.safe_load(value)
+        try:
+            target[last] = _parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"{one_line(key)}: expected a value in YAML ({one_line(error)})") from error
         fields = _merged(fields, nested)
     return _validated(fields)
+
+
+def _parse_yaml(text: str) -> Any:
+    """Return what YAML says in plain values, without references and within bounds that are checked first.
+
+    Raises:
+        ValueError: in one line, what is wrong with it.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it has {len(text)} characters, at most {_MOST_BYTES} are read")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("a recipe needs no references: write the value out")
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_SCALAR:
+                raise ValueError(f"a value has more than {_MOST_SCALAR} characters")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_DEPTH:
+                raise ValueError(f"lists and fields lie more than {_MOST_DEPTH} deep in each other")
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise ValueError(f"{error.problem}{line}") from error
+    except (yaml.YAMLError, AttributeError, TypeError, LookupError) as error:  # dates and numbers that are none
+        raise ValueError(str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and each name once: PyYAML takes the last of two without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(names) != len(node.value):
+            raise ValueError("expected names with values")
+        if len(set(names)) < len(names):
+            raise ValueError(f"the name {quoted(next(name for name in names if names.count(name) > 1))} occurs twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -77,5 +124,4 @@ def _validated(fields: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(fields)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"the recipe cannot be used: {faults}") from error
+        raise ConfigError(f"the recipe cannot be used: {reason_of(error)}") from error

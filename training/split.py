@@ -8,9 +8,10 @@ from typing import Self
 
 import numpy as np
 
+from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
 from oat_runtime.errors import DataError
-from oat_runtime.files import read_model, write_whole
+from oat_runtime.files import read_model, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
 from training.config import TrainConfig
 
@@ -19,6 +20,8 @@ HELD_OUT = "validation.npz"
 RECORD = "data.json"
 """File in a run's folder with its `DataRecord`."""
 _NUM_NAMED = 3
+_MOST_BYTES = 64 * 2**20
+"""Of a record; one of a folder names each of its images."""
 
 
 class PartRecord(StrictModel):
@@ -72,7 +75,19 @@ def divided(everything: ImageSet, config: TrainConfig) -> tuple[ImageSet, ImageS
 def keep_division(run: Path, record: DataRecord, validation: ImageSet) -> None:
     """Write the record and the validation images into a run's folder."""
     write_whole(run / RECORD, record.model_dump_json() + "\n")
-    np.savez(run / HELD_OUT, images=validation.images_NHWC, labels=validation.labels_N)
+    with whole_file(run / HELD_OUT) as file:
+        np.savez(file, images=validation.images_NHWC, labels=validation.labels_N)
+
+
+def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_set: ImageSet) -> DataSummary:
+    """Return what a bundle says of its images: how validation was held out, and the fingerprint of each part."""
+    rule = config.split if training.groups_N is None else "groups"
+    return DataSummary(
+        held_out=HeldOut(rule=rule, num_images=config.num_validation, seed=config.seed),
+        fingerprints=Fingerprints(
+            train=fingerprint(training), validation=fingerprint(validation), test=fingerprint(test_set)
+        ),
+    )
 
 
 def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
@@ -85,7 +100,8 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
         DataError: they differ, by name: classes, added, missing or changed images, or images that changed sides.
     """
     if (run / RECORD).is_file():
-        kept = read_model(DataRecord, run / RECORD, what="the record of a run's images", error=DataError)
+        what = "the record of a run's images"
+        kept = read_model(DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES)
         if (kept.dataset, kept.asked) != (found.dataset, found.asked):
             return
         differences = _differences(kept, found)

@@ -19,12 +19,14 @@ from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.commands import Parser, command, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset
-from oat_runtime.errors import OATError
+from oat_runtime.errors import ConfigError
 from oat_runtime.extras import require
+from oat_runtime.files import held, write_whole
 from oat_runtime.report import wide_console
 from training.config import TrainConfig
-from training.distributed import World
+from training.distributed import World, device_argument
 from training.recipes import RECIPES
 from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
@@ -53,11 +55,7 @@ class RunLog:
     """Write the leading process's figures: to `log.jsonl`, the console, and TensorBoard if asked to."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        """Open the files in the run folder.
-
-        Raises:
-            ConfigError: TensorBoard is asked for, but not installed.
-        """
+        """Open the files in the run folder."""
         self.file = (run / "log.jsonl").open("a")
         self.writer: SummaryWriter | None = None
         if tensorboard:
@@ -114,9 +112,30 @@ def train(
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
+
+    Raises:
+        ConfigError: another process trains in this folder.
     """
     prepare_device(config, world.device)
     config, training_set, validation_set = load_data(config, download=download)
+    with ExitStack() as stack:
+        if world.leads:
+            stack.enter_context(held(run, by="training"))
+        return _train(
+            config, run, training_set, validation_set, world, max_minutes=max_minutes, tensorboard=tensorboard
+        )
+
+
+def _train(
+    config: TrainConfig,
+    run: Path,
+    training_set: ImageSet,
+    validation_set: ImageSet,
+    world: World,
+    *,
+    max_minutes: float | None,
+    tensorboard: bool,
+) -> dict[str, float] | None:
     record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
@@ -128,9 +147,8 @@ def train(
         for _ in trainer.run(max_minutes=max_minutes):
             pass
         return None
-    run.mkdir(parents=True, exist_ok=True)
     keep_division(run, record, validation_set)
-    (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
     log = RunLog(run, tensorboard=tensorboard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
@@ -215,29 +233,34 @@ def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of `oat-train`'s command line."""
-    made = argparse.ArgumentParser(prog="oat-train", description=__doc__)
+    made = Parser(prog="oat-train", description=__doc__)
     made.add_argument("recipe", nargs="?", help="a name from --list, or a YAML file: `base: NAME` and what differs")
     made.add_argument("--list", action="store_true", help="show all recipes and end")
     made.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
                       help="change a field of the recipe, as in `model.depth=28`; may be repeated")  # fmt: skip
     made.add_argument("--sweep", metavar="KEY=V1,V2,...",
                       help="train once for each value and compare on validation images")  # fmt: skip
-    made.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>)")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--run", type=output_folder, help="run folder (default: runs/<recipe>)")
+    made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)
-    made.add_argument("--max-minutes", type=float, help="stop cleanly after this long; run again to go on")
+    made.add_argument("--max-minutes", type=real(least=0.0), help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
     made.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     return made
 
 
+@command("oat-train")
 def main() -> int:
     """Run `oat-train`; under torchrun, in every process."""
     args = parser().parse_args()
-    if args.list or args.recipe is None:
+    if args.list:
         list_recipes()
-        return 0 if args.list else 2
+        return 0
+    if args.recipe is None:
+        raise ConfigError("name a recipe, or a YAML file: --list shows the recipes")
+    if args.tensorboard:
+        require("tensorboard", extra="training", by="--tensorboard")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
     run = args.run or Path("runs") / run_name(args.recipe)
@@ -246,6 +269,8 @@ def main() -> int:
         config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])
         if args.sweep is not None:
             key, _, values = args.sweep.partition("=")
+            for value in values.split(","):  # a mistake in the last one is found before the first one trains
+                with_changes(config, [f"{key}={value}"])
             results = sweep(config, run, key, values.split(","), world=world, download=args.download)
             if results:
                 _print_sweep(key, results, config)
@@ -253,9 +278,6 @@ def main() -> int:
         figures = train(
             config, run, world=world, max_minutes=args.max_minutes, download=args.download, tensorboard=args.tensorboard
         )
-    except OATError as error:
-        print(f"oat-train: {error}", file=sys.stderr)
-        return 2
     finally:
         world.leave()
     if world.leads:

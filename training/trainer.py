@@ -19,7 +19,14 @@ from oat_runtime.architecture import ADVERSARIAL, CLEAN
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from training.augment import augmented
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    load_checkpoint,
+    load_weights,
+    optimizer_state,
+    save_checkpoint,
+)
 from training.config import TrainConfig
 from training.cuda_graph import Recorder
 from training.distributed import World
@@ -378,11 +385,17 @@ class Trainer:
             ours, theirs = self.config.model_dump(), checkpoint.config.model_dump()
             changed = sorted(key for key in ours if ours[key] != theirs[key])
             raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.step > self.num_steps or (checkpoint.finished and checkpoint.step != self.num_steps):
+            raise CheckpointError(f"{path}: expected a step of at most {self.num_steps}, got {checkpoint.step}")
+        # All is checked before anything is taken over: a refusal leaves this run as it was.
+        optimizer = optimizer_state(checkpoint.optimizer, self.optimizer)
         if self.average is not None:
             if checkpoint.average is None:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
+            check_tensors("average", checkpoint.average, self.average.state)
+        load_weights(self.model, checkpoint)
+        self.optimizer.load_state_dict(optimizer)
+        if self.average is not None and checkpoint.average is not None:
             self.average.load(checkpoint.average)
         self.step, self.seconds, self.finished = checkpoint.step, checkpoint.seconds, checkpoint.finished
         if self.finished:  # whoever looks at it again did not train it

@@ -8,7 +8,7 @@ import importlib.util
 from typing import Literal, get_args
 
 from oat_runtime.backends.plan import Compiled, CompileFn, Device, Plan, Precision, Settings
-from oat_runtime.errors import BackendError
+from oat_runtime.errors import BackendError, quoted
 
 BackendName = Literal["torch", "openvino", "onnxruntime", "tensorrt"]
 
@@ -61,7 +61,7 @@ def get_backend(name: BackendName) -> CompileFn:
         BackendError: the engine is unknown or not installed.
     """
     if name not in _NEEDS:
-        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {name!r}")
+        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {quoted(name)}")
     if not all(map(_installed, _NEEDS[name])):
         extra = "onnxruntime" if name == "tensorrt" else name
         raise BackendError(f"the {name} engine is not installed: pip install 'oat-robot[{extra}]'")

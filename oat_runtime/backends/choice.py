@@ -19,18 +19,16 @@ from oat_runtime.backends import BackendName, Plan, Precision, available, get_ba
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.plan import Floats, MakeNet, Settings
 from oat_runtime.bundle import Probe
+from oat_runtime.bundle.manifest import UNSTATED_SHARE
 from oat_runtime.devices import device_name
-from oat_runtime.errors import BackendError
-from oat_runtime.files import write_whole
+from oat_runtime.errors import BackendError, one_line
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, write_whole
 from oat_runtime.timing import interleave
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 0.5
 """Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns."""
 _MIN_ROUNDS = 5
-_LARGEST_ERROR = 0.05
-"""A candidate's logits may differ from the trained network's by this share of their largest absolute value: bf16 keeps
-8 bits (1/256) and a network multiplies that by a few; an engine that computes something else is far beyond it."""
 
 Candidate = tuple[BackendName, Precision]
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -105,7 +103,7 @@ def measure(
         except BackendError as refusal:
             refusals.append(str(refusal))
             continue
-        if error <= _LARGEST_ERROR:
+        if error <= UNSTATED_SHARE:
             plans[candidate] = plan
         else:
             refusals.append(f"{candidate[0]} {candidate[1]} computes something else: logits off by {error:.0%}")
@@ -169,11 +167,11 @@ def _key(names: Sequence[BackendName], precision: Precision | None, settings: Se
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_at_most(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _LOG.warning("ignoring the remembered engines in %s: %s", path, error)
+        _LOG.warning("ignoring the remembered engines in %s: %s", path, one_line(error))
         return {}
     if not isinstance(document, dict):
         _LOG.warning("ignoring the remembered engines in %s: expected an object", path)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import openvino
 
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, powers_of_two
 from oat_runtime.errors import BackendError
-
-# openvino reports its use over the network where nobody has objected; with this it takes its own empty stand-in.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino  # noqa: E402
 
 _CORE = openvino.Core()
 _TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.errors import BackendError
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PID = os.getpid()
 _LARGEST_GRAPH = 256
 """More images replay the graph of this batch size."""
 
@@ -24,8 +26,14 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     Below float32, pixel normalization and the classifier stay in float32.
 
     Raises:
-        BackendError: the precision does not work on this device, or there is no such device.
+        BackendError: the precision does not work on this device, there is no such device, or this process is a fork of
+            one that used torch.
     """
+    if os.getpid() != _PID:
+        raise BackendError(
+            "torch's threads are not there in a fork of the process that used it, and a call would wait for them: use "
+            "backend='onnxruntime' or 'openvino' there, or start processes with the method 'spawn' or 'forkserver'"
+        )
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
     if settings.device == "cpu" and settings.precision == "float16":

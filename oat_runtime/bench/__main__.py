@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -17,8 +16,8 @@ from oat_runtime.bench.accuracy import accuracy
 from oat_runtime.bench.latency import Latency
 from oat_runtime.bench.memory import memory
 from oat_runtime.bench.switch import stream, switches
+from oat_runtime.commands import Parser, a_count, a_path, command
 from oat_runtime.devices import device_name, power_mode
-from oat_runtime.errors import OATError
 from oat_runtime.plan_store import PlanForm
 from oat_runtime.report import Check, Report, Row, checks_of, text_table
 from oat_runtime.runtime import OATRuntime
@@ -84,26 +83,25 @@ def _cells(row: Row) -> tuple[object, ...]:
     return row["comparison"], where, row.get("p50_ms", ""), row.get("baseline_p50_ms", ""), row["value"]
 
 
+@command("oat_runtime.bench")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line. The status is 2 if a part could not be measured; the others still print checks."""
-    parser = argparse.ArgumentParser(prog="python -m oat_runtime.bench", description=main.__doc__)
-    parser.add_argument("bundle", type=Path, nargs="?", default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser = Parser(prog="python -m oat_runtime.bench", description=main.__doc__)
+    parser.add_argument("bundle", type=a_path, nargs="?", default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--quick", action="store_true", help="under a minute on an idle machine; decides less")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all of this process)")
+    parser.add_argument("--threads", type=a_count, help="CPU threads of the network (default: all of this process)")
     parser.add_argument(
-        "--data", type=Path, help="folder that holds CIFAR-10 (default: $OAT_DATA, else ../shared/data, else the cache)"
+        "--data",
+        type=a_path,
+        help="folder that holds CIFAR-10 (default: $OAT_DATA, else ../shared/data, else the cache)",
     )
     args = parser.parse_args(argv)
-    try:
-        runtime = OATRuntime.load(
-            args.bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
-        )
-    except OATError as error:
-        print(f"oat_runtime.bench: {error}", file=sys.stderr)
-        return 2
+    runtime = OATRuntime.load(
+        args.bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
+    )
     report = Report("oat_runtime")
     latency = Latency(runtime, seconds=QUICK_SECONDS if args.quick else FULL_SECONDS, quick=args.quick)
     networks: list[Path | None] = [args.bundle] if args.quick else [args.bundle, None]

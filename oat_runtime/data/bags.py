@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.bag_limits import bound_decompression, check_files
 from oat_runtime.data.camera_messages import check_compressed, check_image, rgb_compressed, rgb_image
-from oat_runtime.errors import DataError, InputError
+from oat_runtime.errors import DataError, InputError, one_line, quoted
 from oat_runtime.extras import require
 
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -36,18 +37,24 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
         ConfigError: rosbags is not installed.
     """
     require("rosbags", extra="bags", by="reading a bag")
-    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     types = get_typestore(Stores.ROS2_JAZZY)
     for name, text in (definitions or {}).items():
         types.register(get_types_from_msg(text, name))
+    bound_decompression()
     try:
+        check_files(path)
         reader = AnyReader([path], default_typestore=types)
         reader.open()
-    except (AnyReaderError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a rosbag2: {error}") from error
+    except Exception as error:  # the bag's containers, metadata and definitions raise two dozen kinds on damaged bytes
+        raise DataError(f"{one_line(path)} cannot be read as a rosbag2: {one_line(error)}") from error
     try:
+        for connection in reader.connections:
+            names, count = (connection.topic, connection.msgtype), connection.msgcount
+            if not all(isinstance(name, str) for name in names) or type(count) is not int or count < 0:
+                raise DataError(f"{one_line(path)} cannot be read as a rosbag2: got {quoted(names)}, {quoted(count)}")
         yield reader
     finally:
         reader.close()
@@ -67,7 +74,9 @@ def bag_messages(path: Path, reader: Any, connections: Sequence[Any]) -> Iterato
         except StopIteration:
             break
         except Exception as error:  # the bag's containers and messages raise two dozen kinds on damaged bytes
-            raise DataError(f"{path}, message {count} cannot be read ({error!r}): the bag is damaged") from error
+            raise DataError(
+                f"{one_line(path)}, message {count} cannot be read ({quoted(error)}): the bag is damaged"
+            ) from error
         yield connection.msgtype, message
         count += 1
     expected = sum(connection.msgcount for connection in connections)
@@ -96,7 +105,10 @@ def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iter
         raise DataError(f"{path} holds no images: expected a topic of {' or '.join(_IMAGES)}")
     wanted = [topic] if topic else topics
     if len(wanted) != 1 or wanted[0] not in topics:
-        raise DataError(f"{path}: expected one image topic, got {topic or topics}: set {option} to one of {topics}")
+        raise DataError(
+            f"{path}: expected one image topic, got {one_line(topic or topics)}: "
+            f"set {option} to one of {one_line(topics)}"
+        )
     return _images(path, wanted[0])
 
 
@@ -107,7 +119,7 @@ def _images(path: Path, topic: str) -> Iterator[npt.NDArray[np.uint8]]:
             try:
                 image_HWC = _rgb(message, compressed=msgtype == _COMPRESSED)
             except InputError as error:
-                raise DataError(f"{path}, image {index} of {topic} cannot be used: {error}") from error
+                raise DataError(f"{path}, image {index} of {one_line(topic)} cannot be used: {error}") from error
             yield image_HWC
 
 

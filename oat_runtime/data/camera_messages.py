@@ -6,6 +6,7 @@ Shape legend: C channels, H height, W width.
 
 from __future__ import annotations
 
+import re
 from array import array
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,10 +15,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.decoding import decode_rgb
+from oat_runtime.data.image_headers import MAX_PIXELS, check_size, read_header
 from oat_runtime.errors import InputError
-
-MAX_SIDE_PX = 16384
-"""Longer sides are refused: nothing that small a network needs, and arithmetic on a forged size stays harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,8 @@ _LAYOUTS = {
 }
 ENCODINGS = tuple(_LAYOUTS)
 """Encodings of sensor_msgs/Image that are understood. 16UC1 is not: it means a depth image."""
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
-_PADDING = 64
-"""Zero bytes after the end of a compressed image that are put up with: some drivers round the length up."""
-_NOT_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)
-"""JPEG markers between SOF0 and SOF15 that are tables (ITU-T T.81, table B.1)."""
+_COMPRESSED_FORMATS = ("JPEG", "PNG")
+_NO_PICTURES = re.compile(r"\s*(bayer_\w+|16UC1|32FC1)\s*;|.*compressedDepth", re.DOTALL)
 
 
 class ImageMessage(Protocol):
@@ -87,11 +83,15 @@ class CompressedImageMessage(Protocol):
     data: bytes | array[int]
 
 
-def check_image(message: ImageMessage) -> None:
+def check_image(message: ImageMessage, *, max_pixels: int = MAX_PIXELS) -> None:
     """Refuse an image whose description and data do not fit together, without touching the pixels.
 
+    Args:
+        message: sensor_msgs/Image.
+        max_pixels: pixels that it may have.
+
     Raises:
-        InputError: unknown encoding, zero or absurd size, a row longer than `step`, or too few or too many bytes.
+        InputError: unknown encoding, no pixels or too many, a row longer than `step`, or too few or too many bytes.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
@@ -99,7 +99,7 @@ def check_image(message: ImageMessage) -> None:
             f"unknown encoding: expected one of {', '.join(ENCODINGS)}, got {message.encoding[:40]!r}: convert it first"
         )
     height, width, step = message.height, message.width, message.step
-    _check_size(height, width)
+    check_size(height, width, max_pixels=max_pixels)
     if layout.in_pairs and width % 2:
         raise InputError(f"bad size: {message.encoding} shares its colours between two pixels, got odd width {width}")
     row_bytes = width * layout.pixel_bytes
@@ -133,59 +133,45 @@ def rgb_image(message: ImageMessage) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image_HWC, layout.to_rgb), np.uint8)
 
 
-def check_compressed(message: CompressedImageMessage) -> None:
-    """Refuse data that is not a whole JPEG or PNG image, without decoding it.
+def check_compressed(message: CompressedImageMessage, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse data that is not a whole JPEG or PNG picture, without decoding it. Bytes after its end are put up with.
+
+    Args:
+        message: sensor_msgs/CompressedImage.
+        max_pixels: pixels that it may have.
 
     Raises:
-        InputError: empty, of another format, cut off, or of zero or absurd size.
+        InputError: empty, of another format, cut off, without pixels or with too many; or, by the message's `format`,
+            a depth image or a Bayer mosaic.
     """
-    data = memoryview(message.data).cast("B")
-    head, tail = bytes(data[:24]), bytes(data[-_PADDING:]).rstrip(b"\0")
-    if not head:
-        raise InputError("empty: a compressed image without data")
-    if head.startswith(_JPEG):
-        size_hw, end = _jpeg_size_hw(data), _JPEG_END
-    elif head.startswith(_PNG):
-        size_hw, end = (int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")), _PNG_END
-    else:
+    if found := _NO_PICTURES.match(message.format[:80]):
         raise InputError(
-            f"unknown format: expected JPEG or PNG data, got {message.format[:40]!r} with bytes {head[:8].hex(' ')}"
+            f"unknown format: expected a picture, got {found[0].strip()[:40]!r}, a depth image or a mosaic: compress "
+            "what image_proc makes of it"
         )
-    if not tail.endswith(end):
-        raise InputError(f"truncated: {len(data)} bytes of {message.format[:40]!r} data do not end as an image ends")
-    _check_size(*size_hw)
+    header = read_header(_bytes(message), max_pixels=max_pixels)
+    if header.format not in _COMPRESSED_FORMATS:
+        raise InputError(f"unknown format: expected JPEG or PNG data, got {header.format}: set the camera's driver")
 
 
-def rgb_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uint8]:
-    """Decode a message that passed `check_compressed` to uint8 RGB (H, W, 3), as stored: no EXIF rotation.
+def rgb_compressed(
+    message: CompressedImageMessage, *, max_pixels: int = MAX_PIXELS, reduced: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Decode a message that passed `check_compressed`, as stored: no EXIF rotation.
+
+    Args:
+        message: sensor_msgs/CompressedImage.
+        max_pixels: as the check had it.
+        reduced: see `oat_runtime.data.decoding.decode_rgb`.
+
+    Returns:
+        image_HWC: uint8 RGB.
 
     Raises:
-        InputError: it cannot be decoded.
+        InputError: it cannot be decoded, or libjpeg would fill a hole in it.
     """
-    try:
-        image_HWC = cv2.imdecode(
-            np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error as error:
-        raise InputError(f"undecodable: {error}") from error
-    if image_HWC is None:
-        size = memoryview(message.data).nbytes
-        raise InputError(f"undecodable: {message.format[:40]!r} data of {size} bytes is damaged")
-    return np.asarray(cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB), np.uint8)
+    return decode_rgb(_bytes(message), max_pixels=max_pixels, oriented=False, reduced=reduced)
 
 
-def _check_size(height: int, width: int) -> None:
-    if not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
-        raise InputError(f"bad size: expected 1 to {MAX_SIDE_PX} pixels a side, got {width}x{height}")
-
-
-def _jpeg_size_hw(data: memoryview) -> tuple[int, int]:
-    """Height and width from the frame header (ITU-T T.81, B.2.2)."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAME_HEADERS:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        # A marker may be filled up with 0xFF in front.
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise InputError(f"truncated: {len(data)} bytes of JPEG data without a frame header")
+def _bytes(message: CompressedImageMessage) -> memoryview:
+    return memoryview(message.data).cast("B")

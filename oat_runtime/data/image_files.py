@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.errors import DataError
+from oat_runtime.data.decoding import decode_rgb
+from oat_runtime.data.image_headers import MAX_PIXELS, check_size, most_bytes, read_header
+from oat_runtime.errors import DataError, InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_PILLOW_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def is_image(path: Path) -> bool:
@@ -51,35 +54,60 @@ def frame_files(folder: Path) -> list[Path]:
     return paths
 
 
-def read_image(path: Path, *, remedy: str = "replace or remove it") -> npt.NDArray[np.uint8]:
-    """Read an image file as uint8 RGB (H, W, 3).
+def read_image(
+    path: Path, *, remedy: str = "replace or remove it", max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Read an image file as uint8 RGB (H, W, 3), turned as its EXIF data say.
 
     Args:
         path: the file.
         remedy: what the error advises.
+        max_pixels: pixels that it may have.
 
     Raises:
-        DataError: it is missing or cannot be decoded.
+        DataError: it is missing, cannot be decoded whole, or has more pixels.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if bgr is None:
-        what = "cannot be decoded: expected an image file such as PNG, JPEG or WebP" if path.is_file() else "is missing"
-        raise DataError(f"{path} {what}: {remedy}")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    data = _content(path, remedy, max_pixels)
+    try:
+        return decode_rgb(data, max_pixels=max_pixels)
+    except InputError as error:
+        raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
 
 
-def read_photo(path: Path) -> npt.NDArray[np.uint8]:
+def read_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read an image file with Pillow, which refuses a truncated one where OpenCV fills it with grey.
 
+    Args:
+        path: the file.
+        max_pixels: pixels that it may have.
+
     Raises:
-        DataError: it cannot be decoded, or Pillow is not installed.
+        DataError: it cannot be decoded, has more pixels, or Pillow is not installed.
     """
     try:
         from PIL import Image, ImageOps  # an extra: only folders of photos need it
     except ImportError as error:
         raise DataError("folders of images need Pillow: pip install 'oat-robot[data]'") from error
+    remedy = "replace or remove it"
+    data = _content(path, remedy, max_pixels)
     try:
-        with Image.open(path) as image:
+        header = read_header(data, max_pixels=max_pixels)
+        with Image.open(io.BytesIO(header.data), formats=_PILLOW_FORMATS) as image:
+            check_size(image.height, image.width, max_pixels=max_pixels)
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow reports broken PNG files as SyntaxError
-        raise DataError(f"{path} cannot be decoded ({error}): replace or remove it") from error
+    # Pillow reports broken PNG files as SyntaxError, and an InputError is a ValueError.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}): {remedy}") from error
+
+
+def _content(path: Path, remedy: str, max_pixels: int) -> bytes:
+    """The file's bytes, no more than an image of so many pixels can have."""
+    most = most_bytes(max_pixels)
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} is missing: {remedy}")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): {remedy}") from error
+    return data

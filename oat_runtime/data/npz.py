@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.image_set import ImageSet
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, one_line, quoted
 
 _MOST = np.iinfo(np.int64).max
+_SMALL, _MOST_RATIO = 64 * 2**20, 32
+"""Bytes that any member may unpack to, and how many times its packed size a larger one may: pixels shrink to a half."""
 
 
 def read_arrays(path: Path, names: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
@@ -23,11 +26,38 @@ def read_arrays(path: Path, names: tuple[str, ...], *, optional: tuple[str, ...]
     try:
         # Opened here, since NumPy leaves the file open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_sizes(archive.zip)
             # A member that is no array comes back as bytes.
-            return {name: np.asarray(archive[name]) for name in (*names, *(set(optional) & set(archive.files)))}
+            arrays = {name: np.asarray(archive[name]) for name in (*names, *(set(optional) & set(archive.files)))}
     except Exception as error:  # NumPy and zipfile raise a dozen kinds on a damaged file
         wanted = " and ".join(f"`{name}`" for name in names)
-        raise DataError(f"expected an .npz with {wanted} at {path}: {error!r}") from error
+        raise DataError(f"expected an .npz with {wanted} at {one_line(path)}: {quoted(error)}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{one_line(path)}: expected `{name}` of numbers, got {quoted(str(array.dtype))}")
+    return arrays
+
+
+def whole_numbers(array: npt.NDArray[Any], what: str, *, num_axes: int = 1) -> npt.NDArray[np.int64]:
+    """Return an array as int64.
+
+    Raises:
+        DataError: it is not of whole numbers that int64 holds, or has other axes.
+    """
+    if array.dtype.kind not in "iu" or array.ndim != num_axes or np.any(array > _MOST):
+        raise DataError(f"{one_line(what)}: expected whole numbers along {num_axes} axes, got {_form(array)}")
+    return array.astype(np.int64)
+
+
+def _form(array: npt.NDArray[Any]) -> str:
+    return f"{array.dtype} {array.shape}"
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Refuse a member that unpacks to far more than it takes in the file, before it is unpacked."""
+    for member in archive.infolist():
+        if member.file_size > max(_SMALL, _MOST_RATIO * member.compress_size):
+            raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes")
 
 
 def read_images_npz(path: Path, *, limit: int | None = None) -> npt.NDArray[np.uint8]:
@@ -60,5 +90,5 @@ def read_labelled_npz(path: Path, *, limit: int | None = None) -> ImageSet:
 
 def _checked(path: Path, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise DataError(f"{path}: expected `images` of uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
+        raise DataError(f"{path}: expected `images` of uint8 (N, H, W, 3), got {_form(images)}")
     return images

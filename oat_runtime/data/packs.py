@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.image_files import read_image
 from oat_runtime.data.image_set import Split
-from oat_runtime.data.npz import read_arrays
+from oat_runtime.data.npz import read_arrays, whole_numbers
 from oat_runtime.data.sources import Contents
 from oat_runtime.errors import DataError
 
@@ -26,9 +26,13 @@ def read_pack(folder: Path, split: Split, side: int | None) -> Contents:
         DataError: a file is missing or damaged.
     """
     arrays = read_arrays(folder / "labels.npz", (f"y_{split}",), optional=(f"track_{split}",))
-    labels_N = arrays[f"y_{split}"].astype(np.int64)
-    tracks = arrays.get(f"track_{split}")
-    groups_N = None if tracks is None else track_groups(labels_N, tracks[:, 0].astype(np.int64))
+    labels_N = whole_numbers(arrays[f"y_{split}"], f"{folder / 'labels.npz'}, y_{split}")
+    groups_N = None
+    if (tracks := arrays.get(f"track_{split}")) is not None:
+        tracks_NT = whole_numbers(tracks, f"{folder / 'labels.npz'}, track_{split}", num_axes=2)
+        if len(tracks_NT) != len(labels_N) or not tracks_NT.shape[1]:
+            raise DataError(f"{folder / 'labels.npz'}: expected a track for each of {len(labels_N)} labels")
+        groups_N = track_groups(labels_N, tracks_NT[:, 0])
     return Contents(labels_N, lambda count: _tiles(folder, split, count), groups_N)
 
 

@@ -6,7 +6,6 @@ stopped. Times are this machine's. Energy is simulated, because few machines hav
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -15,25 +14,25 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.bundle import Bundle
+from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
-from oat_runtime.errors import DataError, OATError
+from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, text_table
+from oat_runtime.text import PlainConsole
 from oat_runtime.timing import interleave, p50_p99
 from policy.bench import hazards, trials
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
+from policy.estimator import constants_of
 
 _SIMULATED_WATTS = 15.0
 """Power of the running network; the simulated energies follow from it."""
@@ -102,48 +101,47 @@ def played(rows: list[Row]) -> Table:
     return text_table("What was played", ("trial", "player", "accuracy", "95 %", "worst segment", "else"), cells)
 
 
+@command("policy.bench")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; return 0 if all checks hold, 1 if one fails, 2 if something was not measured."""
-    parser = argparse.ArgumentParser(prog="python -m policy.bench", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
-    parser.add_argument("--images", type=Path, help="test images: an .npz, or a folder that holds CIFAR-10")
-    parser.add_argument("--config", type=Path, help="policy configuration (JSON), to tune one offline")
-    parser.add_argument("--cache", type=Path, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)")
+    parser = Parser(prog="python -m policy.bench", description=__doc__)
+    parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--images", type=a_path, help="test images: an .npz, or a folder that holds CIFAR-10")
+    parser.add_argument("--config", type=a_path, help="policy configuration (JSON), to tune one offline")
     parser.add_argument(
-        "--count", type=int, help="images a corruption (default: 250; quick: 16); under 100 decide less"
+        "--cache", type=output_folder, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--count", type=a_count, help="images a corruption (default: 250; quick: 16); under 100 decide less"
+    )
+    parser.add_argument("--threads", type=a_count, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute, which decides less")
     options = parser.parse_args(argv)
     started_s = time.perf_counter()
-    try:
-        bundle = Bundle.load(options.bundle)
-        if bundle.estimator is None:
-            raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
-        constants = EstimatorConstants.model_validate(bundle.estimator)
-        config = PolicyConfig()
-        if options.config is not None:
-            config = read_model(PolicyConfig, options.config, what="a policy configuration")
-        is_npz = options.images is not None and options.images.suffix == ".npz"
-        data = read_labelled_npz(options.images) if is_npz else load_dataset("cifar10", "test", root=options.images)
-        effort = _QUICK if options.quick else _FULL
-        count = options.count or (_QUICK_COUNT if options.quick else _COUNT)
-        network = RecordedNetwork(
-            options.cache,
-            bundle,
-            data,
-            count=count,
-            num_attacked=effort.num_attacked,
-            num_clean=effort.num_clean_frames,
-            num_threads=options.threads,
-        )
-        stage = Stage(Report("policy.bench"), network, constants, config, effort)
-        for condition in track(stage.conditions(), description="the network", console=Console(stderr=True)):
-            network.predictions(condition)
-        table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
-    except (OATError, OSError, ValidationError) as error:
-        print(f"policy.bench: {error}", file=sys.stderr)
-        return 2
+    bundle = Bundle.load(options.bundle)
+    if bundle.estimator is None:
+        raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
+    constants = constants_of(bundle.estimator, where=bundle.path)
+    config = PolicyConfig()
+    if options.config is not None:
+        config = read_model(PolicyConfig, options.config, what="a policy configuration")
+    is_npz = options.images is not None and options.images.suffix == ".npz"
+    data = read_labelled_npz(options.images) if is_npz else load_dataset("cifar10", "test", root=options.images)
+    effort = _QUICK if options.quick else _FULL
+    count = options.count or (_QUICK_COUNT if options.quick else _COUNT)
+    network = RecordedNetwork(
+        options.cache,
+        bundle,
+        data,
+        count=count,
+        num_attacked=effort.num_attacked,
+        num_clean=effort.num_clean_frames,
+        num_threads=options.threads,
+    )
+    stage = Stage(Report("policy.bench"), network, constants, config, effort)
+    for condition in track(stage.conditions(), description="the network", console=PlainConsole(stderr=True)):
+        network.predictions(condition)
+    table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
     run(stage, table)
     about = machine("cpu", threads=options.threads) | {
         "bundle": bundle.path.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from oat_runtime.backends import BackendName, available
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
+from oat_runtime.data.npz import read_arrays
+from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
 from oat_runtime.image import network_input, unit_planes
 from oat_runtime.operating_point import OperatingPoint
@@ -33,6 +36,7 @@ from policy.bench.attacks import ATTACKS, Goal, attack
 from policy.image import image_statistics
 from policy.rates import opposite
 
+_LOG = logging.getLogger(__name__)
 CLEAN, ALL_CLEAN = "clean", "clean-all"
 ATTACK_PREFIX = "attack:"
 _BATCH = 100
@@ -157,15 +161,30 @@ class RecordedNetwork:
     ) -> Predictions:
         if name not in self._known:
             path = self.folder / f"{name}.npz"
-            if not path.is_file():
+            if path.is_file() and (kept := self._read(path, len(points))) is not None:
+                self._known[name] = kept
+            else:
                 found, content = self._measure(images(), points), io.BytesIO()
                 confidence_NP = found.confidence_NP.astype(np.float16)
                 np.savez_compressed(content, stats=found.stats_NS, label=found.label_NP, confidence=confidence_NP)
                 write_whole(path, content.getvalue())
-            with np.load(path, allow_pickle=False) as archive:
-                confidence = archive["confidence"].astype(np.float32)
-                self._known[name] = Predictions(archive["stats"], archive["label"], confidence)
+                self._known[name] = Predictions(found.stats_NS, found.label_NP, confidence_NP.astype(np.float32))
         return self._known[name]
+
+    @staticmethod
+    def _read(path: Path, num_points: int) -> Predictions | None:
+        """Return what was kept; None where it is damaged, so that it is measured anew."""
+        try:
+            arrays = read_arrays(path, ("stats", "label", "confidence"))
+        except DataError as error:
+            _LOG.warning("measuring again, since what was kept is damaged: %s", error)
+            return None
+        stats_NS, label_NP, confidence_NP = (arrays[name] for name in ("stats", "label", "confidence"))
+        shape = (len(stats_NS), num_points) if stats_NS.ndim == 2 else None
+        if label_NP.shape != shape or confidence_NP.shape != shape or label_NP.dtype != np.uint8:
+            _LOG.warning("measuring again, since what was kept in %s is of another form", path)
+            return None
+        return Predictions(stats_NS, label_NP, confidence_NP.astype(np.float32))
 
     def _corrupt(self, condition: str) -> NDArray[np.uint8]:
         images = self.data.images_NHWC[: self.count]

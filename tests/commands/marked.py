@@ -35,7 +35,7 @@ MARKED = {
     "pip wheel --no-deps --wheel-dir dist .": _NETWORK,
     "pip download --dest dist/aarch64 --only-binary=:all: --implementation cp --python-version 3.12 --platform "
     "manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --constraint "
-    "ros2_ws/src/oat_perception/robot/constraints.txt 'dist/oat_robot-0.1.0-py3-none-any.whl[onnxruntime]'": _NETWORK,
+    "ros2_ws/src/oat_perception/robot/constraints.txt 'dist/oat_robot-0.2.0-py3-none-any.whl[onnxruntime]'": _NETWORK,
     "python -m oat_perception.bench": _MINUTES,
     "python -m oat_runtime.bench": "takes minutes; tests/oat_runtime/test_bench.py runs it with --quick",
     "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (

@@ -1,13 +1,15 @@
 """A file is written whole or not at all; what does not fit a model is said in one line."""
 
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, Field
 
-from oat_runtime.errors import ConfigError, DataError
-from oat_runtime.files import read_model, write_whole
+from oat_runtime.errors import ConfigError, DataError, one_line, quoted
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_model, write_whole
 
 
 class Limits(BaseModel):
@@ -64,3 +66,88 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content: str | None, 
         with pytest.raises(error, match=says) as caught:
             read_model(Limits, path, what="limits", remedy="write them", error=error)
         assert "\n" not in str(caught.value)
+
+
+LARGEST = "1" * 100
+MANY_NAMES = "{" + ",".join(f'"{n % 90_000}": 0' for n in range(95_000)) + "}"
+HOSTILE = {
+    "nothing": ("", "Invalid JSON"),
+    "deep lists": ("[" * 100_000 + "]" * 100_000, "32 deep"),
+    "deep objects": ('{"a":' * 1_000 + "1" + "}" * 1_000, "32 deep"),
+    "a list that never ends": ("[" * 1_000_000, "at most 200000"),
+    "too many values": (f"[{'1,' * 200_000}1]", "about 200002"),
+    "a long integer": ("1" * 5_000, "100 digits"),
+    "a long fraction": (f"0.{LARGEST}1", "100 digits"),
+    "not a number": ('{"low": NaN}', "finite, got NaN"),
+    "infinity": ("[-Infinity]", "finite, got -Infinity"),
+    "a number beyond floats": ("[1e999]", "finite, got 1e999"),
+    "a name twice": ('{"low": 1, "low": 2}', "'low' occurs twice"),
+    "a long name twice": ('{"%s": 1, "%s": 2}' % (("n" * 1_000_000,) * 2), "occurs twice"),
+    "many names, two of them twice": (MANY_NAMES, "'0' occurs"),
+    "half a character": (r'["\ud800"]', "UTF-8"),
+    "a string that never ends": ('"' + r"\"" * 2_000_000, "more texts"),
+    "quotation marks": ('"' * 4_000_000, "more texts"),
+    "another encoding": ('{"low": 1}'.encode("utf-16"), "UTF-8"),
+    "more bytes than are read": (b" " * (MAX_JSON_BYTES + 1), "bytes, at most"),
+    "two documents": ("{}{}", "Extra data"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_text_is_refused_in_one_short_line_with_little_work(case: str) -> None:
+    content, says = HOSTILE[case]
+    started_s = time.process_time()
+    with pytest.raises(ValueError, match=says) as caught:
+        parse_json(content)
+    assert time.process_time() - started_s < 5.0  # at most 0.6 s; a search for repeated names once took 100 s
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, "λ \U0001f600", {"a": [1, -2.5, True, None]}, int(LARGEST), "\x1b[31m", "]" * 99]
+)
+def test_what_json_can_say_comes_back(value: object) -> None:
+    for ascii_only in (True, False):
+        assert parse_json(json.dumps(value, ensure_ascii=ascii_only)) == value
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_not_a_model(tmp_path: Path, case: str) -> None:
+    path, content = tmp_path / "limits.json", HOSTILE[case][0]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as caught:
+        read_model(Limits, path, what="limits", error=DataError)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_that_never_ends_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="larger than"):
+        read_model(Limits, "/dev/zero", what="limits")
+
+
+LARGE = {
+    "text": "x" * 10_000_000,
+    "bytes": b"x" * 10_000_000,
+    "integer": 10**5_000,
+    "list": [0] * 10**6,
+    "escapes": "\x1b[31m\n",
+    "key": {"k" * 10**6: 1},
+}
+
+
+@pytest.mark.parametrize("value", LARGE.values(), ids=list(LARGE))
+def test_a_foreign_value_is_shown_in_one_short_harmless_line(value: object) -> None:
+    assert len(quoted(value)) < 400
+    assert quoted(value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["tiny", b"x", 3, 1.5, None, [1, 2], (1,), {"a": 1}, True])
+def test_a_short_value_is_shown_as_it_is(value: object) -> None:
+    assert quoted(value) == repr(value)
+
+
+def test_foreign_text_is_shown_without_what_steers_a_terminal() -> None:
+    assert one_line("a\nb\x1b[0m\u202e λ") == r"a\nb\x1b[0m\u202e λ"
+    assert one_line("x" * 10**7, most=3) == "xxx... (10000000 characters)"

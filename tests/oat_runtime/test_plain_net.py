@@ -13,6 +13,7 @@ from oat_runtime.plain_net import Floats, PlainNet, constants, fold, share
 CONFIGS = {
     "wide_resnet": ModelConfig(depth=10, widen_factor=1),
     "resnet": ModelConfig(family="resnet", depth=10, stem="7x7-stride2-pool", widths=(0.25, 0.5), encoding="none"),
+    "classifier-per-width": ModelConfig(depth=10, widen_factor=1, classifier_per_width=True, widths=(0.5, 0.8)),
     "one-norm": ModelConfig(depth=10, widen_factor=1, encoding="none", dual_bn=False, num_classes=3),
     "one-lambda": ModelConfig(depth=10, widen_factor=1, lambdas=(0.5,), widths=(1.0,)),
 }

@@ -1,17 +1,22 @@
 """Laws of the runtime: λ and width are set as one, at once or in the background, and every answer names its point."""
 
+import dataclasses
+import hashlib
+import json
 import logging
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import safetensors.numpy
 
 from oat_runtime import backends
 from oat_runtime.bundle import Bundle
@@ -455,3 +460,93 @@ def test_what_is_not_there_is_refused_by_name(tiny_bundle: Path, tmp_path: Path)
 
 def test_loading_verifies_the_bundle(tiny_bundle: Path) -> None:
     assert OATRuntime.load(tiny_bundle, backend=ENGINE).table == Bundle.load(tiny_bundle).select
+
+
+def with_other_weights(path: Path, to: Path, change: Callable[[dict[str, npt.NDArray[Any]]], None]) -> Path:
+    """A copy of a bundle with other weights, and every hash computed anew but that of the probe."""
+    folder = Path(shutil.copytree(path, to))
+    arrays = safetensors.numpy.load_file(folder / "weights.safetensors")
+    change(arrays)
+    content = safetensors.numpy.save(arrays)
+    (folder / "weights.safetensors").write_bytes(content)
+    document = json.loads((folder / "manifest.json").read_bytes())
+    document["files"]["weights.safetensors"] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "num_bytes": len(content),
+    }
+    manifest = json.dumps(document).encode()
+    (folder / "manifest.json").write_bytes(manifest)
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(manifest).hexdigest()}  manifest.json\n")
+    return folder
+
+
+def negate(arrays: dict[str, npt.NDArray[Any]]) -> None:
+    arrays["classifier.weight"] = -arrays["classifier.weight"]
+
+
+def shift_width(arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Of width 0.5 alone, all λ but 0."""
+    arrays["final_norm.norms.0.1.bias"] = arrays["final_norm.norms.0.1.bias"] + np.float32(1.0)
+
+
+@pytest.mark.parametrize("plans", get_args(PlanForm))
+@pytest.mark.parametrize("engine", get_args(backends.BackendName))
+def test_weights_that_are_not_the_probes_are_refused_on_every_engine(
+    tiny_bundle: Path, tmp_path: Path, engine: backends.BackendName, plans: PlanForm
+) -> None:
+    """Regression: a bundle with a negated classifier and hashes that fit it loaded and gave the worst label."""
+    if engine not in backends.available():
+        pytest.skip(f"{engine} is not installed")
+    other = with_other_weights(tiny_bundle, tmp_path / "other", negate)
+    with pytest.raises(BundleError, match=r"probe of .* differs by .* allowed 0\.002 in float32"):
+        OATRuntime.load(other, backend=engine, precision="float32", plans=plans)
+    unchecked = OATRuntime.load(other, backend=engine, precision="float32", plans=plans, check_probe=False)
+    assert np.isfinite(unchecked.infer(inputs())).all()
+    unchecked.close()
+
+
+@pytest.mark.parametrize("plans", get_args(PlanForm))
+def test_another_width_is_held_to_the_probe_when_it_is_first_made(
+    tiny_bundle: Path, tmp_path: Path, plans: PlanForm
+) -> None:
+    other = with_other_weights(tiny_bundle, tmp_path / "other", shift_width)
+    runtime = OATRuntime.load(other, backend=ENGINE, plans=plans)
+    start, bad = runtime.active, OperatingPoint(1.0, 0.5)
+    with pytest.raises(BundleError, match="probe"):
+        runtime.set_point(lam=bad.lam, width=bad.width)
+    with pytest.raises(BundleError, match="probe"):
+        runtime.prepare([bad])
+    runtime.set_point(lam=bad.lam, width=bad.width, wait=False)
+    wait_until(lambda: runtime.failure is not None)
+    assert isinstance(runtime.failure, BundleError)
+    assert (runtime.active, runtime.is_prepared(bad)) == (start, False)
+    runtime.set_point(lam=0.2, width=0.75)
+    runtime.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_logits_that_are_not_finite_are_an_error_and_never_an_answer(
+    runtime: OATRuntime, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Regression: weights of NaN gave label 0 with a confidence of NaN."""
+
+    def broken(x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.array([[0.0] * 9 + [value]] * len(x_NCHW), np.float32)
+
+    active = dataclasses.replace(runtime._active, plan=broken)  # type: ignore[arg-type]
+    monkeypatch.setattr(runtime, "_active", active)
+    for call in (
+        lambda: runtime.infer(inputs()),
+        lambda: runtime.predict(frame()),
+        lambda: runtime.predict_batch([frame(), frame()]),
+        lambda: runtime.predict_regions(frame(), [(0, 0, 9, 9)]),
+        lambda: runtime.predict_inputs(inputs()),
+    ):
+        with pytest.raises(BackendError, match="not finite"):
+            call()
+
+
+def test_the_table_says_what_it_was_counted_in(tiny_bundle: Path) -> None:
+    runtime = OATRuntime.load(tiny_bundle, backend=ENGINE)
+    assert (runtime.precision, runtime.table_precision) == ("float32", "float32")
+    runtime.close()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import oat_runtime
-from oat_runtime import Bundle, shipped
+from oat_runtime import Bundle
+from oat_runtime.bundle import shipped
+from oat_runtime.bundle.shipped import bundles_folder, find_bundle, shipped_bundles
 from oat_runtime.errors import BundleError
-from oat_runtime.shipped import bundles_folder, find_bundle, shipped_bundles
 
 
 def test_each_bundle_of_the_checkout_is_found_by_its_name() -> None:
@@ -43,13 +44,13 @@ def test_an_installed_package_reads_its_own_bundles(tmp_path: Path, monkeypatch:
     (tmp_path / "oat_runtime" / "bundles" / "net").mkdir(parents=True)
     (tmp_path / "oat_runtime" / "bundles" / "net" / "manifest.json").touch()
     (tmp_path / "bundles" / "other").mkdir(parents=True)
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "oat_runtime" / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "oat_runtime" / "bundle" / "shipped.py"))
     assert shipped_bundles() == ("net",)
     assert find_bundle("net") == tmp_path / "oat_runtime" / "bundles" / "net"
 
 
 def test_a_package_without_bundles_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "oat_runtime" / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "oat_runtime" / "bundle" / "shipped.py"))
     with pytest.raises(BundleError, match=f"there is none in {tmp_path / 'bundles'}"):
         find_bundle("net")
 

@@ -12,7 +12,7 @@ import pytest
 
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Bundle, Provenance, Temperature
-from oat_runtime.bundle_writer import save_bundle
+from oat_runtime.bundle.writer import save_bundle
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingRow, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind, NetworkRates

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 import torch
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import DataError
 from policy.bench import hazards, stage

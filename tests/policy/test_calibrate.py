@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime

@@ -11,14 +11,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import BundleError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
-from policy.record import header_line, signals_of, step_line
+from policy.record import Gap, header_line, policy_of, signals_of, step_line
 from policy.replay import main, read_bundle, replay
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
@@ -26,9 +26,13 @@ DEFINITIONS = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 LADDER = (BatteryStep(min_charge=0.3, max_width=1.0), BatteryStep(min_charge=0.0, max_width=0.5))
 
 
+def _policy(table: OperatingTable, constants: EstimatorConstants | None) -> AdaptivePolicy:
+    return AdaptivePolicy(table, PolicyConfig(battery_ladder=LADDER, dwell_s=0.5, deadline_ms=7.3), constants)
+
+
 def _write_log(path: Path, table: OperatingTable, constants: EstimatorConstants | None) -> list[Signals]:
     rng = np.random.default_rng(3)
-    policy = AdaptivePolicy(table, PolicyConfig(battery_ladder=LADDER, dwell_s=0.5, deadline_ms=7.3), constants)
+    policy = _policy(table, constants)
     now_s, lines, sent = 0.1, [header_line(policy)], []
     for step in range(300):
         now_s += float(rng.uniform(0.01, 0.1)) * (-1 if step == 150 else 1)
@@ -121,11 +125,144 @@ def test_a_damaged_step_is_refused_with_its_line(
     log = tmp_path / "decisions.jsonl"
     _write_log(log, profiled_table, constants)
     lines = log.read_text(encoding="utf-8").splitlines()[:5]
-    log.write_text("\n".join([*lines, lines[4][:100]]), encoding="utf-8")
+    log.write_text("\n".join([*lines, lines[4][:100], lines[4]]), encoding="utf-8")
+    with pytest.raises(DataError, match="line 6"):
+        replay(log)
+    log.write_text("\n".join([*lines, lines[4][:100], ""]), encoding="utf-8")
     with pytest.raises(DataError, match="line 6"):
         replay(log)
     with pytest.raises(DataError, match="cannot be read"):
         signals_of('{"kind": "step", "signals": {}}')
+
+
+def test_a_line_that_its_writer_was_stopped_in_is_named_and_the_others_replay(
+    tmp_path: Path,
+    profiled_table: OperatingTable,
+    constants: EstimatorConstants,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    whole = log.read_bytes()
+    for num_bytes in (1, 40, 1000):
+        log.write_bytes(whole[:-num_bytes])
+        assert len(replay(log)) == (300 if num_bytes == 1 else 299)
+        assert main([str(log)]) == 0
+        out = capsys.readouterr().out
+        assert ("cut short" in out) == (num_bytes > 1)
+        assert json.loads(out.splitlines()[-1])["num_torn"] == (num_bytes > 1)
+
+
+def _run(policy: AdaptivePolicy, signals: list[Signals]) -> list[str]:
+    return [step_line(each, policy.step(each)) for each in signals]
+
+
+def _values(part: object) -> dict[str, object]:
+    """All that a part of the policy holds, without anything that names what is remembered."""
+    found: dict[str, object] = {}
+    for name, value in vars(part).items():
+        if type(value).__module__.startswith("policy.") and hasattr(value, "__dict__"):
+            found |= {f"{name}.{inner}": inside for inner, inside in _values(value).items()}
+        elif name != "_told":  # of the last belief alone
+            found[name] = repr(value.tolist()) if isinstance(value, np.ndarray) else repr(value)
+    return found
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_policys_state_comes_back_in_every_bit(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, fitted: bool
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    sent = _write_log(log, profiled_table, constants if fitted else None)
+    for num in (0, 1, 60, 151, 215):
+        policy, again = (policy_of(header_line(_policy(profiled_table, constants if fitted else None))) for _ in "ab")
+        _run(policy, sent[:num])
+        again.restore(json.loads(json.dumps(policy.snapshot(), allow_nan=False)))
+        assert _values(again) == _values(policy), "whatever a step may change is among what is remembered"
+        assert _run(again, sent[num:]) == _run(policy, sent[num:])
+
+
+def test_a_damaged_state_is_refused(profiled_table: OperatingTable, constants: EstimatorConstants) -> None:
+    state = _policy(profiled_table, constants).snapshot()
+    for part, name, value in (
+        ("filter", "belief_K", [1.0]),
+        ("filter", "belief_K", [-1.0, *[0.0] * (len(state["filter"]["belief_K"]) - 1)]),
+        ("filter", "drift_S", ["deep"] * 12),
+        ("lam_rule", "current", 0.77),
+        ("lam_rule", "back_off", 1e9),
+        ("width_rule", "target", {"lam": 1.0}),
+        ("budget", "known_charge", 7),
+        ("budget", "slowdown", {"mean": 1e308, "variance": 0.0}),
+        ("budget", "known_s", None),
+    ):
+        with pytest.raises(DataError):
+            _policy(profiled_table, constants).restore(state | {part: state[part] | {name: value}})
+    for damaged in ({}, None, [], state | {"more": 1.0}, state | {"last_point": 3.0}, state | {"elapsed_s": 10**400}):
+        with pytest.raises(DataError):
+            _policy(profiled_table, constants).restore(damaged)
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_behind_a_gap_every_decision_replays(
+    tmp_path: Path,
+    profiled_table: OperatingTable,
+    constants: EstimatorConstants,
+    capsys: pytest.CaptureFixture[str],
+    fitted: bool,
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    sent = _write_log(log, profiled_table, constants if fitted else None)
+    whole = log.read_text(encoding="utf-8").splitlines()
+    policy = policy_of(whole[0])
+    lines, gap = [whole[0]], None
+    for number, signals in enumerate(sent):
+        line = step_line(signals, policy.step(signals))
+        if 100 <= number < 180 or number in (0, 220):
+            lost = Gap(1, "the disk is full [bold]", policy.snapshot())
+            gap = lost if gap is None else gap.and_then(lost)
+            continue
+        lines += [line] if gap is None else [gap.line(), line]
+        gap = None
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    steps = replay(log)
+    assert len(steps) == 300 - 82
+    assert all(step.equal for step in steps)
+    assert main([str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "before step 100: 80 decisions are not in this file (the disk is full [bold])" in out
+    assert json.loads(out.splitlines()[-1])["num_lost"] == 82
+
+    log.write_text("\n".join(line for line in lines if '"gap"' not in line[:20]), encoding="utf-8")
+    assert not fitted or main([str(log)]) == 1, "the state is needed"
+
+    other = tmp_path / "careful.json"
+    other.write_text(PolicyConfig(lambda_floor=0.4).model_dump_json())
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert main([str(log), "--config", str(other)]) == 0, "another policy goes on from its own state"
+
+
+def test_what_is_inside_a_line_is_refused_in_words(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    header, step, *_ = log.read_text(encoding="utf-8").splitlines()
+    for damaged in (
+        "[" * 100_000,
+        '{"kind": "gap"}',
+        '{"kind": "gap", "num_lost": -1, "reason": "", "state": {}}',
+        '{"kind": "gap", "num_lost": 1, "reason": "", "state": {"deep": 1}}',
+        step.replace('"safety_lock": false', '"safety_lock": "no"'),
+        step.replace('"disagrees": ', '"disagrees": 7, "was": '),
+        step.replace('"lam": 0.4', '"lam": "x"', 1),
+        step.replace('"now_s": ', '"now_s": 1' + "0" * 5000 + ', "was": '),
+        step.replace('"now_s": ', '"now_s": 1' + "0" * 400 + ', "was": '),
+    ):
+        assert damaged != step
+        log.write_text(f"{header}\n{damaged}\n{step}\n", encoding="utf-8")
+        with pytest.raises(DataError) as refused:
+            replay(log)
+        assert len(str(refused.value)) < 1000 and "\n" not in str(refused.value)
 
 
 def _write_bag(folder: Path, lines: list[str]) -> None:

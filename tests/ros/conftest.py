@@ -20,6 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
 from oat_msgs.msg import EnvironmentConfidence, LabelInfo, OperatingPoint, Perception
 from oat_msgs.srv import GetTable, SetOperatingPoint
+from oat_perception.node.guard import GuardedExecutor
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.context import Context
@@ -31,7 +32,7 @@ from sensor_msgs.msg import BatteryState, CompressedImage, Image
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind
@@ -199,7 +200,7 @@ class Peer(Node):
 @contextlib.contextmanager
 def spinning(node: Node) -> Iterator[threading.Thread]:
     """Spin a node on a thread of its own; it is destroyed afterwards."""
-    executor = SingleThreadedExecutor(context=node.context)
+    executor = GuardedExecutor(context=node.context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()

@@ -13,6 +13,6 @@ def test_a_network_of_other_images_is_refused_and_nothing_is_lost(
 ) -> None:
     report = tmp_path / "report.html"
     report.write_text("of an earlier day")
-    assert main(["--bundle", str(bundle), "--output", str(tmp_path)]) == 1
+    assert main(["--bundle", str(bundle), "--output", str(tmp_path)]) == 2
     assert "CIFAR-10, and tiny was trained on none" in capsys.readouterr().err
     assert report.read_text() == "of an earlier day"

@@ -118,7 +118,7 @@ def test_the_decision_log_replays(start_graph, tmp_path: Path) -> None:
     assert all(step.equal for step in steps)
     assert steps[-1].decision.point.lam == 0.3
     assert peer.change_state(CONFIGURE)
-    assert len(replay(log.with_name("decisions.jsonl.old"))) == 12
+    assert len(replay(log.with_name("decisions.jsonl.1"))) == 12
 
 
 def test_an_estimator_of_ones_own_is_used_and_one_that_does_not_fit_is_refused(start_graph, bundle, tmp_path) -> None:

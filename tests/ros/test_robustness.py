@@ -1,27 +1,22 @@
-"""The running graph under abuse: floods, overload, malformed images, killed processes, several nodes, replayed bags."""
+"""The running graph under abuse: floods, overload, malformed images, several nodes, replayed bags."""
 
 from __future__ import annotations
 
-import math
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import Perception
 from oat_perception.bench.malformed import malformed_images
 from oat_perception.camera_replay_node import CameraReplay
-from oat_perception.core.machine import Machine
-from oat_perception.node.processes import module_command
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from oat_runtime.data.camera_messages import check_image
 from oat_runtime.errors import InputError
@@ -29,7 +24,6 @@ from oat_runtime.runtime import OATRuntime
 
 NAME = "/oat_perception"
 BAG = Path(__file__).parents[2].parent / "shared" / "data" / "bags" / "donkeycar"
-MAX_GROWTH_MB = 5.0
 
 
 def test_whatever_is_called_malformed_is_refused() -> None:
@@ -55,6 +49,30 @@ def test_malformed_images_are_all_counted_and_good_ones_between_them_answered(st
         return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
 
     peer.until(lambda: counted() == num, f"{num} are counted, not more and not less")
+
+
+def test_images_above_the_limit_and_with_holes_are_counted_and_the_next_one_is_answered(start_graph) -> None:
+    """A PNG of 16384x16384 silenced the node for 12 s and took 1.5 GB; JPEGs with holes were classified."""
+    peer = start_graph(
+        image_transport="compressed", image_reliability="reliable", probe_period_s=0.0, max_pixels=320 * 240
+    ).peer
+    camera = peer.create_publisher(CompressedImage, "image/compressed", 20)
+    peer.until(camera.get_subscription_count, "connected")
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    hole = whole[: len(whole) * 4 // 10] + whole[len(whole) * 6 // 10 :]
+    wide = cv2.imencode(".jpg", np.zeros((240, 321, 3), np.uint8))[1].tobytes()
+    for data in (hole, wide, cv2.imencode(".png", np.zeros((241, 320), np.uint8))[1].tobytes()):
+        camera.publish(CompressedImage(format="jpeg", data=data))
+        peer.spin(0.2)
+    camera.publish(CompressedImage(header=Header(frame_id="good"), format="jpeg", data=whole))
+    peer.until(lambda: [result.header.frame_id for result in peer.results] == ["good"], "the good one alone")
+
+    def refused() -> int:
+        values = peer.diagnoses["camera"].values
+        return sum(int(pair.value) for pair in values if pair.key.startswith("images refused"))
+
+    peer.until(lambda: refused() == 3, "the others are counted")
 
 
 def test_a_flood_of_parameters_is_answered_and_the_last_one_holds(start_graph) -> None:
@@ -119,26 +137,6 @@ def test_two_nodes_with_namespaces_keep_to_themselves(start_graph, on_a_thread, 
         assert not any(result.header.frame_id == "rear" for result in peer.results)
 
 
-def test_a_killed_process_leaves_nothing_that_hinders_the_next(start_graph, bundle: Path, tmp_path: Path) -> None:
-    graph = start_graph(auto_activate=False)
-    peer = graph.peer
-    results: list[Perception] = []
-    peer.create_subscription(Perception, "/second/oat_perception/perception", results.append, 5)
-    camera = peer.create_publisher(Image, "/second/image", 5)
-    settings = {"bundle": str(bundle), "backend": "onnxruntime", "auto_activate": True}
-    command = [*module_command("perception_node", settings), "-r", "__ns:=/second"]
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.context.get_domain_id())}
-    for sign, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
-        results.clear()
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(command, env=environment, stderr=log)
-        try:
-            peer.until(lambda: (camera.publish(peer.make_image()), results)[1], "a result", timeout_s=120.0)
-        finally:
-            process.send_signal(sign)
-            assert process.wait(timeout=30) == status, (tmp_path / "log").read_text()
-
-
 @pytest.mark.skipif(not BAG.is_dir(), reason="no recorded bag here")
 @pytest.mark.parametrize("rate_hz", [20.0, 200.0])
 def test_a_replayed_bag_is_answered_at_its_rate_and_ten_times_that(start_graph, on_a_thread, rate_hz) -> None:
@@ -166,20 +164,3 @@ def test_a_thousand_lambdas_each_hold_from_the_next_image_on(start_graph) -> Non
         future = client.call_async(request)
         peer.until(future.done, "the reply")
         assert peer.ask().lambda_value == lam
-
-
-@pytest.mark.slow
-def test_ten_minutes_at_thirty_hertz_do_not_grow_the_process(start_graph) -> None:
-    minutes = float(os.environ.get("OAT_SOAK_MINUTES", "10"))
-    peer = start_graph().peer
-    machine, warm_mb, started_s = Machine(), math.nan, time.monotonic()
-    while (elapsed_s := time.monotonic() - started_s) < 60 * minutes:
-        peer.say(confidence=1.0 if int(elapsed_s / 7) % 2 else 0.2, charge=0.5)
-        peer.ask()
-        peer.results.clear()
-        peer.points.clear()
-        if math.isnan(warm_mb) and elapsed_s > 6 * minutes:
-            warm_mb = machine.memory_mb()
-        peer.spin(1 / 30)
-    assert machine.memory_mb() - warm_mb <= MAX_GROWTH_MB
-    assert peer.call(GetState, "get_state", GetState.Request()).current_state.label == "active"

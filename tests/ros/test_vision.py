@@ -105,3 +105,45 @@ def test_detections_without_their_image_are_counted(start_graph) -> None:
         regions.publish(message)
     peer.until(lambda: peer.value("camera", "images refused, detections without an image") == 2, "counted")
     assert not peer.results
+
+
+def test_a_hundred_thousand_boxes_are_refused_in_words_before_they_are_read(start_graph) -> None:
+    """Regression: the executor's thread made objects of all of them, for seconds."""
+    graph = start_graph(max_regions=8, probe_period_s=0.0)
+    peer = graph.peer
+    regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
+    peer.until(regions.get_subscription_count, "the node listens")
+    message = peer.make_image()
+    hostile = vision.Detection2DArray(header=message.header, detections=[region(16, 16, 8)] * 100_000)
+    regions.publish(hostile)
+    peer.until(lambda: peer.value("camera", "images refused, too many detections") == 1, "it is refused and counted")
+    regions.publish(vision.Detection2DArray(header=message.header, detections=[region(16, 16, 8, name="x")]))
+    assert peer.ask(message).class_name
+
+
+def test_more_boxes_than_regions_are_counted_one_by_one_and_keep_their_places(start_graph) -> None:
+    peer = start_graph(max_regions=2, probe_period_s=0.0).peer
+    answers = []
+    peer.create_subscription(vision.Detection2DArray, f"{NAME}/detections", answers.append, 5)
+    regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
+    peer.until(regions.get_subscription_count, "the node listens")
+    peer.until(lambda: peer.count_publishers(f"{NAME}/detections"), "the node answers")
+    message = peer.make_image()
+    regions.publish(vision.Detection2DArray(header=message.header, detections=[region(16, 16, 8)] * 500))
+    peer.ask(message)
+    peer.until(lambda: answers, "the regions are answered")
+    assert [bool(each.results) for each in answers[0].detections] == [True] * 2 + [False] * 498
+    peer.until(lambda: peer.value("camera", "images refused, too many regions") == 498, "each is counted")
+
+
+def test_detections_that_are_no_message_are_refused(start_graph) -> None:
+    graph = start_graph(max_regions=2, probe_period_s=0.0)
+    peer = graph.peer
+    regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
+    peer.until(regions.get_subscription_count, "the node listens")
+    regions.publish(b"\x00\x01\x00\x00" + b"\xff" * 64)
+    peer.spin(0.3)
+    message = peer.make_image()
+    regions.publish(vision.Detection2DArray(header=message.header, detections=[region(16, 16, 8)]))
+    assert peer.ask(message).class_name
+    assert graph.thread.is_alive()

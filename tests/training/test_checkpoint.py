@@ -2,9 +2,13 @@
 
 import random
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,3 +139,93 @@ def test_a_run_goes_on_only_with_its_own_configuration(
         trainer.resume(path)
     assert trainer.step == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+_WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a step below 0": lambda payload: payload.update(step=-5),
+    "a step that is text": lambda payload: payload.update(step="x"),
+    "a step that is a truth": lambda payload: payload.update(step=True),
+    "a step beyond the end": lambda payload: payload.update(step=10**9),
+    "an end before its time": lambda payload: payload.update(finished=True),
+    "no time": lambda payload: payload.update(seconds=float("nan")),
+    "a weight that is not finite": lambda payload: payload["model"]["classifier.bias"].fill_(float("nan")),
+    "a weight too few": lambda payload: payload["model"].pop("classifier.bias"),
+    "a weight too many": lambda payload: payload["model"].update(more=torch.zeros(1)),
+    "a weight of another shape": lambda payload: payload["model"].update({"classifier.bias": torch.zeros(3)}),
+    "a weight of another type": lambda payload: payload["model"].update({"classifier.bias": torch.zeros(10).double()}),
+    "a weight without values": lambda payload: payload["model"].update(
+        {"classifier.bias": torch.zeros(1).expand(10**9)}
+    ),
+    "a momentum that is not finite": lambda payload: _momentum(payload).fill_(float("inf")),
+    "a momentum of another shape": lambda payload: _momentum(payload, torch.zeros(1)),
+    "a momentum of nothing": lambda payload: payload["optimizer"]["state"].update({999: {"momentum_buffer": None}}),
+    "an optimizer of other weights": lambda payload: payload["optimizer"]["param_groups"].pop(),
+    "no configuration": lambda payload: payload.update(config="[" * 10_000),
+    "ten megabytes as its format": lambda payload: payload.update(format="x" * 10**7),
+}
+
+
+def _momentum(payload: dict[str, Any], other: torch.Tensor | None = None) -> torch.Tensor:
+    state = next(iter(payload["optimizer"]["state"].values()))
+    state["momentum_buffer"] = state["momentum_buffer"] if other is None else other
+    return state["momentum_buffer"]
+
+
+@pytest.mark.parametrize("wrong", _WRONG)
+def test_a_run_does_not_go_on_from_what_cannot_be_and_stays_as_it_was(
+    wrong: str, tmp_path: Path, tiny_run: TrainConfig, patches: Callable[..., ImageSet]
+) -> None:
+    """Regression: a step of -5 or "x" went on without a word, and so did momenta that are not finite."""
+    trainer, path = Trainer(tiny_run, patches(48)), tmp_path / "checkpoint.pt"
+    trainer.run_step()
+    trainer.save(path)
+    payload = torch.load(path, weights_only=True)
+    _WRONG[wrong](payload)
+    torch.save(payload, path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    with pytest.raises(CheckpointError) as refused:
+        trainer.resume(path)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
+    assert trainer.step == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_settings_of_the_optimizer_come_from_the_configuration(
+    tmp_path: Path, tiny_run: TrainConfig, patches: Callable[..., ImageSet]
+) -> None:
+    trainer, path = Trainer(tiny_run, patches(48)), tmp_path / "checkpoint.pt"
+    trainer.run_step()
+    trainer.save(path)
+    payload = torch.load(path, weights_only=True)
+    for group in payload["optimizer"]["param_groups"]:
+        group["momentum"] = 1e30
+    torch.save(payload, path)
+    trainer.resume(path)
+    assert {group["momentum"] for group in trainer.optimizer.param_groups} == {tiny_run.momentum}
+
+
+def test_an_archive_that_unpacks_is_refused_before_it_does(path: Path) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/bomb", bytes(10**7))
+    with pytest.raises(CheckpointError, match="parts are compressed"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_is_said_and_keeps_the_old_checkpoint(path: Path) -> None:
+    before = path.read_bytes()
+    script = (
+        "import resource, sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
+        "from oat_runtime.commands import command\nfrom training.checkpoint import load_checkpoint, save_checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "@command('oat-train')\ndef main():\n"
+        "    save_checkpoint(replace(load_checkpoint(Path(sys.argv[1])), step=8), Path(sys.argv[1]))\n    return 0\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, f"oat-train: disk full: {path} could not be written\n")
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.bundle import Bundle
+from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
@@ -127,9 +127,10 @@ def test_the_policys_table_does_not_depend_on_the_test_set(
         num_corrupted=3,
         device="cpu",
     )
-    assert other.manifest.select == bundle.manifest.select
-    assert other.manifest.temperatures == bundle.manifest.temperatures
-    assert other.manifest.report != bundle.manifest.report
+    ours, theirs = (one.manifest.figures["float32"] for one in (bundle, other))
+    assert theirs.select == ours.select
+    assert theirs.temperatures == ours.temperatures
+    assert theirs.report != ours.report
 
 
 def test_an_export_goes_on_where_it_was_stopped(
@@ -160,7 +161,7 @@ def test_an_export_goes_on_where_it_was_stopped(
     stop_at[0] = 99
     resumed = export("exported")
     assert len(counted) == 8  # four points in each of two tables, none twice
-    assert (resumed.manifest.select, resumed.manifest.report) == (bundle.manifest.select, bundle.manifest.report)
+    assert resumed.manifest.figures == bundle.manifest.figures
     assert all(np.array_equal(correct_N, bundle.outcomes()[key]) for key, correct_N in resumed.outcomes().items())
     export("other", scale=2.0)
     assert len(counted) == 16  # another network's points are its own
@@ -172,6 +173,14 @@ def test_an_export_goes_on_where_it_was_stopped(
 def test_a_bundle_says_where_it_comes_from(bundle: Bundle, checkpoint: Path, sets: Sets) -> None:
     saved, provenance = load_checkpoint(checkpoint), bundle.manifest.provenance
     assert provenance.dataset_sha256 == fingerprint(sets["train"])
+    held_out = saved.config.num_validation
+    trained_on, validation = split_validation(sets["train"], held_out, seed=saved.config.seed)
+    assert bundle.manifest.data == DataSummary(
+        held_out=HeldOut(rule="random", num_images=held_out, seed=saved.config.seed),
+        fingerprints=Fingerprints(
+            train=fingerprint(trained_on), validation=fingerprint(validation), test=fingerprint(sets["test"])
+        ),
+    )
     assert TrainConfig.model_validate_json(json.dumps(provenance.recipe)) == saved.config
     assert (provenance.seed, bundle.manifest.name) == (saved.config.seed, "exported")
     assert (provenance.commit, provenance.hardware) == (saved.commit, "a large GPU")
@@ -214,9 +223,9 @@ def test_another_network_does_not_agree(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lambda", "1.5"], "lambda must be in [0, 1], got 1.5"),
+        (["--lambda", "1.5"], "--lambda: must be in [0, 1], got 1.5"),
         (["--width", "0.6"], "width must be one of [0.5, 1.0], got 0.6"),
-        (["--count", "0"], "--count must be at least 1, got 0"),
+        (["--count", "0"], "--count: must be at least 1, got 0"),
     ],
 )
 @pytest.mark.usefixtures("loader")

@@ -72,6 +72,9 @@ def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
         ("epochs=many", "epochs: Input should be a valid integer"),
         ("model.depth=11", "depth of a wide_resnet must be"),
         ("learning_rate=.nan", "learning_rate"),
+        ("epochs=[[", "epochs: expected a value in YAML"),
+        ("epochs=" + "9" * 5000, "epochs: expected a value in YAML"),
+        ("dataset=" + "x" * 10**6, "at most 32768 are read"),
     ],
 )
 def test_a_wrong_change_is_named(change: str, message: str) -> None:
@@ -96,6 +99,15 @@ def test_a_yaml_file_changes_a_recipe(tmp_path: Path) -> None:
         ("a: [", "is not YAML"),
         ("epoch: 2", "Extra inputs"),
         ("!!python/object/apply:os.system [true]", "is not YAML"),
+        ("a: &a [x]\nb: *a", "needs no references"),
+        ("epochs: 1\nepochs: 2", "'epochs' occurs twice"),
+        ("[" * 10_000, "more than 8 deep"),
+        ("epochs: " + "9" * 900, "epochs: Input should be less than or equal to 1000000"),
+        ("epochs: " + "9" * 5000, "more than 1000 characters"),
+        ("epochs: 2001-99-99", "is not YAML"),
+        ("- x\n" * 20_000, "larger than 32768 bytes"),
+        ("{[1]: 2}", "expected names with values"),
+        ("base: [smoke]", "base must be one of"),
     ],
 )
 def test_a_wrong_yaml_file_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -43,6 +43,32 @@ def command(tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyP
     return call
 
 
+def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: two trainings in one folder overwrote each other's checkpoints and mixed their logs."""
+    run = tmp_path / "run"
+    arguments = ["smoke", "--run", str(run), "--device", "cpu", "--max-minutes", "0"]
+    script = (
+        "import pathlib, sys, time\nfrom oat_runtime.files import held\n"
+        "with held(pathlib.Path(sys.argv[1]), by='training'):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", script, str(run)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    try:
+        assert command(*arguments) == 2
+        assert capsys.readouterr().err.endswith(
+            f"oat-train: another training is at work in {run}: wait for its end, or name another folder\n"
+        )
+        assert [path.name for path in run.iterdir()] == [".lock"]
+    finally:
+        first.kill()
+        first.communicate()
+    assert command(*arguments) == 0
+
+
 def test_the_command_trains_stops_in_time_and_goes_on(
     command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

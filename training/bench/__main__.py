@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +14,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.commands import Parser, a_path, command, real, whole
 from oat_runtime.data import CIFAR10_CLASSES, ImageSet
-from oat_runtime.errors import OATError
 from oat_runtime.report import Check, Report, Row, text_table
 from oat_runtime.timing import Millis, interleave, p50_p99
 from training.bench import deployed
 from training.bench.ordinary_net import ordinary_net, single
 from training.config import TrainConfig
+from training.distributed import device_argument
 from training.network import LambdaBatch, OATNet
 from training.network.norm import normalize_batch, normalize_natively
 from training.optimizer import make_optimizer
@@ -184,30 +183,28 @@ def _tables(rows: list[Row]) -> Iterator[Table]:
         yield text_table("One norm site", ("", "channels", "side", "ms forward + backward"), norms)
 
 
+@command("training.bench")
 def main() -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m training.bench", description=__doc__)
+    parser = Parser(prog="python -m training.bench", description=__doc__)
     parser.add_argument(
         "recipes", nargs="*", default=list(LIMITS), help="recipes or YAML files (default: the compared)"
     )
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--side", type=whole(least=8), default=32, help="pixels of an image's side")
+    parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=real(above=0.0), default=300.0)
     parser.add_argument("--quick", action="store_true", help="under a minute on idle cores; rough figures")
     parser.add_argument(
-        "--runtime", type=Path, nargs="?", const=SHIPPED_BUNDLE, metavar="BUNDLE",
+        "--runtime", type=a_path, nargs="?", const=SHIPPED_BUNDLE, metavar="BUNDLE",
         help="compare a bundle's runtime with its network as trained instead (default: the shipped one)",
     )  # fmt: skip
     args = parser.parse_args()
-    try:
-        if args.runtime is not None:
-            return deployed.run(args.runtime, device=args.device, seconds=0.5 if args.quick else 12.0)
-        changes = [*(["batch_size=24"] if args.quick else []), *args.changes]
-        prepare_device(with_changes(read_recipe(args.recipes[0]), changes), torch.device(args.device))
-    except OATError as error:
-        print(f"training.bench: {error}", file=sys.stderr)
-        return 2
+    if args.runtime is not None:
+        return deployed.run(args.runtime, device=args.device, seconds=0.5 if args.quick else 12.0)
+    changes = [*(["batch_size=24"] if args.quick else []), *args.changes]
+    configs = [with_changes(read_recipe(recipe), changes) for recipe in args.recipes]
+    prepare_device(configs[0], torch.device(args.device))
     seconds = 5.0 if args.quick else args.seconds
     report = Report("training.bench")
     report.measure("steps", lambda: measure(args.recipes, changes, side=args.side, device=args.device, seconds=seconds))

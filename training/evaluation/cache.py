@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,11 +15,15 @@ import numpy as np
 from torch import nn
 
 from oat_runtime.data import ImageSet, fingerprint
+from oat_runtime.data.npz import read_arrays
+from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from training.evaluation.counting import Bools, outcomes_of
 from training.network import OATNet, folded
 from training.origin import commit_of_code, is_committed
+
+_LOG = logging.getLogger(__name__)
 
 
 class OutcomeCache:
@@ -65,14 +71,27 @@ class OutcomeCache:
         if self._folder is None:
             return count()
         file = self._folder / f"{hashlib.sha256(f'{key} {fingerprint(data)}'.encode()).hexdigest()[:16]}.npz"
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as archive:
-                self.cached_s += float(archive["seconds"])
-                cached_N: Bools = archive["correct_N"]
-            return cached_N
+        if (kept := _read(file, num=len(data))) is not None:
+            self.cached_s += kept[1]
+            return kept[0]
         started = time.monotonic()
         correct_N = count()
         archive_bytes = io.BytesIO()
         np.savez(archive_bytes, correct_N=correct_N, seconds=time.monotonic() - started)
         write_whole(file, archive_bytes.getvalue())
         return correct_N
+
+
+def _read(file: Path, *, num: int) -> tuple[Bools, float] | None:
+    """Return outcomes of `num` images and the seconds they took; None where there are none that can be used."""
+    if not file.is_file():
+        return None
+    try:
+        arrays = read_arrays(file, ("correct_N", "seconds"))
+        correct_N, seconds = arrays["correct_N"], float(arrays["seconds"])
+        if correct_N.dtype != np.bool_ or correct_N.shape != (num,) or not 0.0 <= seconds < math.inf:
+            raise DataError(f"{file}: expected outcomes of {num} images")
+    except (DataError, TypeError) as error:
+        _LOG.warning("counting again, since what was kept is damaged: %s", error)
+        return None
+    return correct_N, seconds

@@ -9,13 +9,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, Proportion
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import corrupt_batch
+from oat_runtime.text import PlainConsole, plain
 from training.augment import to_unit
 
 Item = TypeVar("Item")
@@ -98,4 +99,4 @@ def corrupted_sets(
 
 def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
     """Yield `items`, with a bar on the standard error."""
-    return iter(track(items, description=title, total=total, console=Console(stderr=True)))
+    return iter(track(items, description=escape(plain(title)), total=total, console=PlainConsole(stderr=True)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import field_serializer
 
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, quoted
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.report import Check, Row
@@ -100,10 +102,25 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
     return {path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found}
 
 
+@contextmanager
+def shown(place: str) -> Iterator[None]:
+    """Around all that draws or tells a document's rows, whose names and numbers every suite chooses for itself.
+
+    Raises:
+        DataError: the rows are not those of its suite.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{place}.json: its rows cannot be shown ({quoted(error)}): run its suite again") from error
+
+
 def _read(judged: Judged, path: Path) -> Document:
     document = read_model(Document, path, what="what a suite writes", remedy="run its suite again", error=DataError)
     if (document.subject, document.weights_sha256) != (judged.name, judged.weights_sha256):
         raise DataError(f"{path} is of another network: run its suite again, or name another --out")
+    if document.name != path.stem:
+        raise DataError(f"{path} is of the suite {quoted(document.name)}: run its suite again")
     return document
 
 

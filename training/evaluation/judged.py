@@ -9,7 +9,7 @@ from typing import Any, Literal
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, DataError
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
 from training.network import OATNet, network_of
 from training.split import DataRecord, check_division
@@ -87,9 +87,7 @@ def load_judged(path: Path, *, device: str = "cpu") -> Judged:
         checkpoint = load_checkpoint(path)
         config = checkpoint.config
         model = OATNet(config.model)
-        model.load_state_dict(checkpoint.model)
-        if checkpoint.average is not None and not checkpoint.finished:  # a finished run holds it already
-            model.load_state_dict(checkpoint.average, strict=False)
+        load_weights(model, checkpoint, averaged=not checkpoint.finished)  # a finished run holds its average already
         name = path.resolve().parent.name
         dataset, recipe, bundle, run = config.dataset, config.model_dump(mode="json"), None, path.parent
     else:

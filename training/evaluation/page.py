@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 from pathlib import Path
 
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row
 from oat_runtime.style import html_page, wide
-from training.evaluation.documents import Document, check_text, heading, read_documents, warning_text
+from oat_runtime.text import html_text
+from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
 from training.evaluation.judged import Judged
 
 _STYLE = """
@@ -29,19 +29,20 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     """
     documents = read_documents(judged, results)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"<h1>{html.escape(judged.name)}</h1>", _summary(documents)]
+    parts = [f"<h1>{html_text(judged.name)}</h1>", _summary(documents)]
     for name, document in documents.items():
-        parts.append(f"<h2>{html.escape(heading(name))}</h2>{_paragraph(document.suite.about)}")
-        parts.append(_paragraph(document.setting(), kind="note"))
-        parts += [_paragraph(warning_text(warning), kind="warn") for warning in document.warnings]
-        parts += [_paragraph(check_text(check)) for check in document.checks]
-        for file_name, draw in document.suite.figures.items():
-            path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
-            figure = draw(document.rows)
-            figure.savefig(path)
-            code = base64.b64encode(path.read_bytes()).decode()
-            parts.append(wide(figure, f"<img alt='{file_name}' src='data:image/png;base64,{code}'>"))
-        parts.append(_rows(document.rows))
+        with shown(name):
+            parts.append(f"<h2>{html_text(heading(name))}</h2>{_paragraph(document.suite.about)}")
+            parts.append(_paragraph(document.setting(), kind="note"))
+            parts += [_paragraph(warning_text(warning), kind="warn") for warning in document.warnings]
+            parts += [_paragraph(check_text(check)) for check in document.checks]
+            for file_name, draw in document.suite.figures.items():
+                path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
+                figure = draw(document.rows)
+                figure.savefig(path)
+                code = base64.b64encode(path.read_bytes()).decode()
+                parts.append(wide(figure, f"<img alt='{html_text(file_name)}' src='data:image/png;base64,{code}'>"))
+            parts.append(_rows(document.rows))
     index = folder / "index.html"
     write_whole(index, html_page(judged.name, "\n".join(parts), more_style=_STYLE))
     return index
@@ -57,15 +58,15 @@ def _summary(documents: dict[str, Document]) -> str:
 
 
 def _paragraph(text: str, *, kind: str = "") -> str:
-    return f"<p{kind and f' class={kind}'}>{html.escape(text)}</p>" if text else ""
+    return f"<p{kind and f' class={kind}'}>{html_text(text)}</p>" if text else ""
 
 
 def _rows(rows: list[Row]) -> str:
     columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     shown = [row for row in rows if any(key in row for key in ("num_total", "folded"))]
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{html_text(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
+        "<tr>" + "".join(f"<td>{html_text(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
         for row in shown
     )
     table = f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"

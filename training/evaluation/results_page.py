@@ -7,12 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle_writer import attach_file
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Row
-from training.evaluation.documents import Document, attack_text, check_text, heading, read_documents, warning_text
+from oat_runtime.text import markdown_block, markdown_code, markdown_text
+from training.evaluation.documents import (
+    Document,
+    attack_text,
+    check_text,
+    heading,
+    read_documents,
+    shown,
+    warning_text,
+)
 from training.evaluation.judged import Judged
 from training.evaluation.text_table import markdown, new_table, share
 from training.origin import short
@@ -61,9 +70,10 @@ def _head(bundle: Bundle) -> list[str]:
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     weights = manifest.files["weights.safetensors"]
     return [
-        f"# Figures of `{manifest.name}`",
-        f"{manifest.model.name}, trained on {origin.dataset} with seed {origin.seed}, by the recipe at the end, in "
-        f"{origin.train_minutes:g} minutes on {origin.hardware}; code at `{short(origin.commit)}`. "
+        f"# Figures of {markdown_code(manifest.name)}",
+        f"{manifest.model.name}, trained on {markdown_text(origin.dataset)} with seed {origin.seed}, by the recipe at "
+        f"the end, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; code at "
+        f"{markdown_code(short(origin.commit))}. "
         f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
         "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
         "Nothing was chosen by test images.",
@@ -73,8 +83,8 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Say which code counted the parts, and where."""
     places = [
-        f"{document.machine['processor']}, {document.machine['threads']} threads, code at `{short(document.commit)}`"
-        for document in documents.values()
+        markdown_text(f"{on.get('processor')}, {on.get('threads')} threads, code at ") + markdown_code(short(commit))
+        for on, commit in ((document.machine, document.commit) for document in documents.values())
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
 
@@ -89,7 +99,7 @@ def _operating_points(report: OperatingTable) -> list[str]:
         table.add_row(f"{lam:g}", *(share(row.condition(name)) for row in rows for name in conditions))
     clean, attacked = (report.rows[0].condition(name).num_total for name in conditions)
     text = (
-        f"SA on {clean:,} test images, RA on the first {attacked:,} under {attack_text(report.attack)}; "
+        f"SA on {clean:,} test images, RA on the first {attacked:,} under {markdown_text(attack_text(report.attack))}; "
         "in %, with half the interval's width."
     )
     return ["## Operating points", text, markdown(table)]
@@ -97,10 +107,15 @@ def _operating_points(report: OperatingTable) -> list[str]:
 
 def _sections(documents: dict[str, Document]) -> Iterable[str]:
     for place, document in documents.items():
-        yield f"## {heading(place)}"
-        yield f"{document.suite.about} {document.setting()}"
-        yield f"```\n{document.command}\n```"
-        yield from (markdown(table(document.rows)) for table in document.suite.tables)
-        remarks = [*map(check_text, document.checks), *map(warning_text, document.warnings)]
-        if remarks:
-            yield "\n".join(f"- {remark}" for remark in remarks)
+        with shown(place):
+            yield from list(_section(place, document))
+
+
+def _section(place: str, document: Document) -> Iterable[str]:
+    yield f"## {markdown_text(heading(place))}"
+    yield f"{document.suite.about} {markdown_text(document.setting())}"
+    yield markdown_block(document.command)
+    yield from (markdown(table(document.rows)) for table in document.suite.tables)
+    remarks = [*map(check_text, document.checks), *map(warning_text, document.warnings)]
+    if remarks:
+        yield "\n".join(f"- {markdown_text(remark)}" for remark in remarks)

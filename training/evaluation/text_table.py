@@ -6,11 +6,12 @@ import io
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from oat_runtime.operating_point import Proportion
 from oat_runtime.report import Row
+from oat_runtime.text import PlainConsole, markdown_text
 
 
 def new_table(*columns: str) -> Table:
@@ -42,9 +43,14 @@ def share(count: Proportion) -> str:
     return f"{100 * count.rate:.1f}±{50 * (high - low):.1f}"
 
 
+class _MarkdownConsole(PlainConsole):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(markdown_text(text), **options)
+
+
 def markdown(table: Table) -> str:
-    """Return the table as Markdown."""
+    """Return the table as Markdown, whose cells mean nothing but themselves."""
     table.box = box.MARKDOWN
     text = io.StringIO()
-    Console(file=text, width=1000, color_system=None).print(table)
+    _MarkdownConsole(file=text, width=1000, color_system=None).print(table)
     return "\n".join(line.strip() for line in text.getvalue().strip().splitlines())

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oat_runtime.architecture import BlockShape, ConvShape, ModelConfig, layout
+from oat_runtime.architecture import BlockShape, ConvShape, ModelConfig, layout, scaled
 from oat_runtime.errors import OperatingPointError
 from training.network.layers import LambdaBatch, Route, SlimmableConv2d, SlimmableLinear, encode_knots
 from training.network.norm import FiLMTable, SwitchableNorm, modulate, normalize_batch
@@ -85,7 +85,12 @@ class OATNet(nn.Module):
             Block(shape, config=config, pre_activation=parts.pre_activation) for shape in parts.blocks
         )
         self.final_norm = _norm(parts.num_features, config) if parts.pre_activation else None
-        self.classifier = SlimmableLinear(parts.num_features, config.num_classes)
+        self.classifier: nn.Module
+        if config.classifier_per_width:
+            features = (scaled(parts.num_features, width) for width in config.widths)
+            self.classifier = nn.ModuleList(SlimmableLinear(num, config.num_classes) for num in features)
+        else:
+            self.classifier = SlimmableLinear(parts.num_features, config.num_classes)
         generator = torch.Generator().manual_seed(config.encoding_seed)
         code = encode_knots(config.lambdas, encoding=config.encoding, size=config.encoding_size, generator=generator)
         self.register_buffer("code_KD", code)
@@ -134,7 +139,8 @@ class OATNet(nn.Module):
             x_NCHW = block(x_NCHW, route)
         if self.final_norm is not None:
             x_NCHW = self.final_norm(x_NCHW, route, relu=True)
-        logits: Tensor = self.classifier(x_NCHW.mean(dim=(2, 3)))
+        classifier = self.get_submodule(self.config.classifier(route.width))
+        logits: Tensor = classifier(x_NCHW.mean(dim=(2, 3)))
         return logits
 
     def norms(self) -> list[SwitchableNorm]:

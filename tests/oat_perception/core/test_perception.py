@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
 
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
-from policy.replay import replay
 from policy.signals import Override, SignalState
 
 FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
@@ -175,18 +173,6 @@ def test_age_counts_from_receipt() -> None:
     received = Received(0.5, received_s=5.0, source="tower")
     assert received.reading(5.5).age_s == 0.5
     assert received.reading(7.0).state(low=0, high=1, max_age_s=1) is SignalState.STALE
-
-
-def test_the_log_replays_and_keeps_the_one_before(core: PerceptionCore, tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "log.jsonl"
-    for num_frames in (3, 5):
-        fresh = PerceptionCore(core._runtime, PolicyConfig())
-        log = DecisionLog(path)
-        for step in range(num_frames):
-            log.write(_run(fresh, step / 10, override_lam=Override(0.3) if step == 1 else None))
-        log.close()
-    assert [len(replay(path)), len(replay(path.with_name("log.jsonl.old")))] == [5, 3]
-    assert all(step.equal for step in replay(path))
 
 
 def test_only_the_policys_first_decision_says_how_the_policy_was_built(core: PerceptionCore, monkeypatch) -> None:

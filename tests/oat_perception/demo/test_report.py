@@ -10,10 +10,13 @@ import pytest
 pytest.importorskip("matplotlib")
 from oat_perception.demo.day_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
 from oat_perception.demo.figures import accuracy_by_phase, timeline
+from oat_perception.demo.live_view import LiveView
 from oat_perception.demo.report import write_report
 from oat_perception.replay.scenario import Manual, Phase, Scenario
 
 from oat_runtime.errors import DataError
+from oat_runtime.text import PlainConsole
+from tests.oat_runtime.hostile import HOSTILE, MOVES
 
 SCENARIO = Scenario(
     phases=(
@@ -117,6 +120,33 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(run_folder):
     page = write_report(run_folder).read_text()
     for tag in re.findall("<(?:svg|table)[^>]*>", page):
         assert page.index(tag) - page.index("<div class=wide>", page.index(tag) - 20) == len("<div class=wide>")
+
+
+@pytest.mark.parametrize("name", ["colour", "html", "attribute", "mathtext", "lines", "right to left", "rich"])
+def test_hostile_titles_reasons_and_names_are_text(run_folder, name, capsys):
+    """A title with a dollar sign ended in a traceback of matplotlib; one with a tag was one."""
+    text = HOSTILE[name]
+    summary = json.loads((run_folder / SUMMARY).read_text())
+    for phase in summary["scenario"]["phases"]:
+        phase["title"] = text
+    summary |= {"bundle": text, "bundle_sha256": text, "machine": text, "command": text, "images": text, "seed": text}
+    summary["checks"] = [{"name": text, "detail": text, "ok": False}]
+    (run_folder / SUMMARY).write_text(json.dumps(summary))
+    results = [json.loads(line) for line in (run_folder / RESULTS).read_text().splitlines()]
+    write_lines(run_folder / RESULTS, (result | {"class_name": text, "reason": text} for result in results))
+    page = write_report(run_folder).read_text()
+    body = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    assert not MOVES.search(page)
+    assert not re.search(r"<(script|img src=x|link=|[^>]*\son\w+=)", body)
+
+    scenario = Scenario.model_validate(summary["scenario"])
+    console = PlainConsole(highlight=False, soft_wrap=True)
+    with LiveView(scenario, console) as view:
+        day = load_day(run_folder, scenario)
+        for end in (12, 22, 30):
+            view.show(day.frames[:end], reason=text, elapsed_s=float(end))
+        view.finish(day.frames)
+    assert not MOVES.search(capsys.readouterr().out)
 
 
 def test_a_damaged_run_is_refused(run_folder):

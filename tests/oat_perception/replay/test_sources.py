@@ -217,3 +217,13 @@ def test_pixels_of_the_wanted_size_are_never_resampled():
     image = _rgb(np.random.default_rng(5), 32, 32)
     assert np.array_equal(fit_square(image, 32), image)
     assert fit_square(_rgb(np.random.default_rng(6), 48, 64), 32).shape == (32, 32, 3)
+
+
+def test_the_home_folder_is_meant_where_no_shell_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: behind `:=` a path that begins with ~ was looked for, and written, below the working folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "frames").mkdir()
+    image_HWC = _rgb(np.random.default_rng(0), 4, 4)
+    _write_rgb(tmp_path / "frames" / "a.png", image_HWC)
+    (shown,) = sources.open_source("~/frames")
+    np.testing.assert_array_equal(shown.image_HWC, image_HWC)

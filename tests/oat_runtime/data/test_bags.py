@@ -1,6 +1,8 @@
 """Bags give their images in order, or say what is wrong before the first one is taken."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from oat_runtime.data import camera_images, is_bag, open_bag
+from oat_runtime.data.bag_limits import MAX_UNPACKED, unpack
 from oat_runtime.errors import DataError
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
@@ -100,3 +103,74 @@ def test_a_bag_without_images_says_so(write: Write, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("oat_runtime.data.bags._IMAGES", ("sensor_msgs/msg/CompressedImage",))
     with pytest.raises(DataError, match="holds no images: expected a topic of sensor_msgs/msg/CompressedImage"):
         camera_images(bag)
+
+
+def _metadata(bag: Path, change: Callable[[str], str]) -> Path:
+    file = bag / "metadata.yaml"
+    file.write_text(change(file.read_text()))
+    return bag
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("message_count: 1", "message_count: many"), "cannot be read as a rosbag2"),
+        (lambda text: "a: &a [x, x]\nb: [*a, *a]\n" + text, "uses references, which no recorder writes"),
+        (lambda text: text + "#" * 2**21, "larger than 1048576 bytes"),
+        (lambda text: text.replace("version: 9", "version: [[[[[[[[["), "cannot be read as a rosbag2"),
+        (lambda text: "\0", "cannot be read as a rosbag2"),
+    ],
+)
+def test_hostile_metadata_is_refused_in_one_line(write: Write, change: Callable[[str], str], message: str) -> None:
+    with pytest.raises(DataError, match=message) as refused:
+        camera_images(_metadata(write([1]), change))
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])
+def test_a_message_that_unpacks_to_more_than_an_image_is_refused(tmp_path: Path, plugin: str) -> None:
+    """Regression: a bag of 20 kB took 200 MB and more."""
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode
+    from rosbags.typesys import Stores, get_typestore
+
+    plugin, bag = rosbag2.StoragePlugin[plugin], tmp_path / "bag"
+    writer = rosbag2.Writer(bag, version=9, storage_plugin=plugin)
+    mode = CompressionMode.STORAGE if plugin is rosbag2.StoragePlugin.MCAP else CompressionMode.MESSAGE
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection(
+            "/image", "sensor_msgs/msg/Image", typestore=get_typestore(Stores.ROS2_JAZZY)
+        )
+        writer.write(connection, 0, bytes(MAX_UNPACKED + 1))
+    assert sum(file.stat().st_size for file in bag.iterdir()) < 100_000
+    with pytest.raises(DataError, match="unpacks to"):
+        list(camera_images(bag))
+
+
+def test_a_database_that_computes_its_messages_is_refused(tmp_path: Path, write: Write) -> None:
+    from rosbags.typesys import Stores, get_typestore
+
+    bag = tmp_path / "sql"
+    with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.SQLITE3) as writer:
+        writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=get_typestore(Stores.ROS2_JAZZY))
+    (file,) = bag.glob("*.db3")
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(
+            "ALTER TABLE messages RENAME TO old; CREATE VIEW messages AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL "
+            "SELECT i + 1 FROM n) SELECT i AS id, 1 AS topic_id, i AS timestamp, x'00' AS data FROM n;"
+        )
+    for path in (bag, file):
+        with pytest.raises(DataError, match="where a recorder writes plain tables"):
+            list(camera_images(path))
+
+
+def test_packed_bags_are_read_as_before(tmp_path: Path, write: Write) -> None:
+    from backports import zstd
+
+    packed = [zstd.compress(b"first"), zstd.compress(b" and second")]
+    assert unpack(b"".join(packed), zstd.ZstdDecompressor, 16) == b"first and second"
+    for wrong in (15, MAX_UNPACKED + 1):
+        with pytest.raises(ValueError, match="unpacks to"):
+            unpack(b"".join(packed), zstd.ZstdDecompressor, wrong)
+    with pytest.raises(ValueError, match="cut off"):
+        unpack(packed[0][:-2], zstd.ZstdDecompressor, 16)

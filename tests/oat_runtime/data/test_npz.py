@@ -66,3 +66,12 @@ def test_labels_beyond_64_bits_are_refused(tmp_path: Path) -> None:
     np.savez(path, images=np.zeros((1, 2, 2, 3), np.uint8), labels=np.array([2**64 - 1], np.uint64))
     with pytest.raises(DataError, match="whole number as the label"):
         read_labelled_npz(path)
+
+
+def test_an_array_that_unpacks_to_far_more_than_it_takes_is_refused(tmp_path: Path) -> None:
+    """Regression: an archive of 0.4 MB took 760 MB."""
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, images=np.zeros((3000, 96, 96, 3), np.uint8))
+    assert path.stat().st_size < 10**6
+    with pytest.raises(DataError, match="unpacks from"):
+        read_images_npz(path)

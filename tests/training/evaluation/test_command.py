@@ -1,5 +1,6 @@
 """Laws of `oat-evaluate`: documents are written, read again, drawn and published, and a stop costs nothing."""
 
+import io
 import json
 import re
 import shutil
@@ -9,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.report import Check
 from training.evaluate import main
@@ -22,6 +26,7 @@ from training.evaluation.page import write_page
 from training.evaluation.results_page import write_results
 from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES
+from training.network import OATNet
 
 Documents = dict[str, Document]
 
@@ -123,14 +128,13 @@ def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
     monkeypatch.setattr(cache, "outcomes_of", outcomes_of)
     monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
 
-    def attacks(folder: str, *arguments: str) -> dict[str, Any]:
+    def attacks(folder: str, *arguments: str, status: int = 0) -> dict[str, Any]:
         out = ["--out", str(tmp_path / folder), "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]
         out += ["--lambda", "0", "0.3", "1"]
-        assert main([str(tiny_bundle), *out, *arguments]) == 0
-        return json.loads((tmp_path / folder / "attacks.json").read_text())
+        assert main([str(tiny_bundle), *out, *arguments]) == status
+        return {} if status else json.loads((tmp_path / folder / "attacks.json").read_text())
 
-    with pytest.raises(KeyboardInterrupt):
-        attacks("here")
+    attacks("here", status=130)
     stop_at[0] = 99
     resumed = attacks("here")
     assert len(counted) == 6  # three λ, clean and attacked, none twice
@@ -173,6 +177,52 @@ def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path
     judged = load_judged(bundle)
     with pytest.raises(ConfigError, match="export it"):
         write_results(Judged("run", judged.model, "cifar10", {}, None), out, page)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_damaged_document_is_named_and_nothing_is_published(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tiny_bundle), "--count", "3", "--out", str(tmp_path / "out")]
+    assert main([*command, "--lambda", "0", "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]) == 0
+    file = tmp_path / "out" / "attacks.json"
+    whole, before = json.loads(file.read_text()), (tiny_bundle / "manifest.json").read_bytes()
+    page = tmp_path / "page.md"
+    for wrong in (
+        {"rows": [{}]}, {"rows": [{"lambda": []}]}, {"rows": [{"lambda": "x", "condition": 3}]}, {"name": "transfer"},
+        {"name": "none"}, {"machine": 3},
+    ):  # fmt: skip
+        file.write_text(json.dumps(whole | wrong))
+        capsys.readouterr()
+        assert main([*command, "--publish", str(page)]) == 2, wrong
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "run its suite again" in said
+    assert (tiny_bundle / "manifest.json").read_bytes() == before
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"\0" * 1000], ids=repr)
+def test_what_was_kept_is_counted_again_where_it_is_damaged(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
+    kept = cache.OutcomeCache(tmp_path, OATNet(ModelConfig(depth=10, widen_factor=1)))
+    data = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int64), (), "three")
+    outcomes_N = np.array([True, False, True])
+    assert kept.get("key", data, lambda: outcomes_N).tolist() == outcomes_N.tolist()
+    (file,) = tmp_path.glob("*/*.npz")
+    assert kept.get("key", data, lambda: 1 / 0).tolist() == outcomes_N.tolist()
+    for content in (damage, _archive(correct_N=outcomes_N[:2], seconds=1.0), _archive(correct_N=outcomes_N)):
+        file.write_bytes(content)
+        assert kept.get("key", data, lambda: ~outcomes_N).tolist() == (~outcomes_N).tolist()
+        assert "counting again" in caplog.text
+        caplog.clear()
+
+
+def _archive(**arrays: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
 
 
 def test_a_check_that_measured_nothing_is_said_to_have() -> None:

@@ -17,6 +17,7 @@ from training.network import LambdaBatch, OATNet, folded, network_of, probe_of, 
 CONFIGS = {
     "wide_resnet": ModelConfig(depth=10, widen_factor=1),
     "resnet": ModelConfig(family="resnet", depth=10),
+    "classifier-per-width": ModelConfig(depth=10, widen_factor=1, classifier_per_width=True),
     "no-encoding": ModelConfig(depth=10, widen_factor=1, encoding="none", dual_bn=False, num_classes=3),
 }
 UNSEEN = (0.05, 0.15, 0.25, 0.5, 0.7, 0.9)

@@ -72,6 +72,15 @@ def test_a_width_is_a_standalone_narrow_network(net: OATNet, width: float, lam: 
 
 
 @pytest.mark.parametrize("width", [0.5, 0.75, 1.0])
+def test_a_width_trains_its_own_classifier_only(make_net: MakeNet, width: float) -> None:
+    net = make_net(ModelConfig(depth=10, widen_factor=1, classifier_per_width=True)).train().requires_grad_(True)
+    run(net, images(), 0.3, width).square().sum().backward()
+    index = net.config.widths.index(width)
+    assert [part.weight.shape for part in net.classifier] == [(10, 32), (10, 48), (10, 64)]
+    assert [part.weight.grad is not None for part in net.classifier] == [other == index for other in range(3)]
+
+
+@pytest.mark.parametrize("width", [0.5, 0.75, 1.0])
 @pytest.mark.parametrize(("lam", "used"), [(0.0, CLEAN), (0.1, ADVERSARIAL), (1.0, ADVERSARIAL)])
 def test_each_lambda_trains_its_own_norms_only(net: OATNet, width: float, lam: float, used: int) -> None:
     net = copy.deepcopy(net).train().requires_grad_(True)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from oat_runtime import style
 from oat_runtime.report import Check, Row
+from oat_runtime.text import plain
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
 from training.evaluation.counting import ATTACKS, progress
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
@@ -84,7 +85,7 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
                 curve, colour = over_lambda(rows, name, width), colours[index]
                 x = [row["lambda"] for row in curve]
                 y, low, high = ([100 * row[key] for row in curve] for key in ("accuracy", "low_95", "high_95"))
-                style.join_over_lambda(axes, x, x, y, color=colour, marker="o", label=_shown(name))
+                style.join_over_lambda(axes, x, x, y, color=colour, marker="o", label=plain(_shown(name)))
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
             style.title(axes, f"Width {width:g}")
             style.lambda_axis(axes)

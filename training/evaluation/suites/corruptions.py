@@ -8,6 +8,7 @@ from rich.table import Table
 from oat_runtime import style
 from oat_runtime.report import Row
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
+from oat_runtime.text import plain
 from training.evaluation.counting import corrupted_sets, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table
@@ -53,7 +54,7 @@ def corruption_bars(rows: list[Row]) -> style.Figure:
             ]
             places = np.arange(len(kinds)) - 0.42 + thickness * (index + 0.5)
             axes.bar(places, means, thickness, color=colours[lam], label=style.lam_text(lam))
-        axes.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=9.5)
+        axes.set_xticks(range(len(kinds)), [plain(kind).replace("_", "\n") for kind in kinds], fontsize=9.5)
         border = sum(_regime(rows, kind) == "high_frequency" for kind in kinds) - 0.5
         axes.axvline(border, color=style.FAINT, lw=1.0, ls=":")
         for at, text, side in ((border - 0.1, "high-frequency", "right"), (border + 0.1, "low-frequency", "left")):

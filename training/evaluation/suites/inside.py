@@ -10,6 +10,7 @@ from rich.table import Table
 
 from oat_runtime import style
 from oat_runtime.report import Row
+from oat_runtime.text import plain
 from training.evaluation import inspection
 from training.evaluation.counting import ATTACKS, BATCH
 from training.evaluation.suite import Job, Result, Suite
@@ -110,7 +111,7 @@ def saliency_maps(rows: list[Row]) -> style.Figure:
             line[0].imshow(image)
         panels[0][0].set_title("image", fontsize=9.5)
         for column, row in enumerate(rows, start=1):
-            panels[0][column].set_title(row["network"], fontsize=9.5)
+            panels[0][column].set_title(plain(row["network"]), fontsize=9.5)
             for line, found in zip(panels, row["maps_NHW"], strict=False):
                 line[column].imshow(np.array(found), cmap="magma")
         for axes in panels.ravel():
@@ -119,7 +120,7 @@ def saliency_maps(rows: list[Row]) -> style.Figure:
         for index, row in enumerate(rows):
             colour = style.BLUE if row["lambda"] is not None else style.PURPLE
             axes.errorbar(row["alignment"], index, xerr=row["half_95"], fmt="o", color=colour, lw=2.0)
-        axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+        axes.set_yticks(range(len(rows)), [plain(row["network"]) for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(left=0.0)
         axes.grid(axis="y", visible=False)

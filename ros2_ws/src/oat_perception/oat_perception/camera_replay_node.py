@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -30,6 +29,7 @@ from oat_perception.replay.sources import SourceImage, open_source
 from oat_perception.replay.treatment import Treatment, disturb, fit_square
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
+from oat_runtime.files import expanded
 from oat_runtime.operating_point import OperatingPoint
 
 if TYPE_CHECKING:  # loads torch; only an attack needs it
@@ -70,10 +70,10 @@ class CameraReplay(Node):
             self._scenario is not None and any(phase.attack != "none" for phase in self._scenario.phases)
         ):
             raise ConfigError("an attack needs the network's weights: set the parameter 'bundle' to the node's bundle")
-        self._frames_dir = Path(self._text("frames_dir")) if self._text("frames_dir") else None
+        self._frames_dir = expanded(self._text("frames_dir")) if self._text("frames_dir") else None
         if self._frames_dir is not None:
             self._frames_dir.mkdir(parents=True, exist_ok=True)
-        self._truth_file = Path(self._text("truth_file")) if self._text("truth_file") else None
+        self._truth_file = expanded(self._text("truth_file")) if self._text("truth_file") else None
         if self._truth_file is not None:
             self._truth_file.parent.mkdir(parents=True, exist_ok=True)
             self._truth_file.write_text("")
@@ -119,7 +119,7 @@ class CameraReplay(Node):
         from oat_perception.replay.attacker import Attacker
 
         torch.set_num_threads(1)  # the node under attack needs the other cores
-        return Attacker(Path(self._text("bundle")))
+        return Attacker(expanded(self._text("bundle")))
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:

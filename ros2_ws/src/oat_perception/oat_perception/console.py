@@ -6,7 +6,6 @@ it sets all named parameters or none, and ends: `lambda=0.8 width=0.5`, or `--no
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -24,12 +23,15 @@ from rclpy.utilities import remove_ros_args
 
 from oat_perception.node.enums import REGIMES, SOURCE_NAMES
 from oat_perception.node.spin import spin
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.commands import Parser, command
+from oat_runtime.errors import ConfigError, OATError, one_line
+from oat_runtime.text import plain
 
 _NAME = "operator_console"
 _ANSWER_S = 10.0
 _LOOK_S = 0.05
 _REPORT_S = 1.0
+_MOST_SHOWN = 500
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -49,7 +51,7 @@ class Follower(Node):
         lam, width = SOURCE_NAMES[point.lambda_source], SOURCE_NAMES[point.width_source]
         in_force = f"λ {point.lambda_value:g} ({lam}), width {point.width:g} ({width})"
         if in_force != self._in_force:
-            print(f"now {in_force}: {point.reason}", flush=True)
+            print(f"now {in_force}: {one_line(point.reason, most=_MOST_SHOWN)}", flush=True)
         self._in_force = in_force
 
     def _on_result(self, result: Perception) -> None:
@@ -57,15 +59,18 @@ class Follower(Node):
 
     def _report(self) -> None:
         if not self._num:
-            print(f"no results: is {self._target} active, and has it a camera? /diagnostics says more", flush=True)
+            print(
+                f"no results: is {plain(self._target)} active, and has it a camera? /diagnostics says more", flush=True
+            )
             return
         latest, num, self._num = self._latest, self._num, 0
         mass, regime = max(zip(latest.regime_posterior, REGIMES, strict=True))
         looks = "" if math.isnan(mass) else f"looks {regime.value.replace('_', ' ')} ({mass:.0%}), "
-        self._column = max(self._column, len(latest.class_name))  # names are whole: "no passing" is not "… for trucks"
+        class_name = one_line(latest.class_name, most=_MOST_SHOWN)
+        self._column = max(self._column, len(class_name))  # names are whole: "no passing" is not "… for trucks"
         point = f"λ {latest.lambda_value:<4.3g}  width {latest.width:<5g}"
         print(
-            f"{latest.class_name:<{self._column}} {latest.confidence:4.0%}  {point}  "
+            f"{class_name:<{self._column}} {latest.confidence:4.0%}  {point}  "
             f"{looks}{latest.inference_ms:.1f} ms, {num / _REPORT_S:.0f} images/s",
             flush=True,
         )
@@ -94,7 +99,7 @@ class Setter(Node):
         if self._future is not None and self._future.done():
             result = self._future.result().result
             if not result.successful:
-                raise OATError(f"{self._target} refused: {result.reason}")
+                raise OATError(f"{self._target} refused: {one_line(result.reason, most=_MOST_SHOWN)}")
             self.done = True
         elif time.monotonic() > self._until_s:
             raise OATError(f"{self._target} did not answer in {_ANSWER_S:g} s: does it run, in this ROS_DOMAIN_ID?")
@@ -115,16 +120,14 @@ def setting(text: str) -> Parameter:
         return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
 
 
+@command("console")
 def main() -> int:
     """Follow the node until Ctrl-C, or set what is given."""
-    parser = argparse.ArgumentParser(prog="python -m oat_perception.console", description=__doc__)
+    parser = Parser(prog="python -m oat_perception.console", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="parameters to set; lambda=-1 gives λ back")
     parser.add_argument("--node", default="oat_perception", help="whose (default: oat_perception)")
     args = parser.parse_args(remove_ros_args(sys.argv)[1:])
-    try:
-        parameters = [setting(text) for text in args.settings]
-    except ConfigError as error:
-        parser.error(str(error))
+    parameters = [setting(text) for text in args.settings]
     if parameters:
         return spin(lambda: Setter(args.node, parameters), done=lambda node: node.done)
     return spin(lambda: Follower(args.node))

@@ -22,6 +22,7 @@ These files do the rest:
     core/parameters.py        every parameter with its meaning, range and check
     core/loading.py           on configure: network, policy and decision log from the parameters
     node/lifecycle.py         transitions that report why they failed
+    node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
     node/spin.py              runs a node until it is interrupted
@@ -45,6 +46,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_parameters
 
 from oat_perception.core.loading import Loaded, load
 from oat_perception.core.machine import Machine
@@ -60,7 +62,7 @@ from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import spin
 from oat_perception.node.subscriptions import CameraSubscriptions
 from oat_perception.node.watch import Watch
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,11 @@ class PerceptionNode(GuardedLifecycleNode):
         self._machine = Machine()
         self._commands = Commands(self, steady=steady, announce=self._announce, changed=self._listen)
         self._warn_of_unknown_parameters()
-        self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point)
-        self.create_service(GetTable, "~/get_table", self._on_get_table)
+        # Of a burst of calls, the middleware would keep the last ten and forget the others.
+        burst = qos_profile_parameters
+        self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point, qos_profile=burst)
+        self.create_service(GetTable, "~/get_table", self._on_get_table, qos_profile=burst)
         self._watch = Watch(self, steady=steady, health=self._health, announce=self._announce)
-        self.guard_change_state()
         if self.get_parameter("auto_activate").value:
             self._commands.once(0.0, self._auto_activate)
 
@@ -135,7 +138,9 @@ class PerceptionNode(GuardedLifecycleNode):
         runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
         self._configured = _Configured(loaded, publishers, external)
-        self.get_logger().info(f"loaded {runtime.bundle.manifest.name} on {runtime.backend} in {runtime.precision}")
+        self.get_logger().info(
+            f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
+        )
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:
@@ -154,6 +159,7 @@ class PerceptionNode(GuardedLifecycleNode):
             external=functools.partial(self._external, configured.external),
             log=loaded.log,
             max_regions=max_regions,
+            max_pixels=int(self.get_parameter("max_pixels").value),
         )
         self._running = _Running(
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
@@ -215,7 +221,7 @@ class PerceptionNode(GuardedLifecycleNode):
         unknown = {name for name in self._parameter_overrides if not self.has_parameter(name)}
         unknown = {name for name in unknown if not name.startswith("qos_overrides.")}
         if unknown:
-            self.get_logger().warning(f"unknown parameters are ignored: {', '.join(sorted(unknown))}")
+            self.get_logger().warning(f"unknown parameters are ignored: {one_line(', '.join(sorted(unknown)))}")
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""
@@ -290,6 +296,8 @@ class PerceptionNode(GuardedLifecycleNode):
             camera_timeout_s=float(self.get_parameter("camera_timeout_s").value),
             policy_timeout_s=float(self.get_parameter("policy_timeout_s").value),
             now_s=now_s,
+            log=None if configured is None else configured.loaded.log,
+            failures=self.failures,
         )
 
 

@@ -7,31 +7,34 @@ echo node shows how long transport alone takes, and this process shows how long 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import platform
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from oat_perception.bench.checks import checks, json_rows, show
 from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
 from oat_runtime import SHIPPED_BUNDLE
+from oat_runtime.backends import BackendName
+from oat_runtime.bundle import Bundle
+from oat_runtime.commands import Parser, a_path, command
 from oat_runtime.report import json_line
 
 Found = TypeVar("Found")
 
 
+@command("oat_perception.bench")
 def main(argv: list[str] | None = None) -> int:
     """Print a table for people, then one JSON line."""
-    parser = argparse.ArgumentParser(prog="oat_perception.bench", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
-    parser.add_argument("--backend", default="auto")
+    parser = Parser(prog="oat_perception.bench", description=__doc__)
+    parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
     parser.add_argument("--quick", action="store_true", help="one size, short stretches: under a minute")
     options = parser.parse_args(argv)
+    Bundle.load(options.bundle)  # refused here in one line, not by each process that would load it
     extent = QUICK if options.quick else FULL
     # Nothing leaves this machine, and nothing of another graph comes in.
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

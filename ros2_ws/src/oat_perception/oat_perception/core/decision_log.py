@@ -1,48 +1,137 @@
-"""Write the file of all decisions."""
+"""Write the file of all decisions. It is bounded in size, and what a full disk costs is counted and marked in it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
 from oat_perception.core.perception import FrameResult
-from policy.record import step_line
+from oat_runtime.errors import ConfigError, one_line
+from policy.controller import AdaptivePolicy
+from policy.record import Gap, header_line, step_line
 
-_FLUSH_PERIOD_S = 1.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DecisionLog:
-    """Write decisions as JSON lines, from which `oat-replay` computes the same decisions again."""
+    """Write decisions as JSON lines, from which `oat-replay` computes the same decisions again. For one thread.
 
-    def __init__(self, path: Path) -> None:
-        """Start a log; an older one at `path` is kept as `<path>.old`.
+    Every file begins with the policy, and with the policy's state where it goes on from another file, so each replays
+    by itself. A decision that cannot be written is lost for the log alone: the next one that can is written behind a
+    line that says how many are missing, why, and what the policy remembers after them.
+
+    Attributes:
+        num_written: decisions that are in a file.
+        num_lost: decisions that are in none.
+        problem: why the last decision is in none; empty where it is in one.
+    """
+
+    def __init__(self, path: Path, policy: AdaptivePolicy, *, max_bytes: int, max_files: int) -> None:
+        """Begin a file; one that is at `path` already becomes `<path>.1`, that one `<path>.2`, and so on.
+
+        Args:
+            path: the file that is written.
+            policy: whose decisions they are; nothing has been decided yet.
+            max_bytes: size at which the next file begins.
+            max_files: files that are kept, with the one that is written; the oldest goes first.
 
         Raises:
-            OSError: the file cannot be written.
+            ConfigError: something else than a file is there.
+            OSError: the file cannot be written, and not for want of room.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, path.with_name(path.name + ".old"))
-        self._file = path.open("w", encoding="utf-8")
-        self._flushed_s = 0.0
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"decision_log must be a file, got {one_line(path)}: name a file that may be replaced")
+        self._path, self._policy, self._max_bytes, self._max_files = path, policy, max_bytes, max_files
+        self._header = header_line(policy)
+        self._file: int | None = None
+        self._size = 0
+        self._is_torn = False
+        self._gap: Gap | None = None
+        self.num_written = self.num_lost = 0
+        self.problem = ""
+        try:
+            self._begin()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self.problem = _reason(error)
 
     def write(self, result: FrameResult) -> None:
-        """Add one decision; what was written reaches the file within about a second.
-
-        Raises:
-            OSError: the file can no longer be written.
-        """
-        self._file.write(record(result) + "\n")
-        if result.signals.now_s - self._flushed_s >= _FLUSH_PERIOD_S:
-            self._file.flush()
-            self._flushed_s = result.signals.now_s
+        """Add the decision that the policy made last; it is in the file at once, or counted as lost."""
+        gap = _joined(self._gap, result.gap)
+        lines = [step_line(result.signals, result.decision)]
+        if gap is not None:
+            lines.insert(0, gap.line())
+        try:
+            if self._file is None:
+                self._begin()
+            if not self._size:
+                lines.insert(0, self._header)
+            self._append("".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            self.problem = _reason(error)
+            self.num_lost += 1
+            self._gap = _joined(gap, Gap(1, self.problem, self._policy.snapshot()))
+            return
+        self._gap, self.problem = None, ""
+        self.num_written += 1
+        if self._size >= self._max_bytes:
+            self.close()
+            self._gap = Gap(0, f"it goes on from {self._path.name}.1", self._policy.snapshot())
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # some file systems tell a full disk only now, and nobody can act on it
+                os.close(file)
+
+    def _begin(self) -> None:
+        """Open an empty file, and keep what is there under the next numbers."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size:
+            kept = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, self._max_files))]
+            for older, newer in zip(kept[:0:-1], kept[-2::-1], strict=True):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(newer, older)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._size, self._is_torn = 0, False
+
+    def _append(self, data: bytes) -> None:
+        """Write whole lines, or leave the file as it is; half a line that cannot be taken back gets an end of its own.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        assert self._file is not None, "begun before"
+        if not os.fstat(self._file).st_nlink:
+            self.close()
+            raise FileNotFoundError(errno.ENOENT, "the file was removed")
+        left = memoryview(b"\n" + data if self._is_torn else data)
+        num_bytes = len(left)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            try:
+                os.ftruncate(self._file, self._size)
+            except OSError:
+                self._is_torn = True
+            raise
+        self._size, self._is_torn = self._size + num_bytes, False
 
 
 def record(result: FrameResult) -> str:
-    """Return one decision as `oat-replay` reads it: one line, and before a policy's first one the log's header."""
-    line = step_line(result.signals, result.decision)
-    return f"{result.record_header}\n{line}" if result.record_header else line
+    """Return one decision as `oat-replay` reads it: its line, after what must come before it in a log."""
+    before = [result.record_header, "" if result.gap is None else result.gap.line()]
+    return "\n".join([*filter(None, before), step_line(result.signals, result.decision)])
+
+
+def _joined(first: Gap | None, second: Gap | None) -> Gap | None:
+    return first.and_then(second) if first is not None and second is not None else first or second
+
+
+def _reason(error: OSError) -> str:
+    return one_line(error.strerror or error)

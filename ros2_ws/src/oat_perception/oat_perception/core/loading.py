@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from oat_perception.core.decision_log import DecisionLog
@@ -12,11 +11,14 @@ from oat_perception.core.parameters import ADAPTIVE, policy_config
 from oat_perception.core.perception import PerceptionCore
 from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
-from oat_runtime.files import read_model
+from oat_runtime.files import expanded, read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants
+
+_PATHS = ("bundle", "estimator", "profile", "decision_log")
+"""Parameters that may begin with `~`, which no shell expands behind `:=`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         raise ConfigError(
             "parameter bundle is empty: set it to the folder of a trained network, or to the name of a shipped one"
         )
+    values = {**values, **{name: expanded(values[name]) for name in _PATHS if values[name]}}
     config = policy_config(values)
     constants = _estimator(values["estimator"])
     runtime = OATRuntime.load(
@@ -65,7 +68,10 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
             widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
             runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)
         core.warm()
-        log = DecisionLog(Path(values["decision_log"])) if values["decision_log"] else None
+        log = None
+        if values["decision_log"]:
+            max_bytes, max_files = 10**6 * values["decision_log_size_mb"], values["decision_log_files"]
+            log = DecisionLog(values["decision_log"], core.policy, max_bytes=max_bytes, max_files=max_files)
     except BaseException:
         runtime.close()
         raise

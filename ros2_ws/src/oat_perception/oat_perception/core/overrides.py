@@ -22,6 +22,11 @@ class Overrides:
         """The active overrides, by knob; never changed in place."""
         return self._held
 
+    @property
+    def next_expiry_s(self) -> float | None:
+        """When the first of those in force expires; None where none does."""
+        return min((held.expires_s for held in self._held.values() if held.expires_s is not None), default=None)
+
     def put(self, changes: Mapping[str, Override | None]) -> list[str]:
         """Set or release (None) some knobs at once, and return the knobs that this released."""
         before = self._held

@@ -17,12 +17,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
-from oat_runtime.errors import ConfigError
+from oat_runtime.data.image_headers import MAX_PIXELS, MAX_SIDE_PX
+from oat_runtime.errors import ConfigError, quoted
 from policy.config import BatteryStep, PolicyConfig, Quantity
 
 ADAPTIVE = -1.0
 """Value of `lambda` and `width` that leaves the knob to the policy."""
 OVERRIDES = ("lambda", "width")
+_MAX_LENGTH = 4096
+"""Characters of a text (a path, say), and numbers of a list: the longest path that Linux takes."""
 
 Value = bool | int | float | str | list[float]
 Offered = Callable[[float | None, float | None], object]
@@ -82,19 +85,21 @@ class Spec:
         """Return why this value is refused, or an empty text."""
         if self.is_number:
             return self._number_objection(value)
+        if isinstance(value, (str, list, tuple, array)) and len(value) > _MAX_LENGTH:
+            return f"{self.name} must be of length {_MAX_LENGTH} at most, got {len(value)}"
         if isinstance(self.default, list):
             if not isinstance(value, (list, tuple, array)) or not len(value):
-                return f"{self.name} must be a list of at least one number, got {value!r}"
+                return f"{self.name} must be a list of at least one number, got {quoted(value)}"
             return next(filter(None, map(self._number_objection, value)), "")
         if type(value) is not type(self.default):
-            return f"{self.name} must be of type {type(self.default).__name__}, got {value!r}"
+            return f"{self.name} must be of type {type(self.default).__name__}, got {quoted(value)}"
         if self.choices and value not in self.choices:
-            return f"{self.name} must be one of {list(self.choices)}, got {value!r}"
+            return f"{self.name} must be one of {list(self.choices)}, got {quoted(value)}"
         return self._number_objection(value) if type(value) is int else ""
 
     def _number_objection(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"{self.name} must be a number, got {value!r}"
+            return f"{self.name} must be a number, got {quoted(value)}"
         if self.none == ADAPTIVE:
             fits = value == ADAPTIVE or (0.0 <= value <= 1.0 and not (self.positive and value == 0.0))
         else:
@@ -164,13 +169,20 @@ SPECS: tuple[Spec, ...] = (
          "reliable cameras alone.", choices=("best_effort", "reliable")),
     Spec("image_depth", 5, "Images that the middleware keeps for the node, which takes the newest one in any case.",
          1, 1000),
+    Spec("max_pixels", MAX_PIXELS, "Most pixels of an image. A larger one is dropped before memory is taken for it. "
+         "The default is 8K, 7680x4320.", 1, MAX_SIDE_PX**2),
     Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
          0.01, _HOUR_S, unit="s"),
     Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",
          0.01, _HOUR_S, unit="s"),
     Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on `regions` "
          "names them; this needs vision_msgs. 0: whole images.", 0, 1000),
-    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none."),
+    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none. Where it is full or "
+         "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on."),
+    Spec("decision_log_size_mb", 100, "Size of the decision log at which the next file begins. An hour at 30 images a "
+         "second takes about 200 MB.", 1, 10_000, unit="MB"),
+    Spec("decision_log_files", 10, "Files of decisions that are kept, with the one that is written. The oldest goes "
+         "first.", 1, 1000),
     Spec("confidence_required", True, PolicyConfig.model_fields["confidence_topic"].description or ""),
     Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
     Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "

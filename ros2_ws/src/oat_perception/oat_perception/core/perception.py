@@ -8,21 +8,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from oat_perception.core.regions import BoxXYXY
+from oat_runtime.errors import quoted
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
-from policy.estimator import EstimatorConstants
+from policy.estimator import EstimatorConstants, constants_of
 from policy.image import image_statistics
-from policy.record import header_line
+from policy.record import Gap, header_line
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
 _log = logging.getLogger(__name__)
@@ -87,12 +88,13 @@ class FrameResult:
         signals: the inputs of the decision.
         decision: the policy's choice for this frame.
         note: why another point ran than the decided one; empty if the decided one ran.
-        policy_failed: whether the policy raised an error, so that the decision is the fallback's.
-        record_header: for the policy's first decision, the header that a replay needs; empty for the others.
         waited_ms: time from receipt to the start of processing.
         preprocess_ms: time from camera frame to network inputs, including those of its regions.
         policy_ms: time of image statistics and decision.
         probe_ms: cost of the probe; 0 without one.
+        policy_failed: the policy raised, so the decision is the fallback's.
+        record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
+        gap: the policy's steps since the record before this one that had no result of their own; None: there are none.
     """
 
     prediction: Prediction
@@ -101,12 +103,13 @@ class FrameResult:
     signals: Signals
     decision: Decision
     note: str
-    policy_failed: bool
-    record_header: str
     waited_ms: float
     preprocess_ms: float
     policy_ms: float
     probe_ms: float
+    policy_failed: bool = False
+    record_header: str = ""
+    gap: Gap | None = None
 
 
 class PerceptionCore:
@@ -130,16 +133,17 @@ class PerceptionCore:
 
         Raises:
             ConfigError: table and configuration contradict each other.
-            pydantic.ValidationError: the bundle's estimator constants are of another version.
+            DataError: the bundle's estimator constants are of another version.
         """
         shipped = runtime.bundle.estimator
         if constants is None and shipped is not None:
-            constants = EstimatorConstants.model_validate(shipped)
+            constants = constants_of(shipped, where=runtime.bundle.path)
         self.policy = AdaptivePolicy(table or runtime.table, config, constants)
         self._record_header = header_line(self.policy)
         self._runtime = runtime
         self._last: tuple[NetworkSignals, float] | None = None
         self._policy_failed = False
+        self._gap: Gap | None = None
 
     def warm(self) -> None:
         """Run everything once on a grey frame, without a decision, so that the first frame is as fast as the others."""
@@ -174,9 +178,30 @@ class PerceptionCore:
             safety_lock=external.safety_lock,
         )
         decision, policy_failed = self._decide(signals)
-        record_header = ""
-        if not policy_failed:
-            record_header, self._record_header = self._record_header, ""
+        try:
+            result = self._answer(frame, x_NCHW, signals, decision, now_s=now_s, started=started, fitted=fitted)
+        except Exception as error:
+            if not policy_failed:
+                self._miss(f"an image failed: {quoted(error)}")
+            raise
+        if policy_failed:
+            return replace(result, policy_failed=True)
+        header, self._record_header = self._record_header, ""
+        gap, self._gap = self._gap, None
+        return replace(result, record_header=header, gap=gap)
+
+    def _answer(
+        self,
+        frame: CameraFrame,
+        x_NCHW: npt.NDArray[np.float32],
+        signals: Signals,
+        decision: Decision,
+        *,
+        now_s: float,
+        started: float,
+        fitted: float,
+    ) -> FrameResult:
+        """Run the network where it was decided."""
         expected = self._runtime.set_point(lam=decision.point.lam, width=decision.point.width, wait=False)
         decided = time.perf_counter()
         # One batch, so that no switch comes between the image and its regions.
@@ -205,8 +230,6 @@ class PerceptionCore:
             signals=signals,
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
-            policy_failed=policy_failed,
-            record_header=record_header,
             waited_ms=1e3 * (now_s - frame.received_s),
             preprocess_ms=1e3 * (fitted - started),
             policy_ms=1e3 * (decided - fitted),
@@ -221,9 +244,15 @@ class PerceptionCore:
             if not self._policy_failed:
                 _log.exception("the policy failed: the safest point runs until it answers again")
             self._policy_failed = True
+            self._miss(f"the policy failed: {quoted(error)}")
             return _fallback(self.policy.safety_point, signals, error), True
         self._policy_failed = False
         return decision, False
+
+    def _miss(self, reason: str) -> None:
+        """The policy went a step that no record will hold, so the next record says what the policy remembers now."""
+        gap = Gap(1, reason, self.policy.snapshot())
+        self._gap = gap if self._gap is None else self._gap.and_then(gap)
 
     def _inputs(self, frame: CameraFrame) -> npt.NDArray[np.float32]:
         """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""

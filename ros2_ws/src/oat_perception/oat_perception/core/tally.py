@@ -25,6 +25,7 @@ class Snapshot:
     num_received: int
     num_processed: int
     num_errors: int
+    last_error: str
     num_probes: int
     refused: Mapping[str, int]
     num_out_of_order: int
@@ -45,6 +46,7 @@ class Tally:
     num_received: int = 0
     num_processed: int = 0
     num_errors: int = 0
+    last_error: str = ""
     num_probes: int = 0
     num_out_of_order: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -71,16 +73,17 @@ class Tally:
         """Note that work on an image begins; None: it has ended."""
         self.in_work_since_s = now_s
 
-    def refuse(self, reason: str, now_s: float) -> None:
-        """Count a dropped image by its reason: the text before the colon."""
+    def refuse(self, reason: str, now_s: float, *, num: int = 1) -> None:
+        """Count a dropped image, or `num` of its regions, by its reason: the text before the colon."""
         with self._lock:
-            self.refused[reason.split(":")[0]] += 1
+            self.refused[reason.split(":")[0]] += num
             self._last_refusal = now_s, reason
 
-    def failed(self) -> None:
+    def failed(self, reason: str) -> None:
         """Count an image that failed for a reason other than the image itself."""
         with self._lock:
             self.num_errors += 1
+            self.last_error = reason
 
     def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
         """Count a published result."""
@@ -103,6 +106,7 @@ class Tally:
                 num_received=self.num_received,
                 num_processed=self.num_processed,
                 num_errors=self.num_errors,
+                last_error=self.last_error,
                 num_probes=self.num_probes,
                 num_out_of_order=self.num_out_of_order,
                 refused=dict(self.refused),

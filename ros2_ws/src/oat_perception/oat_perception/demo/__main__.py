@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from oat_perception.demo.run import Options, run
 from oat_perception.replay.scenario import DAY
 from oat_runtime import SHIPPED_BUNDLE
-from oat_runtime.errors import ConfigError, OATError
-from oat_runtime.shipped import find_bundle
+from oat_runtime.bundle.shipped import find_bundle
+from oat_runtime.commands import Parser, a_path, a_seed, command, output_folder, real
+from oat_runtime.errors import ConfigError
+from oat_runtime.text import PlainConsole, plain
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
 
 
+@command("demo")
 def main(argv: list[str] | None = None) -> int:
     """Run the demo.
 
     Returns:
-        0 if the day went as it should; 1 if not, with the reason on stderr; 130 after Ctrl-C.
+        0 if the day went as it should; 1 if not, with the reason on stderr.
     """
-    console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        options = _parse(argv)
-        checks = run(options, console)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
-        return 130
-    except OATError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+    checks = run(_parse(argv), PlainConsole(highlight=False))
     failed = [check for check in checks if not check.ok]
     for check in failed:
-        print(f"demo: not as it should be: {check.name}: {check.detail}", file=sys.stderr)
+        print(f"demo: not as it should be: {plain(check.name)}: {plain(check.detail)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _parse(argv: list[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="default: the shipped one")
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for report and logs")
-    parser.add_argument("--seconds-per-phase", type=float, default=0.0, help="length of each phase; 0: as scripted")
-    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second")
-    parser.add_argument("--seed", type=int, default=0, help="order of images, noise, and starts of attacks")
+    parser = Parser(prog="demo", description=__doc__)
+    parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--output", type=output_folder, default=Path("out/demo"), help="folder for report and logs")
+    parser.add_argument(
+        "--seconds-per-phase", type=real(least=0.0), default=0.0, help="length of each phase; 0: as scripted"
+    )
+    parser.add_argument("--rate", type=real(least=1.0, most=100.0), default=10.0, metavar="HZ", help="images a second")
+    parser.add_argument("--seed", type=a_seed, default=0, help="order of images, noise, and starts of attacks")
     arguments = parser.parse_args(argv)
     seconds = arguments.seconds_per_phase
     if seconds and not seconds >= _LEAST_SECONDS_PER_PHASE:
         raise ConfigError(f"--seconds-per-phase must be at least {_LEAST_SECONDS_PER_PHASE:g}, got {seconds:g}")
-    if not 1.0 <= arguments.rate <= 100.0:
-        raise ConfigError(f"--rate must be in [1, 100] Hz, got {arguments.rate:g}")
     return Options(
         bundle=find_bundle(arguments.bundle).resolve(),
         output=arguments.output.resolve(),

@@ -15,6 +15,7 @@ from oat_perception.demo.day_record import Day, ReplayedFrame
 from oat_runtime import style
 from oat_runtime.operating_point import Proportion
 from oat_runtime.style import BLUE, INK, LINE, PURPLE, UMBER, VERMILION, Axes, Figure
+from oat_runtime.text import plain
 
 ADAPTIVE_LINE: dict[str, Any] = {"color": INK, "linewidth": 2.0}
 FIXED_COLOURS = (BLUE, VERMILION)
@@ -59,7 +60,7 @@ def accuracy_by_phase(day: Day) -> Figure:
                 _interval(axes, index + 0.2 * (place - 1), share, colour, marker, name if index == 0 else "")
             if index:
                 axes.axvline(index - 0.5, color=LINE, linewidth=0.8)
-        axes.set_xticks(range(len(phases)), [phase.title for phase in phases])
+        axes.set_xticks(range(len(phases)), [plain(phase.title) for phase in phases])
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
         axes.set_xlim(-0.5, len(phases) - 0.5)
@@ -153,7 +154,7 @@ def _phases(rows: Sequence[Axes], day: Day) -> None:
                 axes.axvline(begin_s, color=LINE, linewidth=0.8, zorder=-5)
         place = blended_transform_factory(rows[0].transData, rows[0].transAxes)
         rows[0].text(
-            (begin_s + end_s) / 2, 1.06, phase.title, transform=place, ha="center", va="bottom", fontsize=10.5,
+            (begin_s + end_s) / 2, 1.06, plain(phase.title), transform=place, ha="center", va="bottom", fontsize=10.5,
             fontweight="bold",
         )  # fmt: skip
 

@@ -10,13 +10,13 @@ from typing import Self
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from oat_perception.demo.day_record import Record, ReplayedFrame, count
 from oat_perception.replay.scenario import Scenario
 from oat_runtime.operating_point import Proportion, Regime
+from oat_runtime.text import plain
 
 _NUM_SWITCHES = 4
 _STYLES = {"operator": "magenta", "adaptive": "default"}
@@ -70,7 +70,7 @@ class LiveView:
         point = (frame.point.lam, frame.point.width)
         if self._last_point is not None and point != self._last_point:
             line = Text(f"{frame.t_s:5.1f} s  {_setting(frame.answer)}  ", _STYLES.get(_source(frame.answer), "yellow"))
-            line.append(reason, "dim")
+            line.append(plain(reason), "dim")
             self._switches = [*self._switches, line][-_NUM_SWITCHES:]
             if self._live is None:
                 self._console.print(line, soft_wrap=True)
@@ -98,7 +98,7 @@ class LiveView:
         total = count("", frames)
         clock = f"{min(elapsed_s, self._scenario.duration_s):.0f} of {self._scenario.duration_s:.0f} s"
         head = Text(f"A scripted day   {clock}   right so far: {_share(total.adaptive)}", "bold")
-        why = Text.assemble(("now  ", "bold"), (reason or "waiting for the first answer", "default"))
+        why = Text.assemble(("now  ", "bold"), (plain(reason) or "waiting for the first answer", "default"))
         return Group(head, table, why, Text("switches" if self._switches else "", "dim"), *self._switches)
 
 
@@ -114,7 +114,7 @@ def _cells(frames: Sequence[ReplayedFrame]) -> list[str]:
         _number(last["battery"]),
         f"{last['lambda']:g}",
         f"{last['width']:g}",
-        escape(_source(last)),
+        _source(last),
         f"{counts.latency_ms[1]:.1f}",
         _share(counts.adaptive),
     ]
@@ -133,7 +133,7 @@ def _source(answer: Record) -> str:
 
 
 def _setting(answer: Record) -> str:
-    return f"λ={answer['lambda']:g} width={answer['width']:g} ({_source(answer)})"
+    return f"λ={answer['lambda']:g} width={answer['width']:g} ({plain(_source(answer))})"
 
 
 def _regime(posterior: Sequence[float]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from oat_runtime.data import CIFAR10_CLASSES
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Proportion
 from oat_runtime.style import html_page, lam_text, of_255
+from oat_runtime.text import html_text as escape
 
 _SAMPLES_PER_PHASE = 4
 
@@ -81,7 +81,7 @@ def _phase_row(counts: PhaseCounts, lambdas: Iterable[float]) -> str:
         images += f" <small>of {counts.num_published}</small>"
     mean_ms, _, p99_ms = counts.latency_ms
     cells = [
-        f"<b>{counts.title}</b>",
+        f"<b>{escape(counts.title)}</b>",
         images,
         _cell(counts.adaptive),
         *(_cell(counts.fixed.get(lam, Proportion(0, 0))) for lam in lambdas),
@@ -134,11 +134,11 @@ def _phases_note(day: Day, summary: dict[str, Any]) -> str:
 def _switch_table(day: Day) -> str:
     if not day.switches:
         return "<p>The operating point never changed.</p>"
-    titles = {phase.name: phase.title for phase in day.scenario.phases}
+    titles = {phase.name: escape(phase.title) for phase in day.scenario.phases}
     rows = "".join(
         f"<tr><td class=time>{s.t_s:.1f}<td>{titles[s.phase]}<td>{_arrow(s.before.lam, s.after.lam)}"
         f"<td>{_arrow(s.before.width, s.after.width)}"
-        f"<td>{s.source.replace('_', ' ')}<td class=reason>{escape(s.reason)}"
+        f"<td>{escape(s.source.replace('_', ' '))}<td class=reason>{escape(s.reason)}"
         for s in day.switches
     )
     heads = ("Time, s", "Phase", "λ", "Width", "Chosen by", "Reason in the decision log")
@@ -160,7 +160,7 @@ def _samples(day: Day, frames_dir: Path) -> str:
         frames = [frame for frame in day.of(phase) if frame.result is not None]
         places = [len(frames) * (2 * i + 1) // (2 * _SAMPLES_PER_PHASE) for i in range(_SAMPLES_PER_PHASE)]
         figures = "".join(_sample(frames[place], frames_dir) for place in places if frames)
-        rows.append(f"<section class=strip><h3>{phase.title}</h3><div>{figures}</div></section>")
+        rows.append(f"<section class=strip><h3>{escape(phase.title)}</h3><div>{figures}</div></section>")
     return "".join(rows)
 
 
@@ -216,9 +216,9 @@ def _colophon(summary: dict[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items())
     return (
         f"<p>{escape(summary['finished'])} · {escape(summary['command'])} · bundle {escape(summary['bundle'])} "
-        f"<code>{summary['bundle_sha256'][:12]}</code> · CIFAR-10 test images ({escape(summary['images'])}), seed "
-        f"{summary['seed']}, {summary['rate_hz']:g} Hz · {escape(summary['machine'])} · node at its default parameters "
-        f"but for {escape(settings)} · every frame is in "
+        f"<code>{escape(summary['bundle_sha256'][:12])}</code> · CIFAR-10 test images "
+        f"({escape(summary['images'])}), seed {escape(summary['seed'])}, {summary['rate_hz']:g} Hz · "
+        f"{escape(summary['machine'])} · node at its default parameters but for {escape(settings)} · every frame is in "
         "<code>truth.jsonl</code>, <code>results.jsonl</code> and <code>fixed.jsonl</code>, every decision in "
         "<code>decisions.jsonl</code>.</p>"
     )

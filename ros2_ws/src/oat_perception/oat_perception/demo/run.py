@@ -77,7 +77,7 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
     """
     _check_bundle(options.bundle)
     folder = _fresh_folder(options.output)
-    console.print(f"Bundle [bold]{options.bundle.name}[/], output in {folder}")
+    console.print(f"Bundle {options.bundle.name}, output in {folder}")
     # In this process, before the camera needs it: a download should be seen, and happen once.
     data_root = find_cifar10()
     images = load_cifar10_test(str(data_root)) if data_root else load_foolbox_cifar10()
@@ -90,10 +90,11 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
     report = write_report(folder)
     for check in checks:
         console.print(
-            f"[{'green' if check.ok else 'red'}]{'✓' if check.ok else '✗'}[/] {check.name}: {check.detail}",
+            f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}",
+            style="" if check.ok else "red",
             soft_wrap=True,
         )
-    console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
+    console.print(f"Report: {report}", soft_wrap=True)
     return checks
 
 

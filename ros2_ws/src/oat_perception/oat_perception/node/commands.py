@@ -23,6 +23,10 @@ from policy.config import PolicyConfig
 from policy.signals import Override
 
 Announce = Callable[[str], None]
+_MAX_EXPIRY_S = 7 * 86400.0
+"""A week: who wants an override for longer wants one that lasts."""
+_LEAST_WAIT_S = 0.0005
+"""A timer must not come before the moment that it waits for, by the rounding of a clock."""
 
 
 class Commands:
@@ -48,6 +52,8 @@ class Commands:
         self._node, self._steady, self._announce, self._changed = node, steady, announce, changed
         self._offered: Offered | None = None
         self._timed: dict[str, Override] = {}
+        self._expiry = node.create_timer(_MAX_EXPIRY_S, self._expire, clock=steady)
+        self._expiry.cancel()
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
             node.declare_parameter(spec.name, spec.default, parameter_descriptor(spec, with_range=False))
@@ -79,6 +85,7 @@ class Commands:
         """On deactivation, end overrides with an expiry for good. Return what to announce, or an empty text."""
         held = self.overrides.held
         self.overrides.end_timed()
+        self._wait_for_expiry()
         lasting = [knob for knob in held if knob in self.overrides.held]
         if not held:
             return ""
@@ -97,14 +104,13 @@ class Commands:
         """
         asked = {"lambda": request.lambda_value, "width": request.width}
         wanted = {knob: value for knob, value in asked.items() if not math.isnan(value) and value != request.KEEP}
-        if not (math.isfinite(request.expiry_s) and request.expiry_s >= 0):
-            return f"expiry_s must be 0 (never) or more seconds, got {request.expiry_s}"
+        if not 0 <= request.expiry_s <= _MAX_EXPIRY_S:
+            return f"expiry_s must be in [0, {_MAX_EXPIRY_S:g}] s (0: never), got {request.expiry_s:g}"
         if problem := objection(wanted, current={}, offered=self._offered):
             return problem
         if request.expiry_s > 0:
             expires_s = time.monotonic() + request.expiry_s
             self._timed = {knob: Override(value, expires_s) for knob, value in wanted.items() if value != ADAPTIVE}
-            self.once(request.expiry_s, self._expire)
         lasting = {knob: ADAPTIVE if knob in self._timed else value for knob, value in wanted.items()}
         problem = ""
         if lasting:
@@ -142,11 +148,22 @@ class Commands:
         """Apply the operator's λ and width. All other parameters are read where they are used."""
         wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
         lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
-        self._say(self.overrides.put({**lasting, **self._timed}), "released")
+        released = self.overrides.put({**lasting, **self._timed})
+        self._wait_for_expiry()
+        self._say(released, "released")
         self._changed()
 
     def _expire(self) -> None:
-        self._say(self.overrides.expire(time.monotonic()), "expired")
+        expired = self.overrides.expire(time.monotonic())
+        self._wait_for_expiry()
+        self._say(expired, "expired")
+
+    def _wait_for_expiry(self) -> None:
+        """Let the one timer of all overrides wait for the next that expires, if there is one."""
+        self._expiry.cancel()
+        if (next_s := self.overrides.next_expiry_s) is not None:
+            self._expiry.timer_period_ns = round(1e9 * (max(0.0, next_s - time.monotonic()) + _LEAST_WAIT_S))
+            self._expiry.reset()
 
     def _say(self, knobs: list[str], how: str) -> None:
         if knobs:

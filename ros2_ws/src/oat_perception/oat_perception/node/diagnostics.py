@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.core.tally import Snapshot
+from oat_perception.node.guard import Failures
 from policy.config import PolicyConfig
 from policy.signals import Reading, SignalState
 
@@ -47,6 +49,8 @@ class Health:
         camera_timeout_s: time without an image after which the camera counts as silent.
         policy_timeout_s: time for one image after which the policy counts as silent.
         now_s: steady time.
+        log: the decision log; None where none is kept.
+        failures: what failed where nothing may fail; None without a guard.
     """
 
     node: str
@@ -62,6 +66,8 @@ class Health:
     camera_timeout_s: float
     policy_timeout_s: float
     now_s: float
+    log: DecisionLog | None = None
+    failures: Failures | None = None
 
 
 def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, Watched]:
@@ -97,15 +103,13 @@ def next_silence_s(health: Health) -> float:
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
-    """Return a status for each part: node, machine, camera, network, policy, operating point and external signals.
+    """Return a status for each part: node, machine, decision log, camera, network, policy, point and external signals.
 
-    Unless the node is active, there are only those of node and machine.
+    Unless the node is active, there are only those of node, machine and decision log.
     """
-    level = DiagnosticStatus.ERROR if health.problem else DiagnosticStatus.OK
-    found = [
-        _status(health, "node", level, "; ".join(filter(None, [health.state, health.problem])), health.bundle),
-        _status(health, "machine", DiagnosticStatus.OK, "", health.machine),
-    ]
+    found = [_node(health), _status(health, "machine", DiagnosticStatus.OK, "", health.machine)]
+    if health.log is not None:
+        found.append(_log(health, health.log))
     if (tally := health.tally) is not None:
         found += [_camera(health, tally), _network(health, tally), _policy(health, tally), _point(health, tally)]
         found += [_signal(health, name) for name in health.signals]
@@ -115,6 +119,26 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
 def troubles(found: Iterable[DiagnosticStatus]) -> dict[str, DiagnosticStatus]:
     """Return the statuses that are not OK, by the part's name."""
     return {status.name.rpartition(": ")[2]: status for status in found if status.level != DiagnosticStatus.OK}
+
+
+def _node(health: Health) -> DiagnosticStatus:
+    level = DiagnosticStatus.ERROR if health.problem else DiagnosticStatus.OK
+    words, values = [health.state, health.problem], dict(health.bundle)
+    if health.failures is not None:
+        if not health.problem and (recent := health.failures.recent(health.now_s)):
+            level, words = DiagnosticStatus.WARN, [health.state, recent]
+        values |= {f"failures of {where}": str(num) for where, num in sorted(health.failures.counts.items())}
+    return _status(health, "node", level, "; ".join(filter(None, words)), values)
+
+
+def _log(health: Health, log: DecisionLog) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, "every decision is kept"
+    if log.num_lost:
+        message = f"{log.num_lost} decisions are not in it"
+    if log.problem:
+        level, message = DiagnosticStatus.WARN, f"{message}, and none is written ({log.problem}): make room"
+    values = {"decisions written": str(log.num_written), "decisions lost": str(log.num_lost)}
+    return _status(health, "decision log", level, message, values)
 
 
 def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
@@ -145,7 +169,7 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
 def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
     level, message = DiagnosticStatus.OK, f"{tally.rate_hz:.1f} Hz"
     if tally.num_errors:
-        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: see the log"
+        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: {tally.last_error}"
     elif health.listening_since_s is None:
         message = "idle: nobody subscribes to a result"
     values = {

@@ -13,6 +13,7 @@ from sensor_msgs.msg import BatteryState
 
 from oat_perception.core.battery import battery_charge
 from oat_perception.core.perception import Received
+from oat_runtime.errors import one_line
 
 _THROTTLE_S = 5.0
 
@@ -56,5 +57,5 @@ class SignalSubscriptions:
         self.battery_power_w = -message.current * message.voltage
 
     def _on_confidence(self, message: EnvironmentConfidence) -> None:
-        source = message.source[:80] or "environment_confidence"
+        source = one_line(message.source, most=80) or "environment_confidence"
         self.confidence = Received(message.confidence, time.monotonic(), source)

@@ -1,19 +1,22 @@
-"""Make a managed node survive impossible transitions, and say why one failed; stock rclpy does neither."""
+"""Say why a transition of a managed node failed; stock rclpy does not."""
 
 from __future__ import annotations
 
 import functools
-import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from oat_runtime.errors import OATError
+from oat_perception.node.guard import Failures
+from oat_runtime.errors import OATError, one_line
+
+_MOST_SHOWN = 1000
+"""Characters of a reason: a path, and what is expected there."""
 
 
 class GuardedLifecycleNode(LifecycleNode):
-    """A managed node that answers every transition request.
+    """A managed node that counts its failures.
 
     Attributes:
         problem: why the last transition failed; empty where it did not.
@@ -26,21 +29,10 @@ class GuardedLifecycleNode(LifecycleNode):
         """The name of the lifecycle state."""
         return str(self._state_machine.current_state[1])
 
-    def guard_change_state(self) -> None:
-        """Answer requests for impossible transitions; with the stock service they would end the executor."""
-        service = self._service_change_state
-        stock = service.callback
-
-        def change_state(request: Any, response: Any) -> Any:
-            try:
-                return stock(request, response)
-            except Exception as error:
-                wanted = request.transition.label or request.transition.id
-                self.get_logger().error(f"transition {wanted} is not possible while {self.state}: {error}")
-                response.success = False
-                return response
-
-        service.callback = change_state
+    @functools.cached_property
+    def failures(self) -> Failures:
+        """Failures of callbacks and of images in work."""
+        return Failures(self.get_logger())
 
 
 _Node = TypeVar("_Node", bound=GuardedLifecycleNode)
@@ -59,14 +51,13 @@ def guarded(transition: _Transition[_Node]) -> Callable[[_Node, LifecycleState],
         try:
             transition(node, state)
         except (OATError, OSError) as error:
-            node.problem = f"{transition.__name__}: {error}"
+            node.problem = f"{transition.__name__}: {one_line(error, most=_MOST_SHOWN)}"
             node.get_logger().error(node.problem)
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
             if not node.context.ok():  # rclpy's own complaint, where an interrupt came in the middle
                 return TransitionCallbackReturn.FAILURE
-            node.problem = f"{transition.__name__}: {error!r}"
-            node.get_logger().error(f"{transition.__name__} failed unexpectedly\n{traceback.format_exc()}")
+            node.problem = node.failures.tell(transition.__name__, error)
             return TransitionCallbackReturn.ERROR
         if transition.__name__ != "on_error":
             node.problem = ""

@@ -109,7 +109,7 @@ def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
 
 
 def stamp_ns(message: Any) -> int:
-    """Return the stamp in a message's header, in nanoseconds."""
+    """Return the stamp in a message's header, in nanoseconds; a hostile one is negative."""
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rclpy.node import Node
-from rclpy.time import Time
+from rclpy.serialization import deserialize_message
 
 from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.mailbox import Mailbox
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore
 from oat_perception.core.regions import BoxXYXY, StampMatcher, box_xyxy
 from oat_perception.core.tally import Tally
-from oat_perception.node.messages import stamp_ns
+from oat_perception.node.lifecycle import GuardedLifecycleNode
+from oat_perception.node.messages import stamp_ns, vision
 from oat_perception.node.publishers import ResultPublishers
-from oat_runtime.data import camera_messages
-from oat_runtime.errors import InputError
+from oat_runtime.data import camera_messages, image_headers
+from oat_runtime.errors import InputError, one_line, quoted
 
 _THROTTLE_S = 5.0
+_MAX_FRAME_ID = 1000
+_MOST_SHOWN = 500
+_DETECTIONS_BYTES, _REGION_BYTES = 2**18, 4096
+"""Largest message of detections, and what it may be more for each region that is classified: a box takes 100 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Pipeline:
 
     def __init__(
         self,
-        node: Node,
+        node: GuardedLifecycleNode,
         core: PerceptionCore,
         publishers: ResultPublishers,
         *,
@@ -48,6 +52,7 @@ class Pipeline:
         external: Callable[[float], ExternalSignals],
         log: DecisionLog | None,
         max_regions: int,
+        max_pixels: int = image_headers.MAX_PIXELS,
     ) -> None:
         """Start the inference thread.
 
@@ -59,15 +64,22 @@ class Pipeline:
             external: the external signals at a steady time; called in the inference thread.
             log: where decisions are kept.
             max_regions: most regions of one image; 0: whole images only.
+            max_pixels: most pixels of one image.
         """
         self.tally = Tally()
         self._node, self._core, self._publishers = node, core, publishers
         self._external, self._log, self._max_regions = external, log, max_regions
-        self._check: Callable[[Any], None]
-        self._check = camera_messages.check_compressed if compressed else camera_messages.check_image
-        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_compressed if compressed else camera_messages.rgb_image
+        self._check: Callable[[Any], None] = functools.partial(camera_messages.check_image, max_pixels=max_pixels)
+        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_image
+        if compressed:
+            self._check = functools.partial(camera_messages.check_compressed, max_pixels=max_pixels)
+            # Boxes of regions are in the pixels that the camera sent.
+            self._to_rgb = functools.partial(
+                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not max_regions
+            )
         self._matcher: StampMatcher[_Mail] = StampMatcher()
         self._mailbox: Mailbox[_Mail] = Mailbox()
+        self._not_before_s, self._sequence = 0.0, 0
         self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)
         self._thread.start()
 
@@ -81,6 +93,10 @@ class Pipeline:
         now_s = time.monotonic()
         self.tally.received(now_s, stamp_ns(message))
         try:
+            if len(message.header.frame_id) > _MAX_FRAME_ID:
+                raise InputError(
+                    f"bad frame_id: expected at most {_MAX_FRAME_ID} characters, got {len(message.header.frame_id)}"
+                )
             self._check(message)
         except InputError as error:
             self._refuse(error)
@@ -91,9 +107,19 @@ class Pipeline:
         elif matched := self._matcher.put_image(stamp_ns(message), mail):
             self._mailbox.put(replace(mail, asked=matched.detections))
 
-    def accept_detections(self, message: Any) -> None:
-        """Take in a vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp."""
+    def accept_detections(self, serialized: bytes) -> None:
+        """Take in a serialized vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp.
+
+        It is not made into objects where it is too large: 100,000 boxes would keep all else waiting for seconds.
+        """
+        most = _DETECTIONS_BYTES + self._max_regions * _REGION_BYTES
         try:
+            if len(serialized) > most:
+                raise InputError(
+                    f"too many detections: expected at most {most} bytes with max_regions {self._max_regions}, got "
+                    f"{len(serialized)}: send fewer boxes, or raise max_regions"
+                )
+            message = deserialize_message(serialized, vision.Detection2DArray)
             matched = self._matcher.put_detections(stamp_ns(message), message)
         except InputError as error:
             self._refuse(error)
@@ -106,52 +132,57 @@ class Pipeline:
         self._mailbox.close()
         self._thread.join()
 
-    def _refuse(self, error: InputError) -> None:
-        self.tally.refuse(str(error), time.monotonic())
-        self._node.get_logger().warning(f"dropped: {error}", throttle_duration_sec=_THROTTLE_S)
+    def _refuse(self, error: InputError, *, num: int = 1) -> None:
+        reason = one_line(error, most=_MOST_SHOWN)
+        self.tally.refuse(reason, time.monotonic(), num=num)
+        self._node.get_logger().warning(f"dropped: {reason}", throttle_duration_sec=_THROTTLE_S)
 
     def _run(self) -> None:
         """Process images until the mailbox closes, no faster than the policy allows. A bad image never ends this."""
-        not_before_s, sequence = 0.0, 0
-        while (mail := self._mailbox.take(not_before_s=not_before_s)) is not None:
+        while (mail := self._mailbox.take(not_before_s=self._not_before_s)) is not None:
             try:
                 self.tally.begin(time.monotonic())
-                frame = CameraFrame(self._to_rgb(mail.message), mail.received_s)
-                frame = replace(frame, boxes=self._boxes(mail.asked, *frame.image_HWC.shape[:2]))
-                now_s = time.monotonic()
-                result = self._core.process(frame, external=self._external(now_s), now_s=now_s)
-                rate_hz = result.decision.max_rate_hz
-                not_before_s = now_s + 1 / rate_hz if rate_hz else 0.0
-                self._publish(mail, frame, result, sequence)
-                sequence += 1
-            except InputError as error:
-                self._refuse(error)
-            except Exception:
+                self._answer(mail)
+            except Exception as error:
                 if not self._node.context.ok():
                     return
-                self.tally.failed()
-                self._node.get_logger().error(
-                    f"an image failed unexpectedly\n{traceback.format_exc()}", throttle_duration_sec=_THROTTLE_S
-                )
+                self._node.failures.tell("an image", error)
+                self.tally.failed(quoted(error))
             finally:
                 self.tally.begin(None)
+
+    def _answer(self, mail: _Mail) -> None:
+        try:
+            frame = CameraFrame(self._to_rgb(mail.message), mail.received_s)
+            frame = replace(frame, boxes=self._boxes(mail.asked, *frame.image_HWC.shape[:2]))
+            now_s = time.monotonic()
+            result = self._core.process(frame, external=self._external(now_s), now_s=now_s)
+        except InputError as error:
+            self._refuse(error)
+            return
+        rate_hz = result.decision.max_rate_hz
+        self._not_before_s = now_s + 1 / rate_hz if rate_hz else 0.0
+        try:
+            self._publish(mail, frame, result)
+        finally:  # results first, and a result that cannot be published was decided on all the same
+            self._keep(result)
 
     def _boxes(self, asked: Any, height: int, width: int) -> tuple[BoxXYXY | None, ...]:
         """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""
         boxes: list[BoxXYXY | None] = []
-        for detection in () if asked is None else asked.detections:
+        detections = () if asked is None else asked.detections
+        for detection in detections[: self._max_regions]:
             try:
-                if len(boxes) >= self._max_regions:
-                    raise InputError(f"too many regions: expected at most {self._max_regions}, see max_regions")
                 boxes.append(box_xyxy(detection.bbox, height=height, width=width))
             except InputError as error:
                 self._refuse(error)
                 boxes.append(None)
-        return tuple(boxes)
+        if more := len(detections) - len(boxes):
+            reason = f"too many regions: expected at most {self._max_regions}, got {len(detections)}, see max_regions"
+            self._refuse(InputError(reason), num=more)
+        return (*boxes, *[None] * more)
 
-    def _publish(self, mail: _Mail, frame: CameraFrame, result: FrameResult, sequence: int) -> None:
-        if self._log is not None and not result.policy_failed:
-            self._log.write(result)
+    def _publish(self, mail: _Mail, frame: CameraFrame, result: FrameResult) -> None:
         header = mail.message.header
         total_ms = 1e3 * (time.monotonic() - mail.received_s)
         self._publishers.publish(
@@ -159,16 +190,28 @@ class Pipeline:
             result,
             header,
             asked=mail.asked,
-            image_age_ms=self._image_age_ms(header.stamp),
+            image_age_ms=self._image_age_ms(mail.message),
             total_ms=total_ms,
             num_dropped=self.num_dropped,
-            sequence=sequence,
+            sequence=self._sequence,
         )
+        self._sequence += 1
         self.tally.processed(result, now_s=time.monotonic(), total_ms=total_ms)
 
-    def _image_age_ms(self, stamp: Any) -> float:
-        """Return the image's age; NaN if the stamp is not set, or the camera's clock is ahead of ours."""
-        if not (stamp.sec or stamp.nanosec):
-            return math.nan
-        age_ns = (self._node.get_clock().now() - Time.from_msg(stamp)).nanoseconds
-        return age_ns / 1e6 if age_ns >= 0 else math.nan
+    def _keep(self, result: FrameResult) -> None:
+        if self._log is None or result.policy_failed:
+            return
+        self._log.write(result)
+        if self._log.problem:
+            self._node.get_logger().warning(
+                f"the decision log lost {self._log.num_lost} decisions so far ({self._log.problem}): make room, and it "
+                "goes on by itself",
+                throttle_duration_sec=_THROTTLE_S,
+            )
+
+    def _image_age_ms(self, message: Any) -> float:
+        """Return the image's age; NaN if its stamp is unset or impossible, or the camera's clock is ahead of ours."""
+        stamp = message.header.stamp
+        is_time = stamp.sec >= 0 and stamp.nanosec < 10**9 and stamp_ns(message) > 0
+        age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(message)
+        return age_ns / 1e6 if is_time and age_ns >= 0 else math.nan

@@ -9,10 +9,11 @@ from typing import TypeVar
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
 
+from oat_perception.node.guard import GuardedExecutor
 from oat_runtime.errors import ConfigError, OATError
 
 REFUSED = 2
@@ -65,7 +66,7 @@ def spin(
 
 
 def _spin(node: _Node, done: Callable[[_Node], bool], interrupts: list[int]) -> None:
-    executor = SingleThreadedExecutor()
+    executor = GuardedExecutor(ending=lambda: bool(interrupts))
     executor.add_node(node)
     # rclpy wakes the spin and then shuts its context down: a spin that looks in between would wait for ever.
     node.create_timer(_BEAT_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -75,6 +76,3 @@ def _spin(node: _Node, done: Callable[[_Node], bool], interrupts: list[int]) -> 
             executor.spin_once()
     except ExternalShutdownException:
         pass
-    except RuntimeError:  # rclpy's own, where the interrupt came between its look at the context and its use
-        if rclpy.ok() and not interrupts:
-            raise

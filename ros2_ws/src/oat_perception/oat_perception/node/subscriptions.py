@@ -48,7 +48,7 @@ class CameraSubscriptions:
             self.listening_since_s = time.monotonic()
             if self._regions:
                 kind = messages.vision.Detection2DArray
-                self._subscribe(kind, "regions", self._pipeline.accept_detections)
+                self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
             if self._compressed:
                 # As image_transport does it: the base name is remapped, then the transport's name is added.
                 topic = f"{self._node.resolve_topic_name('image')}/compressed"
@@ -60,7 +60,7 @@ class CameraSubscriptions:
             while self._subscriptions:
                 self._node.destroy_subscription(self._subscriptions.pop())
 
-    def _subscribe(self, kind: Any, topic: str, callback: Any) -> None:
+    def _subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> None:
         reliability = ReliabilityPolicy[str(self._node.get_parameter("image_reliability").value).upper()]
         depth = int(self._node.get_parameter("image_depth").value)
         resolved = self._node.resolve_topic_name(topic)
@@ -80,6 +80,7 @@ class CameraSubscriptions:
                 QoSProfile(depth=depth, reliability=reliability),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
                 qos_overriding_options=self._overrides(resolved),
+                raw=raw,
             )
         )
 

@@ -24,7 +24,9 @@ from oat_runtime.data import (
     load_dataset,
     read_image,
 )
-from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.data.image_headers import check_size
+from oat_runtime.errors import ConfigError, DataError, InputError
+from oat_runtime.files import expanded
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -62,7 +64,7 @@ def find_cifar10(data_root: str = "") -> Path | None:
     Raises:
         DataError: `data_root` or `$OAT_DATA` names a folder without CIFAR-10.
     """
-    found = find_source(CIFAR10, Path(data_root) if data_root else None)
+    found = find_source(CIFAR10, expanded(data_root) if data_root else None)
     if found is None:
         try:
             _log.info("downloading CIFAR-10 (170 MB)")
@@ -121,7 +123,7 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
         return _in_drawn_order(load_foolbox_cifar10(), seed)
     if source.isdigit():
         return _capture(int(source))
-    path = Path(source)
+    path = expanded(source)
     if is_bag(path):
         return _unlabelled(camera_images(path, topic=topic, option="bag_topic"))
     if path.is_dir():
@@ -150,12 +152,22 @@ def _capture(device: int | str) -> SourceImages:
         what = f"webcam {device}" if isinstance(device, int) else f"video {device}"
         raise DataError(f"{what} cannot be opened: check that it is there, readable, and of a format OpenCV knows")
 
+    def checked(height: float, width: float) -> None:
+        try:
+            check_size(int(height), int(width))
+        except InputError as error:
+            capture.release()
+            raise DataError(f"video {device}: {error}") from error
+
+    checked(capture.get(cv2.CAP_PROP_FRAME_HEIGHT), capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+
     def images() -> Generator[Bytes, None, None]:
         try:
             while True:
                 ok, bgr = capture.read()
                 if not ok:
                     return
+                checked(*bgr.shape[:2])
                 yield np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
         finally:
             capture.release()

@@ -16,20 +16,24 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from oat_runtime.architecture import InputSpec, ModelConfig
-from oat_runtime.bundle import (
+from oat_runtime.bundle.manifest import (
+    FLOAT32_ATOL,
     MANIFEST,
+    MANIFEST_HASH,
     NAME,
     OUTCOMES,
     PROBE,
     WEIGHTS,
-    Bundle,
+    DataSummary,
+    Figures,
     FileEntry,
     Manifest,
     Provenance,
     Temperature,
     is_plain,
 )
-from oat_runtime.errors import BundleError
+from oat_runtime.bundle.reader import Bundle
+from oat_runtime.errors import BundleError, one_line, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.plain_net import Tensors
@@ -57,6 +61,7 @@ def save_bundle(
     select: OperatingTable,
     report: OperatingTable,
     outcomes: Mapping[str, npt.NDArray[np.bool_]],
+    data: DataSummary | None = None,
 ) -> Bundle:
     """Write a bundle beside `path` and move it there whole, in place of an older one.
 
@@ -71,12 +76,14 @@ def save_bundle(
         input_spec: what camera frames are turned into.
         provenance: where it comes from.
         temperatures: one for each trained point.
-        select: the policy's table.
-        report: the people's table.
+        select: the policy's table, counted in float32.
+        report: the people's table, counted in float32.
         outcomes: per-image outcomes of `report`, by `outcome_key`.
+        data: how the images were split, and their fingerprints, where that is known.
 
     Raises:
-        BundleError: `path` holds something that is not a bundle; nothing was written.
+        BundleError: `path` holds something that is not a bundle, or what was given would not be read again; nothing was
+            written.
     """
     check_target(path)
     files = {
@@ -90,10 +97,10 @@ def save_bundle(
         class_names=class_names,
         input=input_spec,
         lambda_range=(config.lambdas[0], config.lambdas[-1]),
-        temperatures=temperatures,
         provenance=provenance,
-        select=select,
-        report=report,
+        data=data,
+        figures={"float32": Figures(temperatures=temperatures, select=select, report=report)},
+        probe_atol={"float32": FLOAT32_ATOL},
         files={file: _entry(content) for file, content in files.items()},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,8 @@ def save_bundle(
     try:
         for file, content in files.items():
             (partial / file).write_bytes(content)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        for file, content in _manifest_files(manifest).items():
+            (partial / file).write_bytes(content)
         partial.chmod(0o755)
         Bundle.load(partial).tensors()
         older = path.with_name(f".{path.name}-older")
@@ -126,9 +134,11 @@ def check_target(path: Path) -> None:
         BundleError: with what to do instead.
     """
     if path.exists() and not (path / MANIFEST).is_file():
-        raise BundleError(f"{path} exists and is not a bundle: name a new folder, as in bundles/my-net")
+        raise BundleError(f"{one_line(path)} exists and is not a bundle: name a new folder, as in bundles/my-net")
     if re.fullmatch(NAME, path.name) is None:
-        raise BundleError(f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {path.name!r}")
+        raise BundleError(
+            f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {quoted(path.name)}"
+        )
 
 
 def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
@@ -138,12 +148,39 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
         BundleError: the name is not a plain file name, or one of the bundle's own.
     """
     if not is_plain(name) or name in (WEIGHTS, PROBE, OUTCOMES):
-        raise BundleError(f"an attached file needs a plain name of its own, got {name!r}")
-    files = dict(bundle.manifest.files) | {name: _entry(content)}
-    manifest = Manifest.model_validate(bundle.manifest.model_dump() | {"files": {k: dict(v) for k, v in files.items()}})
-    for file, data in ((name, content), (MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())):
-        write_whole(bundle.path / file, data)
-    return Bundle.load(bundle.path)
+        raise BundleError(f"an attached file needs a plain name of its own, got {quoted(name)}")
+    write_whole(bundle.path / name, content)
+    return _rewrite(
+        bundle, bundle.manifest.model_copy(update={"files": bundle.manifest.files | {name: _entry(content)}})
+    )
+
+
+def upgrade(bundle: Bundle) -> Bundle:
+    """Write the manifest of an older bundle in today's schema; its other files stay as they are.
+
+    Its identity changes, so device profiles and whatever else names the old hash have to be made anew.
+    """
+    return _rewrite(bundle, bundle.manifest)
+
+
+def _rewrite(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Put another manifest into a bundle, and read what has become of it."""
+    path, files = bundle.path, _manifest_files(manifest)
+    # Until the manifest is in its place the old hash stands beside it as well: a kill leaves the old bundle or the new.
+    write_whole(path / MANIFEST_HASH, _hash_line((path / MANIFEST).read_bytes()) + files[MANIFEST_HASH])
+    for name, content in files.items():
+        write_whole(path / name, content)
+    return Bundle.load(path)
+
+
+def _manifest_files(manifest: Manifest) -> dict[str, bytes]:
+    """The manifest, and its hash in the form that `sha256sum --check` reads."""
+    content = (manifest.model_dump_json(indent=1) + "\n").encode()
+    return {MANIFEST: content, MANIFEST_HASH: _hash_line(content)}
+
+
+def _hash_line(content: bytes) -> bytes:
+    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _entry(content: bytes) -> FileEntry:

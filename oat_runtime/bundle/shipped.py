@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from oat_runtime.errors import BundleError
+from oat_runtime.errors import BundleError, quoted
 
 
 def bundles_folder() -> Path:
     """Return where the shipped bundles are: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "bundles"
     return installed if installed.is_dir() else package.parent / "bundles"
 
@@ -37,6 +37,6 @@ def find_bundle(path: str | os.PathLike[str]) -> Path:
     if given.name in (names := shipped_bundles()):
         return bundles_folder() / given.name
     raise BundleError(
-        f"no bundle {given.name!r}: expected a bundle's folder, or the name of a shipped one "
+        f"no bundle {quoted(given.name)}: expected a bundle's folder, or the name of a shipped one "
         f"({', '.join(names) or 'there is none in ' + str(bundles_folder())})"
     )

@@ -1,0 +1,82 @@
+"""Decode a compressed image to uint8 RGB: the one place, for camera messages and files. Limits come before memory."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from oat_runtime.data.image_headers import MAX_PIXELS, Header, read_header
+from oat_runtime.errors import InputError
+
+REDUCED_ABOVE_PX = 3840 * 2160
+"""A JPEG frame with more pixels than 4K may be decoded at half, a quarter or an eighth of its sides."""
+_EXTRANEOUS = re.compile(r"Corrupt JPEG data: ([1-8]) extraneous bytes before marker 0xd9")
+"""All pixels are there; some webcams write a few bytes too many before the end."""
+
+
+def decode_rgb(
+    data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, oriented: bool = True, reduced: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Decode an image, whole or not at all: libjpeg's fillings of missing data count as damage.
+
+    Args:
+        data: of one of `oat_runtime.data.image_headers.FORMATS`.
+        max_pixels: pixels that it may have.
+        oriented: turn it as its EXIF data say; else it comes as stored.
+        reduced: halve the sides of a JPEG of more than `REDUCED_ABOVE_PX` pixels until it has no more than those. That
+            is for a network whose input is far smaller.
+
+    Returns:
+        image_HWC: uint8 RGB.
+
+    Raises:
+        InputError: it cannot be decoded, or is larger than allowed.
+    """
+    header = read_header(data, max_pixels=max_pixels)
+    if header.format != "JPEG":
+        return _by_opencv(header, oriented=oriented)
+    image_HWC = _jpeg(header, halvings=_halvings(header) if reduced else 0)
+    if image_HWC.shape[2] == 4 or (oriented and header.has_exif):
+        del image_HWC  # that was the check; OpenCV knows CMYK and orientations
+        return _by_opencv(header, oriented=oriented)
+    return image_HWC
+
+
+def _halvings(header: Header) -> int:
+    pixels, halvings = header.height * header.width, 0
+    while pixels >> 2 * halvings > REDUCED_ABOVE_PX and halvings < 3:
+        halvings += 1
+    return halvings
+
+
+def _jpeg(header: Header, *, halvings: int) -> npt.NDArray[np.uint8]:
+    options: dict[str, Any] = {"colorspace": "CMYK" if header.color in ("CMYK", "YCCK") else "RGB"}
+    if halvings:
+        part = 1 << halvings
+        options |= {"min_height": -(-header.height // part), "min_width": -(-header.width // part), "min_factor": part}
+    try:
+        try:
+            image_HWC = simplejpeg.decode_jpeg(header.data, strict=True, **options)
+        except ValueError as error:
+            if not _EXTRANEOUS.fullmatch(str(error)):
+                raise
+            image_HWC = simplejpeg.decode_jpeg(header.data, strict=False, **options)
+    except ValueError as error:
+        raise InputError(f"undecodable: {error}") from error
+    return np.asarray(image_HWC, np.uint8)
+
+
+def _by_opencv(header: Header, *, oriented: bool) -> npt.NDArray[np.uint8]:
+    flags = cv2.IMREAD_COLOR_RGB if oriented else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image_HWC = cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
+    except cv2.error as error:
+        raise InputError(f"undecodable: {error.err}") from error
+    if image_HWC is None:
+        raise InputError(f"undecodable: {len(header.data)} bytes of {header.format} data are damaged")
+    return np.asarray(image_HWC, np.uint8)
