@@ -12,7 +12,7 @@ from oat_runtime.devices import EnergySource, device_name, power_mode
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import read_model, write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
-from oat_runtime.plan_store import PlanForm
+from oat_runtime.plans import PlanForm
 
 PositiveMs = Annotated[float, Field(gt=0)]
 

@@ -26,7 +26,7 @@ from oat_runtime.devices import (
     resident_mb,
 )
 from oat_runtime.extras import require
-from oat_runtime.plan_store import PlanForm
+from oat_runtime.plans import PlanForm
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.text import PlainConsole

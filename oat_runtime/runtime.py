@@ -22,9 +22,8 @@ from oat_runtime.errors import BackendError, InputError, OATError, OperatingPoin
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.plain_net import fold
-from oat_runtime.plan_store import PlanForm, PlanStore, ReadyPlan
+from oat_runtime.plans import PlanForm, PlanStore, ProbeCheck, ReadyPlan
 from oat_runtime.prediction import Floats, Prediction, softmax
-from oat_runtime.probe_check import ProbeCheck
 
 __all__ = ["Activation", "OATRuntime", "Prediction"]
 
@@ -156,7 +155,7 @@ class OATRuntime:
                 for a few seconds at first and remembered in the user's cache folder.
             precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named engine; with `backend="auto"`
                 the faster one of float32 and bfloat16, where the device computes in it.
-            plans: `shared` or `folded`, see `oat_runtime.plan_store.PlanForm`.
+            plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`.
             num_threads: CPU threads of the network; all that this process may use by default.
             memory_budget_mb: megabytes of weights that folded plans may hold, in float32; 64 by default.
             check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one

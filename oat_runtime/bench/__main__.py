@@ -18,7 +18,7 @@ from oat_runtime.bench.memory import memory
 from oat_runtime.bench.switch import stream, switches
 from oat_runtime.commands import Parser, a_count, a_path, command
 from oat_runtime.devices import device_name, power_mode
-from oat_runtime.plan_store import PlanForm
+from oat_runtime.plans import PlanForm
 from oat_runtime.report import Check, Report, Row, checks_of, text_table
 from oat_runtime.runtime import OATRuntime
 

@@ -16,7 +16,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.devices import resident_mb
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.plan_store import PlanForm, PlanStore
+from oat_runtime.plans import PlanForm, PlanStore
 from oat_runtime.report import Row
 from oat_runtime.untrained import static_net, untrained_tensors
 

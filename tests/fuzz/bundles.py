@@ -23,7 +23,7 @@ from damage import damaged_bytes, damaged_tree
 from oat_runtime import SHIPPED_BUNDLE, Bundle, OATRuntime
 from oat_runtime.backends import BackendName, available
 from oat_runtime.bundle.writer import attach_file
-from oat_runtime.plan_store import PlanForm
+from oat_runtime.plans import PlanForm
 from oat_runtime.prediction import softmax
 from policy.estimator import constants_of
 

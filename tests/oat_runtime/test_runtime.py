@@ -24,7 +24,7 @@ from oat_runtime.errors import BackendError, BundleError, InputError, OATError, 
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
-from oat_runtime.plan_store import PlanForm
+from oat_runtime.plans import PlanForm
 from oat_runtime.runtime import OATRuntime
 
 P = OperatingPoint

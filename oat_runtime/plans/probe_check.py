@@ -13,7 +13,7 @@ class ProbeCheck:
     """Runs one image of the probe through a plan and compares the logits, within the tolerance of its precision.
 
     Each point has another image than the next: the weights that points share meet all of them, and a start waits for
-    few. It is a `oat_runtime.plan_store.CheckPlan`.
+    few. It is a `oat_runtime.plans.CheckPlan`.
     """
 
     def __init__(self, bundle: Bundle, probes: Mapping[OperatingPoint, Probe], precision: Precision) -> None:

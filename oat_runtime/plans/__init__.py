@@ -1,0 +1,6 @@
+"""Plans of a bundle: made when they are asked for, held within a memory budget, and compared with the probe."""
+
+from oat_runtime.plans.probe_check import ProbeCheck
+from oat_runtime.plans.store import CheckPlan, PlanForm, PlanStore, ReadyPlan
+
+__all__ = ["CheckPlan", "PlanForm", "PlanStore", "ProbeCheck", "ReadyPlan"]
