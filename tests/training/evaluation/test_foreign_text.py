@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from training.evaluation.publish import _section
 
 from oat_runtime.report import Check
 from tests.oat_runtime.hostile import HOSTILE, MOVES
 from training.evaluation.documents import Document
 from training.evaluation.page import write_page
+from training.evaluation.results_page import _section
 from training.evaluation.suite import Job
 from training.evaluation.text_table import markdown, new_table
 
