@@ -34,3 +34,10 @@ def test_pages_that_code_names_exist() -> None:
             names = re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text(encoding="utf-8"))
             missing += [f"{file.relative_to(ROOT)}: {name}" for name in names if not (ROOT / name).exists()]
     assert not missing
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[a-z_/]+\.py)`", page)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []

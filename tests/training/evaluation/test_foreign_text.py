@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from training.evaluation.publish import _section
 
 from oat_runtime.report import Check
 from tests.oat_runtime.hostile import HOSTILE, MOVES
