@@ -129,7 +129,7 @@ def test_hostile_metadata_is_refused_in_one_line(write: Write, change: Callable[
 
 @pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])
 def test_a_message_that_unpacks_to_more_than_an_image_is_refused(tmp_path: Path, plugin: str) -> None:
-    """Regression: a bag of 20 kB took 200 MB and more."""
+    """Regression: a bag of 15 kB took 1.6 GB."""
     from rosbags.rosbag2 import CompressionFormat, CompressionMode
     from rosbags.typesys import Stores, get_typestore
 
