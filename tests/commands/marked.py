@@ -11,6 +11,7 @@ _MINUTES = "takes minutes on a real graph; tests/ros holds what it measures"
 MARKED = {
     "make demo": _MAKE,
     "make test": _MAKE,
+    "make dist": _MAKE,
     "python -m oat_perception.camera_replay_node --ros-args -p source:=0": "needs a webcam",
     "sudo apt install ros-jazzy-ros-base ros-jazzy-vision-msgs python3-colcon-common-extensions python3-rosdep "
     "python3-venv": _APT,
@@ -32,10 +33,9 @@ MARKED = {
     "ros2 run oat_perception console": _ROS2,
     "pip install 'oat-robot[onnxruntime]'": _NETWORK,
     "pip install 'oat-robot[crosscheck]'": _NETWORK,
-    "pip wheel --no-deps --wheel-dir dist .": _NETWORK,
     "pip download --dest dist/aarch64 --only-binary=:all: --implementation cp --python-version 3.12 --platform "
     "manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --constraint "
-    "ros2_ws/src/oat_perception/robot/constraints.txt 'dist/oat_robot-0.2.0-py3-none-any.whl[onnxruntime]'": _NETWORK,
+    'ros2_ws/src/oat_perception/robot/constraints.txt "$(ls dist/*.whl)[onnxruntime]"': _NETWORK,
     "python -m oat_perception.bench": _MINUTES,
     "python -m oat_runtime.bench": "takes minutes; tests/oat_runtime/test_bench.py runs it with --quick",
     "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.bundle.shipped import find_bundle
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.shipped import find_bundle
 from training.plots import curves, frontier_figure, main, surface_figure
 
 pytest.importorskip("matplotlib")
