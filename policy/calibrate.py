@@ -6,9 +6,9 @@ changes the statistics, and how often the network's confidence is low, is taken 
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, one_line
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
@@ -42,6 +42,10 @@ _MAX_FITTED = 400
 _NUM_BLOCKS = 10
 _MIN_FRAMES = 199
 """A trial fit on half of the blocks then has the 100 frames that a fit needs."""
+_LEAST_CONTRAST = 1.0
+"""Standard deviation of a frame's bytes under which it shows nothing: a covered lens, or one that is not awake yet."""
+_MOST_EMPTY, _MOST_EQUAL = 0.02, 0.5
+"""Shares of frames that show nothing, and that equal the frame before."""
 
 
 def calibrate(
@@ -97,7 +101,7 @@ def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Image
         source = (read_image(file) for file in frame_files(path))
     else:
         raise DataError(f"no frames at {path}: expected an image folder, an .npz, a rosbag2 folder or an .mcap file")
-    frames = [fit_frame(frame, spec) for frame in islice(source, limit)]
+    frames = [fit_frame(frame, spec) for frame in itertools.islice(source, limit)]
     if not frames:
         raise DataError(f"{path} holds no image")
     return np.stack(frames)
@@ -107,6 +111,32 @@ def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
     """Return the share of frames that raise a false alarm; each block is one stream."""
     stats = [statistics_of(block) for block in blocks]
     return sum(count_alarms(constants, stats_NS) for stats_NS in stats) / sum(map(len, stats))
+
+
+def check_frames(frames_NHWC: Images, source: Path) -> None:
+    """Refuse frames from which nothing can be learned about a camera.
+
+    Raises:
+        DataError: there are too few, some show nothing, or most equal the one before.
+    """
+    num = len(frames_NHWC)
+    if num < _MIN_FRAMES:
+        raise DataError(
+            f"expected at least {_MIN_FRAMES} frames, got {num} of {one_line(source)}: "
+            "a fit needs 100, and half of the frames are left out to count false alarms"
+        )
+    empty_N = np.array([frame.std() < _LEAST_CONTRAST for frame in frames_NHWC])
+    if empty_N.mean() > _MOST_EMPTY:
+        raise DataError(
+            f"{empty_N.sum()} of {num} frames of {one_line(source)} show nothing, the first is number "
+            f"{int(empty_N.argmax())}: remove frames of a covered or waking camera"
+        )
+    equal = sum(np.array_equal(now, before) for now, before in itertools.pairwise(frames_NHWC))
+    if equal > _MOST_EQUAL * num:
+        raise DataError(
+            f"{equal} of {num} frames of {one_line(source)} equal the frame before: record a camera that moves, "
+            "or check that its driver does not repeat one image"
+        )
 
 
 @command("oat-calibrate")
@@ -131,11 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     if not shipped.ranks:
         raise DataError(f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again")
     frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
-    if len(frames) < _MIN_FRAMES:
-        raise DataError(
-            f"expected at least {_MIN_FRAMES} frames, got {len(frames)} of {options.frames}: "
-            "a fit needs 100, and half of the frames are left out to count false alarms"
-        )
+    check_frames(frames, options.frames)
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
     blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]

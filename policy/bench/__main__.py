@@ -22,7 +22,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, quoted
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, text_table
@@ -106,7 +106,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run from the command line; return 0 if all checks hold, 1 if one fails, 2 if something was not measured."""
     parser = Parser(prog="python -m policy.bench", description=__doc__)
     parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
-    parser.add_argument("--images", type=a_path, help="test images: an .npz, or a folder that holds CIFAR-10")
+    parser.add_argument(
+        "--images",
+        type=a_path,
+        help="test images: an .npz with labels, or the folder that holds the bundle's data set",
+    )
     parser.add_argument("--config", type=a_path, help="policy configuration (JSON), to tune one offline")
     parser.add_argument(
         "--cache", type=output_folder, default=Path("runs/policy-bench"), help="outcomes (default: %(default)s)"
@@ -126,7 +130,15 @@ def main(argv: list[str] | None = None) -> int:
     if options.config is not None:
         config = read_model(PolicyConfig, options.config, what="a policy configuration")
     is_npz = options.images is not None and options.images.suffix == ".npz"
-    data = read_labelled_npz(options.images) if is_npz else load_dataset("cifar10", "test", root=options.images)
+    if is_npz:
+        data = read_labelled_npz(options.images)
+    else:
+        data = load_dataset(bundle.report.dataset, "test", root=options.images)
+    if data.class_names not in ((), bundle.class_names):
+        raise DataError(
+            f"{data.name}: expected the classes of {bundle.path.name} ({quoted(bundle.class_names)}), got "
+            f"{quoted(data.class_names)}: name its own test images with --images"
+        )
     effort = _QUICK if options.quick else _FULL
     count = options.count or (_QUICK_COUNT if options.quick else _COUNT)
     network = RecordedNetwork(

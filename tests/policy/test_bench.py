@@ -83,7 +83,7 @@ def test_a_bundle_without_estimator_or_images_that_are_not_there_are_named(
     assert main(["--bundle", str(tmp_path)]) == 2
     assert "no bundle at" in capsys.readouterr().err
     assert main(["--bundle", str(bundle.path), "--images", str(tmp_path)]) == 2
-    assert "no CIFAR-10 under" in capsys.readouterr().err
+    assert "unknown data set 'synthetic'" in capsys.readouterr().err
 
 
 def test_predictions_outlive_a_new_estimator_and_not_other_weights(

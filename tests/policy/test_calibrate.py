@@ -13,7 +13,7 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
-from policy.calibrate import main, read_frames
+from policy.calibrate import check_frames, main, read_frames
 from policy.estimator import EstimatorConstants
 from policy.kinds import count_alarms, fit_estimator, statistics_of
 
@@ -50,6 +50,24 @@ def test_too_few_frames_are_refused_before_the_fit_with_how_many_are_needed(
     assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--output", str(tmp_path / "mine.json")]) == 2
     assert "expected at least 199 frames, got 198" in capsys.readouterr().err
     assert not (tmp_path / "mine.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda frames: np.zeros_like(frames), "220 of 220 frames of .* show nothing, the first is number 0"),
+        (lambda frames: np.concatenate([frames[:200], frames[:20] * 0 + 9]), "20 of 220 .* the first is number 200"),
+        (lambda frames: np.repeat(frames[:1], 220, axis=0), "219 of 220 frames of .* equal the frame before"),
+    ],
+)
+def test_frames_that_teach_nothing_are_refused(
+    spoil: Callable[[np.ndarray], np.ndarray], said: str, scenes: Scenes
+) -> None:
+    """Regression: a lens cap and a frozen driver were fitted to, with "false alarms 0.0 %"."""
+    frames = scenes(220, seed=1)
+    check_frames(frames, Path("camera"))
+    with pytest.raises(DataError, match=said):
+        check_frames(spoil(frames), Path("camera"))
 
 
 @pytest.mark.slow

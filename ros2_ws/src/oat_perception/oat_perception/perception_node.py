@@ -141,6 +141,11 @@ class PerceptionNode(GuardedLifecycleNode):
         self.get_logger().info(
             f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
         )
+        if loaded.core.policy.constants is None:
+            self.get_logger().warning(
+                "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "
+                "run `python -m policy.fit` on it, or set the parameter estimator"
+            )
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:
