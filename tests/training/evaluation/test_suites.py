@@ -75,6 +75,24 @@ def test_all_corruptions_are_there_for_every_lambda(documents: Documents) -> Non
     assert len(keys) == len(documents["corruptions"].rows) == 15 * 5 * 3
 
 
+def test_classes_add_up_to_the_outcomes_of_the_whole_set(job: Job, documents: Documents) -> None:
+    rows = documents["classes"].rows
+    for lam in (job.lambdas[0], job.lambdas[-1]):
+        for condition, attack in (("clean", None), (job.attack.name, job.attack)):
+            mine = [row for row in rows if (row["lambda"], row["condition"]) == (lam, condition)]
+            correct_N = job.outcomes(OperatingPoint(lam, 1.0), attack=attack)
+            assert sum(row["num_correct"] for row in mine) == int(correct_N.sum())
+            assert sum(row["num_total"] for row in mine) == len(job.data)
+            assert all(sum(row["taken_for"].values()) == row["num_total"] for row in mine)
+            for row in mine:
+                label = job.data.class_names.index(row["class"])
+                assert (
+                    row["taken_for"].get(row["class"], 0)
+                    == row["num_correct"]
+                    == int(correct_N[job.data.labels_N == label].sum())
+                )
+
+
 def test_every_file_of_a_suite_is_in_the_list() -> None:
     files = {module.name for module in pkgutil.iter_modules(suites.__path__)}
     assert files == set(SUITES)
@@ -86,6 +104,8 @@ def test_every_suite_has_a_text_and_a_table(documents: Documents) -> None:
     num_rows = {
         name: [table(found.rows).row_count for table in found.suite.tables] for name, found in documents.items()
     }
+    by_class, _ = num_rows.pop("classes")
+    assert by_class == len({row["class"] for row in documents["classes"].rows})
     assert num_rows == {
         "attacks": [6], "unseen": [18], "transfer": [3], "joint": [7], "corruptions": [16], "calibration": [6],
         "inside": [2, 3],

@@ -7,6 +7,7 @@ A suite's file holds its texts, its computation (`run`: a `Job` to a `Result`), 
 from training.evaluation.suites import (
     attacks,
     calibration,
+    classes,
     corruptions,
     crosscheck,
     dedicated,
@@ -20,6 +21,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         attacks.SUITE,
+        classes.SUITE,
         unseen.SUITE,
         transfer.SUITE,
         joint.SUITE,
