@@ -51,18 +51,20 @@ def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[
 
 
 def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike) -> list[npt.NDArray[np.uint8]]:
-    """Views of regions of one frame.
+    """Return views of regions of one frame; none for no boxes.
 
     Args:
         frame_HWC: uint8 RGB.
         boxes_N4: (left, top, right, bottom) of each region in whole pixels, right and bottom not included.
 
     Raises:
-        InputError: not a frame, no box, or a box that is empty or not within the frame.
+        InputError: not a frame, or a box that is empty or not within the frame.
     """
     _check(frame_HWC)
     boxes = np.asarray(boxes_N4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) or boxes.dtype.kind not in "iu":
+    if boxes.shape in ((0,), (0, 4)):
+        return []
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iu":
         raise InputError(
             "boxes must be whole numbers of shape Nx4 (left, top, right, bottom), "
             f"got {boxes.dtype} of shape {boxes.shape}"
@@ -72,8 +74,8 @@ def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike) -> list[n
     for left, top, right, bottom in boxes.tolist():
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise InputError(
-                f"a box must not be empty and lie within the {width}x{height} frame, got left {left}, top {top}, "
-                f"right {right}, bottom {bottom}: clip it first"
+                f"a box must not be empty, and it must lie within the {width}x{height} frame, got left {left}, "
+                f"top {top}, right {right}, bottom {bottom}: clip it first"
             )
         views.append(frame_HWC[top:bottom, left:right])
     return views

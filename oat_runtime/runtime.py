@@ -378,11 +378,12 @@ class OATRuntime:
             at: as in `predict`.
 
         Raises:
-            InputError: not a uint8 H×W×3 array, no box, or a box that is empty or not within the frame.
+            InputError: not a uint8 H×W×3 array, or a box that is empty or not within the frame.
             OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """
-        return self._predict(regions(frame_HWC, boxes_N4), at)
+        views = regions(frame_HWC, boxes_N4)
+        return self._predict(views, at) if views else []
 
     def predict_inputs(self, x_NCHW: Floats, *, at: OperatingPoint | None = None) -> list[Prediction]:
         """Classify network inputs, as `oat_runtime.image.network_input` makes them, in one batch.

@@ -38,6 +38,8 @@ fi
 
 if [ -f "$_oat_root/ros2_ws/install/local_setup.bash" ]; then
   . "$_oat_root/ros2_ws/install/local_setup.bash"
+else
+  echo "tools/ros_env.sh: the workspace is not built: run \`make ws\`" >&2
 fi
 
 export RMW_IMPLEMENTATION="${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"

@@ -94,7 +94,7 @@ def _gpu(model: ModelConfig) -> TrainConfig:
 
 
 def cifar10_resnet18() -> TrainConfig:
-    """The model that ships: OATS ResNet-18 for one large GPU in 15 to 20 minutes; can be stopped and resumed."""
+    """OATS ResNet-18 for one large GPU in 15 to 20 minutes; can be stopped and resumed."""
     return _gpu(ModelConfig(family="resnet", depth=18))
 
 

@@ -173,7 +173,10 @@ class Trainer:
         self.device = self.world.device
         num_parts = self.world.size * config.accumulation
         if len(data) < config.batch_size:
-            raise ConfigError(f"batch_size {config.batch_size} is larger than the {len(data)} training images")
+            raise ConfigError(
+                f"batch_size {config.batch_size} is larger than the {len(data)} training images: set batch_size to "
+                f"{max(2, len(data) // 2)} or less, or add images"
+            )
         if config.batch_size % num_parts:
             raise ConfigError(
                 f"batch_size must be a multiple of processes times accumulation ({num_parts}), got {config.batch_size}"

@@ -103,7 +103,10 @@ def split_validation(
         DataError: fewer images than `num_validation` asks for.
     """
     if num_validation >= len(data):
-        raise DataError(f"{data.name}: cannot hold out {num_validation} of {len(data)} images")
+        raise DataError(
+            f"{data.name}: cannot hold out {num_validation} of {len(data)} images: set "
+            f"num_validation to {max(1, len(data) // 5)} or so, or add images"
+        )
     rng = np.random.default_rng(seed)
     groups_N = np.arange(len(data)) if stratified and data.groups_N is None else data.groups_N
     if groups_N is None:

@@ -430,13 +430,14 @@ def test_many_frames_and_regions_are_what_each_would_be_alone(runtime: OATRuntim
     cut = [big[top:bottom, left:right] for left, top, right, bottom in boxes]
     for together, alone in zip(runtime.predict_regions(big, boxes), map(runtime.predict, cut), strict=True):
         np.testing.assert_allclose(together.logits_K, alone.logits_K, atol=1e-5)
+    assert runtime.predict_regions(big, []) == runtime.predict_regions(big, np.empty((0, 4), int)) == []
     x_CHW = network_input(big, runtime.bundle.input)
     np.testing.assert_array_equal(runtime.predict_inputs(x_CHW[None])[0].logits_K, runtime.predict(big).logits_K)
 
 
 @pytest.mark.parametrize(
     "boxes",
-    [[], [[0, 0, 0, 5]], [[0, 0, 33, 5]], [[-1, 0, 5, 5]], [[5, 5, 4, 9]], [[0.0, 0.0, 5.0, 5.0]], [0, 0, 5, 5]],
+    [[[0, 0, 0, 5]], [[0, 0, 33, 5]], [[-1, 0, 5, 5]], [[5, 5, 4, 9]], [[0.0, 0.0, 5.0, 5.0]], [0, 0, 5, 5]],
 )
 def test_regions_that_are_none_are_refused(runtime: OATRuntime, boxes: list[Any]) -> None:
     with pytest.raises(InputError, match="box"):

@@ -70,7 +70,8 @@ def _silence_s(peer, part: str) -> float:
     return time.monotonic() - started_s
 
 
-def test_camera_silence_is_diagnosed_in_time_and_its_return_too(start_graph) -> None:
+def test_camera_silence_is_diagnosed_in_time_and_its_return_too(start_graph, capfd) -> None:
+    """Regression: "camera: well again" was logged when nobody listened any more, while the camera was dead."""
     peer = start_graph(camera_timeout_s=0.5).peer
     for _ in range(2):
         peer.ask()
@@ -79,6 +80,11 @@ def test_camera_silence_is_diagnosed_in_time_and_its_return_too(start_graph) -> 
         assert 0.3 < _silence_s(peer, "camera") < 0.5 + SLACK_S
         assert "no image for" in peer.diagnoses["camera"].message
         assert peer.diagnoses["camera"].level == DiagnosticStatus.STALE
+    assert "camera: images arrive" in capfd.readouterr().err
+    (listener,) = (each for each in peer.subscriptions if each.topic.endswith("/perception"))
+    peer.destroy_subscription(listener)
+    peer.until(lambda: peer.diagnoses["camera"].level == DiagnosticStatus.OK, "nobody listens")
+    assert "camera: not listened to: nobody subscribes to a result" in capfd.readouterr().err
 
 
 def test_a_policy_that_fails_leads_to_the_safest_point_and_back(start_graph, monkeypatch) -> None:

@@ -60,7 +60,8 @@ class Follower(Node):
     def _report(self) -> None:
         if not self._num:
             print(
-                f"no results: is {plain(self._target)} active, and has it a camera? /diagnostics says more", flush=True
+                f"no results yet: is {plain(self._target)} active, and has it a camera? /diagnostics says more",
+                flush=True,
             )
             return
         latest, num, self._num = self._latest, self._num, 0

@@ -118,7 +118,12 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
 
 def troubles(found: Iterable[DiagnosticStatus]) -> dict[str, DiagnosticStatus]:
     """Return the statuses that are not OK, by the part's name."""
-    return {status.name.rpartition(": ")[2]: status for status in found if status.level != DiagnosticStatus.OK}
+    return {part_of(status): status for status in found if status.level != DiagnosticStatus.OK}
+
+
+def part_of(status: DiagnosticStatus) -> str:
+    """Return the name of the part that a status is about."""
+    return str(status.name).rpartition(": ")[2]
 
 
 def _node(health: Health) -> DiagnosticStatus:

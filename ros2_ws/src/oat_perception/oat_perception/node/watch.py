@@ -1,4 +1,4 @@
-"""Watch over the node: log and report, once each, that a part fell silent or is back."""
+"""Watch over the node: log and report, once each, that a part fell silent, and what it does when that is over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.node import Node
 
-from oat_perception.node.diagnostics import Health, next_silence_s, statuses, troubles
+from oat_perception.node.diagnostics import Health, next_silence_s, part_of, statuses, troubles
 
 _PERIOD_S = 0.1
 """Period of the checks. One more check comes at the very moment at which a silence reaches its limit."""
@@ -42,11 +42,12 @@ class Watch:
         health = self._health()
         found = statuses(health)
         bad = troubles(found)
+        now = {part_of(status): status.message or "well again" for status in found}
         before, self._levels = self._levels, {part: status.level for part, status in bad.items()}
         for part, _ in self._levels.items() - before.items():
             self._node.get_logger().warning(f"{part}: {bad[part].message}")
         for part in before.keys() - self._levels.keys():
-            self._node.get_logger().info(f"{part}: well again")
+            self._node.get_logger().info(f"{part}: {now.get(part, 'no longer watched')}")
         if "policy" in self._levels.keys() - before.keys():
             self._announce(f"the policy is {bad['policy'].message}")
         # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
