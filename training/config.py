@@ -82,6 +82,17 @@ class TrainConfig(StrictModel):
     """Side in pixels of a grey square put anywhere on each image (DeVries and Taylor 2017); 0 leaves it out."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Brightness and contrast are each scaled by a factor within 1 ± jitter, one draw an image."""
+    mirror: bool | None = None
+    """Whether half of the images are mirrored. None leaves it to the data set: a mirrored photo of CIFAR-10 keeps its
+    class, a digit and a traffic sign do not, and of a folder of your own nobody knows, so it is not mirrored."""
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    """Degrees up to which each image is turned, either way. What comes in from outside is black."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Each image is enlarged around its middle by a factor within 1 ± scale."""
+    blur: float = Field(default=0.0, ge=0, le=16)
+    """Each image is blurred by a Gaussian with a standard deviation of up to so many pixels."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Each image gets Gaussian noise with a standard deviation of up to this, on the [0, 1] pixel scale."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions; images, perturbations, losses and weights stay in float32."""

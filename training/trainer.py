@@ -194,7 +194,7 @@ class Trainer:
             self.compute = Recorder(gradients)
         self.images_NHWC = torch.from_numpy(data.images_NHWC).to(self.device)
         self.labels_N = torch.from_numpy(data.labels_N).to(self.device)
-        self.mirror = data.mirrors
+        self.mirror = data.mirrors if config.mirror is None else config.mirror
         self.step = 0
         self.seconds = 0.0
         self.finished = False

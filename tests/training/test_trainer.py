@@ -271,6 +271,10 @@ EVERYTHING = {
     "average_decay": 0.9,
     "cutout": 3,
     "jitter": 0.2,
+    "rotation": 20.0,
+    "scale": 0.1,
+    "blur": 0.5,
+    "noise": 0.05,
     "awp_gamma": 0.005,
     "accumulation": 2,
 }
