@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import shlex
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
@@ -28,13 +25,19 @@ from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World, device_argument
 from training.recipes import RECIPES
+from training.reporting import (
+    LogLines,
+    Pace,
+    RunLog,
+    progress_bar,
+    say_what_there_is,
+    say_what_was_reached,
+    summary,
+)
 from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 _LOG = logging.getLogger(__name__)
 _SAVE_EVERY_S = 120.0
@@ -49,39 +52,6 @@ def prepare_device(config: TrainConfig, device: torch.device) -> None:
         # oneDNN must keep off AMX where that would kill the process.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
         _LOG.warning("bfloat16 with AMX crashes on this CPU: training goes on without AMX, several times slower")
-
-
-class RunLog:
-    """Write the leading process's figures: to `log.jsonl`, the console, and TensorBoard if asked to."""
-
-    def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        """Open the files in the run folder."""
-        self.file = (run / "log.jsonl").open("a")
-        self.writer: SummaryWriter | None = None
-        if tensorboard:
-            require("tensorboard", extra="training", by="--tensorboard")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(run / "tensorboard"))
-
-    def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:
-        """Write one line of figures."""
-        self.file.write(json.dumps({"step": step} | dict(figures)) + "\n")
-        self.file.flush()
-        self.scalars("validation", step, figures)
-        _LOG.info("validation at step %d: %s", step, {k: round(float(v), 3) for k, v in figures.items()})
-
-    def scalars(self, group: str, step: int, figures: Mapping[str, float | bool]) -> None:
-        """Write curves for TensorBoard."""
-        if self.writer is not None:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"{group}/{name}", float(value), step)
-
-    def close(self) -> None:
-        """Close the files."""
-        self.file.close()
-        if self.writer is not None:
-            self.writer.close()
 
 
 def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
@@ -149,15 +119,18 @@ def _train(
         return None
     keep_division(run, record, validation_set)
     write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
-    log = RunLog(run, tensorboard=tensorboard)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    if trainer.step < trainer.num_steps:
+        say_what_there_is(trainer, training_set, validation_set)
+    log, pace = RunLog(run, tensorboard=tensorboard), Pace(trainer)
     with ExitStack() as stack:
         stack.callback(log.close)
-        progress = stack.enter_context(Progress(*columns, disable=not sys.stdout.isatty()))
+        progress = stack.enter_context(progress_bar())
         bar = progress.add_task(config.model.name, total=trainer.num_steps, completed=trainer.step)
         saved = time.monotonic()
         for metrics in trainer.run(max_minutes=max_minutes):
-            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {_summary(metrics)}")
+            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {summary(metrics)}")
+            if (line := pace.said_after_a_step()) is not None:
+                _LOG.info("%s", line)
             if trainer.step % 50 == 0:
                 _report(trainer, metrics, log)
             if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
@@ -166,15 +139,15 @@ def _train(
                 trainer.save(checkpoint)
                 saved = time.monotonic()
         trainer.save(checkpoint)
-        return _validate(trainer, validation_set, log, recalibrated=True) if trainer.finished else None
-
-
-def _summary(metrics: StepMetrics) -> str:
-    return f"loss {metrics.loss:.3f}  clean {metrics.clean_accuracy:.2f}  adv {metrics.adversarial_accuracy:.2f}"
+        if not trainer.finished:
+            return None
+        figures = _validate(trainer, validation_set, log, recalibrated=True)
+    say_what_was_reached(figures, trainer.config, num_validation=len(validation_set))
+    return figures
 
 
 def _report(trainer: Trainer, metrics: StepMetrics, log: RunLog) -> None:
-    _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, _summary(metrics))
+    _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, summary(metrics))
     rate = trainer.optimizer.param_groups[0]["lr"]
     figures = {"loss": metrics.loss, "clean": metrics.clean_accuracy, "adversarial": metrics.adversarial_accuracy}
     log.scalars("training", trainer.step, figures | {"learning_rate": rate})
@@ -261,7 +234,7 @@ def main() -> int:
         raise ConfigError("name a recipe, or a YAML file: --list shows the recipes")
     if args.tensorboard:
         require("tensorboard", extra="training", by="--tensorboard")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
     run = args.run or Path("runs") / run_name(args.recipe)
     world = World.join(args.device)
@@ -282,6 +255,11 @@ def main() -> int:
         world.leave()
     if world.leads:
         print(f"{'stopped in time' if figures is None else 'finished'}: {run / 'checkpoint.pt'}")
+        if figures is None:
+            print("the same command goes on")
+        else:
+            paths = shlex.join([str(run / "checkpoint.pt"), f"bundles/{run.name}"])
+            print(f"next: oat-export {paths}   (makes the bundle that a robot loads)")
     return 0
 
 
