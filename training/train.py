@@ -16,7 +16,7 @@ from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
-from oat_runtime.commands import Parser, command, output_folder, real
+from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError
 from oat_runtime.extras import require
@@ -114,8 +114,9 @@ def _train(
         trainer.resume(checkpoint)
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
     if not world.leads:
-        for _ in trainer.run(max_minutes=max_minutes):
-            pass
+        with held_back() as stop:
+            for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):
+                pass
         return None
     keep_division(run, record, validation_set)
     write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
@@ -126,19 +127,22 @@ def _train(
         stack.callback(log.close)
         progress = stack.enter_context(progress_bar())
         bar = progress.add_task(config.model.name, total=trainer.num_steps, completed=trainer.step)
-        saved = time.monotonic()
-        for metrics in trainer.run(max_minutes=max_minutes):
-            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {summary(metrics)}")
-            if (line := pace.said_after_a_step()) is not None:
-                _LOG.info("%s", line)
-            if trainer.step % 50 == 0:
-                _report(trainer, metrics, log)
-            if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
-                _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
-            if time.monotonic() - saved > _SAVE_EVERY_S:
-                trainer.save(checkpoint)
-                saved = time.monotonic()
-        trainer.save(checkpoint)
+        with held_back() as stop:
+            saved = time.monotonic()
+            for metrics in trainer.run(max_minutes=max_minutes, stop=stop.came):
+                progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {summary(metrics)}")
+                if (line := pace.said_after_a_step()) is not None:
+                    _LOG.info("%s", line)
+                if trainer.step % 50 == 0:
+                    _report(trainer, metrics, log)
+                if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
+                    _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
+                if time.monotonic() - saved > _SAVE_EVERY_S:
+                    trainer.save(checkpoint)
+                    saved = time.monotonic()
+            trainer.save(checkpoint)
+            how_far = "its last step" if trainer.finished else f"step {trainer.step} of {trainer.num_steps}"
+            stop.note = f"saved at {how_far} in {checkpoint}: the same command goes on"
         if not trainer.finished:
             return None
         figures = _validate(trainer, validation_set, log, recalibrated=True)

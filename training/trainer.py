@@ -298,15 +298,22 @@ class Trainer:
         if self.average is not None:
             self.average = Average(self.model, self.config.average_decay)
 
-    def run(self, *, max_minutes: float | None = None) -> Iterator[StepMetrics]:
-        """Train until the last step or until `max_minutes` of this call have passed, yielding after every step."""
+    def run(
+        self, *, max_minutes: float | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[StepMetrics]:
+        """Train until the last step or until `max_minutes` of this call have passed, yielding after every step.
+
+        If `stop` says so in any process, all of them end after the step that they are at.
+        """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         while self.step < self.num_steps:
-            if max_minutes is not None and self.world.any(time.monotonic() > deadline):
-                _LOG.info("time budget spent at step %d of %d", self.step, self.num_steps)
+            is_late = time.monotonic() > deadline
+            if self.world.any(is_late or stop()):
+                if is_late:
+                    _LOG.info("time budget spent at step %d of %d", self.step, self.num_steps)
                 return
             yield self.run_step()
-        if not self.finished:
+        if not self.finished and not self.world.any(stop()):
             if self.average is not None:
                 self.average.write_to(self.model)
             self.recalibrate(self.config.num_recalibration)

@@ -208,6 +208,51 @@ def test_a_model_takes_classes_and_statistics_from_the_data(patches: Patches) ->
     assert (config.mean, config.std) == data.statistics()
 
 
+STOPPED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from tests.training.conftest import colour_patches
+from training import train, trainer
+number = int(sys.argv.pop(1))
+train.load_dataset = lambda name, split, download: colour_patches(58)
+real_step, real_save, steps = trainer.train_step, torch.save, []
+
+def step(*args, **settings):
+    steps.append(1)
+    if len(steps) == 3:
+        os.kill(os.getpid(), number)  # in the middle of a step
+    return real_step(*args, **settings)
+
+def save(payload, file):
+    for again in (number, signal.SIGINT, signal.SIGTERM):  # and impatiently, in the middle of saving
+        os.kill(os.getpid(), again)
+    real_save(payload, file)
+
+trainer.train_step, torch.save = step, save
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_step_saves_and_is_one_line(number: int, status: int, word: str, tmp_path: Path) -> None:
+    """Regression: Ctrl-C lost all steps since the last save, and a second one the file that was being written."""
+    run = tmp_path / "run"
+    changes = ["model.depth=10", "model.widen_factor=1", "num_validation=8", "batch_size=16", "eval_every=100"]
+    arguments = ["smoke", "--epochs", "50", "--device", "cpu", "--run", str(run)]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(number), *arguments, *(part for c in changes for part in ("--set", c))],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    said = f"oat-train: {word}: saved at step 3 of 150 in {run / 'checkpoint.pt'}: the same command goes on"
+    assert done.stderr.splitlines()[-1] == said and "Traceback" not in done.stderr
+    saved = load_checkpoint(run / "checkpoint.pt")
+    assert (saved.step, saved.finished) == (3, False)
+    assert [path.name for path in run.iterdir() if "checkpoint" in path.name] == ["checkpoint.pt"]
+
+
 CHILD = """
 import sys, torch
 from pathlib import Path

@@ -413,6 +413,17 @@ def test_a_time_budget_stops_between_steps(tiny_run: TrainConfig, patches: Patch
     assert trainer.finished
 
 
+def test_a_run_stops_when_it_is_told_to_between_steps_and_before_recalibration(
+    tiny_run: TrainConfig, patches: Patches
+) -> None:
+    trainer = Trainer(tiny_run.model_copy(update={"epochs": 1}), patches(50))
+    for last in (2, 3):
+        assert len(list(trainer.run(stop=lambda last=last: trainer.step == last))) == (2 if last == 2 else 1)
+        assert (trainer.step, trainer.finished) == (last, False)
+    assert list(trainer.run()) == []
+    assert trainer.finished
+
+
 def test_training_lowers_the_loss(tiny_run: TrainConfig, patches: Patches) -> None:
     config = tiny_run.model_copy(update={"epochs": 5, "num_random_widths": 0, "num_recalibration": 0})
     losses = [metrics.loss for metrics in Trainer(config, patches(80)).run()]
