@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -54,6 +55,9 @@ class TrainConfig(StrictModel):
     epochs: int = Field(default=12, ge=1, le=10**6)
     steps: int | None = Field(default=None, ge=1, le=10**9)
     """Optimizer steps of the whole run, in place of `epochs`, to compare recipes of different cost at equal cost."""
+    restarts: tuple[int, ...] = ()
+    """Steps at which the run was finished and went on with more epochs. At each, learning rate and momenta begin anew.
+    `oat-train` writes this; see `training.checkpoint.going_on`."""
     batch_size: int = Field(default=128, ge=2, le=10**6)
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
@@ -137,6 +141,8 @@ class TrainConfig(StrictModel):
             raise ValueError(f"attack must be fgsm, fgsm-rs, n-fgsm or pgd-N in the L∞ ball, got {self.attack.name!r}")
         if self.lambda_sampling == "continuous" and (knots[0], knots[-1]) != (0.0, 1.0):
             raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, got {knots}")
+        if any(start >= end for start, end in pairwise((0, *self.restarts))):
+            raise ValueError(f"restarts must be steps above 0, ascending, got {self.restarts}")
         if self.clean_share > 0.0 and knots[0] != 0.0:
             raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}")
         if self.adversarial_loss == "trades" and self.terms == "sampled":

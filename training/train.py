@@ -112,7 +112,15 @@ def _train(
     if checkpoint.is_file():
         check_division(run, record, validation_set)
         trainer.resume(checkpoint)
+        config = trainer.config
         _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
+        if trainer.step in config.restarts:
+            _LOG.info(
+                "this run was finished and goes on with more epochs: from its weights, with the learning rate rising "
+                "to its peak and falling again (a warm restart)"
+            )
+    elif config.restarts:
+        raise ConfigError(f"a new run has no restarts, got {config.restarts}: oat-train notes them as they happen")
     if not world.leads:
         with held_back() as stop:
             for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):

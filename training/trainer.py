@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from training.augment import augmented
 from training.checkpoint import (
     Checkpoint,
     check_tensors,
+    going_on,
     load_checkpoint,
     load_weights,
     optimizer_state,
@@ -210,12 +212,21 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.config.steps or self.steps_per_epoch * self.config.epochs
+        return self._num_steps(self.config)
+
+    def _num_steps(self, config: TrainConfig) -> int:
+        return config.steps or self.steps_per_epoch * config.epochs
+
+    @property
+    def phase(self) -> tuple[int, int]:
+        """First step of the learning-rate schedule that the next step is in, and the step after its last."""
+        index = bisect_right(self.config.restarts, self.step)
+        return (0, *self.config.restarts)[index], (*self.config.restarts, self.num_steps)[index]
 
     @property
     def num_clean_steps(self) -> int:
         """Number of first steps, which train only on clean images at λ=0."""
-        return round(self.config.clean_share * self.num_steps)
+        return round(self.config.clean_share * (*self.config.restarts, self.num_steps)[0])
 
     def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
         """Return a generator for (seed, stream, index), unrelated to that of any other triple.
@@ -270,7 +281,8 @@ class Trainer:
         started = time.perf_counter()
         if 0 < self.step == self.num_clean_steps:
             self._end_clean_phase()
-        set_learning_rate(self.optimizer, self.config, (self.step + 1) / self.num_steps)
+        start, end = self.phase
+        set_learning_rate(self.optimizer, self.config, (self.step + 1 - start) / (end - start))
         batch, draw, noise = self.draw(_STEP, self.step, self.step)
         self.model.train()
         metrics = train_step(
@@ -286,7 +298,7 @@ class Trainer:
         self.step += 1
         if self.average is not None:
             started_at = self.num_clean_steps if self.step > self.num_clean_steps else 0
-            self.average.update(self.model, self.step - started_at)
+            self.average.update(self.model, self.step - max(started_at, start))
         self.seconds += time.perf_counter() - started
         return metrics
 
@@ -382,18 +394,28 @@ class Trainer:
         )
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same configuration.
+        """Go on from a checkpoint of the same configuration, or with more epochs from one of a finished run.
+
+        More epochs start from the finished weights, which are the averaged ones, with momenta at zero, with a new
+        average, and at the beginning of the learning-rate schedule.
 
         Raises:
             CheckpointError: it is damaged, or of another configuration.
         """
         checkpoint = load_checkpoint(path, device=self.device)
-        if checkpoint.config != self.config:
-            ours, theirs = self.config.model_dump(), checkpoint.config.model_dump()
-            changed = sorted(key for key in ours if ours[key] != theirs[key])
-            raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
-        if checkpoint.step > self.num_steps or (checkpoint.finished and checkpoint.step != self.num_steps):
-            raise CheckpointError(f"{path}: expected a step of at most {self.num_steps}, got {checkpoint.step}")
+        config = going_on(self.config, checkpoint, path)
+        num_steps = self._num_steps(config)
+        begins_anew = config.restarts != checkpoint.config.restarts
+        if begins_anew and checkpoint.step >= num_steps:
+            raise CheckpointError(
+                f"{path} is finished after {checkpoint.step} steps, and {num_steps} are asked for: ask for more "
+                "epochs, or start a new run folder"
+            )
+        is_complete = checkpoint.finished and not begins_anew
+        if checkpoint.step > num_steps or (is_complete and checkpoint.step != num_steps):
+            raise CheckpointError(f"{path}: expected a step of at most {num_steps}, got {checkpoint.step}")
+        if config.restarts and config.restarts[-1] > checkpoint.step:
+            raise CheckpointError(f"{path}: expected restarts up to step {checkpoint.step}, got {config.restarts}")
         # All is checked before anything is taken over: a refusal leaves this run as it was.
         optimizer = optimizer_state(checkpoint.optimizer, self.optimizer)
         if self.average is not None:
@@ -401,9 +423,13 @@ class Trainer:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
             check_tensors("average", checkpoint.average, self.average.state)
         load_weights(self.model, checkpoint)
+        self.config, self.step, self.seconds, self.finished = config, checkpoint.step, checkpoint.seconds, is_complete
+        if begins_anew:
+            self.optimizer = make_optimizer(self.model, config)
+            self.average = Average(self.model, config.average_decay) if config.average_decay > 0.0 else None
+            return
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None and checkpoint.average is not None:
             self.average.load(checkpoint.average)
-        self.step, self.seconds, self.finished = checkpoint.step, checkpoint.seconds, checkpoint.finished
         if self.finished:  # whoever looks at it again did not train it
             self._commit, self._hardware = checkpoint.commit, checkpoint.hardware

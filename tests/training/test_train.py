@@ -86,6 +86,27 @@ def test_the_command_trains_stops_in_time_and_goes_on(
     assert "differs in ['seed']" in capsys.readouterr().err
 
 
+def test_more_epochs_for_a_finished_run_are_said_and_kept(
+    command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a finished run was refused more epochs (it "differs in ['epochs']")."""
+    run = tmp_path / "run"
+    arguments = ["smoke", "--run", str(run), "--device", "cpu"]
+    assert command(*arguments) == 0
+    with caplog.at_level(logging.INFO):
+        assert command(*arguments, "--epochs", "3") == 0
+    assert "goes on with more epochs: from its weights" in caplog.text
+    assert json.loads((run / "config.json").read_text())["restarts"] == [6]
+    saved = load_checkpoint(run / "checkpoint.pt")
+    assert (saved.step, saved.finished, saved.config.restarts) == (9, True, (6,))
+    assert command(*arguments, "--epochs", "3") == 0  # there is nothing left to do
+    assert "finished: " in capsys.readouterr().out
+    assert command(*arguments) == 2
+    assert "finished after 9 steps, and 6 are asked for" in capsys.readouterr().err
+    assert command("smoke", "--run", str(tmp_path / "new"), "--device", "cpu", "--set", "restarts=[6]") == 2
+    assert "a new run has no restarts" in capsys.readouterr().err
+
+
 def test_changes_and_tensorboard(command: Command, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
