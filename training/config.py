@@ -25,6 +25,10 @@ class TrainConfig(StrictModel):
     split: Literal["random", "stratified"] = "random"
     """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
 
+    balance: Literal["none", "sampling"] = "none"
+    """Which images a step takes. `none`: each once an epoch. `sampling`: as many of each class, so that the images of a
+    small class come more often; see `training.sampling.BalancedOrder`."""
+
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
     """Attack during training, at the λ that is trained: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""
     attack_width: Literal["own", "widest", "narrowest"] = "own"

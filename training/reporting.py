@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 FEW_IMAGES, FEW_STEPS = 50, 500
 """Images of a class, and steps of a run from random weights, below which little is learned. The shipped networks had
 5,700 and 6,300 steps."""
+_UNEQUAL = 5
+"""Ratio of the largest class to the smallest from which a run suggests balance."""
 _MOST_CLASSES = 12
 _NUM_TIMED = 5
 
@@ -131,7 +133,8 @@ def plan_in_words(trainer: Trainer) -> Iterator[str]:
     yield f"device {trainer.device}: {hardware(trainer.device, num_processes=trainer.world.size)}"
     epochs = f"{trainer.num_steps / trainer.steps_per_epoch:.3g} epochs of {trainer.steps_per_epoch}"
     done = f", {trainer.step} of them done" if trainer.step else ""
-    yield f"{trainer.num_steps} steps of {config.batch_size} images ({epochs}){done}"
+    balanced = ", as many of each class" if config.balance == "sampling" else ""
+    yield f"{trainer.num_steps} steps of {config.batch_size} images{balanced} ({epochs}){done}"
 
 
 def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -> Iterator[str]:
@@ -140,6 +143,12 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
     if few := [k for k in range(len(train_K)) if train_K[k] < FEW_IMAGES]:
         names = [f"{_class_name(training, k)} ({train_K[k]})" for k in few]
         yield f"fewer than {FEW_IMAGES} images to train on of {_listed(names)}: add images of these classes"
+    least, most = int(train_K.argmin()), int(train_K.argmax())
+    if config.balance == "none" and train_K[most] >= _UNEQUAL * train_K[least] > 0:
+        yield (
+            f"{_class_name(training, most)} has {train_K[most] / train_K[least]:.0f} times as many images as "
+            f"{_class_name(training, least)}: --set balance=sampling takes as many of each class"
+        )
     if unseen := [_class_name(training, k) for k in range(len(held_out_K)) if not held_out_K[k]]:
         way = "" if config.split == "stratified" else " with --set split=stratified"
         yield (

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,10 @@ from training.losses import Terms, attack_terms, weighted_sum
 from training.network import OATNet
 from training.optimizer import Average, make_optimizer, perturbed_weights, set_learning_rate
 from training.origin import commit_of_code, hardware
-from training.sampling import StepDraw, draw_step
+from training.sampling import BalancedOrder, StepDraw, draw_step
 
 _LOG = logging.getLogger(__name__)
-_ORDER, _STEP, _RECALIBRATE = range(3)
+_ORDER, _STEP, _RECALIBRATE, _CLASS_ORDER, _SHUFFLE = range(5)
 """Streams of random numbers."""
 
 
@@ -203,6 +204,10 @@ class Trainer:
         self._commit = commit_of_code()  # of the code that was loaded, whatever is checked out later
         self._hardware = hardware(self.device, num_processes=self.world.size)
         self._order: tuple[int, Tensor] | None = None
+        self._balanced: BalancedOrder | None = None
+        if config.balance == "sampling":
+            labels_N = torch.from_numpy(data.labels_N)
+            self._balanced = BalancedOrder(labels_N, partial(self._generator, _CLASS_ORDER))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -252,14 +257,20 @@ class Trainer:
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """Return the augmented batch of one step."""
+        chosen = self._positions(step)
+        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
+        return Batch(images, self.labels_N[chosen])
+
+    def _positions(self, step: int) -> Tensor:
+        """Return where the images of a step lie (B,): in a random order of all, or balanced by class."""
+        size = self.config.batch_size
+        if self._balanced is not None:
+            return self._balanced.batch(step, size, generator=self._generator(_SHUFFLE, step)).to(self.device)
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = torch.randperm(len(self.labels_N), generator=self._generator(_ORDER, epoch))
             self._order = (epoch, order.to(self.device))
-        size = self.config.batch_size
-        chosen = self._order[1][position * size : (position + 1) * size]
-        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
-        return Batch(images, self.labels_N[chosen])
+        return self._order[1][position * size : (position + 1) * size]
 
     def draw(self, stream: int, index: int, step: int) -> tuple[Batch, StepDraw, Callable[[int], Tensor]]:
         """Return the batch of `step`, its draw, and a function that draws noise for a number of attacks on it."""

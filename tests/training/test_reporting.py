@@ -62,11 +62,15 @@ def test_a_name_of_a_class_moves_no_cursor() -> None:
 def test_too_little_is_said_with_a_way_out(tiny_run: TrainConfig, patches: Patches) -> None:
     data = patches(600)
     trainer = Trainer(tiny_run.model_copy(update={"batch_size": 128, "epochs": 15}), data)
-    few, steps = warnings_about(trainer, of_classes(560, 49), of_classes(1, 1))
+    few, steps = warnings_about(trainer, of_classes(200, 49), of_classes(1, 1))
     assert "class-1 (49)" in few and "class-0" not in few
-    assert "609 images give only 60 steps" in steps and "--epochs 125" in steps
+    assert "249 images give only 60 steps" in steps and "--epochs 125" in steps
     (unseen,) = (line for line in warnings_about(trainer, of_classes(60, 60), of_classes(9, 0)) if "class-1" in line)
     assert "no validation images" in unseen and "--set num_validation=NUMBER" in unseen
+    (unequal,) = (line for line in warnings_about(trainer, of_classes(500, 60), of_classes(9, 1)) if "times" in line)
+    assert (
+        unequal == "class-0 has 8 times as many images as class-1: --set balance=sampling takes as many of each class"
+    )
     enough = Trainer(tiny_run.model_copy(update={"steps": 500}), data)
     assert list(warnings_about(enough, of_classes(60, 60), of_classes(9, 1))) == []
 

@@ -275,6 +275,7 @@ EVERYTHING = {
     "scale": 0.1,
     "blur": 0.5,
     "noise": 0.05,
+    "balance": "sampling",
     "awp_gamma": 0.005,
     "accumulation": 2,
 }
@@ -322,16 +323,16 @@ def test_streams_and_steps_share_no_random_numbers(tiny_run: TrainConfig, patche
     trainer = Trainer(tiny_run, patches(50))
     first = [
         torch.rand(1, dtype=torch.float64, generator=trainer._generator(stream, index)).item()
-        for stream in range(3)
+        for stream in range(5)
         for index in range(1000)
     ]
     assert len(set(first)) == len(first)
-    by_stream = torch.tensor(first, dtype=torch.float64).view(3, 1000)
-    assert (torch.corrcoef(by_stream) - torch.eye(3)).abs().max() < 0.15  # 4.7 standard deviations
-    assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 3, abs=0.045)
+    by_stream = torch.tensor(first, dtype=torch.float64).view(5, 1000)
+    assert (torch.corrcoef(by_stream) - torch.eye(5)).abs().max() < 0.15  # 4.7 standard deviations
+    assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 5, abs=0.045)
 
 
-@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon", "balance": "sampling"}], ids=str)
 def test_resuming_equals_never_having_stopped(
     tiny_run: TrainConfig, patches: Patches, tmp_path: Path, options: dict[str, object]
 ) -> None:
