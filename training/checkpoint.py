@@ -149,15 +149,18 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
     one of `restarts`.
 
     Args:
-        config: what is asked for. Without `restarts` of its own, it gets those of the checkpoint.
+        config: what is asked for. Without `restarts` and `start` of its own, it gets those of the checkpoint.
         checkpoint: of the run.
         path: its file, for the error.
 
     Raises:
         CheckpointError: it is of another configuration.
     """
-    if not config.restarts:
-        config = config.model_copy(update={"restarts": checkpoint.config.restarts})
+    noted = {
+        "restarts": config.restarts or checkpoint.config.restarts,
+        "start": config.start or checkpoint.config.start,
+    }
+    config = config.model_copy(update=noted)
     ours, theirs = config.model_dump(), checkpoint.config.model_dump()
     changed = sorted(key for key in ours if ours[key] != theirs[key])
     if not changed:

@@ -103,7 +103,7 @@ def cifar10_resnet34() -> TrainConfig:
     return _gpu(ModelConfig(family="resnet", depth=34))
 
 
-_ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0, "restarts": ()}
+_ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0, "restarts": (), "start": ""}
 """The settings of another run that a new run at one λ does without."""
 
 

@@ -12,14 +12,17 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from oat_runtime.data import ImageSet
 from oat_runtime.extras import require
+from oat_runtime.report import wide_console
 from oat_runtime.text import PlainConsole, plain
 from training.config import TrainConfig
 from training.origin import hardware
+from training.recipes import RECIPES
 from training.trainer import StepMetrics, Trainer
-from training.validation import NUM_IMAGES
+from training.validation import NUM_IMAGES, score
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -223,3 +226,23 @@ def say_what_was_reached(figures: Mapping[str, float], config: TrainConfig, *, n
                 "  width %-5s λ=%-4s %3.0f %% of clean images, %3.0f %% under attack (PGD-7)",
                 f"{width:g}", f"{lam:g}", clean, attacked,
             )  # fmt: skip
+
+
+def list_recipes() -> None:
+    """Print every recipe with the settings that decide its cost."""
+    table = Table("recipe", "network", "widths", "attack", "epochs", "what it is")
+    for name, make in RECIPES.items():
+        config = make()
+        widths = ", ".join(f"{width:g}" for width in config.model.widths)
+        about = (make.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, config.model.name, widths, config.attack.name, str(config.epochs), about)
+    wide_console().print(table)
+
+
+def print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: TrainConfig) -> None:
+    """Print the validation figures of each value of a sweep."""
+    names = [name for name in results[0][1] if name.startswith(("sa_", "ra_pgd7_"))]
+    table = Table(key, "score", *names, title="on validation images, best first")
+    for value, figures in results:
+        table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
+    wide_console().print(table)

@@ -12,23 +12,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
-from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World, device_argument
-from training.recipes import RECIPES
 from training.reporting import (
     LogLines,
     Pace,
     RunLog,
+    list_recipes,
+    print_sweep,
     progress_bar,
     say_what_there_is,
     say_what_was_reached,
@@ -36,6 +35,7 @@ from training.reporting import (
 )
 from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
+from training.start import begin_from, read_source
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
 
@@ -77,8 +77,11 @@ def train(
     max_minutes: float | None = None,
     download: bool = False,
     tensorboard: bool = False,
+    start: str | None = None,
 ) -> dict[str, float] | None:
     """Train into the folder `run`; if it has a checkpoint, go on from there.
+
+    `start` names a bundle or a run from whose weights a new run starts.
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
@@ -92,7 +95,14 @@ def train(
         if world.leads:
             stack.enter_context(held(run, by="training"))
         return _train(
-            config, run, training_set, validation_set, world, max_minutes=max_minutes, tensorboard=tensorboard
+            config,
+            run,
+            training_set,
+            validation_set,
+            world,
+            max_minutes=max_minutes,
+            tensorboard=tensorboard,
+            start=start,
         )
 
 
@@ -105,22 +115,17 @@ def _train(
     *,
     max_minutes: float | None,
     tensorboard: bool,
+    start: str | None,
 ) -> dict[str, float] | None:
     record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
         check_division(run, record, validation_set)
-        trainer.resume(checkpoint)
-        config = trainer.config
-        _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
-        if trainer.step in config.restarts:
-            _LOG.info(
-                "this run was finished and goes on with more epochs: from its weights, with the learning rate rising "
-                "to its peak and falling again (a warm restart)"
-            )
-    elif config.restarts:
-        raise ConfigError(f"a new run has no restarts, got {config.restarts}: oat-train notes them as they happen")
+        _go_on(trainer, checkpoint, start=start)
+    else:
+        _begin(trainer, training_set, start=start)
+    config = trainer.config
     if not world.leads:
         with held_back() as stop:
             for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):
@@ -158,6 +163,32 @@ def _train(
     return figures
 
 
+def _begin(trainer: Trainer, training_set: ImageSet, *, start: str | None) -> None:
+    config = trainer.config
+    if config.restarts or config.start:
+        raise ConfigError(
+            f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
+            "notes them as they happen (--from starts from other weights)"
+        )
+    if start is not None:
+        source = read_source(start)
+        for line in begin_from(trainer.model, source, training_set.class_names):
+            _LOG.info("%s", line)
+        trainer.note_start(source.name)
+
+
+def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:
+    trainer.resume(checkpoint)
+    _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
+    if start is not None:
+        _LOG.info("--from has no part in a run that has begun: %s", trainer.config.start or "it started at random")
+    if trainer.step in trainer.config.restarts:
+        _LOG.info(
+            "this run was finished and goes on with more epochs: from its weights, with the learning rate rising to "
+            "its peak and falling again (a warm restart)"
+        )
+
+
 def _report(trainer: Trainer, metrics: StepMetrics, log: RunLog) -> None:
     _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, summary(metrics))
     rate = trainer.optimizer.param_groups[0]["lr"]
@@ -182,7 +213,14 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
 
 
 def sweep(
-    config: TrainConfig, run: Path, key: str, values: list[str], *, world: World, download: bool
+    config: TrainConfig,
+    run: Path,
+    key: str,
+    values: list[str],
+    *,
+    world: World,
+    download: bool,
+    start: str | None = None,
 ) -> list[tuple[str, dict[str, float]]]:
     """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first.
 
@@ -191,29 +229,10 @@ def sweep(
     """
     results = []
     for value, changed in [(value, with_changes(config, [f"{key}={value}"])) for value in values]:
-        figures = train(changed, run / f"{key}={value}", world=world, download=download)
+        figures = train(changed, run / f"{key}={value}", world=world, download=download, start=start)
         if figures is not None:
             results.append((value, figures))
     return sorted(results, key=lambda result: score(result[1], config), reverse=True)
-
-
-def list_recipes() -> None:
-    """Print every recipe with the settings that decide its cost."""
-    table = Table("recipe", "network", "widths", "attack", "epochs", "what it is")
-    for name, make in RECIPES.items():
-        config = make()
-        widths = ", ".join(f"{width:g}" for width in config.model.widths)
-        about = (make.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, config.model.name, widths, config.attack.name, str(config.epochs), about)
-    wide_console().print(table)
-
-
-def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: TrainConfig) -> None:
-    names = [name for name in results[0][1] if name.startswith(("sa_", "ra_pgd7_"))]
-    table = Table(key, "score", *names, title="on validation images, best first")
-    for value, figures in results:
-        table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
-    wide_console().print(table)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -226,6 +245,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sweep", metavar="KEY=V1,V2,...",
                       help="train once for each value and compare on validation images")  # fmt: skip
     made.add_argument("--run", type=output_folder, help="run folder (default: runs/<recipe>)")
+    made.add_argument("--from", dest="start", metavar="BUNDLE|RUN",
+                      help="start from these weights: a bundle, or the folder or checkpoint.pt of a run")  # fmt: skip
     made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)
@@ -256,12 +277,18 @@ def main() -> int:
             key, _, values = args.sweep.partition("=")
             for value in values.split(","):  # a mistake in the last one is found before the first one trains
                 with_changes(config, [f"{key}={value}"])
-            results = sweep(config, run, key, values.split(","), world=world, download=args.download)
+            results = sweep(config, run, key, values.split(","), world=world, download=args.download, start=args.start)
             if results:
-                _print_sweep(key, results, config)
+                print_sweep(key, results, config)
             return 0
         figures = train(
-            config, run, world=world, max_minutes=args.max_minutes, download=args.download, tensorboard=args.tensorboard
+            config,
+            run,
+            world=world,
+            max_minutes=args.max_minutes,
+            download=args.download,
+            tensorboard=args.tensorboard,
+            start=args.start,
         )
     finally:
         world.leave()

@@ -209,6 +209,12 @@ class Trainer:
             labels_N = torch.from_numpy(data.labels_N)
             self._balanced = BalancedOrder(labels_N, partial(self._generator, _CLASS_ORDER))
 
+    def note_start(self, start: str) -> None:
+        """Note that the fresh network was given the weights of `start`; their average starts from them as well."""
+        self.config = self.config.model_copy(update={"start": start})
+        if self.average is not None:
+            self.average = Average(self.model, self.config.average_decay)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; the last, smaller batch is left out."""
