@@ -71,10 +71,10 @@ def command(name: str) -> Callable[[Callable[_Arguments, int]], Callable[_Argume
                     return status
             except OATError as error:
                 return _end(name, str(error), REFUSED)
-            except KeyboardInterrupt:
-                return _end(name, "interrupted", _INTERRUPTED)
-            except _TerminatedError:
-                return _end(name, "terminated", _TERMINATED)
+            except KeyboardInterrupt as stop:
+                return _end(name, ": ".join(filter(None, ("interrupted", str(stop)))), _INTERRUPTED)
+            except _TerminatedError as stop:
+                return _end(name, ": ".join(filter(None, ("terminated", str(stop)))), _TERMINATED)
             except BrokenPipeError:
                 # The interpreter flushes once more when it ends, into nothing now.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,6 +119,48 @@ def _terminable() -> Iterator[None]:
     finally:
         if is_ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class HeldBack:
+    """Whether a signal came that is held back, and the `note` that the line about it will end with."""
+
+    def __init__(self) -> None:
+        """Start without a signal."""
+        self.number: int | None = None
+        self.note = ""
+
+    def came(self) -> bool:
+        """Return whether a signal came."""
+        return self.number is not None
+
+
+@contextmanager
+def held_back() -> Iterator[HeldBack]:
+    """Hold Ctrl-C and SIGTERM back until the block ends, and let the first one act then, as if it came at that moment.
+
+    The block asks for `came()` where it can stop, and brings its work to a good end; more signals change nothing. If it
+    fails, its error counts alone. A signal that is ignored stays so. Outside of the main thread nothing is held back.
+    """
+    held = HeldBack()
+
+    def take(number: int, _: object) -> None:
+        held.number = held.number or number
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)) or handler is signal.SIG_DFL:
+                before[number] = signal.signal(number, take)
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held.number is not None:
+        try:
+            signal.raise_signal(held.number)
+        except (KeyboardInterrupt, _TerminatedError) as stop:
+            raise type(stop)(held.note) from None
 
 
 def a_path(text: str) -> Path:

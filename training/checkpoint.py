@@ -142,6 +142,34 @@ def _of(payload: dict[str, Any], name: str, *kinds: type) -> Any:
     return value
 
 
+def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainConfig:
+    """Return the configuration with which a run goes on from a checkpoint of its own.
+
+    An unfinished run goes on as it was. A finished one also goes on with more epochs or steps: its last step becomes
+    one of `restarts`.
+
+    Args:
+        config: what is asked for. Without `restarts` and `start` of its own, it gets those of the checkpoint.
+        checkpoint: of the run.
+        path: its file, for the error.
+
+    Raises:
+        CheckpointError: it is of another configuration.
+    """
+    noted = {
+        "restarts": config.restarts or checkpoint.config.restarts,
+        "start": config.start or checkpoint.config.start,
+    }
+    config = config.model_copy(update=noted)
+    ours, theirs = config.model_dump(), checkpoint.config.model_dump()
+    changed = sorted(key for key in ours if ours[key] != theirs[key])
+    if not changed:
+        return config
+    if checkpoint.finished and set(changed) <= {"epochs", "steps"}:
+        return config.model_copy(update={"restarts": (*config.restarts, checkpoint.step)})
+    raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
+
+
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool = False) -> None:
     """Put a checkpoint's weights into the network that its configuration describes, or none of them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,6 +24,10 @@ class TrainConfig(StrictModel):
     """Number of training images that are held out for selection and for the policy's table, and never trained on."""
     split: Literal["random", "stratified"] = "random"
     """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
+
+    balance: Literal["none", "sampling"] = "none"
+    """Which images a step takes. `none`: each once an epoch. `sampling`: as many of each class, so that the images of a
+    small class come more often; see `training.sampling.BalancedOrder`."""
 
     attack: AttackSpec = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
     """Attack during training, at the λ that is trained: `fgsm`, `fgsm-rs`, `n-fgsm` or `pgd-N`, in the L∞ ball."""
@@ -54,6 +59,11 @@ class TrainConfig(StrictModel):
     epochs: int = Field(default=12, ge=1, le=10**6)
     steps: int | None = Field(default=None, ge=1, le=10**9)
     """Optimizer steps of the whole run, in place of `epochs`, to compare recipes of different cost at equal cost."""
+    restarts: tuple[int, ...] = ()
+    """Steps at which the run was finished and went on with more epochs. At each, learning rate and momenta begin anew.
+    `oat-train` writes this; see `training.checkpoint.going_on`."""
+    start: str = Field(default="", max_length=1000)
+    """What the weights started from, if not from random ones. `oat-train --from` writes this; see `training.start`."""
     batch_size: int = Field(default=128, ge=2, le=10**6)
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
@@ -82,6 +92,17 @@ class TrainConfig(StrictModel):
     """Side in pixels of a grey square put anywhere on each image (DeVries and Taylor 2017); 0 leaves it out."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Brightness and contrast are each scaled by a factor within 1 ± jitter, one draw an image."""
+    mirror: bool | None = None
+    """Whether half of the images are mirrored. None leaves it to the data set: a mirrored photo of CIFAR-10 keeps its
+    class, a digit and a traffic sign do not, and of a folder of your own nobody knows, so it is not mirrored."""
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    """Degrees up to which each image is turned, either way. What comes in from outside is black."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Each image is enlarged around its middle by a factor within 1 ± scale."""
+    blur: float = Field(default=0.0, ge=0, le=16)
+    """Each image is blurred by a Gaussian with a standard deviation of up to so many pixels."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Each image gets Gaussian noise with a standard deviation of up to this, on the [0, 1] pixel scale."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions; images, perturbations, losses and weights stay in float32."""
@@ -126,6 +147,8 @@ class TrainConfig(StrictModel):
             raise ValueError(f"attack must be fgsm, fgsm-rs, n-fgsm or pgd-N in the L∞ ball, got {self.attack.name!r}")
         if self.lambda_sampling == "continuous" and (knots[0], knots[-1]) != (0.0, 1.0):
             raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, got {knots}")
+        if any(start >= end for start, end in pairwise((0, *self.restarts))):
+            raise ValueError(f"restarts must be steps above 0, ascending, got {self.restarts}")
         if self.clean_share > 0.0 and knots[0] != 0.0:
             raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}")
         if self.adversarial_loss == "trades" and self.terms == "sampled":

@@ -103,8 +103,8 @@ def cifar10_resnet34() -> TrainConfig:
     return _gpu(ModelConfig(family="resnet", depth=34))
 
 
-_ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0}
-"""The settings of a run at several λ that a run at one λ does without."""
+_ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0, "restarts": (), "start": ""}
+"""The settings of another run that a new run at one λ does without."""
 
 
 def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:

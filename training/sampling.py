@@ -1,11 +1,16 @@
-"""Draw a training step: a λ for each sample, its loss terms, and the widths. Pure functions of a generator."""
+"""Draw a training step: images by class, a λ for each sample, its loss terms, and the widths.
+
+All are pure functions of generators.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from training.config import TrainConfig
 
@@ -94,3 +99,42 @@ def sample_widths(config: TrainConfig, *, generator: torch.Generator) -> tuple[f
         return (full, *reversed(narrower))
     chosen = torch.randperm(len(narrower), generator=generator)[: config.num_random_widths].tolist()
     return (full, *sorted((narrower[i] for i in chosen), reverse=True))
+
+
+class BalancedOrder:
+    """Take images so that all classes come equally often: from the first step to any other, to within one image.
+
+    Sample number i of a run is of class i mod K. The images of a class come in a random order, each of them once before
+    any of them comes again.
+    """
+
+    def __init__(self, labels_N: Tensor, generator: Callable[[int], torch.Generator]) -> None:
+        """Take the labels (N,); classes without an image are left out.
+
+        Args:
+            labels_N: int64, on the CPU.
+            generator: returns the one for an index; each order of a class has an index of its own.
+        """
+        self._members = [torch.nonzero(labels_N == label).flatten() for label in sorted(set(labels_N.tolist()))]
+        self._generator = generator
+        self._orders: dict[int, tuple[int, Tensor]] = {}
+
+    def batch(self, step: int, size: int, *, generator: torch.Generator) -> Tensor:
+        """Return the positions (size,) of a step's images; `generator` shuffles them, because λ goes by the place."""
+        num_classes = len(self._members)
+        number_B = torch.arange(step * size, (step + 1) * size)
+        chosen_B = torch.empty_like(number_B)
+        for index, members in enumerate(self._members):
+            places = torch.nonzero(number_B % num_classes == index).flatten()
+            turns = number_B[places] // num_classes
+            for again in sorted(set((turns // len(members)).tolist())):
+                now = turns // len(members) == again
+                chosen_B[places[now]] = members[self._order(index, again)[turns[now] % len(members)]]
+        return chosen_B[torch.randperm(size, generator=generator)]
+
+    def _order(self, index: int, again: int) -> Tensor:
+        known = self._orders.get(index)
+        if known is None or known[0] != again:
+            generator = self._generator(again * len(self._members) + index)
+            known = self._orders[index] = again, torch.randperm(len(self._members[index]), generator=generator)
+        return known[1]

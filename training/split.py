@@ -100,8 +100,7 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
         DataError: they differ, by name: classes, added, missing or changed images, or images that changed sides.
     """
     if (run / RECORD).is_file():
-        what = "the record of a run's images"
-        kept = read_model(DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES)
+        kept = _read_record(run)
         if (kept.dataset, kept.asked) != (found.dataset, found.asked):
             return
         differences = _differences(kept, found)
@@ -114,6 +113,20 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
             f"{found.dataset}: the data set changed since the run in {run} began: {'; '.join(differences)}; "
             "bring it back as it was, or train anew in another folder"
         )
+
+
+def class_names_of_run(run: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a run trains; none where it kept no record.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    return _read_record(run).class_names if (run / RECORD).is_file() else ()
+
+
+def _read_record(run: Path) -> DataRecord:
+    what = "the record of a run's images"
+    return read_model(DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES)
 
 
 def _differences(kept: DataRecord, found: DataRecord) -> list[str]:

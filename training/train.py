@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import shlex
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
-from oat_runtime.commands import Parser, command, output_folder, real
+from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, load_dataset
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
-from oat_runtime.report import wide_console
 from training.config import TrainConfig
 from training.distributed import World, device_argument
-from training.recipes import RECIPES
+from training.reporting import (
+    LogLines,
+    Pace,
+    RunLog,
+    list_recipes,
+    print_sweep,
+    progress_bar,
+    say_what_there_is,
+    say_what_was_reached,
+    summary,
+)
 from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
+from training.start import begin_from, read_source
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 _LOG = logging.getLogger(__name__)
 _SAVE_EVERY_S = 120.0
@@ -49,39 +52,6 @@ def prepare_device(config: TrainConfig, device: torch.device) -> None:
         # oneDNN must keep off AMX where that would kill the process.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
         _LOG.warning("bfloat16 with AMX crashes on this CPU: training goes on without AMX, several times slower")
-
-
-class RunLog:
-    """Write the leading process's figures: to `log.jsonl`, the console, and TensorBoard if asked to."""
-
-    def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        """Open the files in the run folder."""
-        self.file = (run / "log.jsonl").open("a")
-        self.writer: SummaryWriter | None = None
-        if tensorboard:
-            require("tensorboard", extra="training", by="--tensorboard")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(run / "tensorboard"))
-
-    def entry(self, step: int, figures: Mapping[str, float | bool]) -> None:
-        """Write one line of figures."""
-        self.file.write(json.dumps({"step": step} | dict(figures)) + "\n")
-        self.file.flush()
-        self.scalars("validation", step, figures)
-        _LOG.info("validation at step %d: %s", step, {k: round(float(v), 3) for k, v in figures.items()})
-
-    def scalars(self, group: str, step: int, figures: Mapping[str, float | bool]) -> None:
-        """Write curves for TensorBoard."""
-        if self.writer is not None:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"{group}/{name}", float(value), step)
-
-    def close(self) -> None:
-        """Close the files."""
-        self.file.close()
-        if self.writer is not None:
-            self.writer.close()
 
 
 def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
@@ -107,8 +77,11 @@ def train(
     max_minutes: float | None = None,
     download: bool = False,
     tensorboard: bool = False,
+    start: str | None = None,
 ) -> dict[str, float] | None:
     """Train into the folder `run`; if it has a checkpoint, go on from there.
+
+    `start` names a bundle or a run from whose weights a new run starts.
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
@@ -122,7 +95,14 @@ def train(
         if world.leads:
             stack.enter_context(held(run, by="training"))
         return _train(
-            config, run, training_set, validation_set, world, max_minutes=max_minutes, tensorboard=tensorboard
+            config,
+            run,
+            training_set,
+            validation_set,
+            world,
+            max_minutes=max_minutes,
+            tensorboard=tensorboard,
+            start=start,
         )
 
 
@@ -135,46 +115,82 @@ def _train(
     *,
     max_minutes: float | None,
     tensorboard: bool,
+    start: str | None,
 ) -> dict[str, float] | None:
     record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
     trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
         check_division(run, record, validation_set)
-        trainer.resume(checkpoint)
-        _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
+        _go_on(trainer, checkpoint, start=start)
+    else:
+        _begin(trainer, training_set, start=start)
+    config = trainer.config
     if not world.leads:
-        for _ in trainer.run(max_minutes=max_minutes):
-            pass
+        with held_back() as stop:
+            for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):
+                pass
         return None
     keep_division(run, record, validation_set)
     write_whole(run / "config.json", config.model_dump_json(indent=2) + "\n")
-    log = RunLog(run, tensorboard=tensorboard)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    if trainer.step < trainer.num_steps:
+        say_what_there_is(trainer, training_set, validation_set)
+    log, pace = RunLog(run, tensorboard=tensorboard), Pace(trainer)
     with ExitStack() as stack:
         stack.callback(log.close)
-        progress = stack.enter_context(Progress(*columns, disable=not sys.stdout.isatty()))
+        progress = stack.enter_context(progress_bar())
         bar = progress.add_task(config.model.name, total=trainer.num_steps, completed=trainer.step)
-        saved = time.monotonic()
-        for metrics in trainer.run(max_minutes=max_minutes):
-            progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {_summary(metrics)}")
-            if trainer.step % 50 == 0:
-                _report(trainer, metrics, log)
-            if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
-                _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
-            if time.monotonic() - saved > _SAVE_EVERY_S:
-                trainer.save(checkpoint)
-                saved = time.monotonic()
-        trainer.save(checkpoint)
-        return _validate(trainer, validation_set, log, recalibrated=True) if trainer.finished else None
+        with held_back() as stop:
+            saved = time.monotonic()
+            for metrics in trainer.run(max_minutes=max_minutes, stop=stop.came):
+                progress.update(bar, completed=trainer.step, description=f"{config.model.name}  {summary(metrics)}")
+                if (line := pace.said_after_a_step()) is not None:
+                    _LOG.info("%s", line)
+                if trainer.step % 50 == 0:
+                    _report(trainer, metrics, log)
+                if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
+                    _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
+                if time.monotonic() - saved > _SAVE_EVERY_S:
+                    trainer.save(checkpoint)
+                    saved = time.monotonic()
+            trainer.save(checkpoint)
+            how_far = "its last step" if trainer.finished else f"step {trainer.step} of {trainer.num_steps}"
+            stop.note = f"saved at {how_far} in {checkpoint}: the same command goes on"
+        if not trainer.finished:
+            return None
+        figures = _validate(trainer, validation_set, log, recalibrated=True)
+    say_what_was_reached(figures, trainer.config, num_validation=len(validation_set))
+    return figures
 
 
-def _summary(metrics: StepMetrics) -> str:
-    return f"loss {metrics.loss:.3f}  clean {metrics.clean_accuracy:.2f}  adv {metrics.adversarial_accuracy:.2f}"
+def _begin(trainer: Trainer, training_set: ImageSet, *, start: str | None) -> None:
+    config = trainer.config
+    if config.restarts or config.start:
+        raise ConfigError(
+            f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
+            "notes them as they happen (--from starts from other weights)"
+        )
+    if start is not None:
+        source = read_source(start)
+        for line in begin_from(trainer.model, source, training_set.class_names):
+            _LOG.info("%s", line)
+        trainer.note_start(source.name)
+
+
+def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:
+    trainer.resume(checkpoint)
+    _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
+    if start is not None:
+        _LOG.info("--from has no part in a run that has begun: %s", trainer.config.start or "it started at random")
+    if trainer.step in trainer.config.restarts:
+        _LOG.info(
+            "this run was finished and goes on with more epochs: from its weights, with the learning rate rising to "
+            "its peak and falling again (a warm restart)"
+        )
 
 
 def _report(trainer: Trainer, metrics: StepMetrics, log: RunLog) -> None:
-    _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, _summary(metrics))
+    _LOG.info("step %d/%d  %.0f s  %s", trainer.step, trainer.num_steps, trainer.seconds, summary(metrics))
     rate = trainer.optimizer.param_groups[0]["lr"]
     figures = {"loss": metrics.loss, "clean": metrics.clean_accuracy, "adversarial": metrics.adversarial_accuracy}
     log.scalars("training", trainer.step, figures | {"learning_rate": rate})
@@ -197,7 +213,14 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
 
 
 def sweep(
-    config: TrainConfig, run: Path, key: str, values: list[str], *, world: World, download: bool
+    config: TrainConfig,
+    run: Path,
+    key: str,
+    values: list[str],
+    *,
+    world: World,
+    download: bool,
+    start: str | None = None,
 ) -> list[tuple[str, dict[str, float]]]:
     """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first.
 
@@ -206,29 +229,10 @@ def sweep(
     """
     results = []
     for value, changed in [(value, with_changes(config, [f"{key}={value}"])) for value in values]:
-        figures = train(changed, run / f"{key}={value}", world=world, download=download)
+        figures = train(changed, run / f"{key}={value}", world=world, download=download, start=start)
         if figures is not None:
             results.append((value, figures))
     return sorted(results, key=lambda result: score(result[1], config), reverse=True)
-
-
-def list_recipes() -> None:
-    """Print every recipe with the settings that decide its cost."""
-    table = Table("recipe", "network", "widths", "attack", "epochs", "what it is")
-    for name, make in RECIPES.items():
-        config = make()
-        widths = ", ".join(f"{width:g}" for width in config.model.widths)
-        about = (make.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, config.model.name, widths, config.attack.name, str(config.epochs), about)
-    wide_console().print(table)
-
-
-def _print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: TrainConfig) -> None:
-    names = [name for name in results[0][1] if name.startswith(("sa_", "ra_pgd7_"))]
-    table = Table(key, "score", *names, title="on validation images, best first")
-    for value, figures in results:
-        table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
-    wide_console().print(table)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -241,6 +245,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sweep", metavar="KEY=V1,V2,...",
                       help="train once for each value and compare on validation images")  # fmt: skip
     made.add_argument("--run", type=output_folder, help="run folder (default: runs/<recipe>)")
+    made.add_argument("--from", dest="start", metavar="BUNDLE|RUN",
+                      help="start from these weights: a bundle, or the folder or checkpoint.pt of a run")  # fmt: skip
     made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)
@@ -261,7 +267,7 @@ def main() -> int:
         raise ConfigError("name a recipe, or a YAML file: --list shows the recipes")
     if args.tensorboard:
         require("tensorboard", extra="training", by="--tensorboard")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
     run = args.run or Path("runs") / run_name(args.recipe)
     world = World.join(args.device)
@@ -271,17 +277,28 @@ def main() -> int:
             key, _, values = args.sweep.partition("=")
             for value in values.split(","):  # a mistake in the last one is found before the first one trains
                 with_changes(config, [f"{key}={value}"])
-            results = sweep(config, run, key, values.split(","), world=world, download=args.download)
+            results = sweep(config, run, key, values.split(","), world=world, download=args.download, start=args.start)
             if results:
-                _print_sweep(key, results, config)
+                print_sweep(key, results, config)
             return 0
         figures = train(
-            config, run, world=world, max_minutes=args.max_minutes, download=args.download, tensorboard=args.tensorboard
+            config,
+            run,
+            world=world,
+            max_minutes=args.max_minutes,
+            download=args.download,
+            tensorboard=args.tensorboard,
+            start=args.start,
         )
     finally:
         world.leave()
     if world.leads:
         print(f"{'stopped in time' if figures is None else 'finished'}: {run / 'checkpoint.pt'}")
+        if figures is None:
+            print("the same command goes on")
+        else:
+            paths = shlex.join([str(run / "checkpoint.pt"), f"bundles/{run.name}"])
+            print(f"next: oat-export {paths}   (makes the bundle that a robot loads)")
     return 0
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from training.augment import augmented
 from training.checkpoint import (
     Checkpoint,
     check_tensors,
+    going_on,
     load_checkpoint,
     load_weights,
     optimizer_state,
@@ -34,10 +37,10 @@ from training.losses import Terms, attack_terms, weighted_sum
 from training.network import OATNet
 from training.optimizer import Average, make_optimizer, perturbed_weights, set_learning_rate
 from training.origin import commit_of_code, hardware
-from training.sampling import StepDraw, draw_step
+from training.sampling import BalancedOrder, StepDraw, draw_step
 
 _LOG = logging.getLogger(__name__)
-_ORDER, _STEP, _RECALIBRATE = range(3)
+_ORDER, _STEP, _RECALIBRATE, _CLASS_ORDER, _SHUFFLE = range(5)
 """Streams of random numbers."""
 
 
@@ -197,13 +200,23 @@ class Trainer:
             self.compute = Recorder(gradients)
         self.images_NHWC = torch.from_numpy(data.images_NHWC).to(self.device)
         self.labels_N = torch.from_numpy(data.labels_N).to(self.device)
-        self.mirror = data.mirrors
+        self.mirror = data.mirrors if config.mirror is None else config.mirror
         self.step = 0
         self.seconds = 0.0
         self.finished = False
         self._commit = commit_of_code()  # of the code that was loaded, whatever is checked out later
         self._hardware = hardware(self.device, num_processes=self.world.size)
         self._order: tuple[int, Tensor] | None = None
+        self._balanced: BalancedOrder | None = None
+        if config.balance == "sampling":
+            labels_N = torch.from_numpy(data.labels_N)
+            self._balanced = BalancedOrder(labels_N, partial(self._generator, _CLASS_ORDER))
+
+    def note_start(self, start: str) -> None:
+        """Note that the fresh network was given the weights of `start`; their average starts from them as well."""
+        self.config = self.config.model_copy(update={"start": start})
+        if self.average is not None:
+            self.average = Average(self.model, self.config.average_decay)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -213,12 +226,21 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.config.steps or self.steps_per_epoch * self.config.epochs
+        return self._num_steps(self.config)
+
+    def _num_steps(self, config: TrainConfig) -> int:
+        return config.steps or self.steps_per_epoch * config.epochs
+
+    @property
+    def phase(self) -> tuple[int, int]:
+        """First step of the learning-rate schedule that the next step is in, and the step after its last."""
+        index = bisect_right(self.config.restarts, self.step)
+        return (0, *self.config.restarts)[index], (*self.config.restarts, self.num_steps)[index]
 
     @property
     def num_clean_steps(self) -> int:
         """Number of first steps, which train only on clean images at λ=0."""
-        return round(self.config.clean_share * self.num_steps)
+        return round(self.config.clean_share * (*self.config.restarts, self.num_steps)[0])
 
     def _generator(self, stream: int, index: int, device: str | torch.device = "cpu") -> torch.Generator:
         """Return a generator for (seed, stream, index), unrelated to that of any other triple.
@@ -244,14 +266,20 @@ class Trainer:
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """Return the augmented batch of one step."""
+        chosen = self._positions(step)
+        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
+        return Batch(images, self.labels_N[chosen])
+
+    def _positions(self, step: int) -> Tensor:
+        """Return where the images of a step lie (B,): in a random order of all, or balanced by class."""
+        size = self.config.batch_size
+        if self._balanced is not None:
+            return self._balanced.batch(step, size, generator=self._generator(_SHUFFLE, step)).to(self.device)
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = torch.randperm(len(self.labels_N), generator=self._generator(_ORDER, epoch))
             self._order = (epoch, order.to(self.device))
-        size = self.config.batch_size
-        chosen = self._order[1][position * size : (position + 1) * size]
-        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
-        return Batch(images, self.labels_N[chosen])
+        return self._order[1][position * size : (position + 1) * size]
 
     def draw(self, stream: int, index: int, step: int) -> tuple[Batch, StepDraw, Callable[[int], Tensor]]:
         """Return the batch of `step`, its draw, and a function that draws noise for a number of attacks on it."""
@@ -273,7 +301,8 @@ class Trainer:
         started = time.perf_counter()
         if 0 < self.step == self.num_clean_steps:
             self._end_clean_phase()
-        set_learning_rate(self.optimizer, self.config, (self.step + 1) / self.num_steps)
+        start, end = self.phase
+        set_learning_rate(self.optimizer, self.config, (self.step + 1 - start) / (end - start))
         batch, draw, noise = self.draw(_STEP, self.step, self.step)
         self.model.train()
         metrics = train_step(
@@ -289,7 +318,7 @@ class Trainer:
         self.step += 1
         if self.average is not None:
             started_at = self.num_clean_steps if self.step > self.num_clean_steps else 0
-            self.average.update(self.model, self.step - started_at)
+            self.average.update(self.model, self.step - max(started_at, start))
         self.seconds += time.perf_counter() - started
         return metrics
 
@@ -301,15 +330,22 @@ class Trainer:
         if self.average is not None:
             self.average = Average(self.model, self.config.average_decay)
 
-    def run(self, *, max_minutes: float | None = None) -> Iterator[StepMetrics]:
-        """Train until the last step or until `max_minutes` of this call have passed, yielding after every step."""
+    def run(
+        self, *, max_minutes: float | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[StepMetrics]:
+        """Train until the last step or until `max_minutes` of this call have passed, yielding after every step.
+
+        If `stop` says so in any process, all of them end after the step that they are at.
+        """
         deadline = math.inf if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         while self.step < self.num_steps:
-            if max_minutes is not None and self.world.any(time.monotonic() > deadline):
-                _LOG.info("time budget spent at step %d of %d", self.step, self.num_steps)
+            is_late = time.monotonic() > deadline
+            if self.world.any(is_late or stop()):
+                if is_late:
+                    _LOG.info("time budget spent at step %d of %d", self.step, self.num_steps)
                 return
             yield self.run_step()
-        if not self.finished:
+        if not self.finished and not self.world.any(stop()):
             if self.average is not None:
                 self.average.write_to(self.model)
             self.recalibrate(self.config.num_recalibration)
@@ -378,18 +414,28 @@ class Trainer:
         )
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same configuration.
+        """Go on from a checkpoint of the same configuration, or with more epochs from one of a finished run.
+
+        More epochs start from the finished weights, which are the averaged ones, with momenta at zero, with a new
+        average, and at the beginning of the learning-rate schedule.
 
         Raises:
             CheckpointError: it is damaged, or of another configuration.
         """
         checkpoint = load_checkpoint(path, device=self.device)
-        if checkpoint.config != self.config:
-            ours, theirs = self.config.model_dump(), checkpoint.config.model_dump()
-            changed = sorted(key for key in ours if ours[key] != theirs[key])
-            raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
-        if checkpoint.step > self.num_steps or (checkpoint.finished and checkpoint.step != self.num_steps):
-            raise CheckpointError(f"{path}: expected a step of at most {self.num_steps}, got {checkpoint.step}")
+        config = going_on(self.config, checkpoint, path)
+        num_steps = self._num_steps(config)
+        begins_anew = config.restarts != checkpoint.config.restarts
+        if begins_anew and checkpoint.step >= num_steps:
+            raise CheckpointError(
+                f"{path} is finished after {checkpoint.step} steps, and {num_steps} are asked for: ask for more "
+                "epochs, or start a new run folder"
+            )
+        is_complete = checkpoint.finished and not begins_anew
+        if checkpoint.step > num_steps or (is_complete and checkpoint.step != num_steps):
+            raise CheckpointError(f"{path}: expected a step of at most {num_steps}, got {checkpoint.step}")
+        if config.restarts and config.restarts[-1] > checkpoint.step:
+            raise CheckpointError(f"{path}: expected restarts up to step {checkpoint.step}, got {config.restarts}")
         # All is checked before anything is taken over: a refusal leaves this run as it was.
         optimizer = optimizer_state(checkpoint.optimizer, self.optimizer)
         if self.average is not None:
@@ -397,9 +443,13 @@ class Trainer:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
             check_tensors("average", checkpoint.average, self.average.state)
         load_weights(self.model, checkpoint)
+        self.config, self.step, self.seconds, self.finished = config, checkpoint.step, checkpoint.seconds, is_complete
+        if begins_anew:
+            self.optimizer = make_optimizer(self.model, config)
+            self.average = Average(self.model, config.average_decay) if config.average_decay > 0.0 else None
+            return
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None and checkpoint.average is not None:
             self.average.load(checkpoint.average)
-        self.step, self.seconds, self.finished = checkpoint.step, checkpoint.seconds, checkpoint.finished
         if self.finished:  # whoever looks at it again did not train it
             self._commit, self._hardware = checkpoint.commit, checkpoint.hardware

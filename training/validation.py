@@ -59,9 +59,10 @@ def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict
         for lam in sorted({knots[0], knots[len(knots) // 2], knots[-1]}):
             figures[f"sa_{lam:g}"] = accuracy(x_NCHW, lam, widths[-1])
         for suffix, width in narrow.items():
-            figures[f"sa_{knots[0]:g}{suffix}"] = accuracy(x_NCHW, knots[0], width)
-        points = {(f"{lam:g}", lam, widths[-1]) for lam in (knots[0], knots[-1])}
-        points |= {(f"{knots[-1]:g}{suffix}", knots[-1], width) for suffix, width in narrow.items()}
+            for lam in (knots[0], knots[-1]):
+                figures[f"sa_{lam:g}{suffix}"] = accuracy(x_NCHW, lam, width)
+        at = {"": widths[-1]} | narrow
+        points = {(f"{lam:g}{suffix}", lam, width) for lam in (knots[0], knots[-1]) for suffix, width in at.items()}
         for name, lam, width in sorted(points):
             figures[f"ra_one_{name}"] = robust_accuracy(lam, width, one_step, 1)
             figures[f"ra_pgd7_{name}"] = robust_accuracy(lam, width, epsilon / 4, 7)

@@ -54,7 +54,7 @@ def load_folder(folder: Path, split: Split, *, side: int | None) -> ImageSet:
     images_NHWC = _read(paths, side)
     title = f"{folder.name} {split}" if side is None else f"{folder.name}@{side} {split}"
     names = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return ImageSet(images_NHWC, np.array(labels, dtype=np.int64), class_names, title, names=names)
+    return ImageSet(images_NHWC, np.array(labels, dtype=np.int64), class_names, title, mirrors=False, names=names)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class ImageSet:
         class_names: one name a class; empty where they are not known.
         name: what it is, as in `cifar10 test`.
         groups_N: int64; images of one group (the frames of one track) are near copies, so a split never parts them.
-        mirrors: whether a mirror image keeps its class, which is not so for digits and traffic signs.
+        mirrors: whether a mirror image is known to keep its class. Digits and traffic signs do not, and of a folder of
+            images nobody knows.
         names: paths of the images' files below the data set's folder; None where images have no files of their own.
     """
 

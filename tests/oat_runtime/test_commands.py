@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oat_runtime.commands import a_count, a_path, command, output_file, output_folder, real
+from oat_runtime.commands import a_count, a_path, command, held_back, output_file, output_folder, real
 from oat_runtime.errors import DataError
 from oat_runtime.files import held, write_whole
 
@@ -162,3 +162,36 @@ def test_a_folder_is_held_by_one_process_and_a_kill_lets_go_of_it(tmp_path: Path
     assert ask().returncode == 0
     with held(tmp_path, by="training"):
         write_whole(tmp_path / "x", "while it is held")
+
+
+def test_signals_are_held_back_until_the_work_is_whole_and_then_act_with_a_note(tmp_path: Path) -> None:
+    file = tmp_path / "whole"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="saved")() as stop:
+        assert not stop.came()
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            write_whole(file, "all of it")
+        assert stop.came()
+        stop.note = "saved"
+    assert file.read_text() == "all of it"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    with held_back():  # nothing comes, nothing happens
+        pass
+
+
+def test_an_error_counts_more_than_a_signal_that_is_held_back() -> None:
+    with pytest.raises(ValueError, match="disk")():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("disk")
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """A command in the background of a shell does not end on Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.came()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from oat_runtime.architecture import ModelConfig
 from training.config import TrainConfig
-from training.sampling import draw_step, sample_lambdas, sample_terms, sample_widths
+from training.sampling import BalancedOrder, draw_step, sample_lambdas, sample_terms, sample_widths
 
 KNOTS = ModelConfig().lambdas
 
@@ -201,3 +201,44 @@ def test_parts_hold_every_sample_and_term_once(terms: str) -> None:
 def test_a_run_that_contradicts_itself_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate(fields)
+
+
+UNEQUAL = torch.tensor([0] * 90 + [2] * 7 + [3] * 31)[torch.randperm(128, generator=torch.Generator().manual_seed(8))]
+
+
+def balanced(seed: int = 0) -> list[list[int]]:
+    """Batches of 16 of a set whose classes have 90, 0, 7 and 31 images."""
+    order = BalancedOrder(UNEQUAL, lambda index: torch.Generator().manual_seed(1000 * seed + index))
+    shuffles = (torch.Generator().manual_seed(10**6 * (seed + 1) + step) for step in range(40))
+    return [order.batch(step, 16, generator=shuffle).tolist() for step, shuffle in enumerate(shuffles)]
+
+
+def test_balanced_classes_come_equally_often_to_within_one_up_to_any_step() -> None:
+    counts = torch.zeros(4, dtype=torch.int64)
+    for batch in balanced():
+        counts += UNEQUAL[batch].bincount(minlength=4)
+        assert counts[1] == 0
+        assert counts[[0, 2, 3]].max() - counts[[0, 2, 3]].min() <= 1
+
+
+def test_no_image_of_a_class_comes_twice_before_all_have_come() -> None:
+    batches, seen = balanced(), torch.zeros(128, dtype=torch.int64)
+    for batch in batches:
+        seen += torch.tensor(batch).bincount(minlength=128)
+        for label in (0, 2, 3):
+            times = seen[label == UNEQUAL]
+            assert times.max() - times.min() <= 1
+    assert seen[UNEQUAL == 2].min() >= 29  # 40 batches of 16 in three classes of 7 images and more
+
+
+def test_the_balanced_order_follows_the_seed_and_any_step_can_be_drawn_first() -> None:
+    assert balanced() == balanced() != balanced(1)
+    order = BalancedOrder(UNEQUAL, lambda index: torch.Generator().manual_seed(index))
+    alone = order.batch(39, 16, generator=torch.Generator().manual_seed(10**6 + 39)).tolist()
+    assert alone == balanced()[39]
+
+
+def test_no_place_in_a_balanced_batch_belongs_to_a_class() -> None:
+    """Because the samples of a batch get ascending λ, and processes take every n-th of them."""
+    labels = UNEQUAL[torch.tensor(balanced())]
+    assert all(len(column.unique()) == 3 for column in labels.T)

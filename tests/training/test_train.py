@@ -21,6 +21,7 @@ from training import validation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
+from training.recipes import RECIPES
 from training.settings import run_name, with_changes
 from training.train import fit_model, train
 from training.trainer import Trainer
@@ -86,6 +87,27 @@ def test_the_command_trains_stops_in_time_and_goes_on(
     assert "differs in ['seed']" in capsys.readouterr().err
 
 
+def test_more_epochs_for_a_finished_run_are_said_and_kept(
+    command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a finished run was refused more epochs (it "differs in ['epochs']")."""
+    run = tmp_path / "run"
+    arguments = ["smoke", "--run", str(run), "--device", "cpu"]
+    assert command(*arguments) == 0
+    with caplog.at_level(logging.INFO):
+        assert command(*arguments, "--epochs", "3") == 0
+    assert "goes on with more epochs: from its weights" in caplog.text
+    assert json.loads((run / "config.json").read_text())["restarts"] == [6]
+    saved = load_checkpoint(run / "checkpoint.pt")
+    assert (saved.step, saved.finished, saved.config.restarts) == (9, True, (6,))
+    assert command(*arguments, "--epochs", "3") == 0  # there is nothing left to do
+    assert "finished: " in capsys.readouterr().out
+    assert command(*arguments) == 2
+    assert "finished after 9 steps, and 6 are asked for" in capsys.readouterr().err
+    assert command("smoke", "--run", str(tmp_path / "new"), "--device", "cpu", "--set", "restarts=[6]") == 2
+    assert "a new run has no restarts" in capsys.readouterr().err
+
+
 def test_changes_and_tensorboard(command: Command, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -128,7 +150,7 @@ def test_a_sweep_with_a_value_that_does_not_fit_trains_nothing(
 
 
 def test_each_recipe_has_a_run_folder_of_its_own_named_like_it() -> None:
-    assert {run_name(name) for name in train_module.RECIPES} == set(train_module.RECIPES)
+    assert [name for name in RECIPES if run_name(name) != name] == []
     assert run_name("gtsrb-at-0.2-0.5") == "gtsrb-at-0.2-0.5"
     assert run_name("mine/faster-0.5.yaml") == "faster-0.5"
 
@@ -139,7 +161,7 @@ def test_the_list_names_every_recipe(
     monkeypatch.setenv("COLUMNS", "300")
     assert command("--list") == 0
     listed = capsys.readouterr().out
-    assert [name for name in train_module.RECIPES if name not in listed] == []
+    assert [name for name in RECIPES if name not in listed] == []
 
 
 def test_a_wrong_recipe_or_change_is_an_error_of_one_line(
@@ -206,6 +228,51 @@ def test_a_model_takes_classes_and_statistics_from_the_data(patches: Patches) ->
     config = fit_model(ModelConfig(depth=10), data)
     assert (config.num_classes, config.depth) == (4, 10)
     assert (config.mean, config.std) == data.statistics()
+
+
+STOPPED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from tests.training.conftest import colour_patches
+from training import train, trainer
+number = int(sys.argv.pop(1))
+train.load_dataset = lambda name, split, download: colour_patches(58)
+real_step, real_save, steps = trainer.train_step, torch.save, []
+
+def step(*args, **settings):
+    steps.append(1)
+    if len(steps) == 3:
+        os.kill(os.getpid(), number)  # in the middle of a step
+    return real_step(*args, **settings)
+
+def save(payload, file):
+    for again in (number, signal.SIGINT, signal.SIGTERM):  # and impatiently, in the middle of saving
+        os.kill(os.getpid(), again)
+    real_save(payload, file)
+
+trainer.train_step, torch.save = step, save
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_step_saves_and_is_one_line(number: int, status: int, word: str, tmp_path: Path) -> None:
+    """Regression: Ctrl-C lost all steps since the last save, and a second one the file that was being written."""
+    run = tmp_path / "run"
+    changes = ["model.depth=10", "model.widen_factor=1", "num_validation=8", "batch_size=16", "eval_every=100"]
+    arguments = ["smoke", "--epochs", "50", "--device", "cpu", "--run", str(run)]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(number), *arguments, *(part for c in changes for part in ("--set", c))],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    said = f"oat-train: {word}: saved at step 3 of 150 in {run / 'checkpoint.pt'}: the same command goes on"
+    assert done.stderr.splitlines()[-1] == said and "Traceback" not in done.stderr
+    saved = load_checkpoint(run / "checkpoint.pt")
+    assert (saved.step, saved.finished) == (3, False)
+    assert [path.name for path in run.iterdir() if "checkpoint" in path.name] == ["checkpoint.pt"]
 
 
 CHILD = """

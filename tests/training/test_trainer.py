@@ -271,6 +271,11 @@ EVERYTHING = {
     "average_decay": 0.9,
     "cutout": 3,
     "jitter": 0.2,
+    "rotation": 20.0,
+    "scale": 0.1,
+    "blur": 0.5,
+    "noise": 0.05,
+    "balance": "sampling",
     "awp_gamma": 0.005,
     "accumulation": 2,
 }
@@ -318,16 +323,16 @@ def test_streams_and_steps_share_no_random_numbers(tiny_run: TrainConfig, patche
     trainer = Trainer(tiny_run, patches(50))
     first = [
         torch.rand(1, dtype=torch.float64, generator=trainer._generator(stream, index)).item()
-        for stream in range(3)
+        for stream in range(5)
         for index in range(1000)
     ]
     assert len(set(first)) == len(first)
-    by_stream = torch.tensor(first, dtype=torch.float64).view(3, 1000)
-    assert (torch.corrcoef(by_stream) - torch.eye(3)).abs().max() < 0.15  # 4.7 standard deviations
-    assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 3, abs=0.045)
+    by_stream = torch.tensor(first, dtype=torch.float64).view(5, 1000)
+    assert (torch.corrcoef(by_stream) - torch.eye(5)).abs().max() < 0.15  # 4.7 standard deviations
+    assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 5, abs=0.045)
 
 
-@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon", "balance": "sampling"}], ids=str)
 def test_resuming_equals_never_having_stopped(
     tiny_run: TrainConfig, patches: Patches, tmp_path: Path, options: dict[str, object]
 ) -> None:
@@ -401,11 +406,83 @@ def test_a_finished_run_stays_as_it_is(tiny_run: TrainConfig, patches: Patches, 
     assert (load_checkpoint(path).commit, load_checkpoint(path).hardware) == (40 * "a", "a large GPU")
 
 
+@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "average_decay": 0.9, "optimizer": "muon"}], ids=str)
+def test_a_finished_run_goes_on_with_more_epochs_from_its_finished_weights(
+    tiny_run: TrainConfig, patches: Patches, tmp_path: Path, options: dict[str, object]
+) -> None:
+    tiny_run = tiny_run.model_copy(update={"warmup": 0.5} | options)
+    done = Trainer(tiny_run, patches(50))
+    first_rates = [done.optimizer.param_groups[0]["lr"] for _ in done.run()]
+    done.save(path := tmp_path / "checkpoint.pt")
+    more = tiny_run.model_copy(update={"epochs": 4})
+    longer = Trainer(more, patches(50))
+    take(longer, 1)  # whatever it did before
+    longer.resume(path)
+    assert (longer.step, longer.num_steps, longer.finished, longer.phase) == (6, 12, False, (6, 12))
+    assert longer.num_clean_steps == done.num_clean_steps  # no clean steps once more
+    assert_equal_states(weights(longer), weights(done))
+    assert not longer.optimizer.state  # momenta at zero
+    if longer.average is not None:
+        assert all(torch.equal(tensor, weights(done)[name]) for name, tensor in longer.average.state.items())
+    rates, whole = [], []
+    for metrics in longer.run():
+        rates.append(longer.optimizer.param_groups[0]["lr"])
+        whole.append(metrics)
+        longer.save(tmp_path / f"{longer.step}.pt")
+    assert rates == pytest.approx(first_rates) and len(rates) == 6
+    assert longer.finished and longer.step == 12
+    for stop in (7, 10):  # a continued run that was stopped goes on as any other: `restarts` need not be given again
+        rest = Trainer(more, patches(50))
+        rest.resume(tmp_path / f"{stop}.pt")
+        assert rest.config.restarts == (6,) and load_checkpoint(tmp_path / f"{stop}.pt").config == rest.config
+        assert repr(take(rest, 99)) == repr(whole[stop - 6 :])
+        assert_equal_states(weights(rest), weights(longer))
+
+
+def test_a_run_goes_on_with_more_epochs_only_when_it_is_finished_and_asked_for_more(
+    tiny_run: TrainConfig, patches: Patches, tmp_path: Path
+) -> None:
+    done = Trainer(tiny_run.model_copy(update={"num_recalibration": 0}), patches(50))
+    take(done, 2)
+    done.save(tmp_path / "stopped.pt")
+    take(done, 99)
+    done.save(tmp_path / "finished.pt")
+
+    def resume(name: str, **changes: object) -> None:
+        Trainer(done.config.model_copy(update=changes), patches(50)).resume(tmp_path / name)
+
+    resume("finished.pt", steps=7)
+    with pytest.raises(OATError, match=r"differs in \['epochs'\]"):
+        resume("stopped.pt", epochs=4)
+    with pytest.raises(OATError, match=r"differs in \['epochs', 'learning_rate'\]"):
+        resume("finished.pt", epochs=4, learning_rate=0.01)
+    with pytest.raises(OATError, match="finished after 6 steps, and 3 are asked for: ask for more epochs"):
+        resume("finished.pt", epochs=1)
+    saved = load_checkpoint(tmp_path / "stopped.pt")
+    later = saved.config.model_copy(update={"restarts": (5,)})
+    save_checkpoint(replace(saved, config=later), tmp_path / "stopped.pt")
+    with pytest.raises(OATError, match="expected restarts up to step 2"):
+        resume("stopped.pt")
+    with pytest.raises(ValueError, match="restarts must be steps above 0, ascending"):
+        TrainConfig(restarts=(3, 3))
+
+
 def test_a_time_budget_stops_between_steps(tiny_run: TrainConfig, patches: Patches) -> None:
     trainer = Trainer(tiny_run.model_copy(update={"epochs": 1, "num_recalibration": 0}), patches(50))
     assert list(trainer.run(max_minutes=-1.0)) == []
     assert (trainer.step, trainer.finished) == (0, False)
     assert len(list(trainer.run(max_minutes=60.0))) == 3
+    assert trainer.finished
+
+
+def test_a_run_stops_when_it_is_told_to_between_steps_and_before_recalibration(
+    tiny_run: TrainConfig, patches: Patches
+) -> None:
+    trainer = Trainer(tiny_run.model_copy(update={"epochs": 1}), patches(50))
+    for last in (2, 3):
+        assert len(list(trainer.run(stop=lambda last=last: trainer.step == last))) == (2 if last == 2 else 1)
+        assert (trainer.step, trainer.finished) == (last, False)
+    assert list(trainer.run()) == []
     assert trainer.finished
 
 
