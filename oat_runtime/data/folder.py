@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order, is_image, read_photo
+from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order, is_image, read_image
 from oat_runtime.data.image_set import ImageSet, Split, resized
 from oat_runtime.errors import DataError
 
@@ -81,7 +81,7 @@ def _is_test(name: Path) -> bool:
 def _read(paths: list[Path], side: int | None) -> npt.NDArray[np.uint8]:
     images: npt.NDArray[np.uint8] | None = None
     for index, path in enumerate(paths):
-        pixels = read_photo(path)
+        pixels = read_image(path)
         if side is not None:
             pixels = resized(pixels, side)
         if images is None:
