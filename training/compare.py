@@ -151,7 +151,8 @@ def main() -> int:
     world = World.join(args.device)
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
-    test_set = load_dataset(configs[names[0]].dataset, "test", download=args.download, limit=count)
+    first = configs[names[0]]
+    test_set = load_dataset(first.dataset, "test", download=args.download, limit=count, skip_broken=first.skip_broken)
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
     for seed in args.seeds:

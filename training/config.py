@@ -18,10 +18,13 @@ class TrainConfig(StrictModel):
     model: ModelConfig = ModelConfig()
     dataset: str = "cifar10"
     """Name of a data set, or path of a folder with a subfolder for each class; see `oat_runtime.data.load_dataset`."""
+    skip_broken: bool = False
+    """Leave out images of a folder that cannot be read, and say how many. Otherwise the folder is refused."""
     fit_to_data: bool = False
     """Take the number of classes and the pixel statistics from the training images instead of `model`."""
     num_validation: int = Field(default=2000, ge=1, le=10**8)
-    """Number of training images that are held out for selection and for the policy's table, and never trained on."""
+    """Number of training images that are held out for selection and for the policy's table, and never trained on. A
+    folder with a validation folder holds out exactly that, whatever stands here."""
     split: Literal["random", "stratified"] = "random"
     """How they are chosen: from the whole set, or from each class in proportion and at least one. Groups stay whole."""
 

@@ -75,7 +75,10 @@ def _check_again(args: argparse.Namespace) -> int:
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
-    data = load_dataset(bundle.report.dataset, "test", download=args.download, limit=args.count)
+    skip_broken = bundle.manifest.provenance.recipe.get("skip_broken") is True
+    data = load_dataset(
+        bundle.report.dataset, "test", download=args.download, limit=args.count, skip_broken=skip_broken
+    )
     cache = OutcomeCache(None, network_of(bundle.tensors(), config))
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes()

@@ -127,12 +127,13 @@ def main() -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     if not checkpoint.finished and not args.unfinished:
         raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
+    config = checkpoint.config
     check_target(args.bundle)  # before an hour of measuring, not after it
     bundle = export(
         checkpoint,
         args.bundle,
-        training_set=load_dataset(checkpoint.config.dataset, "train", download=args.download),
-        test_set=load_dataset(checkpoint.config.dataset, "test", download=args.download),
+        training_set=load_dataset(config.dataset, "train", download=args.download, skip_broken=config.skip_broken),
+        test_set=load_dataset(config.dataset, "test", download=args.download, skip_broken=config.skip_broken),
         num_attacked=args.attacked,
         num_corrupted=args.corrupted,
         device=args.device,

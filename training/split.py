@@ -81,9 +81,11 @@ def keep_division(run: Path, record: DataRecord, validation: ImageSet) -> None:
 
 def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_set: ImageSet) -> DataSummary:
     """Return what a bundle says of its images: how validation was held out, and the fingerprint of each part."""
-    rule = config.split if training.groups_N is None else "groups"
+    rule, num = str(config.split) if training.groups_N is None else "groups", config.num_validation
+    if training.validation_N is not None:
+        rule, num = "folder", len(validation)
     return DataSummary(
-        held_out=HeldOut(rule=rule, num_images=config.num_validation, seed=config.seed),
+        held_out=HeldOut(rule=rule, num_images=num, seed=config.seed),
         fingerprints=Fingerprints(
             train=fingerprint(training), validation=fingerprint(validation), test=fingerprint(test_set)
         ),

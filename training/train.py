@@ -62,7 +62,7 @@ def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
 
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
     """Return (configuration, fitted to the data if it asks for that; training images; validation images)."""
-    everything = load_dataset(config.dataset, "train", download=download)
+    everything = load_dataset(config.dataset, "train", download=download, skip_broken=config.skip_broken)
     training, validation = divided(everything, config)
     if config.fit_to_data:
         config = config.model_copy(update={"model": fit_model(config.model, training)})
@@ -253,6 +253,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-minutes", type=real(least=0.0), help="stop cleanly after this long; run again to go on")
     made.add_argument("--tensorboard", action="store_true", help="write events into <run>/tensorboard")
     made.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    made.add_argument("--skip-broken", action="store_true", help="leave out images of a folder that cannot be read")
     return made
 
 
@@ -269,6 +270,8 @@ def main() -> int:
         require("tensorboard", extra="training", by="--tensorboard")
     logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
     shorthand = [f"{key}={getattr(args, key)}" for key in ("epochs", "seed") if getattr(args, key) is not None]
+    if args.skip_broken:
+        shorthand.append("skip_broken=true")
     run = args.run or Path("runs") / run_name(args.recipe)
     world = World.join(args.device)
     try:

@@ -70,7 +70,7 @@ class HeldOut(StrictModel):
 
     rule: str = Field(pattern=f"^{NAME}$")
     """`random`: each image by itself. `stratified`: in proportion of each class. `groups`: whole groups, at least one
-    of each class."""
+    of each class. `folder`: the images that the data set itself holds out."""
     grouped_by: str = Field(default="", max_length=200)
     """What makes images a group, as in `track`; empty where each stands for itself, or where it is not known."""
     num_images: int = Field(ge=1, lt=2**63)

@@ -20,7 +20,7 @@ from oat_runtime.data.camera_messages import (
 )
 from oat_runtime.data.catalog import SOURCES, load_dataset
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
-from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image, read_photo
+from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
 from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz
 from oat_runtime.data.roots import data_roots
@@ -50,7 +50,6 @@ __all__ = [
     "read_image",
     "read_images_npz",
     "read_labelled_npz",
-    "read_photo",
     "resized",
     "rgb_compressed",
     "rgb_image",

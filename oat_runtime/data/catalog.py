@@ -8,7 +8,7 @@ from typing import get_args
 
 from oat_runtime.data.cifar import CIFAR10, CIFAR100
 from oat_runtime.data.fashion_mnist import FASHION_MNIST
-from oat_runtime.data.folder import load_folder
+from oat_runtime.data.folders import load_folder
 from oat_runtime.data.gtsrb import GTSRB
 from oat_runtime.data.image_set import ImageSet, Split, mixed
 from oat_runtime.data.roots import data_roots
@@ -37,6 +37,7 @@ def load_dataset(
     root: Path | None = None,
     download: bool = False,
     limit: int | None = None,
+    skip_broken: bool = False,
 ) -> ImageSet:
     """Load one official split of a data set. Images stored class by class are shuffled, always in the same way.
 
@@ -47,6 +48,7 @@ def load_dataset(
         root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
         download: fetch the official files, checked by their MD5, if they are not there.
         limit: read only so many images; they are the first ones of the whole set.
+        skip_broken: of a folder, leave out images that cannot be read, and say how many. Else they are refused.
 
     Raises:
         DataError: unknown, missing, damaged or incomplete.
@@ -61,7 +63,7 @@ def load_dataset(
     roots = data_roots(root)
     for folder in (Path(name).expanduser(), *(place / name for place in roots)):
         if folder.is_dir():
-            return mixed(load_folder(folder, split, side=side)).first(limit)
+            return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
         f"here or under {' or '.join(map(str, roots))}"

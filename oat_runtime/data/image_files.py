@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.data.decoding import decode_rgb
-from oat_runtime.data.image_headers import MAX_PIXELS, check_size, most_bytes, read_header
+from oat_runtime.data.file_pixels import decode_file
+from oat_runtime.data.image_headers import MAX_PIXELS, most_bytes
 from oat_runtime.errors import DataError, InputError
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_PILLOW_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def is_image(path: Path) -> bool:
@@ -59,7 +57,7 @@ def frame_files(folder: Path) -> list[Path]:
 def read_image(
     path: Path, *, remedy: str = "replace or remove it", max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Read an image file as uint8 RGB (H, W, 3), turned as its EXIF data say.
+    """Read an image file as uint8 RGB (H, W, 3), by the rules of `oat_runtime.data.file_pixels`, here and on a robot.
 
     Args:
         path: the file.
@@ -67,39 +65,13 @@ def read_image(
         max_pixels: pixels that it may have.
 
     Raises:
-        DataError: it is missing, cannot be decoded whole, or has more pixels.
+        DataError: it is missing, cannot be decoded whole, has more pixels, or several pictures.
     """
     data = _content(path, remedy, max_pixels)
     try:
-        return decode_rgb(data, max_pixels=max_pixels)
+        return decode_file(data, max_pixels=max_pixels)
     except InputError as error:
         raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
-
-
-def read_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read an image file with Pillow, which refuses a truncated one where OpenCV fills it with grey.
-
-    Args:
-        path: the file.
-        max_pixels: pixels that it may have.
-
-    Raises:
-        DataError: it cannot be decoded, has more pixels, or Pillow is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps  # an extra: only folders of photos need it
-    except ImportError as error:
-        raise DataError("folders of images need Pillow: pip install 'oat-robot[data]'") from error
-    remedy = "replace or remove it"
-    data = _content(path, remedy, max_pixels)
-    try:
-        header = read_header(data, max_pixels=max_pixels)
-        with Image.open(io.BytesIO(header.data), formats=_PILLOW_FORMATS) as image:
-            check_size(image.height, image.width, max_pixels=max_pixels)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
-    # Pillow reports broken PNG files as SyntaxError, and an InputError is a ValueError.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}): {remedy}") from error
 
 
 def _content(path: Path, remedy: str, max_pixels: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import DataError
 from oat_runtime.image import fit_frame
 
+_LOG = logging.getLogger(__name__)
 Split = Literal["train", "test"]
 Triple = tuple[float, float, float]
 
@@ -30,6 +32,7 @@ class ImageSet:
         mirrors: whether a mirror image is known to keep its class. Digits and traffic signs do not, and of a folder of
             images nobody knows.
         names: paths of the images' files below the data set's folder; None where images have no files of their own.
+        validation_N: bool, images that the data set itself holds out for validation; None where it leaves that open.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
@@ -39,6 +42,7 @@ class ImageSet:
     groups_N: npt.NDArray[np.int64] | None = None
     mirrors: bool = True
     names: tuple[str, ...] | None = None
+    validation_N: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -56,8 +60,13 @@ class ImageSet:
         return replace(images, names=None if self.names is None else self.names[:count])
 
     def _at(self, where: slice | npt.NDArray[np.int64]) -> ImageSet:
-        groups_N = None if self.groups_N is None else self.groups_N[where]
-        return replace(self, images_NHWC=self.images_NHWC[where], labels_N=self.labels_N[where], groups_N=groups_N)
+        return replace(
+            self,
+            images_NHWC=self.images_NHWC[where],
+            labels_N=self.labels_N[where],
+            groups_N=None if self.groups_N is None else self.groups_N[where],
+            validation_N=None if self.validation_N is None else self.validation_N[where],
+        )
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Return mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
@@ -98,11 +107,14 @@ def split_validation(
 
     If images come in groups, whole groups are held out, until there are `num_validation` images or more: one of each
     class in turn, then in proportion. With `stratified`, single images are chosen in the same way; without it, images
-    that come in no groups are drawn from the whole set.
+    that come in no groups are drawn from the whole set. If the data set itself holds images out (`validation_N`), those
+    are the validation part, and nothing else counts.
 
     Raises:
-        DataError: fewer images than `num_validation` asks for.
+        DataError: fewer images than `num_validation` asks for, or none on one side.
     """
+    if data.validation_N is not None:
+        return _as_held_out(data, data.validation_N, num_validation)
     if num_validation >= len(data):
         raise DataError(
             f"{data.name}: cannot hold out {num_validation} of {len(data)} images: set "
@@ -127,6 +139,19 @@ def split_validation(
         held_out, training = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
         if not len(training):
             raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
+    return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
+
+
+def _as_held_out(data: ImageSet, validation_N: npt.NDArray[np.bool_], num_validation: int) -> tuple[ImageSet, ImageSet]:
+    held_out, training = np.flatnonzero(validation_N), np.flatnonzero(~validation_N)
+    if not len(held_out) or not len(training):
+        raise DataError(
+            f"{data.name}: expected training and validation images, got {len(training)} and {len(held_out)}: "
+            "load more of the set"
+        )
+    if len(held_out) != num_validation:
+        _LOG.info("%s: the %d images of its validation folder are held out; num_validation (%d) is not used",
+                  data.name, len(held_out), num_validation)  # fmt: skip
     return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 

@@ -50,7 +50,7 @@ def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def loader(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (evaluate_module, export_module):
-        monkeypatch.setattr(module, "load_dataset", lambda name, split, download, limit=None: sets[split].first(limit))
+        monkeypatch.setattr(module, "load_dataset", lambda name, split, limit=None, **_: sets[split].first(limit))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from oat_runtime.data import ImageSet, split_validation
 from oat_runtime.errors import DataError
 from training.config import TrainConfig
-from training.split import HELD_OUT, RECORD, DataRecord, check_division, keep_division
+from training.split import HELD_OUT, RECORD, DataRecord, check_division, divided, keep_division, summary
 
 Patches = Callable[..., ImageSet]
 
@@ -104,3 +104,15 @@ def test_a_stratified_division_takes_of_each_class_in_proportion(num_validation:
     if num_validation >= 3:
         assert taken.min() >= 1
         np.testing.assert_array_less(np.abs(taken - num_validation * np.array([60, 30, 3]) / 93), 1.5)
+
+
+def test_a_validation_folder_is_what_a_run_holds_out_and_what_its_bundle_says(patches: Patches) -> None:
+    validation_N = np.arange(30) % 4 == 0
+    data = replace(named(patches(30)), validation_N=validation_N, groups_N=np.arange(30) // 2)
+    for number in (1, 29, 5000):
+        training, validation = divided(data, CONFIG.model_copy(update={"num_validation": number}))
+        assert data.names is not None
+        assert validation.names == tuple(np.array(data.names)[validation_N])
+        assert training.names == tuple(np.array(data.names)[~validation_N])
+    held_out = summary(CONFIG, training, validation, patches(4)).held_out
+    assert held_out is not None and (held_out.rule, held_out.num_images) == ("folder", 8)

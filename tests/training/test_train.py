@@ -34,7 +34,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def command(tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch) -> Command:
     """`oat-train smoke` with a tiny run on coloured patches."""
-    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, download: patches(58))
+    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, **_: patches(58))
     monkeypatch.setattr(train_module, "read_recipe", lambda name: tiny_run)
 
     def call(*arguments: str) -> int:
@@ -149,6 +149,23 @@ def test_a_sweep_with_a_value_that_does_not_fit_trains_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_keeps_whether_it_leaves_out_broken_images(
+    command: Command, patches: Patches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[bool] = []
+
+    def load(name: str, split: str, *, download: bool, skip_broken: bool) -> ImageSet:
+        asked.append(skip_broken)
+        return patches(58)
+
+    monkeypatch.setattr(train_module, "load_dataset", load)
+    stopped = ["--device", "cpu", "--max-minutes", "0"]
+    assert command("smoke", "--run", str(tmp_path / "a"), *stopped, "--skip-broken") == 0
+    assert command("smoke", "--run", str(tmp_path / "b"), *stopped) == 0
+    kept = [load_checkpoint(tmp_path / name / "checkpoint.pt").config.skip_broken for name in "ab"]
+    assert asked == kept == [True, False]
+
+
 def test_each_recipe_has_a_run_folder_of_its_own_named_like_it() -> None:
     assert [name for name in RECIPES if run_name(name) != name] == []
     assert run_name("gtsrb-at-0.2-0.5") == "gtsrb-at-0.2-0.5"
@@ -174,7 +191,7 @@ def test_a_wrong_recipe_or_change_is_an_error_of_one_line(
 def test_a_recipe_can_be_fitted_to_the_data(tiny_run: TrainConfig, patches: Patches, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     data = patches(58)
-    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, download: data)
+    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, **_: data)
     config = with_changes(tiny_run, ["fit_to_data=true", "model.num_classes=3", "epochs=1"])
     train(config, tmp_path, world=World())
     model = load_checkpoint(tmp_path / "checkpoint.pt").config.model

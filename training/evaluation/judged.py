@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.data import ImageSet, load_dataset, split_validation
+from oat_runtime.data import ImageSet, Split, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
@@ -55,17 +55,21 @@ class Judged:
                     f"{self.name} is a checkpoint, and those are judged on validation images, so that nothing is "
                     "chosen by the test set: leave --split out, or export a bundle first"
                 )
-            return self._of_its_classes(load_dataset(self.dataset, "test", download=download))
+            return self._of_its_classes(self._loaded("test", download=download))
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
-        everything = self._of_its_classes(load_dataset(self.dataset, "train", download=download))
+        everything = self._of_its_classes(self._loaded("train", download=download))
         stratified = self.recipe.get("split") == "stratified"
         training, validation = split_validation(everything, num, seed=seed, stratified=stratified)
         if self.run is not None:
             record = DataRecord.of(TrainConfig.model_validate(self.recipe), training, validation)
             check_division(self.run, record, validation)
         return validation
+
+    def _loaded(self, split: Split, *, download: bool) -> ImageSet:
+        skip_broken = self.recipe.get("skip_broken") is True
+        return load_dataset(self.dataset, split, download=download, skip_broken=skip_broken)
 
     def _of_its_classes(self, data: ImageSet) -> ImageSet:
         """Refuse images of other classes: labels are places in the list of classes."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from oat_runtime.data import check_compressed, check_image, read_image, read_photo
+from oat_runtime.data import check_compressed, check_image, read_image
 from oat_runtime.data.decoding import REDUCED_ABOVE_PX, decode_rgb
 from oat_runtime.data.image_headers import MAX_PIXELS, MAX_SCANS, read_header
 from oat_runtime.errors import DataError, InputError
@@ -167,9 +167,8 @@ def test_only_stated_formats_are_decoded_whatever_a_file_is_called(tmp_path: Pat
         with pytest.raises(InputError, match="unknown format: expected JPEG, PNG, WebP, BMP, PNM, TIFF"):
             decode_rgb(start + bytes(99))
     (tmp_path / "a.png").write_bytes(b"GIF89a" + bytes(99))
-    for read in (read_image, read_photo):
-        with pytest.raises(DataError, match=r"a\.png cannot be decoded.*unknown format"):
-            read(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded.*unknown format"):
+        read_image(tmp_path / "a.png")
     with pytest.raises(InputError, match="expected JPEG or PNG data, got BMP"):
         check_compressed(SimpleNamespace(format="bmp", data=IMAGES["bmp"]))
     animated = bytearray(b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(100))
@@ -245,10 +244,9 @@ def test_one_limit_holds_for_messages_and_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at most 5 in all"):
         check_image(raw, max_pixels=5)
     (tmp_path / "a.png").write_bytes(IMAGES["png"])
-    for read in (read_image, read_photo):
-        assert read(tmp_path / "a.png", max_pixels=61 * 47).shape == SCENE.shape
-        with pytest.raises(DataError, match=r"a\.png cannot be decoded.*bad size"):
-            read(tmp_path / "a.png", max_pixels=61 * 47 - 1)
+    assert read_image(tmp_path / "a.png", max_pixels=61 * 47).shape == SCENE.shape
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded.*bad size"):
+        read_image(tmp_path / "a.png", max_pixels=61 * 47 - 1)
     with pytest.raises(InputError, match="oversize: 10 pixels take at most"):
         decode_rgb(bytes(2**20 + 81), max_pixels=10)
 

@@ -234,8 +234,11 @@ def test_photos_of_many_sizes_are_fitted_to_the_side_that_is_asked_for(tmp_path:
     [
         (lambda folder: (folder / "cat" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing"), "cannot be decoded"),
         (lambda folder: (folder / "cat" / "000.png").write_bytes(b"plain text"), "000.png cannot be decoded"),
-        (lambda folder: (folder / "empty").mkdir(), "expected images"),
-        (lambda folder: [path.unlink() for path in (folder / "dog").iterdir()], "dog: expected images"),
+        (lambda folder: (folder / "empty").mkdir(), "found none in empty:"),
+        (
+            lambda folder: [path.unlink() for path in (folder / "dog").iterdir()],
+            "found none in dog:",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, spoil: Callable[[Path], object], says: str) -> None:
@@ -252,5 +255,5 @@ def test_a_folder_needs_classes_that_agree(tmp_path: Path) -> None:
         load_dataset("one", "train", root=tmp_path)
     save_photos(tmp_path / "two" / "train", ("cat", "dog"), 2)
     save_photos(tmp_path / "two" / "test", ("cat", "fox"), 2)
-    with pytest.raises(DataError, match="the same classes in train/ and test/"):
+    with pytest.raises(DataError, match="dog is missing in test, fox is missing in train"):
         load_dataset("two", "train", root=tmp_path)

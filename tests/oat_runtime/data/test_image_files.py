@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oat_runtime.data import frame_files, in_frame_order, is_image, read_image, read_photo
+from oat_runtime.data import frame_files, in_frame_order, is_image, read_image
 from oat_runtime.errors import DataError
 
 NAMES = st.text("ab._-019", min_size=1, max_size=8).filter(lambda name: name not in (".", ".."))
@@ -67,26 +67,21 @@ def test_a_folder_gives_its_images_and_nothing_else(tmp_path: Path) -> None:
         frame_files(tmp_path / "empty")
 
 
-def test_both_readers_give_the_pixels_that_were_stored(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
+def test_a_file_gives_the_pixels_that_were_stored(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     for suffix in (".png", ".ppm", ".bmp", ".tiff", ".webp"):
         path = tmp_path / f"image{suffix}"
         lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
         assert cv2.imwrite(str(path), pixels[..., ::-1], lossless)
         np.testing.assert_array_equal(read_image(path), pixels)
-        np.testing.assert_array_equal(read_photo(path), pixels)
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png cannot be decoded: .*: copy it again"):
         read_image(tmp_path / "text.png", remedy="copy it again")
     with pytest.raises(DataError, match=r"none\.png is missing: replace or remove it"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
-        read_photo(tmp_path / "text.png")
 
 
 def test_a_number_of_any_length_has_its_place() -> None:
