@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections import OrderedDict
@@ -10,14 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from oat_runtime.bundle import Bundle
 from oat_runtime.errors import CheckpointError, one_line, quoted
-from oat_runtime.files import parse_json, reason_of, whole_file
+from oat_runtime.files import expanded, parse_json, reason_of, whole_file
 from training.config import TrainConfig
+from training.network import OATNet, network_of, tensors_of
+from training.network.resnets import resnet_from
+from training.network.transplant import Source
 from training.origin import UNKNOWN
+from training.split import class_names_of_run
 
 _FORMAT = 3
 _READABLE = (1, 2, 3)
@@ -238,3 +245,45 @@ def optimizer_state(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
 
 def _is_list_of_dicts(value: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def read_source(name_or_path: str) -> Source:
+    """Read the weights of a bundle, of a run, or of a torchvision ResNet.
+
+    Args:
+        name_or_path: a bundle's folder or the name of a shipped one; a run's folder or checkpoint, of which the
+            averaged weights are taken where it has not ended; or a state dict (`.pth`, read without running code in it,
+            or `.safetensors`).
+
+    Raises:
+        OATError: there is none, or it is damaged.
+    """
+    path = expanded(name_or_path)
+    file = path / "checkpoint.pt" if path.is_dir() and not (path / "manifest.json").is_file() else path
+    if not file.is_file():
+        bundle = Bundle.load(path)
+        network = network_of(bundle.tensors(), bundle.manifest.model)
+        return Source(f"bundle {one_line(bundle.path.name)} ({bundle.sha256[:12]})", network, bundle.class_names)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if file.suffix in (".pth", ".safetensors"):
+        return Source(f"{one_line(file.name)} ({digest[:12]})", resnet_from(_state_dict(file)), ())
+    checkpoint = load_checkpoint(file)
+    trained = OATNet(checkpoint.config.model)
+    load_weights(trained, checkpoint, averaged=not checkpoint.finished)
+    network = network_of(tensors_of(trained), checkpoint.config.model)
+    name = f"run {one_line(file.parent.name)} at step {checkpoint.step} ({digest[:12]})"
+    return Source(name, network, class_names_of_run(file.parent))
+
+
+def _state_dict(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(file))
+        if zipfile.is_zipfile(file):
+            _check_archive(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+            raise TypeError(f"expected tensors by name, got {quoted(state)}")
+        return state
+    except Exception as error:  # zip, pickle, torch and safetensors raise two dozen kinds on damaged bytes
+        raise CheckpointError(f"{one_line(file)} is damaged or not a state dict ({one_line(error)})") from None

@@ -66,7 +66,8 @@ class TrainConfig(StrictModel):
     """Steps at which the run was finished and went on with more epochs. At each, learning rate and momenta begin anew.
     `oat-train` writes this; see `training.checkpoint.going_on`."""
     start: str = Field(default="", max_length=1000)
-    """What the weights started from, if not from random ones. `oat-train --from` writes this; see `training.start`."""
+    """What the weights started from, if not from random ones. `oat-train --from` writes this; see
+    `training.network.transplant`."""
     batch_size: int = Field(default=128, ge=2, le=10**6)
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""

@@ -20,8 +20,10 @@ from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
+from training.checkpoint import read_source
 from training.config import TrainConfig
 from training.distributed import World, device_argument
+from training.network.transplant import begin_from
 from training.reporting import (
     LogLines,
     Pace,
@@ -35,7 +37,6 @@ from training.reporting import (
 )
 from training.settings import read_recipe, run_name, with_changes
 from training.split import DataRecord, check_division, divided, keep_division
-from training.start import begin_from, read_source
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
 
@@ -245,8 +246,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sweep", metavar="KEY=V1,V2,...",
                       help="train once for each value and compare on validation images")  # fmt: skip
     made.add_argument("--run", type=output_folder, help="run folder (default: runs/<recipe>)")
-    made.add_argument("--from", dest="start", metavar="BUNDLE|RUN",
-                      help="start from these weights: a bundle, or the folder or checkpoint.pt of a run")  # fmt: skip
+    made.add_argument("--from", dest="start", metavar="BUNDLE|RUN|FILE",
+                      help="start from a bundle, a run, or a torchvision ResNet (.pth, .safetensors)")  # fmt: skip
     made.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--epochs", type=int)
     made.add_argument("--seed", type=int)

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+import torch.nn.functional as F
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.data import CIFAR10_CLASSES, ImageSet
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import CheckpointError, ConfigError
 from training import train as train_module
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, read_source
 from training.config import TrainConfig
 from training.distributed import World
 from training.network import LambdaBatch, OATNet, SlimmableConv2d, network_of, tensors_of
-from training.start import Source, begin_from, read_source
+from training.network.transplant import Source, begin_from
 from training.train import train
 
 Patches = Callable[..., ImageSet]
@@ -160,3 +162,95 @@ def test_a_shipped_bundle_can_be_started_from_by_its_name() -> None:
     _, lines = begun({"num_classes": 2, "stem": "3x3-stride2"}, theirs, ("left", "right"))
     assert lines[0].startswith("starts from bundle gtsrb-wrn-16-2 (") and "anew, for 2 classes" in lines[-1]
     assert float(lines[3].split("off by ")[1].split()[0]) < 1e-4
+
+
+def state_of_a_resnet(*, stem: int = 7) -> dict[str, torch.Tensor]:
+    """A state dict under torchvision's names, of a ResNet with one block a layer."""
+    generator = torch.Generator().manual_seed(2)
+    state: dict[str, torch.Tensor] = {}
+
+    def convolution(name: str, inputs: int, outputs: int, size: int) -> None:
+        weight = torch.randn(outputs, inputs, size, size, generator=generator)
+        state[f"{name}.weight"] = weight * (2 / (inputs * size * size)) ** 0.5
+
+    def norm(name: str, num: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.{part}"] = 0.5 + 0.5 * torch.rand(num, generator=generator)
+        state[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+    convolution("conv1", 3, 64, stem)
+    norm("bn1", 64)
+    inputs = 64
+    for layer, outputs in enumerate((64, 128, 256, 512), start=1):
+        name = f"layer{layer}.0"
+        convolution(f"{name}.conv1", inputs, outputs, 3)
+        convolution(f"{name}.conv2", outputs, outputs, 3)
+        norm(f"{name}.bn1", outputs)
+        norm(f"{name}.bn2", outputs)
+        if inputs != outputs:
+            convolution(f"{name}.downsample.0", inputs, outputs, 1)
+            norm(f"{name}.downsample.1", outputs)
+        inputs = outputs
+    state |= {"fc.weight": torch.randn(7, 512, generator=generator) / 20, "fc.bias": torch.zeros(7)}
+    return state
+
+
+def computed(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """What such a ResNet computes, written out."""
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        mean, var, weight, bias = (state[f"{name}.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias, eps=1e-5)
+
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    x = F.max_pool2d(norm(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), "bn1").relu(), 3, 2, 1)
+    for layer in range(1, 5):
+        name, stride = f"layer{layer}.0", 1 if layer == 1 else 2
+        hidden = norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1").relu()
+        hidden = norm(F.conv2d(hidden, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+        if layer > 1:
+            x = norm(F.conv2d(x, state[f"{name}.downsample.0.weight"], stride=stride), f"{name}.downsample.1")
+        x = (hidden + x).relu()
+    return F.linear(x.mean(dim=(2, 3)), state["fc.weight"], state["fc.bias"])
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_torchvision_resnet_computes_the_same_and_starts_a_run_for_every_lambda(ending: str, tmp_path: Path) -> None:
+    state = state_of_a_resnet()
+    file = tmp_path / f"resnet{ending}"
+    if ending == ".pth":
+        torch.save(state, file)
+    else:
+        safetensors.torch.save_file(state, file)
+    theirs = read_source(str(file))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = theirs.network(x, LambdaBatch.constant(0.0, 2, (0.0,)), width=1.0)
+    torch.testing.assert_close(found, computed(state, x), atol=1e-3, rtol=1e-3)
+    model, lines = begun({"num_classes": 3, "lambdas": (0.0, 1.0), "widths": (0.5, 1.0)}, theirs, ("a", "b", "c"))
+    assert lines[0].startswith(f"starts from resnet{ending} (") and lines[0].endswith("a resnet-10:")
+    assert "12 of 12 taken" in lines[1] and "the same at every λ" in lines[3]
+    assert torch.equal(model.blocks[3].conv2.weight, state["layer4.0.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: state.update({"layer1.0.conv3.weight": torch.ones(1)}), "three convolutions a block"),
+        (lambda state: state.pop("layer3.0.bn2.bias"), r"expected finite layer3.0.bn2.bias of \(256,\), got none"),
+        (lambda state: state.update({"bn1.weight": torch.full((64,), torch.nan)}), "expected finite bn1.weight"),
+        (lambda state: state.update({"conv1.weight": torch.ones(64, 1, 7, 7)}), r"conv1.weight of \(64, 3, 7, 7\)"),
+        (lambda state: state.update({"attention.weight": torch.ones(1)}), r"got \['attention.weight'\] as well"),
+        (lambda state: state.clear(), "expected the names of torchvision's ResNet"),
+        (lambda state: state.update({"fc.weight": "x"}), "not a state dict"),
+    ],
+)
+def test_a_state_dict_of_another_network_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], object], reason: str, tmp_path: Path
+) -> None:
+    state = state_of_a_resnet()
+    change(state)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=reason):
+        read_source(str(tmp_path / "other.pth"))

@@ -1,4 +1,4 @@
-"""Start a run from the weights of a bundle or of another run, for other classes, widths and λ; and say what was taken.
+"""Start a network from the weights of another, for other classes, widths and λ, and say what was taken.
 
 Networks must have one name (`wrn-16-2`), so that each layer means the same in both. A bundle holds γ and β at its λ,
 and not the MLPs that made them. The MLPs of the new network are fitted to them, at the λ of the new network.
@@ -6,7 +6,6 @@ and not the MLPs that made them. The MLPs of the new network are fitted to them,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,15 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ADVERSARIAL, CLEAN, knot_weights
-from oat_runtime.bundle import Bundle
-from oat_runtime.errors import ConfigError, one_line
-from oat_runtime.files import expanded
-from training.checkpoint import load_checkpoint, load_weights
-from training.network import OATNet, SlimmableConv2d, network_of, tensors_of
+from oat_runtime.errors import ConfigError
+from training.network.layers import SlimmableConv2d
 from training.network.norm import FiLMTable
-from training.split import class_names_of_run
-
-_CHECKPOINT = "checkpoint.pt"
+from training.network.oat_net import OATNet
 
 
 @dataclass(frozen=True)
@@ -38,29 +32,6 @@ class Source:
     name: str
     network: OATNet
     class_names: tuple[str, ...]
-
-
-def read_source(name_or_path: str) -> Source:
-    """Read the weights of a bundle (its folder, or the name of a shipped one) or of a run (its folder or checkpoint).
-
-    Of a run that has not ended, the averaged weights are taken where it has them.
-
-    Raises:
-        OATError: there is none, or it is damaged.
-    """
-    path = expanded(name_or_path)
-    file = path / _CHECKPOINT if path.is_dir() and not (path / "manifest.json").is_file() else path
-    if not file.is_file():
-        bundle = Bundle.load(path)
-        network = network_of(bundle.tensors(), bundle.manifest.model)
-        return Source(f"bundle {one_line(bundle.path.name)} ({bundle.sha256[:12]})", network, bundle.class_names)
-    checkpoint = load_checkpoint(file)
-    trained = OATNet(checkpoint.config.model)
-    load_weights(trained, checkpoint, averaged=not checkpoint.finished)
-    network = network_of(tensors_of(trained), checkpoint.config.model)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    name = f"run {one_line(file.parent.name)} at step {checkpoint.step} ({digest[:12]})"
-    return Source(name, network, class_names_of_run(file.parent))
 
 
 @torch.no_grad()
@@ -154,6 +125,8 @@ def _take_film(model: OATNet, source: OATNet) -> str:
             worst = max(worst, float((found_KC.cpu().double() - wanted_KC).abs().max()))
     between = [f"{lam:g}" for lam in ours if lam not in theirs]
     said = "taken as it is" if len(ours) == 1 else f"fitted, γ and β are off by {worst:.1g} at most"
+    if len(theirs) == 1:
+        return f"{said}; the same at every λ, because the source knows one"
     return said + (f"; λ {', '.join(between)} interpolated between {theirs}" if between else "")
 
 
