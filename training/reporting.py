@@ -158,7 +158,7 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
             f"no validation images of {_listed(unseen)}: no figure will tell how well they are recognized; "
             f"add images, or hold out more than {config.num_validation} (--set num_validation=NUMBER){way}"
         )
-    if trainer.num_steps < FEW_STEPS:
+    if trainer.num_steps < FEW_STEPS and not config.start:
         way = "--set steps=" + str(FEW_STEPS)
         if config.steps is None:
             way = f"--epochs {math.ceil(FEW_STEPS / trainer.steps_per_epoch)}"

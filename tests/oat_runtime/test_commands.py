@@ -167,7 +167,7 @@ def test_a_folder_is_held_by_one_process_and_a_kill_lets_go_of_it(tmp_path: Path
 def test_signals_are_held_back_until_the_work_is_whole_and_then_act_with_a_note(tmp_path: Path) -> None:
     file = tmp_path / "whole"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt, match="saved")() as stop:
+    with pytest.raises(KeyboardInterrupt, match="saved"), held_back() as stop:
         assert not stop.came()
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)
@@ -181,7 +181,7 @@ def test_signals_are_held_back_until_the_work_is_whole_and_then_act_with_a_note(
 
 
 def test_an_error_counts_more_than_a_signal_that_is_held_back() -> None:
-    with pytest.raises(ValueError, match="disk")():
+    with pytest.raises(ValueError, match="disk"), held_back():
         os.kill(os.getpid(), signal.SIGINT)
         raise ValueError("disk")
 

@@ -65,6 +65,8 @@ def test_too_little_is_said_with_a_way_out(tiny_run: TrainConfig, patches: Patch
     few, steps = warnings_about(trainer, of_classes(200, 49), of_classes(1, 1))
     assert "class-1 (49)" in few and "class-0" not in few
     assert "249 images give only 60 steps" in steps and "--epochs 125" in steps
+    trainer.note_start("bundle some")  # what has learned already may need few steps
+    assert len(list(warnings_about(trainer, of_classes(200, 49), of_classes(1, 1)))) == 1
     (unseen,) = (line for line in warnings_about(trainer, of_classes(60, 60), of_classes(9, 0)) if "class-1" in line)
     assert "no validation images" in unseen and "--set num_validation=NUMBER" in unseen
     (unequal,) = (line for line in warnings_about(trainer, of_classes(500, 60), of_classes(9, 1)) if "times" in line)
