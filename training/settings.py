@@ -14,7 +14,7 @@ from oat_runtime.files import expanded, read_at_most, reason_of
 from training.config import TrainConfig
 from training.recipes import RECIPES
 
-_MOST_BYTES, _MOST_DEPTH, _MOST_SCALAR = 2**15, 8, 1000
+_MOST_BYTES, _MOST_DEPTH, _MOST_SCALAR = 2**14, 8, 1000
 """Of a recipe, or of one value: the longest recipe has 2,000 bytes, and fields lie 3 deep in it."""
 
 

@@ -74,7 +74,7 @@ def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
         ("learning_rate=.nan", "learning_rate"),
         ("epochs=[[", "epochs: expected a value in YAML"),
         ("epochs=" + "9" * 5000, "epochs: expected a value in YAML"),
-        ("dataset=" + "x" * 10**6, "at most 32768 are read"),
+        ("dataset=" + "x" * 10**6, "at most 16384 are read"),
     ],
 )
 def test_a_wrong_change_is_named(change: str, message: str) -> None:
@@ -105,7 +105,7 @@ def test_a_yaml_file_changes_a_recipe(tmp_path: Path) -> None:
         ("epochs: " + "9" * 900, "epochs: Input should be less than or equal to 1000000"),
         ("epochs: " + "9" * 5000, "more than 1000 characters"),
         ("epochs: 2001-99-99", "is not YAML"),
-        ("- x\n" * 20_000, "larger than 32768 bytes"),
+        ("- x\n" * 20_000, "larger than 16384 bytes"),
         ("{[1]: 2}", "expected names with values"),
         ("base: [smoke]", "base must be one of"),
     ],
