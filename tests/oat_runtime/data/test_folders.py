@@ -378,6 +378,13 @@ def test_a_hash_of_what_is_flat_has_no_bits_and_levels_tell_flat_pictures_apart(
     assert group_near_copies(flat, np.arange(3)).tolist() == [0, 0, 2]
 
 
+def test_faint_pictures_of_one_brightness_are_told_apart_by_their_patterns() -> None:
+    faint = 128 + 6 * np.random.default_rng(0).integers(-1, 2, (5, 8, 9, 1)).repeat(3, axis=3)
+    thumbnails = np.concatenate([faint, faint + 1]).astype(np.uint8)
+    assert np.abs(faint[0] - faint[1]).mean() < near_copies.MOST_LEVELS
+    assert group_near_copies(thumbnails, np.arange(10)).tolist() == [0, 1, 2, 3, 4] * 2
+
+
 def test_a_picture_has_the_same_groups_at_every_side(tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         for clip in range(4):
