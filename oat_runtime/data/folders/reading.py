@@ -17,6 +17,7 @@ from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE, thumbnail
 from oat_runtime.data.image_files import read_image
 from oat_runtime.data.image_set import ImageSet, Split, resized
 from oat_runtime.errors import DataError
+from oat_runtime.extras import require
 from oat_runtime.text import plain
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def load_folder(folder: Path, split: Split, *, side: int | None, skip_broken: bo
 
     Raises:
         DataError: what `index_folder` refuses, pictures that cannot be read, or sizes that differ.
+        ConfigError: there are TIFF images, and Pillow is not installed to check them.
     """
     index = index_folder(folder)
     has_test = "test" in index.parts
@@ -120,17 +122,18 @@ def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     if path.suffix.lower() in PICTURES_NOT_READ:
         raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
     pixels = read_image(path)
-    if path.suffix.lower() in (".tif", ".tiff"):
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
+    if is_tiff:
         _check_tiff(path)
     return pixels
 
 
 def _check_tiff(path: Path) -> None:
     """Refuse a TIFF file with holes in compressed pixels. OpenCV fills them; Pillow does not, if it knows the kind."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise DataError("folders with TIFF images need Pillow: pip install 'oat-robot[data]'") from error
+    require("PIL", extra="data", by="a folder with TIFF images")
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(path.read_bytes()), formats=("TIFF",)) as image:
             image.load()

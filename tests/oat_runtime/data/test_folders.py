@@ -20,7 +20,7 @@ from PIL import Image
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.data.folders import index_folder, near_copies
 from oat_runtime.data.folders.near_copies import group_near_copies, hashes, thumbnail
-from oat_runtime.errors import DataError
+from oat_runtime.errors import ConfigError, DataError
 
 Bytes = npt.NDArray[np.uint8]
 SIDE = 32
@@ -378,9 +378,27 @@ def test_a_hash_of_what_is_flat_has_no_bits_and_levels_tell_flat_pictures_apart(
     assert group_near_copies(flat, np.arange(3)).tolist() == [0, 0, 2]
 
 
+def test_faint_pictures_of_one_brightness_are_told_apart_by_their_patterns() -> None:
+    faint = 128 + 6 * np.random.default_rng(0).integers(-1, 2, (5, 8, 9, 1)).repeat(3, axis=3)
+    thumbnails = np.concatenate([faint, faint + 1]).astype(np.uint8)
+    assert np.abs(faint[0] - faint[1]).mean() < near_copies.MOST_LEVELS
+    assert group_near_copies(thumbnails, np.arange(10)).tolist() == [0, 1, 2, 3, 4] * 2
+
+
 def test_a_picture_has_the_same_groups_at_every_side(tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         for clip in range(4):
             save_clip(tmp_path / name, f"clip{clip}", 6, seed=100 * label + clip)
     small, large = (load_dataset(f"{tmp_path}@{side}", "test") for side in (8, 64))
     assert names(small) == names(large)
+
+
+def test_without_pillow_a_tiff_image_is_not_taken_for_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photos(tmp_path)
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda name: None)
+    assert len(load_dataset(str(root), "train")) > 0
+    save(root / "cat" / "scan.tif", picture(50)).rename(root / "cat" / "scan.png")  # what it is counts, not its name
+    with pytest.raises(ConfigError, match=r"a folder with TIFF images needs PIL: pip install 'oat-robot\[data\]'"):
+        load_dataset(str(root), "train", skip_broken=True)
