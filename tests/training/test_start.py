@@ -139,7 +139,7 @@ def test_a_run_starts_from_another_and_keeps_the_record(
     options: dict[str, object], tiny_run: TrainConfig, patches: Patches, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, download: patches(58))
+    monkeypatch.setattr(train_module, "load_dataset", lambda name, split, **_: patches(58))
     first = tiny_run.model_copy(update={"epochs": 1} | options)
     train(first, tmp_path / "first", world=World())
     for place in (tmp_path / "first", tmp_path / "first" / "checkpoint.pt"):
