@@ -96,6 +96,16 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ConfigError(f"{one_line(path)}: expected a path, and there is no such home folder") from error
 
 
+def user_cache() -> Path | None:
+    """Return this project's folder in the user's cache; None for a user who has no home, as in many containers."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "oat"
+    try:
+        return Path.home() / ".cache" / "oat"
+    except RuntimeError:
+        return None
+
+
 @contextmanager
 def held(folder: Path, *, by: str) -> Iterator[None]:
     """Hold a folder, so that no second process of the same kind works in it; a process that dies lets go of it.

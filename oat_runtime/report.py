@@ -192,4 +192,4 @@ def _cell(value: object) -> str | Text:
 
 def wide_console(*, columns: int = 110) -> Console:
     """Return the standard output: as wide as its terminal, or `columns` wide in a file or a pipe."""
-    return PlainConsole(width=None if sys.stdout.isatty() else columns)
+    return PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else columns)

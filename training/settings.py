@@ -95,7 +95,8 @@ def _parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise ValueError(f"{error.problem}{line}") from error
-    except (yaml.YAMLError, AttributeError, TypeError, LookupError) as error:  # dates and numbers that are none
+    # Dates and numbers that are none, or are too large.
+    except (yaml.YAMLError, ArithmeticError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(str(error)) from error
 
 

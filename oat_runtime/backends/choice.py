@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +21,7 @@ from oat_runtime.bundle import Probe
 from oat_runtime.bundle.manifest import UNSTATED_SHARE
 from oat_runtime.devices import device_name
 from oat_runtime.errors import BackendError, one_line
-from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, write_whole
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, user_cache, write_whole
 from oat_runtime.timing import interleave
 
 _LOG = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def choose(
         return names[0], precision
     cache = cache or cache_path()
     key = _key(names, precision, settings, bundle_sha256)
-    known = _read(cache).get(key)
+    known = None if cache is None else _read(cache).get(key)
     possible = {f"{name} {kind}": (name, kind) for name in names for kind in _PRECISIONS if precision in (None, kind)}
     if isinstance(known, str) and known in possible:
         return possible[known]
@@ -81,7 +80,8 @@ def choose(
     best = min(times, key=lambda candidate: times[candidate])
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
     _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
-    _remember(cache, key, best)
+    if cache is not None:
+        _remember(cache, key, best)
     return best
 
 
@@ -152,10 +152,10 @@ def has_amx() -> bool:
         return False
 
 
-def cache_path() -> Path:
-    """Return the file of stored choices, in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "oat" / "backends.json"
+def cache_path() -> Path | None:
+    """Return the file of stored choices, in the user's cache folder; None where there is none."""
+    folder = user_cache()
+    return None if folder is None else folder / "backends.json"
 
 
 def _key(names: Sequence[BackendName], precision: Precision | None, settings: Settings, bundle_sha256: str) -> str:

@@ -163,8 +163,13 @@ class Manifest(StrictModel):
         return self
 
     def tolerance(self, precision: Precision, largest_logit: float) -> float:
-        """Return by how much logits may differ from the probe's, whose largest absolute value is given."""
-        return self.probe_atol.get(precision, UNSTATED_SHARE * largest_logit)
+        """Return by how much logits may differ from the probe's, whose largest absolute value is given.
+
+        What the manifest states counts up to the share that holds without a statement. So nobody who exchanges the
+        weights can state that they need not fit.
+        """
+        most = UNSTATED_SHARE * largest_logit
+        return min(self.probe_atol.get(precision, most), max(most, FLOAT32_ATOL))
 
 
 def of_schema_1(document: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from oat_runtime.errors import BundleError, one_line, quoted
 from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 
+_LOG = logging.getLogger(__name__)
 _ARCHITECTURE = "the manifest's architecture"
 _MAX_PROBE_IMAGES, _MAX_HASH_BYTES = 16, 1024
 
@@ -304,6 +306,8 @@ def _manifest_of(path: Path, raw: bytes) -> Manifest:
             )
         if version == 1:
             document = of_schema_1(document)
+            if not (path.parent / MANIFEST_HASH).is_file():
+                _LOG.warning("%s is of schema 1: no hash beside it would tell a changed figure", one_line(path))
         elif not (path.parent / MANIFEST_HASH).is_file():
             raise BundleError(
                 f"{one_line(path.parent / MANIFEST_HASH)} is missing: the bundle is incomplete, fetch it again"

@@ -16,6 +16,7 @@ from oat_runtime.data.sources import Source, load_source
 from oat_runtime.data.stl10 import STL10
 from oat_runtime.data.svhn import SVHN
 from oat_runtime.errors import DataError
+from oat_runtime.files import expanded
 
 SOURCES: dict[str, Source] = {
     "cifar10": CIFAR10,
@@ -61,7 +62,7 @@ def load_dataset(
     if name in SOURCES:
         return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
     roots = data_roots(root)
-    for folder in (Path(name).expanduser(), *(place / name for place in roots)):
+    for folder in (expanded(name), *(place / name for place in roots)):
         if folder.is_dir():
             return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
     raise DataError(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from oat_runtime.files import expanded, user_cache
+
 BESIDE_PROJECT = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -24,5 +26,6 @@ def data_roots(root: Path | None = None) -> tuple[Path, ...]:
     """
     named = root or os.environ.get("OAT_DATA")
     if named:
-        return (Path(named).expanduser(),)
-    return BESIDE_PROJECT, Path.home() / ".cache" / "oat" / "data"
+        return (expanded(named),)
+    cache = user_cache()
+    return (BESIDE_PROJECT,) if cache is None else (BESIDE_PROJECT, cache / "data")

@@ -20,6 +20,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import BackendName, Plan, Precision, Settings, available, choice, get_backend
 from oat_runtime.backends.plan import powers_of_two
 from oat_runtime.bundle import Probe
+from oat_runtime.data.roots import BESIDE_PROJECT, data_roots
 from oat_runtime.errors import BackendError
 from oat_runtime.plain_net import Affine, Convolution, PlainNet, constants, fold, share
 from oat_runtime.untrained import static_net
@@ -359,3 +360,17 @@ def test_cuda_graphs_compute_both_forms(
         np.testing.assert_allclose(folded(x_NCHW), expected, atol=atol)
         plans[1.0](x_NCHW)
         np.testing.assert_allclose(plans[0.25](x_NCHW), expected, atol=atol)
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: in a container whose user has no home, loading with engine `auto` ended in a foreign error."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "OAT_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert choice.cache_path() is None and data_roots() == (BESIDE_PROJECT,)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert choice.cache_path() == Path("/caches/oat/backends.json")

@@ -517,6 +517,10 @@ def test_figures_of_another_precision_are_read_where_it_runs(folder: Path) -> No
     assert (bundle.counted_in("int8"), bundle.counted_in("bfloat16")) == ("int8", "float32")
     tolerances = [bundle.manifest.tolerance(name, 10.0) for name in ("float32", "int8", "bfloat16")]
     assert tolerances == [2e-3, 0.5, 0.5]
+    document["probe_atol"] = {"float32": 100.0, "int8": 0.5}
+    write_manifest(folder, document)
+    lying = Bundle.load(folder).manifest
+    assert lying.tolerance("float32", 10.0) == 0.5, "a stated tolerance cannot wave exchanged weights through"
     assert bundle.outcomes("int8") == {}
 
 

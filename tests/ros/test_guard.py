@@ -128,6 +128,10 @@ def test_a_parameter_callback_that_raises_refuses(start_graph, monkeypatch) -> N
     monkeypatch.undo()
     unknown = SetParameters.Request(parameters=[Parameter(name="lambda", value=ParameterValue(type=99))])
     assert not peer.call(SetParameters, "set_parameters", unknown).results[0].successful
+    good = Parameter(name="lambda", value=ParameterValue(type=3, double_value=0.3))
+    mixed = SetParameters.Request(parameters=[good, *unknown.parameters])
+    answers = peer.call(SetParameters, "set_parameters", mixed).results
+    assert [answer.successful for answer in answers] == [True, False], "what was set before the fault is said to be set"
     together = SetParametersAtomically.Request(parameters=unknown.parameters)
     assert not peer.call(SetParametersAtomically, "set_parameters_atomically", together).result.successful
     _still_answers(graph)

@@ -75,6 +75,7 @@ def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
         ("epochs=[[", "epochs: expected a value in YAML"),
         ("epochs=" + "9" * 5000, "epochs: expected a value in YAML"),
         ("dataset=" + "x" * 10**6, "at most 16384 are read"),
+        ("epochs=" + "9:" * 250 + "9.0", "expected a value in YAML"),
     ],
 )
 def test_a_wrong_change_is_named(change: str, message: str) -> None:

@@ -106,9 +106,13 @@ class DecisionLog:
             OSError: they could not be written.
         """
         assert self._file is not None, "begun before"
-        if not os.fstat(self._file).st_nlink:
+        found = os.fstat(self._file)
+        if not found.st_nlink:
             self.close()
             raise FileNotFoundError(errno.ENOENT, "the file was removed")
+        if found.st_size < self._size:
+            self.close()
+            raise OSError(errno.EIO, "the file was cut short by somebody else")
         left = memoryview(b"\n" + data if self._is_torn else data)
         num_bytes = len(left)
         try:

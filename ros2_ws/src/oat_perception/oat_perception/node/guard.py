@@ -130,17 +130,18 @@ class _Answering:
         try:
             return self._callback(request, response)
         except Exception as error:
-            return _refusal(request, type(response)(), self._failures.tell(self._where, error))
+            done = list(getattr(response, "results", ()))  # rclpy sets one parameter after the other
+            return _refusal(request, type(response)(), done, self._failures.tell(self._where, error))
 
 
-def _refusal(request: Any, response: Any, reason: str) -> Any:
+def _refusal(request: Any, response: Any, done: list[SetParametersResult], reason: str) -> Any:
     refused = SetParametersResult(successful=False, reason=reason)
     if hasattr(response, "message"):
         response.message = reason
     elif hasattr(response, "result") and isinstance(response.result, SetParametersResult):
         response.result = refused
     elif hasattr(response, "results"):
-        response.results = [refused] * len(request.parameters)
+        response.results = done + [refused] * (len(request.parameters) - len(done))
     return response
 
 
