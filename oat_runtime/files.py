@@ -34,7 +34,7 @@ _MOST_REASONS = 3
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A JSON string, or what is left of one that does not end: it matches at every quotation mark, without going back."""
 _BRACKET = re.compile(rb"[\[\]{}]")
-_DIGITS = re.compile(rb"[0-9]{%d}" % (_MAX_DIGITS + 1))
+_DIGITS = re.compile(rb"(?<![0-9])[0-9]{%d}" % (_MAX_DIGITS + 1))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Model = TypeVar("Model", bound=BaseModel)

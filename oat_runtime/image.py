@@ -9,6 +9,9 @@ import numpy.typing as npt
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
 
+MAX_SIDE_PX = 16384
+"""Longer sides are refused: nothing that small a network needs, and arithmetic on a forged size stays harmless."""
+
 
 def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
     """Fit a frame to the network's input size and scale it to [0, 1].
@@ -22,7 +25,7 @@ def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDAr
         `frame / 255` to the bit.
 
     Raises:
-        InputError: the frame is not a non-empty uint8 array of shape H×W×3.
+        InputError: the frame is not a non-empty uint8 array of shape H×W×3, or a side exceeds `MAX_SIDE_PX`.
     """
     return unit_planes(fit_frame(frame_HWC, spec))
 
@@ -44,7 +47,7 @@ def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[
         uint8 RGB of the declared size; a frame of exactly that size is returned as it is.
 
     Raises:
-        InputError: the frame is not a non-empty uint8 array of shape H×W×3.
+        InputError: the frame is not a non-empty uint8 array of shape H×W×3, or a side exceeds `MAX_SIDE_PX`.
     """
     _check(frame_HWC)
     return frame_HWC if frame_HWC.shape[:2] == (spec.height, spec.width) else _fit(frame_HWC, spec)
@@ -102,6 +105,9 @@ def _check(frame: object) -> None:
         )
     if frame.size == 0:
         raise InputError(f"a frame must hold at least one pixel, {got}: check the source, or the region cut out of it")
+
+    if max(frame.shape[:2]) > MAX_SIDE_PX:
+        raise InputError(f"a frame must have at most {MAX_SIDE_PX} pixels a side, {got}: make it smaller, or cut it")
 
 
 def _fit(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:

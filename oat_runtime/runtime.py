@@ -345,7 +345,7 @@ class OATRuntime:
                 The answer names the point that really ran, see `effective`.
 
         Raises:
-            InputError: not a uint8 H×W×3 array.
+            InputError: not a uint8 H×W×3 array, or a side exceeds `oat_runtime.image.MAX_SIDE_PX`.
             OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """
@@ -359,7 +359,7 @@ class OATRuntime:
             at: as in `predict`.
 
         Raises:
-            InputError: there is none, or one is not a uint8 H×W×3 array.
+            InputError: there is none, or `predict` would refuse one.
             OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """

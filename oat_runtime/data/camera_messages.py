@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.decoding import decode_rgb
-from oat_runtime.data.image_headers import MAX_PIXELS, check_size, read_header
+from oat_runtime.data.image_headers import MAX_PIXELS, check_size, image_format, read_header
 from oat_runtime.errors import InputError
 
 
@@ -149,9 +149,10 @@ def check_compressed(message: CompressedImageMessage, *, max_pixels: int = MAX_P
             f"unknown format: expected a picture, got {found[0].strip()[:40]!r}, a depth image or a mosaic: compress "
             "what image_proc makes of it"
         )
-    header = read_header(_bytes(message), max_pixels=max_pixels)
-    if header.format not in _COMPRESSED_FORMATS:
-        raise InputError(f"unknown format: expected JPEG or PNG data, got {header.format}: set the camera's driver")
+    data = _bytes(message)
+    if (name := image_format(data)) not in _COMPRESSED_FORMATS:
+        raise InputError(f"unknown format: expected JPEG or PNG data, got {name}: set the camera's driver")
+    read_header(data, max_pixels=max_pixels)
 
 
 def rgb_compressed(

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.decoding import decode_rgb
-from oat_runtime.data.image_headers import MAX_PIXELS, Header, read_header
+from oat_runtime.data.image_headers import MAX_PARTS, MAX_PIXELS, PNM_HEAD_BYTES, Header, read_header
 from oat_runtime.errors import InputError
 
 BACKGROUND = 128
@@ -95,7 +95,7 @@ def _stored(header: Header) -> _Image:
 
 def _maximum(header: Header, stored: _Image) -> float:
     """The value that stands for white."""
-    if header.format == "PNM" and (found := _PNM_MAXIMUM.match(bytes(header.data[:4096]))) is not None:
+    if header.format == "PNM" and (found := _PNM_MAXIMUM.match(bytes(header.data[:PNM_HEAD_BYTES]))) is not None:
         maximum = float(found[1])
         is_text = bytes(header.data[:2]) in (b"P2", b"P3")
         return 255.0 if is_text and maximum <= 255 else maximum  # OpenCV has scaled those
@@ -161,12 +161,16 @@ def _orientation(chunks: dict[bytes, bytes]) -> int:
 
 
 def _chunks(data: bytes, form: str) -> dict[bytes, bytes]:
-    """Everything in a PNG or WebP file but its pixels: the first chunk of each name."""
+    """Everything in a PNG or WebP file but its pixels, up to a PNG's end: the first chunk of each name."""
     if form not in ("PNG", "WebP"):
         return {}
     at, order, beside = (8, ">I4s", 12) if form == "PNG" else (12, "<4sI", 8)
     chunks: dict[bytes, bytes] = {}
-    while at + 8 <= len(data):
+    num, name = 0, b""
+    while at + 8 <= len(data) and name != b"IEND":
+        num += 1
+        if num > MAX_PARTS:
+            raise InputError(f"too many chunks: expected at most {MAX_PARTS} in a {form} image: encode it again")
         first, second = struct.unpack_from(order, data, at)
         name, length = (second, first) if form == "PNG" else (first, second + (second & 1))
         if name not in (b"IDAT", b"fdAT", b"VP8 ", b"VP8L", b"ALPH"):

@@ -14,26 +14,29 @@ from dataclasses import dataclass
 import simplejpeg
 
 from oat_runtime.errors import InputError
+from oat_runtime.image import MAX_SIDE_PX
 
 MAX_PIXELS = 7680 * 4320
 """Pixels that an image may have unless somebody says otherwise: 8K."""
-MAX_SIDE_PX = 16384
-"""Longer sides are refused: nothing that small a network needs, and arithmetic on a forged size stays harmless."""
 MAX_SCANS = 64
 """Scans of a JPEG. Encoders write 1 to about 20. A legal file has up to 2,700, in which each passes over all pixels."""
+MAX_PARTS = 2**16
+"""Chunks of a PNG or WebP, segments of a JPEG. Encoders write up to some thousands, for the largest images."""
 _BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**20
 """The largest pixel (16 bits, four channels) uncompressed, and room for what comes beside the pixels."""
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _JPEG_HUFFMAN = (0xC0, 0xC1, 0xC2)
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)
-_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_END_OF_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_MAX_PNG_CHUNKS = 2**16
+# A marker may have any number of FF before it. Patterns that take all of them would start again at each.
+_NEXT_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
-_PNM_GAP = rb"(?:#[^\r\n]*[\r\n]|[ \t\n\v\f\r])*"
-# OpenCV swallows whatever comes behind a number, so a space must.
-_PNM = re.compile(rb"P[1-6]" + _PNM_GAP + rb"([0-9]{1,9})[ \t\n\v\f\r]" + _PNM_GAP + rb"([0-9]{1,9})(?![0-9])")
+PNM_HEAD_BYTES = 4096
+"""Bytes from the start of a PNM image within which its size must stand, whatever comments it has."""
+_PNM_GAP = rb"(?:#[^\r\n]*+[\r\n]|[ \t\n\v\f\r])*+"
+# OpenCV swallows whatever comes behind a number, so a space must. The last digit must be seen to be the last.
+_PNM = re.compile(rb"P[1-6]" + _PNM_GAP + rb"([0-9]{1,9})[ \t\n\v\f\r]" + _PNM_GAP + rb"([0-9]{1,9})[^0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +74,27 @@ def read_header(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> He
     most = most_bytes(max_pixels)
     if len(view) > most:
         raise InputError(f"oversize: {max_pixels} pixels take at most {most} bytes, got {len(view)}: make it smaller")
-    if not len(view):
+    name = image_format(view)
+    try:
+        header = _READERS[name][1](view)
+    except (struct.error, IndexError) as error:
+        raise InputError(f"truncated: {len(view)} bytes of {name} data end within the header") from error
+    check_size(header.height, header.width, max_pixels=max_pixels)
+    return header
+
+
+def image_format(data: bytes | memoryview) -> str:
+    """Return which of `FORMATS` data begin as. Only the first bytes are read.
+
+    Raises:
+        InputError: none of them, or no data.
+    """
+    start = bytes(data[:32])
+    if not start:
         raise InputError("empty: an image without data")
-    start = bytes(view[:32])
-    for name, (signature, read) in _READERS.items():
+    for name, (signature, _) in _READERS.items():
         if signature.match(start):
-            try:
-                header = read(view)
-            except (struct.error, IndexError) as error:
-                raise InputError(f"truncated: {len(view)} bytes of {name} data end within the header") from error
-            check_size(header.height, header.width, max_pixels=max_pixels)
-            return header
+            return name
     raise InputError(f"unknown format: expected {', '.join(FORMATS)} data, got bytes {start[:8].hex(' ')}: convert it")
 
 
@@ -105,9 +118,12 @@ def check_size(height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> None
 
 def _read_jpeg(data: memoryview) -> Header:
     """Walk over all markers as libjpeg does, and let libjpeg itself read the size."""
-    at, scans, size_hw, exif = 2, 0, None, False
+    at, segments, scans, size_hw, exif = 2, 0, 0, None, False
     while (found := _NEXT_MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
+        segments += 1
+        if segments > MAX_PARTS:
+            raise InputError(f"too many segments: expected at most {MAX_PARTS} in a JPEG image: encode it again")
         if marker == 0xD9:
             break
         if marker == 0xD8:
@@ -155,8 +171,8 @@ def _read_png(data: memoryview) -> Header:
         if (kind == b"IHDR") != (num == 0) or (kind == b"IHDR" and length != 13):
             raise InputError("damaged: PNG data must begin with one header of 13 bytes")
         num += 1
-        if num > _MAX_PNG_CHUNKS:
-            raise InputError(f"too many chunks: expected at most {_MAX_PNG_CHUNKS} in a PNG image: encode it again")
+        if num > MAX_PARTS:
+            raise InputError(f"too many chunks: expected at most {MAX_PARTS} in a PNG image: encode it again")
         if kind == b"IHDR":
             size = bytes(data[at + 8 : at + 16])
         if kind in _PNG_KEPT:
@@ -193,9 +209,9 @@ def _read_bmp(data: memoryview) -> Header:
 
 
 def _read_pnm(data: memoryview) -> Header:
-    found = _PNM.match(data)
+    found = _PNM.match(data[:PNM_HEAD_BYTES])
     if found is None:
-        raise InputError("truncated: PNM data without a size")
+        raise InputError(f"truncated: PNM data without a size in the first {PNM_HEAD_BYTES} bytes")
     return Header("PNM", int(found[2]), int(found[1]), data)
 
 

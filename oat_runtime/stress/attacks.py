@@ -33,7 +33,7 @@ NUM_TARGETS = 9
 """Number of wrong classes that APGD-T aims at, the most probable first, as in AutoAttack."""
 
 Method = Literal["fgsm", "fgsm-rs", "n-fgsm", "mi-fgsm", "pgd", "apgd-ce", "apgd-t"]
-_NAME = re.compile(r"(?P<method>fgsm|fgsm-rs|n-fgsm|mi-fgsm|apgd-ce|apgd-t|pgd(?:-(?P<steps>\d+))?)(?P<l2>-l2)?")
+_NAME = re.compile(r"(?P<method>fgsm|fgsm-rs|n-fgsm|mi-fgsm|apgd-ce|apgd-t|pgd(?:-(?P<steps>[0-9]{1,7}))?)(?P<l2>-l2)?")
 _FROM_THE_IMAGE = ("fgsm", "mi-fgsm")
 _ONE_STEP = ("fgsm", "fgsm-rs", "n-fgsm")
 

@@ -245,6 +245,7 @@ def test_a_joint_attack_hurts_all_victims_more_than_one_of_them_attacked_alone()
     ("name", "steps", "says"),
     [
         ("pdg-20", 20, "unknown attack 'pdg-20': expected fgsm"),
+        pytest.param("pgd-" + "1" * 5_000, 20, "unknown attack 'pgd-1", id="many digits"),
         ("pgd-20", 7, "pgd-20 takes 20 steps, got num_steps=7"),
         ("fgsm", 2, "fgsm takes 1 steps"),
         ("apgd-t", 3, "apgd-t needs 4 classes or more, got 3"),

@@ -78,6 +78,7 @@ HOSTILE = {
     "too many values": (f"[{'1,' * 200_000}1]", "about 200002"),
     "a long integer": ("1" * 5_000, "100 digits"),
     "a long fraction": (f"0.{LARGEST}1", "100 digits"),
+    "long numbers": (f"{LARGEST} " * 80_000, "Extra data"),
     "not a number": ('{"low": NaN}', "finite, got NaN"),
     "infinity": ("[-Infinity]", "finite, got -Infinity"),
     "a number beyond floats": ("[1e999]", "finite, got 1e999"),

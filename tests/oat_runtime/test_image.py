@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.image import network_input, unit_planes
+from oat_runtime.image import MAX_SIDE_PX, network_input, unit_planes
 
 CIFAR = InputSpec(height=32, width=32)
 MODES = ("stretch", "center_crop", "letterbox")
@@ -123,6 +123,12 @@ def test_letterbox_keeps_the_aspect_ratio_and_pads_with_black(shape: tuple[int, 
         (np.zeros((2, 32, 32, 3), np.uint8), "one at a time"),
         (np.zeros((0, 32, 3), np.uint8), "at least one pixel"),
         (np.zeros((), np.uint8), "HxWx3"),
+        (
+            np.broadcast_to(np.uint8(0), (2**16, 2**16, 3)),
+            "at most 16384 pixels a side, got uint8 of shape 65536x65536x3",
+        ),
+        (np.broadcast_to(np.uint8(0), (2**15, 2**15, 3)), "at most 16384 pixels a side"),
+        (np.broadcast_to(np.uint8(0), (1, 2**14 + 1, 3)), "at most 16384 pixels a side"),
         (None, "must be a NumPy array.*got NoneType"),
         ([[0, 0, 0]], "got list"),
     ],
@@ -130,6 +136,13 @@ def test_letterbox_keeps_the_aspect_ratio_and_pads_with_black(shape: tuple[int, 
 def test_what_is_not_a_frame_is_refused_with_a_remedy(frame: np.ndarray, says: str) -> None:
     with pytest.raises(InputError, match=says):
         network_input(frame, CIFAR)
+
+
+@pytest.mark.parametrize("resize", MODES)
+@pytest.mark.parametrize("shape", [(1, MAX_SIDE_PX), (MAX_SIDE_PX, 1)])
+def test_a_frame_of_the_longest_side_is_fitted(resize: str, shape: tuple[int, int]) -> None:
+    x = network_input(np.full((*shape, 3), 255, np.uint8), InputSpec(resize=resize))
+    assert x.shape == (3, 32, 32) and x.max() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import simplejpeg
 
 from oat_runtime.data import check_compressed, check_image, read_image
 from oat_runtime.data.decoding import REDUCED_ABOVE_PX, decode_rgb
-from oat_runtime.data.image_headers import MAX_PIXELS, MAX_SCANS, read_header
+from oat_runtime.data.image_headers import MAX_PARTS, MAX_PIXELS, MAX_SCANS, PNM_HEAD_BYTES, read_header
 from oat_runtime.errors import DataError, InputError
 from tests.oat_runtime.data.encoded import frame_header, png, png_chunk, progressive_jpeg, segment
 
@@ -190,6 +191,62 @@ def test_a_jpeg_has_a_bounded_number_of_scans() -> None:
     assert decode_rgb(progressive_jpeg(64, 48, scans=MAX_SCANS)).shape == (48, 64, 3)
     with pytest.raises(InputError, match="too many scans: expected at most 64"):
         decode_rgb(progressive_jpeg(64, 48, scans=MAX_SCANS + 1))
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x02"], ids=["segments", "scan"])
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\x00", b"\xff\xff\x00"], ids=["FF", "FF 00", "FF FF 00"])
+def test_a_jpeg_is_searched_once_however_it_is_filled(start: bytes, filler: bytes) -> None:
+    """200 kB of FF took minutes."""
+    data = start + filler * (4_000_000 // len(filler)) + b"\x00"
+    start_s = time.process_time()
+    with pytest.raises(InputError, match="no end marker"):
+        read_header(data)
+    assert time.process_time() - start_s < 0.5
+
+
+def test_filled_markers_are_markers() -> None:
+    whole = IMAGES["jpeg progressive"]
+    start, end = whole[:2], whole[-2:]
+    filled = start + b"\xff" * 100_000 + whole[2:-2] + b"\xff" * 100_000 + end
+    assert (read_header(filled).height, read_header(filled).width) == SCENE.shape[:2]
+    np.testing.assert_array_equal(decode_rgb(filled), decode_rgb(whole))
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xe0\x00\x02", b"\xff\x01"], ids=["segment", "without length"])
+def test_a_jpeg_has_a_bounded_number_of_segments(marker: bytes) -> None:
+    whole = IMAGES["jpeg"]
+    assert read_header(whole[:2] + marker * (MAX_PARTS - 100) + whole[2:]).height == SCENE.shape[0]
+    start_s = time.process_time()
+    with pytest.raises(InputError, match="too many segments: expected at most 65536"):
+        read_header(whole[:2] + marker * 1_000_000 + whole[2:])
+    assert time.process_time() - start_s < 0.5
+
+
+@pytest.mark.parametrize("filler", [b" ", b"#\n", b"#"])
+def test_the_size_of_a_pnm_is_read_from_its_first_bytes(filler: bytes) -> None:
+    """Spaces took 130 times their size in memory."""
+    room = PNM_HEAD_BYTES - len(b"P6 \n3 2\n")
+    filled = b"P6 " + filler * (room // len(filler)) + b"\n3 2\n"
+    header = read_header(filled + b"255\n" + bytes(18))
+    assert (header.height, header.width) == (2, 3)
+    for data in (filled[:-1] + b"0000\n255\n", b"P6 " + filler * (20_000_000 // len(filler)) + b"\n3 2\n255\n"):
+        tracemalloc.start()
+        start_s = time.process_time()
+        with pytest.raises(InputError, match="without a size in the first 4096 bytes"):
+            read_header(data)
+        assert time.process_time() - start_s < 0.5
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+
+
+def test_a_message_of_another_format_is_refused_by_its_first_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a header was read")
+
+    monkeypatch.setattr("oat_runtime.data.camera_messages.read_header", read)
+    for name in ("ppm", "tiff", "webp", "bmp"):
+        with pytest.raises(InputError, match="unknown format: expected JPEG or PNG data, got"):
+            check_compressed(SimpleNamespace(format="jpeg", data=IMAGES[name]))
 
 
 @pytest.mark.parametrize("cut", ["hole", "cut off", "zeros", "half, then the next"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,15 @@ def test_a_damaged_file_is_refused_or_decoded_but_never_breaks(kind: str) -> Non
         except InputError:
             continue
         assert image.dtype == np.uint8 and image.shape[2] == 3
+
+
+def test_the_chunks_of_a_file_are_bounded() -> None:
+    filler = b"JUNK\0\0\0\0"
+    webp = by_opencv(".webp", SCENE)
+    assert decode_file(webp + 1000 * filler).shape == SCENE.shape
+    start_s = time.process_time()
+    with pytest.raises(InputError, match="too many chunks: expected at most 65536 in a WebP image"):
+        decode_file(webp + 500_000 * filler)
+    png = by_opencv(".png", SCENE)
+    np.testing.assert_array_equal(decode_file(png + 500_000 * filler), decode_file(png))
+    assert time.process_time() - start_s < 0.5

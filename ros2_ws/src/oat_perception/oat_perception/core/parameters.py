@@ -17,8 +17,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
-from oat_runtime.data.image_headers import MAX_PIXELS, MAX_SIDE_PX
+from oat_runtime.data.image_headers import MAX_PIXELS
 from oat_runtime.errors import ConfigError, quoted
+from oat_runtime.image import MAX_SIDE_PX
 from policy.config import BatteryStep, PolicyConfig, Quantity
 
 ADAPTIVE = -1.0
