@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,14 @@ class Recording:
         return policy_of(self.header)
 
 
-def decision_lines(path: Path) -> list[str]:
-    """Return the lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
+def decision_lines(path: Path) -> Iterator[str]:
+    """Give the lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
 
     Raises:
         DataError: not a bag, or no decisions in it.
     """
     # For a bag that does not carry the definitions itself.
     definitions = {f"oat_msgs/msg/{file.stem}": file.read_text(encoding="utf-8") for file in _DEFINITIONS.glob("*.msg")}
-    lines: list[str] = []
     with open_bag(path, definitions=definitions) as reader:
         connections = [c for c in reader.connections if c.msgtype == _DECISION]
         if not connections:
@@ -94,27 +94,20 @@ def decision_lines(path: Path) -> list[str]:
                 f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {one_line(topics)}"
             )
         for _, message in bag_messages(path, reader, connections):
-            lines += [f"{line}\n" for line in str(message.record_json).splitlines()]
-    return lines
+            yield from (f"{line}\n" for line in str(message.record_json).splitlines())
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a decision log or a bag.
+    """Read a decision log or a bag, up to the first line that is wrong.
 
     Raises:
         DataError: the file is missing, empty, or not a recording of decisions.
     """
-    if is_bag(path):
-        lines = decision_lines(path)
-    else:
-        lines = _log_lines(path)
-        if not lines:
-            raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
-        policy_of(lines[0])
+    lines = decision_lines(path) if is_bag(path) else _log_lines(path)
     header, restarts, num_torn = "", set(), 0
     gaps: dict[int, Gap] = {}
     steps: list[tuple[Signals, dict[str, Any]]] = []
-    for number, line in enumerate(lines, start=1):
+    for number, (line, behind) in enumerate(pairwise(chain(lines, [""])), start=1):
         try:
             if line.startswith(_HEADER):
                 if header not in ("", line.rstrip()):
@@ -128,7 +121,6 @@ def read_recording(path: Path) -> Recording:
                 steps.append(signals_of(line))
         except TornLineError as error:
             # Steps behind it were decided with a state that nobody knows, unless a policy or a state follows.
-            behind = lines[number] if number < len(lines) else ""
             if line.endswith("\n") and not behind.startswith((_HEADER, _GAP)):
                 raise DataError(f"{path}, line {number}: {error}") from error
             num_torn += 1
@@ -137,18 +129,23 @@ def read_recording(path: Path) -> Recording:
     return Recording(header, tuple(steps), frozenset(restarts), gaps, num_torn)
 
 
-def _log_lines(path: Path) -> list[str]:
-    """Lines of a decision log with their ends; what is no text shows as such in its line."""
-    lines: list[str] = []
+def _log_lines(path: Path) -> Iterator[str]:
+    """Lines of a decision log with their ends, from its header on; what is no text shows as such in its line."""
+    number = 0
     try:
         with path.open("rb") as file:
-            while line := file.readline(MAX_JSON_BYTES + 1):
-                if len(line) > MAX_JSON_BYTES:
-                    raise DataError(f"{path}, line {len(lines) + 1}: expected at most {MAX_JSON_BYTES} bytes a line")
-                lines.append(line.decode(errors="backslashreplace"))
+            while data := file.readline(MAX_JSON_BYTES + 1):
+                number += 1
+                if len(data) > MAX_JSON_BYTES:
+                    raise DataError(f"{path}, line {number}: expected at most {MAX_JSON_BYTES} bytes a line")
+                line = data.decode(errors="backslashreplace")
+                if number == 1:
+                    policy_of(line)
+                yield line
     except OSError as error:
         raise DataError(f"cannot read the decision log {path}: {error}") from error
-    return lines
+    if number == 0:
+        raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
 
 
 def replay(path: Path) -> list[ReplayStep]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.data.bag_limits import bound_decompression, check_files
+from oat_runtime.data.bag_limits import bound_rosbags, check_files
 from oat_runtime.data.camera_messages import check_compressed, check_image, rgb_compressed, rgb_image
 from oat_runtime.errors import DataError, InputError, one_line, quoted
 from oat_runtime.extras import require
@@ -34,16 +34,17 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
 
     Raises:
         DataError: not a bag.
-        ConfigError: rosbags is not installed.
+        ConfigError: rosbags or PyYAML is not installed.
     """
-    require("rosbags", extra="bags", by="reading a bag")
+    for module in ("rosbags", "yaml"):
+        require(module, extra="bags", by="reading a bag")
     from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     types = get_typestore(Stores.ROS2_JAZZY)
     for name, text in (definitions or {}).items():
         types.register(get_types_from_msg(text, name))
-    bound_decompression()
+    bound_rosbags()
     try:
         check_files(path)
         reader = AnyReader([path], default_typestore=types)

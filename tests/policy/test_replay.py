@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +152,23 @@ def test_a_line_that_its_writer_was_stopped_in_is_named_and_the_others_replay(
         out = capsys.readouterr().out
         assert ("cut short" in out) == (num_bytes > 1)
         assert json.loads(out.splitlines()[-1])["num_torn"] == (num_bytes > 1)
+
+
+def test_a_log_is_read_no_further_than_its_first_wrong_line(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    """Regression: 60 MB of newlines took 560 MB and 23 s, all before the first of them was judged."""
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    header = log.read_bytes().splitlines()[0]
+    for start, message in ((b"", "expected one JSON object a line"), (header + b"\n", "line 2: expected one JSON")):
+        log.write_bytes(start + b"\n" * 5_000_000)
+        tracemalloc.start()
+        with pytest.raises(DataError, match=message):
+            replay(log)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 5_000_000
 
 
 def _run(policy: AdaptivePolicy, signals: list[Signals]) -> list[str]:

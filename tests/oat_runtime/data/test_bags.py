@@ -1,16 +1,20 @@
 """Bags give their images in order, or say what is wrong before the first one is taken."""
 
+import os
 import sqlite3
+import struct
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from oat_runtime.data import camera_images, is_bag, open_bag
-from oat_runtime.data.bag_limits import MAX_UNPACKED, unpack
+from oat_runtime.data.bag_limits import MAX_UNPACKED, check_chunks, unpack
 from oat_runtime.errors import DataError
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
@@ -115,8 +119,8 @@ def _metadata(bag: Path, change: Callable[[str], str]) -> Path:
     ("change", "message"),
     [
         (lambda text: text.replace("message_count: 1", "message_count: many"), "cannot be read as a rosbag2"),
-        (lambda text: "a: &a [x, x]\nb: [*a, *a]\n" + text, "uses references, which no recorder writes"),
-        (lambda text: text + "#" * 2**21, "larger than 1048576 bytes"),
+        (lambda text: "a: &a [x, x]\nb: [*a, *a]\n" + text, "uses references or tags, which no recorder writes"),
+        (lambda text: text + "#" * 2**21, "larger than 524288 bytes"),
         (lambda text: text.replace("version: 9", "version: [[[[[[[[["), "cannot be read as a rosbag2"),
         (lambda text: "\0", "cannot be read as a rosbag2"),
     ],
@@ -174,3 +178,120 @@ def test_packed_bags_are_read_as_before(tmp_path: Path, write: Write) -> None:
             unpack(b"".join(packed), zstd.ZstdDecompressor, wrong)
     with pytest.raises(ValueError, match="cut off"):
         unpack(packed[0][:-2], zstd.ZstdDecompressor, 16)
+
+
+def test_an_index_that_names_a_chunk_twice_is_refused(write: Write) -> None:
+    """Regression: a file of 414 kB named one chunk 20 times and took 5 GB before its first message."""
+    (file,) = write([7, 250, 9]).glob("*.mcap")
+    data = file.read_bytes()
+    (place,) = struct.unpack_from("<Q", data, len(data) - 28)
+    while data[place] != 8:
+        place += 9 + struct.unpack_from("<Q", data, place + 1)[0]
+    end = place + 9 + struct.unpack_from("<Q", data, place + 1)[0]
+    file.write_bytes(data[:end] + data[place:end] + data[end:])
+    with pytest.raises(DataError, match="names a part of the file twice"):
+        camera_images(file)
+
+
+def _chunk(start: int, first: int, last: int, *, size: int = 4 * 2**20, packed: int = 2**20) -> SimpleNamespace:
+    return SimpleNamespace(
+        chunk_start_offset=start, compressed_size=packed, uncompressed_size=size, message_start_time=first,
+        message_end_time=last,
+    )  # fmt: skip
+
+
+def test_chunks_are_bounded_where_they_are_held_together_and_a_long_recording_is_not() -> None:
+    step = 2**20 + 100
+    check_chunks([_chunk(n * step, 10 * n, 10 * n + 15) for n in range(20_000)], 20_000 * step)  # 80 GB
+    with pytest.raises(ValueError, match="of the same time unpack to"):
+        check_chunks([_chunk(n * step, n, 100) for n in range(65)], 65 * step)
+    with pytest.raises(ValueError, match="names a part of the file twice"):
+        check_chunks([_chunk(0, 0, 1), _chunk(step - 100, 2, 3)], 2 * step)
+    with pytest.raises(ValueError, match="a chunk unpacks to"):
+        check_chunks([_chunk(0, 0, 1, size=MAX_UNPACKED + 1)], 100 * step)
+    with pytest.raises(ValueError, match="more than 200 times the size"):
+        check_chunks([_chunk(n * 200, n, n, packed=100) for n in range(40)], 8000)
+
+
+@pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])
+def test_a_message_that_is_not_packed_is_bounded_too(
+    tmp_path: Path, plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a message of 300 MB in a database took 2.1 GB."""
+    from rosbags.typesys import Stores, get_typestore
+
+    monkeypatch.setattr("oat_runtime.data.bag_limits.MAX_UNPACKED", 2**16)
+    bag, types = tmp_path / "bag", get_typestore(Stores.ROS2_JAZZY)
+    with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin[plugin]) as writer:
+        connection = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=types)
+        writer.write(connection, 0, bytes(2**16 + 1))
+    with pytest.raises(DataError, match=r"too big|at most 65536 are read"):
+        list(camera_images(bag))
+
+
+def test_what_is_no_file_is_not_opened(write: Write) -> None:
+    """Regression: a pipe in the folder was waited for without end."""
+    bag = write([1])
+    (file,) = bag.glob("*.mcap")
+    for hostile in (file, bag / "metadata.yaml"):
+        hostile.unlink()
+        os.mkfifo(hostile)
+        for path in {bag, hostile} - {bag / "metadata.yaml"}:
+            with pytest.raises(DataError, match="is no file"), open_bag(path):
+                pass
+
+
+_TOPIC = """
+  - message_count: 0
+    topic_metadata:
+      name: /robot/sensors/camera_front_{0}/image_raw
+      type: sensor_msgs/msg/Image
+      serialization_format: cdr
+      type_description_hash: RIHS01_5f0fcd4f81d5d06ad9b4c4c63e3ea51b82d6ae4d0558f1d475229b1121db6f64
+      offered_qos_profiles:
+      - {{history: keep_last, depth: 10, reliability: reliable, durability: volatile, deadline: {{sec: 9223372036,
+          nsec: 854775807}}, lifespan: {{sec: 9223372036, nsec: 854775807}}, liveliness: automatic,
+          liveliness_lease_duration: {{sec: 9223372036, nsec: 854775807}}, avoid_ros_namespace_conventions: false}}"""
+
+
+def test_the_metadata_of_three_hundred_topics_is_read(write: Write) -> None:
+    topics = "topics_with_message_count:" + "".join(map(_TOPIC.format, range(300)))
+    bag = _metadata(write([1]), lambda text: text.replace("topics_with_message_count:", topics))
+    assert (bag / "metadata.yaml").stat().st_size > 180_000
+    started_s = time.process_time()
+    with open_bag(bag) as reader:
+        assert len({connection.topic for connection in reader.connections}) == 301
+    assert time.process_time() - started_s < 1
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "x: [" + "a," * 250_000 + "]",
+        "[" * 500_000,
+        "- " * 250_000,
+        "? " * 250_000,
+        "".join(f"k{number}: 1\n" for number in range(45_000)),
+        "x: 1" + ":1" * 250_000,
+        "x: !!int 1" + ":1" * 250_000,
+        'x: "' + "\\n" * 250_000 + '"',
+        "#" * 500_000,
+    ],
+    ids=["list", "deep", "dashes", "keys", "names", "base 60", "tag", "text", "comment"],
+)
+def test_hostile_metadata_costs_less_than_a_second(write: Write, hostile: str) -> None:
+    """Regression: a megabyte took 18 s."""
+    bag = _metadata(write([1]), lambda text: hostile)
+    started_s = time.process_time()
+    with pytest.raises(DataError):
+        camera_images(bag)
+    assert time.process_time() - started_s < 1
+
+
+def test_a_topics_quality_of_service_is_bounded_like_the_metadata(write: Write) -> None:
+    from rosbags.rosbag2 import metadata
+
+    with open_bag(write([1])):
+        assert metadata.parse_qos("[]") == []
+    with pytest.raises(ValueError, match="they lie more than 16 deep"):
+        metadata.parse_qos("[" * 17 + "]" * 17)
