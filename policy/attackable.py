@@ -18,7 +18,7 @@ from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.plain_net import Tensors, fold
 from oat_runtime.stress.attacks import pgd_linf
-from policy.kinds import Images
+from policy.image import Images
 
 _ATTACK_BATCH = 250
 

@@ -25,8 +25,8 @@ from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from policy.estimator import EstimatorConstants, ImageKind, constants_of
+from policy.image import Images
 from policy.kinds import (
-    Images,
     Statistics,
     count_alarms,
     fit_estimator,

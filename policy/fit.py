@@ -24,7 +24,8 @@ from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from policy.estimator import EstimatorConstants
-from policy.kinds import Images, fit_estimator
+from policy.image import Images
+from policy.kinds import fit_estimator
 from policy.rates import measure_rates
 
 

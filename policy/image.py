@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from oat_runtime.errors import InputError
 
+Images = NDArray[np.uint8]
+"""Network inputs as bytes, (N, H, W, C) RGB."""
 _MIN_SIDE = 16
 _FLOOR = 1e-3
 # Difference of two Laplacians: blind to edges and gradients of the scene (Immerkaer,

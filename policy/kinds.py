@@ -23,11 +23,10 @@ from policy.estimator import (
     NetworkRates,
     RegimeFilter,
 )
-from policy.image import ImageStatistics, image_statistics
+from policy.image import Images, ImageStatistics, image_statistics
 from policy.ranks import NormalScores, ranks_of
 from policy.rates import Corrupt
 
-Images = NDArray[np.uint8]
 Statistics = NDArray[np.float64]
 _SHRINKAGE = 0.3
 """Share of the pooled covariance that is mixed into each kind's own, which helps with kinds that are not fitted."""
