@@ -83,6 +83,7 @@ def test_what_a_marked_command_names_is_there() -> None:
 
 
 def test_every_size_that_is_changed_is_of_a_module_that_exists() -> None:
+    pytest.importorskip("torch", reason="half of the modules are training's")
     source = (ROOT / "tests/commands/small/sitecustomize.py").read_text()
     names = re.findall(r'^    "([\w.]+)": _\w+,$', source, re.MULTILINE)
     assert len(names) > 5

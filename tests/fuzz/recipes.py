@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import torch  # noqa: F401  (without it, `training` ends the process)
 import yaml
 from damage import damaged_bytes, damaged_tree
 
