@@ -57,7 +57,20 @@ def outcomes_of(
     batch_size: int = BATCH,
     device: str | torch.device = "cpu",
 ) -> Bools:
-    """Return whether each image is classified correctly, under `attack` where one is given.
+    """Return whether each image is classified correctly; for the arguments see `predictions_of`."""
+    found_N = predictions_of(logits_fn, data, attack=attack, batch_size=batch_size, device=device)
+    return np.equal(found_N, data.labels_N)
+
+
+def predictions_of(
+    logits_fn: LogitsFn,
+    data: ImageSet,
+    *,
+    attack: AttackSpec | None,
+    batch_size: int = BATCH,
+    device: str | torch.device = "cpu",
+) -> npt.NDArray[np.int64]:
+    """Return the class that each image is taken for, under `attack` where one is given.
 
     Args:
         logits_fn: images (N, 3, H, W) float32 in [0, 1] to logits, in evaluation mode; attacked as it is.
@@ -67,13 +80,13 @@ def outcomes_of(
         device: where `logits_fn` wants its images.
     """
     generator = torch.Generator(device).manual_seed(0 if attack is None else attack.seed)
-    correct = []
+    found = []
     for x_NCHW, y_N in batches(data, batch_size=batch_size, device=device):
         if attack is not None:
             x_NCHW = perturb(logits_fn, x_NCHW, y_N, spec=attack, generator=generator, keep="broken")
         with torch.no_grad():
-            correct.append((logits_fn(x_NCHW).argmax(dim=1) == y_N).cpu().numpy())
-    return np.concatenate(correct)
+            found.append(logits_fn(x_NCHW).argmax(dim=1).cpu().numpy())
+    return np.concatenate(found)
 
 
 def batches(

@@ -197,28 +197,25 @@ def test_each_file_replays_by_itself_and_all_of_them_in_their_order(
     assert [repr(step.signals) for step in steps] == [repr(result.signals) for result in written[-len(steps) :]]
 
 
-def test_a_file_that_somebody_cut_short_is_begun_anew(core: PerceptionCore, run: Run, tmp_path: Path) -> None:
-    """Regression: after logrotate's copytruncate, decisions went on without a header, and nobody said so."""
-    path = tmp_path / "log.jsonl"
-    log = DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2)
-    for _ in range(5):
-        log.write(run())
+def _taken_away(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+
+
+def _cut_short(path: Path) -> None:
     os.truncate(path, 0)
-    for _ in range(5):
-        log.write(run())
-    log.close()
-    assert (log.num_written, log.num_lost) == (9, 1)
-    assert _gaps(path) == [(0, 1)]
-    assert _all_equal(replay(path))
 
 
-def test_a_file_that_was_taken_away_is_begun_anew(core: PerceptionCore, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [_taken_away, _cut_short])
+def test_a_file_that_somebody_took_away_or_cut_short_is_begun_anew(
+    spoil: Callable[[Path], None], core: PerceptionCore, run: Run, tmp_path: Path
+) -> None:
+    """Regression: after logrotate's copytruncate, decisions went on without a header, and nobody said so."""
     path = tmp_path / "logs" / "log.jsonl"
     log = DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2)
     for _ in range(5):
         log.write(run())
-    path.unlink()
-    path.parent.rmdir()
+    spoil(path)
     for _ in range(5):
         log.write(run())
     log.close()

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from oat_runtime import style
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
 from oat_runtime.report import Row
-from oat_runtime.stress.attacks import perturb
 from oat_runtime.text import plain
-from training.evaluation.counting import progress
+from training.evaluation.counting import predictions_of, progress
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table, share, share_of
 
@@ -45,14 +43,8 @@ def confusion(job: Job, point: OperatingPoint, attack: AttackSpec | None) -> np.
     """
     num_classes = job.judged.model.config.num_classes
     taken_KK = np.zeros((num_classes, num_classes), dtype=np.int64)
-    generator = torch.Generator(job.device).manual_seed(0 if attack is None else attack.seed)
-    net = job.plain(point)
-    for x_NCHW, y_N in job.batches():
-        if attack is not None:
-            x_NCHW = perturb(net, x_NCHW, y_N, spec=attack, generator=generator, keep="broken")
-        with torch.no_grad():
-            found_N = net(x_NCHW).argmax(dim=1)
-        np.add.at(taken_KK, (y_N.cpu().numpy(), found_N.cpu().numpy()), 1)
+    found_N = predictions_of(job.plain(point), job.data, attack=attack, device=job.device)
+    np.add.at(taken_KK, (job.data.labels_N, found_N), 1)
     return taken_KK
 
 
