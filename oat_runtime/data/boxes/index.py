@@ -111,7 +111,7 @@ def is_boxes(root: Path) -> bool:
         DataError: it could be both.
     """
     images, texts = _files(Listing(root, LeftOut()))
-    paired = [text for image in images for text in _places(root, image) if text in texts]
+    paired = [text for image in sorted(images) for text in _places(root, image) if text in texts]
     if not has_description(root):
         boxes = next((text for text in paired[:_NUM_NAMED] if has_boxes(text)), None)
         if boxes is not None:

@@ -61,7 +61,10 @@ def read_crops(
     if spec is None:
         raise DataError(f"{name}: boxes have many sizes: put the side to fit them to behind the name, as in {name}@64")
     spec = spec.model_copy(update={"region_margin": index.rules.margin})
-    stack = _read(index, _decided(index, split), spec, skip_broken=skip_broken)
+    frames = _decided(index, split)
+    if not frames:
+        raise DataError(f"{name}: no {split} frames: add some in a folder {split}/, or read the other split")
+    stack = _read(index, frames, spec, skip_broken=skip_broken)
     group_F, kept_F = _divided(index, stack.frames, lambda: stack.thumbnails_FHWC, split)
     frame_N = np.repeat(np.arange(len(stack.frames)), [len(crops.labels_N) for crops in stack.crops])
     size = str(spec.width) if spec.width == spec.height else f"{spec.width}x{spec.height}"
@@ -149,7 +152,8 @@ def _read(index: BoxIndex, wanted: list[BoxFrame], spec: InputSpec, *, skip_brok
 
 
 def _has_sessions(index: BoxIndex) -> bool:
-    return len({frame.session for frame in index.frames if frame.part == "train"}) > 1
+    parts = {frame.part for frame in index.frames}
+    return len({frame.session for frame in index.frames if frame.part == "train" or "train" not in parts}) > 1
 
 
 def _decided(index: BoxIndex, split: Split) -> list[BoxFrame]:
