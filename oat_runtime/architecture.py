@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from oat_runtime.errors import OperatingPointError
 from oat_runtime.operating_point import StrictModel
@@ -45,6 +45,15 @@ class InputSpec(StrictModel):
     the largest centred window of the right aspect ratio, `letterbox` keeps all and pads with black."""
     interpolation: Literal["area", "linear"] = "area"
     """`area` averages when shrinking (no aliasing) and is linear when enlarging; `linear` is linear always."""
+    region_margin: float | None = Field(default=None, ge=0, le=1)
+    """Of a network that was trained on boxes: the share of a box's size that is added on each side before a region of a
+    frame is cut out; see `oat_runtime.image.enlarged`. None cuts regions out as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a margin that is None: manifests of networks without one stay as they are, byte for byte."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "region_margin" or value is not None}
 
 
 class ModelConfig(StrictModel):

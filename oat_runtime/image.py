@@ -53,12 +53,15 @@ def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[
     return frame_HWC if frame_HWC.shape[:2] == (spec.height, spec.width) else _fit(frame_HWC, spec)
 
 
-def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike) -> list[npt.NDArray[np.uint8]]:
-    """Return views of regions of one frame; none for no boxes.
+def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike, spec: InputSpec) -> list[npt.NDArray[np.uint8]]:
+    """Return views of what the network sees of one frame for each box, before it is fitted; none for no boxes.
+
+    Training on boxes cuts its crops out with this function too.
 
     Args:
         frame_HWC: uint8 RGB.
-        boxes_N4: (left, top, right, bottom) of each region in whole pixels, right and bottom not included.
+        boxes_N4: (left, top, right, bottom) of each box in whole pixels, right and bottom not included.
+        spec: the bundle's declaration of its input; its margin enlarges each box.
 
     Raises:
         InputError: not a frame, or a box that is empty or not within the frame.
@@ -80,8 +83,31 @@ def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike) -> list[n
                 f"a box must not be empty, and it must lie within the {width}x{height} frame, got left {left}, "
                 f"top {top}, right {right}, bottom {bottom}: clip it first"
             )
+        left, top, right, bottom = enlarged((left, top, right, bottom), height=height, width=width, spec=spec)
         views.append(frame_HWC[top:bottom, left:right])
     return views
+
+
+def enlarged(box: tuple[int, int, int, int], *, height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
+    """Return the region around a box that the network sees: with a margin, and in the input's aspect ratio.
+
+    A region that would leave the frame is moved into it. If it is longer than the frame, it ends where the frame ends,
+    and is then fitted as any frame of another shape.
+
+    Args:
+        box: (left, top, right, bottom) in whole pixels, within the frame.
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        spec: the bundle's declaration of its input; without a margin, the region is the box.
+    """
+    if spec.region_margin is None:
+        return box
+    left, top, right, bottom = box
+    scale = (1 + 2 * spec.region_margin) * max((bottom - top) / spec.height, (right - left) / spec.width)
+    rows, columns = min(height, round(spec.height * scale)), min(width, round(spec.width * scale))
+    top = min(max(0, (top + bottom - rows) // 2), height - rows)
+    left = min(max(0, (left + right - columns) // 2), width - columns)
+    return left, top, left + columns, top + rows
 
 
 def _check(frame: object) -> None:

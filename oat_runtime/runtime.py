@@ -372,9 +372,11 @@ class OATRuntime:
     ) -> list[Prediction]:
         """Classify regions of one frame in one batch; each is fitted to the network's input as a frame would be.
 
+        Give the boxes of objects as they are. A network that was trained on boxes enlarges them itself, as in training.
+
         Args:
             frame_HWC: uint8 RGB.
-            boxes_N4: (left, top, right, bottom) of each region in whole pixels, right and bottom not included.
+            boxes_N4: (left, top, right, bottom) of each box in whole pixels, right and bottom not included.
             at: as in `predict`.
 
         Raises:
@@ -382,7 +384,7 @@ class OATRuntime:
             OperatingPointError: `at` is not prepared.
             OATError: the runtime is closed.
         """
-        views = regions(frame_HWC, boxes_N4)
+        views = regions(frame_HWC, boxes_N4, self.bundle.input)
         return self._predict(views, at) if views else []
 
     def predict_inputs(self, x_NCHW: Floats, *, at: OperatingPoint | None = None) -> list[Prediction]:

@@ -165,8 +165,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-def make_tiny_bundle(path: Path) -> Path:
-    config, spec = ModelConfig(depth=10, widen_factor=1), InputSpec()
+def make_tiny_bundle(path: Path, spec: InputSpec = InputSpec()) -> Path:  # noqa: B008
+    config = ModelConfig(depth=10, widen_factor=1)
     tensors = make_shaken_tensors(config)
     attack = AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20)
     num_total = 1000

@@ -17,7 +17,8 @@ class TrainConfig(StrictModel):
 
     model: ModelConfig = ModelConfig()
     dataset: str = "cifar10"
-    """Name of a data set, or path of a folder with a subfolder for each class; see `oat_runtime.data.load_dataset`."""
+    """Name of a data set, or path of a folder of images by class or of frames with boxes; see
+    `oat_runtime.data.load_dataset`."""
     skip_broken: bool = False
     """Leave out images of a folder that cannot be read, and say how many. Otherwise the folder is refused."""
     fit_to_data: bool = False

@@ -83,7 +83,8 @@ def export(
     select_rows, _ = measure_table(cache, select_conditions, title="select table")
     report_rows, outcomes = measure_table(cache, report_conditions, title="report table")
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
-    spec = InputSpec(height=training_set.images_NHWC.shape[1], width=training_set.images_NHWC.shape[2])
+    _, height, width, _ = training_set.images_NHWC.shape
+    spec = InputSpec(height=height, width=width, region_margin=training_set.region_margin)
     return save_bundle(
         path,
         tensors_of(model),

@@ -133,7 +133,7 @@ def gtsrb() -> TrainConfig:
 
 
 def folder() -> TrainConfig:
-    """Your own images, a folder for each class: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
+    """Your own images by class, or frames with boxes: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
     return TrainConfig(
         model=ModelConfig(stem="3x3-stride2"),
         dataset="images@64",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from oat_runtime.data.yaml_text import parse_yaml
 from oat_runtime.errors import ConfigError, one_line, quoted
 from oat_runtime.files import expanded, read_at_most, reason_of
 from training.config import TrainConfig
@@ -74,42 +74,7 @@ def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Return what YAML says in plain values, without references and within bounds that are checked first.
-
-    Raises:
-        ValueError: in one line, what is wrong with it.
-    """
-    if len(text) > _MOST_BYTES:
-        raise ValueError(f"it has {len(text)} characters, at most {_MOST_BYTES} are read")
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("a recipe needs no references: write the value out")
-            if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_SCALAR:
-                raise ValueError(f"a value has more than {_MOST_SCALAR} characters")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MOST_DEPTH:
-                raise ValueError(f"lists and fields lie more than {_MOST_DEPTH} deep in each other")
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise ValueError(f"{error.problem}{line}") from error
-    # Dates and numbers that are none, or are too large.
-    except (yaml.YAMLError, ArithmeticError, AttributeError, TypeError, LookupError) as error:
-        raise ValueError(str(error)) from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and each name once: PyYAML takes the last of two without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(names) != len(node.value):
-            raise ValueError("expected names with values")
-        if len(set(names)) < len(names):
-            raise ValueError(f"the name {quoted(next(name for name in names if names.count(name) > 1))} occurs twice")
-        return super().construct_mapping(node, deep=deep)
+    return parse_yaml(text, max_characters=_MOST_BYTES, max_depth=_MOST_DEPTH, max_scalar=_MOST_SCALAR)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 ```python
 from oat_runtime.data import load_dataset
 
-test_set = load_dataset("cifar10", "test", limit=1000)   # or "photos@64", a folder of images by class
+test_set = load_dataset("cifar10", "test", limit=1000)   # or "photos@64", a folder
 ```
 
 NumPy and OpenCV are enough, so a robot can read whatever a training machine can. What only some files need (Pillow,
@@ -18,7 +18,7 @@ from oat_runtime.data.camera_messages import (
     rgb_compressed,
     rgb_image,
 )
-from oat_runtime.data.catalog import SOURCES, load_dataset
+from oat_runtime.data.catalog import SOURCES, load_dataset, load_frames
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
 from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
@@ -45,6 +45,7 @@ __all__ = [
     "is_bag",
     "is_image",
     "load_dataset",
+    "load_frames",
     "mixed",
     "open_bag",
     "read_image",

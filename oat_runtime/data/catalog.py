@@ -1,4 +1,4 @@
-"""Load a data set by its name, or a folder of images by its path: `cifar10`, `stl10@64`, `photos@96`."""
+"""Load a data set by its name, or a folder by its path: `cifar10`, `stl10@64`, `photos@96`, `robocup@64`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from oat_runtime.architecture import InputSpec
+from oat_runtime.data.boxes import BOX_SOURCES, BoxIndex, index_boxes, is_boxes, load_boxes, read_crops
 from oat_runtime.data.cifar import CIFAR10, CIFAR100
 from oat_runtime.data.fashion_mnist import FASHION_MNIST
 from oat_runtime.data.folders import load_folder
@@ -26,7 +28,7 @@ SOURCES: dict[str, Source] = {
     "stl10": STL10,
     "svhn": SVHN,
 }
-"""Data sets that are known by name."""
+"""Data sets of images that are known by name; `BOX_SOURCES` names those of frames with boxes."""
 
 _SIDES = range(8, 1025)
 
@@ -43,8 +45,9 @@ def load_dataset(
     """Load one official split of a data set. Images stored class by class are shuffled, always in the same way.
 
     Args:
-        name_or_path: a name in `SOURCES`, or the path of a folder of images by class (see `load_folder`), itself or
-            below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
+        name_or_path: a name in `SOURCES` or `BOX_SOURCES`, or the path of a folder, itself or below `root`: images by
+            class (see `load_folder`), or frames with boxes, which are read as crops (see `load_boxes`). `@SIDE` at the
+            end fits all images to SIDE × SIDE pixels.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
         root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
         download: fetch the official files, checked by their MD5, if they are not there.
@@ -61,13 +64,44 @@ def load_dataset(
     name, side = parse_name(name_or_path)
     if name in SOURCES:
         return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
+    spec = None if side is None else InputSpec(height=side, width=side)
+    if name in BOX_SOURCES:
+        source = BOX_SOURCES[name]
+        index = source.index(data_roots(root))
+        return read_crops(index, split, name=name, spec=spec, mirrors=source.mirrors).first(limit)
+    folder = _folder(name, root)
+    if is_boxes(folder):
+        return load_boxes(folder, split, spec=spec, skip_broken=skip_broken).first(limit)
+    return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
+
+
+def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
+    """Return frames with their boxes, session by session in their order of time, to play what a robot saw.
+
+    `oat_runtime.data.boxes.frames_of_split` chooses those of one split.
+
+    Args:
+        name_or_path: a name in `BOX_SOURCES`, or the path of a folder of frames with boxes, itself or below `root`.
+            `@SIDE` at the end says nothing here.
+        root: as in `load_dataset`.
+
+    Raises:
+        DataError: unknown, missing or damaged, or no frames with boxes.
+    """
+    name, _ = parse_name(name_or_path)
+    if name in BOX_SOURCES:
+        return BOX_SOURCES[name].index(data_roots(root))
+    return index_boxes(_folder(name, root))
+
+
+def _folder(name: str, root: Path | None) -> Path:
     roots = data_roots(root)
     for folder in (expanded(name), *(place / name for place in roots)):
         if folder.is_dir():
-            return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
+            return folder
     raise DataError(
-        f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
-        f"here or under {' or '.join(map(str, roots))}"
+        f"unknown data set {name!r}: expected one of {', '.join(sorted({*SOURCES, *BOX_SOURCES}))}, or a folder of "
+        f"images by class or of frames with boxes, here or under {' or '.join(map(str, roots))}"
     )
 
 

@@ -33,6 +33,7 @@ class ImageSet:
             images nobody knows.
         names: paths of the images' files below the data set's folder; None where images have no files of their own.
         validation_N: bool, images that the data set itself holds out for validation; None where it leaves that open.
+        region_margin: of crops of boxes, `InputSpec.region_margin`, so that a robot cuts out the same; else None.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
@@ -43,6 +44,7 @@ class ImageSet:
     mirrors: bool = True
     names: tuple[str, ...] | None = None
     validation_N: npt.NDArray[np.bool_] | None = None
+    region_margin: float | None = None
 
     def __len__(self) -> int:
         """Number of images."""

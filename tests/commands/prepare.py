@@ -65,6 +65,14 @@ def write_pictures(folder: Path, num: int) -> None:
         cv2.imwrite(str(folder / f"{number}.jpg"), image)
 
 
+def write_frames(folder: Path, num: int) -> None:
+    """Frames with two boxes each."""
+    write_pictures(folder / "monday", num)
+    (folder / "classes.txt").write_text("ball\nrobot\n")
+    for image in (folder / "monday").iterdir():
+        image.with_suffix(".txt").write_text("0 0.3 0.5 0.3 0.4\n1 0.7 0.5 0.3 0.4\n")
+
+
 def call(main: Callable[..., int], *arguments: str) -> None:
     sys.argv = [main.__module__, *arguments]
     if main() != 0:
@@ -84,6 +92,7 @@ def main() -> None:
         for name in ("cat", "dog"):
             write_pictures(Path("photos", split, name), num)
     write_pictures(Path("my_frames"), NUM_FRAMES)
+    write_frames(Path("frames"), 60)
     make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
     call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
     make_bundle("gtsrb", "gtsrb-wrn-16-2")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from oat_runtime.architecture import ModelConfig
+from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
@@ -29,7 +29,7 @@ Sets = dict[str, ImageSet]
 
 @pytest.fixture(scope="module")
 def sets(patches: Callable[..., ImageSet]) -> Sets:
-    return {"train": patches(60, size=16, seed=1), "test": patches(20, size=16, seed=2)}
+    return {"train": replace(patches(60, size=16, seed=1), region_margin=0.25), "test": patches(20, size=16, seed=2)}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,10 @@ def test_a_bundle_computes_what_the_checkpoint_computes_with_weights_that_float1
                 shipped(x_NCHW, batch, width=width),
                 net(x_NCHW, batch, width=width),
             )
+
+
+def test_a_bundle_cuts_regions_out_with_the_margin_of_its_training_images(bundle: Bundle) -> None:
+    assert bundle.input == InputSpec(height=16, width=16, region_margin=0.25)
 
 
 def test_each_table_is_counted_on_its_own_images(bundle: Bundle) -> None:

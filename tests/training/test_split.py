@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from oat_runtime.data import ImageSet, split_validation
+from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import DataError
 from training.config import TrainConfig
 from training.split import HELD_OUT, RECORD, DataRecord, check_division, divided, keep_division, summary
@@ -116,3 +117,25 @@ def test_a_validation_folder_is_what_a_run_holds_out_and_what_its_bundle_says(pa
         assert training.names == tuple(np.array(data.names)[~validation_N])
     held_out = summary(CONFIG, training, validation, patches(4)).held_out
     assert held_out is not None and (held_out.rule, held_out.num_images) == ("folder", 8)
+
+
+def test_a_box_that_moved_since_a_run_began_is_named_by_frame_and_line(tmp_path: Path) -> None:
+    root = tmp_path / "frames"
+    root.mkdir()
+    (root / "classes.txt").write_text("ball\nrobot\n")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        frame = np.kron(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
+        cv2.imwrite(str(root / f"{number}.png"), frame)
+        (root / f"{number}.txt").write_text("0 0.3 0.5 0.3 0.4\n1 0.7 0.5 0.3 0.4\n")
+    config = TrainConfig(dataset=f"{root}@16", num_validation=8)
+    training, validation = divided(load_dataset(config.dataset, "train"), config)
+    run = tmp_path / "run"
+    run.mkdir()
+    keep_division(run, DataRecord.of(config, training, validation), validation)
+    assert validation.names is not None
+    moved = next(name.split("#")[0] for name in validation.names)
+    (root / moved).with_suffix(".txt").write_text("0 0.35 0.5 0.3 0.4\n1 0.7 0.5 0.3 0.4\n")
+    training, validation = divided(load_dataset(config.dataset, "train"), config)
+    with pytest.raises(DataError, match=rf"changed among the validation images \({moved}#"):
+        check_division(run, DataRecord.of(config, training, validation), validation)

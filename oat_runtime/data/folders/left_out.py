@@ -20,6 +20,12 @@ Reason = Literal[
     "not a file",
     "image outside the class folders",
     "broken image",
+    "image without a text file",
+    "image in no split of data.yaml",
+    "wrong text file",
+    "box that occurs twice",
+    "box that is too small",
+    "background crop without room",
 ]
 _NUM_NAMED = 3
 

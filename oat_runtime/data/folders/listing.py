@@ -77,19 +77,26 @@ class Listing:
 
         Those of `PICTURES_NOT_READ` are among them.
         """
-        paths, waiting = [], [folder]
-        while waiting:
-            for path, is_folder in self._visible(waiting.pop()):
-                if is_folder:
-                    waiting.append(path)
-                elif path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in PICTURES_NOT_READ:
-                    paths.append(path)
-                else:
-                    self.left_out.add("not an image", self.name(path))
+        paths = []
+        for path in self.files(folder):
+            if path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in PICTURES_NOT_READ:
+                paths.append(path)
+            else:
+                self.left_out.add("not an image", self.name(path))
         return [
             Found(path, self.name(path), "" if path.parent == folder else self.name(path.parent))
             for path in in_frame_order(paths)
         ]
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files in `folder` and below it that no system has left behind."""
+        waiting = [folder]
+        while waiting:
+            for path, is_folder in self._visible(waiting.pop()):
+                if is_folder:
+                    waiting.append(path)
+                else:
+                    yield path
 
     def name(self, path: Path) -> str:
         """Return a path below the data set's folder as text."""

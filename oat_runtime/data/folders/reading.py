@@ -86,7 +86,7 @@ def _read(
     broken: dict[str, str] = {}
     for entry in wanted:
         try:
-            pixels = _pixels(entry.path)
+            pixels = read_picture(entry.path)
         except DataError as error:
             broken[entry.name] = str(error)
             continue
@@ -118,7 +118,13 @@ def _read(
     return images[: len(entries)], thumbnails[: len(entries)], entries
 
 
-def _pixels(path: Path) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture of a data set: `read_image`, but a TIFF file with holes is refused.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: it is a TIFF image, and Pillow is not installed to check it.
+    """
     if path.suffix.lower() in PICTURES_NOT_READ:
         raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
     pixels = read_image(path)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from oat_perception.core.regions import BoxXYXY
 from oat_runtime.errors import quoted
-from oat_runtime.image import network_input
+from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
@@ -256,8 +256,9 @@ class PerceptionCore:
 
     def _inputs(self, frame: CameraFrame) -> npt.NDArray[np.float32]:
         """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""
-        crops = [frame.image_HWC[box[1] : box[3], box[0] : box[2]] for box in frame.boxes if box is not None]
-        return np.stack([network_input(pixels, self._runtime.bundle.input) for pixels in (frame.image_HWC, *crops)])
+        spec = self._runtime.bundle.input
+        crops = regions(frame.image_HWC, [box for box in frame.boxes if box is not None], spec)
+        return np.stack([network_input(pixels, spec) for pixels in (frame.image_HWC, *crops)])
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
         """Return the network's result on the previous frame, at its present age."""

@@ -1,0 +1,88 @@
+"""Tell the splits of frames with boxes: by the paths in `data.yaml`, or by folders called train, val and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oat_runtime.data.boxes.description import Description, text_lines
+from oat_runtime.data.folders.layout import PARTS, Part
+from oat_runtime.data.folders.left_out import LeftOut, some
+from oat_runtime.errors import DataError, quoted
+
+_MOST_LIST_BYTES = 2**26
+"""Of a text file that lists the images of a split."""
+
+
+def splits_of(root: Path, images: list[Path], description: Description, left_out: LeftOut) -> dict[Path, Part]:
+    """Return the split of each image. Images that `data.yaml` puts into none are left out.
+
+    Raises:
+        DataError: an image of two splits, a path that leads nowhere or out of the folder, images outside the splits
+            where folders name them, or splits without `train`.
+    """
+    parts = _by_paths(root, images, description, left_out) if description.splits else _by_folders(root, images)
+    if parts and "train" not in parts.values():
+        raise DataError(f"{root}: {some(sorted(set(parts.values())))} without train: expected training images too")
+    return parts
+
+
+def _by_folders(root: Path, images: list[Path]) -> dict[Path, Part]:
+    parts: dict[Path, Part] = {}
+    without: list[str] = []
+    for image in images:
+        folders = image.relative_to(root).parts[:-1]
+        named = {PARTS[name.lower()] for name in folders if name.lower() in PARTS}
+        if len(named) > 1:
+            raise DataError(f"{image}: its folders name the splits {some(sorted(named))}: expected one of them")
+        if not named:
+            without.append("/".join((*folders[:1], image.name)))
+        parts[image] = named.pop() if named else "train"
+    if without and len(without) < len(images):
+        raise DataError(
+            f"{root}: {some(without)} {'is' if len(without) == 1 else 'are'} in no folder of a split, others are: "
+            "move them into train/, val/ or test/, or rename the folders that are called so"
+        )
+    return parts
+
+
+def _by_paths(root: Path, images: list[Path], description: Description, left_out: LeftOut) -> dict[Path, Part]:
+    parts: dict[Path, Part] = {}
+    known = set(images)
+    for part, paths in description.splits.items():
+        for named in paths:
+            place = _place(root, description.base, named)
+            listed = _listed(root, place, known) if place.is_file() else {p for p in images if place in p.parents}
+            if not listed:
+                raise DataError(f"{root}: {named}, the {part} split of data.yaml, holds no image")
+            for image in sorted(listed):
+                if parts.setdefault(image, part) != part:
+                    raise DataError(
+                        f"{root}: data.yaml puts {image.relative_to(root)} into two splits, {parts[image]} and {part}: "
+                        "leave one of them out, or give it images of its own"
+                    )
+    for image in images:
+        if image not in parts:
+            left_out.add("image in no split of data.yaml", image.relative_to(root).as_posix())
+    return parts
+
+
+def _place(root: Path, base: str, named: str) -> Path:
+    """A path of `data.yaml` in the folder: below its `path`, below the folder itself, or without `../` before it."""
+    true_root = root.resolve()
+    for tried in (root / base / named, root / named, root / named.removeprefix("../")):
+        place = tried.resolve()
+        if place.exists() and (place == true_root or true_root in place.parents):
+            return root / place.relative_to(true_root)
+    raise DataError(f"{root}: data.yaml names {quoted(named)}, which is not in this folder: correct the path")
+
+
+def _listed(root: Path, file: Path, known: set[Path]) -> set[Path]:
+    """Images that a text file lists, one a line, relative to itself or to the folder."""
+    listed = set()
+    for number, line in enumerate(text_lines(file, _MOST_LIST_BYTES), 1):
+        image = next((place for place in (file.parent / line, root / line) if place in known), None)
+        if line and image is None:
+            raise DataError(f"{file}:{number}: expected an image in {root}, got {quoted(line)}: correct the line")
+        if image is not None:
+            listed.add(image)
+    return listed
