@@ -15,6 +15,7 @@ from oat_runtime.errors import OperatingPointError
 from oat_runtime.operating_point import StrictModel
 
 Encoding = Literal["none", "dct", "orthogonal"]
+Resize = Literal["stretch", "center_crop", "letterbox"]
 Stem = Literal["3x3", "3x3-stride2", "7x7-stride2-pool"]
 
 CLEAN, ADVERSARIAL = 0, 1
@@ -40,7 +41,7 @@ class InputSpec(StrictModel):
     """Columns, in pixels."""
     color_order: Literal["rgb"] = "rgb"
     """Order of the channels, in the frame and in the input."""
-    resize: Literal["stretch", "center_crop", "letterbox"] = "center_crop"
+    resize: Resize = "center_crop"
     """How a frame of another shape is fitted: `stretch` keeps all and changes the aspect ratio, `center_crop` keeps
     the largest centred window of the right aspect ratio, `letterbox` keeps all and pads with black."""
     interpolation: Literal["area", "linear"] = "area"

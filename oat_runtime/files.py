@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
+_LOG = logging.getLogger(__name__)
 MAX_JSON_BYTES: Final = 8 * 2**20
 """Size of a JSON file: eighty times that of a shipped bundle's manifest."""
 MAX_JSON_VALUES: Final = 200_000
@@ -107,15 +109,16 @@ def user_cache() -> Path | None:
 
 
 @contextmanager
-def held(folder: Path, *, by: str) -> Iterator[None]:
+def held(folder: Path, *, by: str, waits: bool = False) -> Iterator[None]:
     """Hold a folder, so that no second process of the same kind works in it; a process that dies lets go of it.
 
     Args:
         folder: the folder, made as needed; `.lock` in it is the file that is locked, and stays.
         by: what holds it, for the message of who comes second, as in `training`.
+        waits: whether who comes second waits for the end of the first, and says so.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, and this one does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
@@ -125,9 +128,12 @@ def held(folder: Path, *, by: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(folder / ".lock")) from error
-            raise ConfigError(
-                f"another {by} is at work in {folder}: wait for its end, or name another folder"
-            ) from None
+            if not waits:
+                raise ConfigError(
+                    f"another {by} is at work in {folder}: wait for its end, or name another folder"
+                ) from None
+            _LOG.info("waiting for another %s, which is at work in %s", by, folder)
+            fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Report a benchmark: checks, the machine, tables for people, and one JSON line for machines."""
+"""Report long work: a bar, checks, the machine, tables for people, and one JSON line for machines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -193,3 +194,9 @@ def _cell(value: object) -> str | Text:
 def wide_console(*, columns: int = 110) -> Console:
     """Return the standard output: as wide as its terminal, or `columns` wide in a file or a pipe."""
     return PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else columns)
+
+
+def progress_bar() -> Progress:
+    """Return a bar on the standard error, to which log lines go as well; without a terminal it shows nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=PlainConsole(stderr=True), disable=not sys.stderr.isatty())

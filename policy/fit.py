@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         width=width,
         temperature=lambda lam: bundle.temperature(OperatingPoint(lam, width)),
         attack=bundle.select.attack.model_copy(update={"num_steps": options.num_steps}),
-        images_NHWC=data.images_NHWC,
+        images_NHWC=data.images_NHWC[:],
         labels_N=data.labels_N,
         seed=options.seed,
         fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",

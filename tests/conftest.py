@@ -1,6 +1,6 @@
 """Marks tests/ros, leaves out what this environment cannot run, and makes networks and bundles without torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Provenance, Temperature, outcome_key
 from oat_runtime.bundle.writer import save_bundle
+from oat_runtime.data.folders import decode_cache
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, OperatingTable, Regime
 from oat_runtime.plain_net import Affine, Convolution, PlainNet, fold
 from oat_runtime.untrained import untrained_tensors
@@ -49,6 +50,14 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pictures that tests make are not decoded into the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode_cache, "user_cache", lambda: tmp_path_factory.getbasetemp() / "cache")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from training.config import TrainConfig
 def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generator: torch.Generator) -> Tensor:
     """Turn uint8 (N, H, W, 3) into augmented float32 (N, 3, H, W) in [0, 1].
 
-    The crop is taken from the image with a black border of an eighth of its size on each side, 4 pixels of 32.
+    The crop is taken from the image with a black border of an eighth of its height above and below, and of its width
+    to the left and right: 4 pixels of 32.
 
     Args:
         images_NHWC: images on the device to work on; not changed.
@@ -24,7 +25,7 @@ def augmented(images_NHWC: Tensor, config: TrainConfig, *, mirror: bool, generat
         mirror: whether half of the images are mirrored; the caller has settled it where `config` leaves it open.
         generator: of the CPU, so that a GPU run draws the same.
     """
-    padding = images_NHWC.shape[1] // 8
+    padding = (images_NHWC.shape[1] // 8, images_NHWC.shape[2] // 8)
     x_NCHW = to_unit(crop_and_flip(images_NHWC, padding=padding, generator=generator, mirror=mirror))
     if config.rotation > 0.0 or config.scale > 0.0:
         x_NCHW = turned(x_NCHW, degrees=config.rotation, scale=config.scale, generator=generator)
@@ -44,19 +45,23 @@ def to_unit(images_NHWC: Tensor) -> Tensor:
     return images_NHWC.permute(0, 3, 1, 2).float() / 255.0
 
 
-def crop_and_flip(images_NHWC: Tensor, *, padding: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
+def crop_and_flip(
+    images_NHWC: Tensor, *, padding: tuple[int, int], generator: torch.Generator, mirror: bool = True
+) -> Tensor:
     """Crop each image at random from its zero-padded copy, and flip it at random; uint8 (N, H, W, C) in and out.
 
-    `mirror=False` leaves the flip out, for data whose classes change with it (see `ImageSet.mirrors`).
+    `padding` is of rows, above and below, and of columns, to the left and right. `mirror=False` leaves the flip out,
+    for data whose classes change with it (see `ImageSet.mirrors`).
     """
     num, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
-    padded = torch.nn.functional.pad(images_NHWC, (0, 0, padding, padding, padding, padding))
-    offsets_2N = torch.randint(2 * padding + 1, (2, num), generator=generator).to(device)
+    rows, columns = padding
+    padded = torch.nn.functional.pad(images_NHWC, (0, 0, columns, columns, rows, rows))
+    down_N, across_N = (torch.randint(2 * pixels + 1, (num,), generator=generator).to(device) for pixels in padding)
     flip_N = (torch.rand(num, generator=generator) < (0.5 if mirror else 0.0)).to(device)
-    rows_NH = offsets_2N[0][:, None] + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device)
-    columns_NW = offsets_2N[1][:, None] + torch.where(flip_N[:, None], columns.flip(0), columns)
+    rows_NH = down_N[:, None] + torch.arange(height, device=device)
+    along_W = torch.arange(width, device=device)
+    columns_NW = across_N[:, None] + torch.where(flip_N[:, None], along_W.flip(0), along_W)
     return padded[torch.arange(num, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
 
 

@@ -152,7 +152,10 @@ def main() -> int:
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
     first = configs[names[0]]
-    test_set = load_dataset(first.dataset, "test", download=args.download, limit=count, skip_broken=first.skip_broken)
+    test_set = load_dataset(
+        first.dataset, "test",
+        download=args.download, limit=count, resize=first.resize, skip_broken=first.skip_broken,
+    )  # fmt: skip
     # Seed by seed, so that a comparison that is cut short has whole seeds.
     pairs_of: dict[str, list[tuple[Bools, Bools]]] = {name: [] for name in names}
     for seed in args.seeds:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from oat_runtime.architecture import ModelConfig
+from oat_runtime.architecture import ModelConfig, Resize
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.stress.attacks import kind_of
 
@@ -19,6 +19,10 @@ class TrainConfig(StrictModel):
     dataset: str = "cifar10"
     """Name of a data set, or path of a folder of images by class or of frames with boxes; see
     `oat_runtime.data.load_dataset`."""
+    resize: Resize = "center_crop"
+    """How images of another shape are fitted to the size behind `@`, in training and, by the bundle, on the robot:
+    `center_crop` keeps the largest centred window, `letterbox` keeps all and pads with black, `stretch` keeps all and
+    changes the aspect ratio."""
     skip_broken: bool = False
     """Leave out images of a folder that cannot be read, and say how many. Otherwise the folder is refused."""
     fit_to_data: bool = False

@@ -77,8 +77,9 @@ def _check_again(args: argparse.Namespace) -> int:
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     skip_broken = bundle.manifest.provenance.recipe.get("skip_broken") is True
     data = load_dataset(
-        bundle.report.dataset, "test", download=args.download, limit=args.count, skip_broken=skip_broken
-    )
+        bundle.report.dataset, "test",
+        download=args.download, limit=args.count, resize=bundle.input.resize, skip_broken=skip_broken,
+    )  # fmt: skip
     cache = OutcomeCache(None, network_of(bundle.tensors(), config))
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def export(
     report_rows, outcomes = measure_table(cache, report_conditions, title="report table")
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
     _, height, width, _ = training_set.images_NHWC.shape
-    spec = InputSpec(height=height, width=width, region_margin=training_set.region_margin)
+    spec = InputSpec(height=height, width=width, resize=config.resize, region_margin=training_set.region_margin)
     return save_bundle(
         path,
         tensors_of(model),
@@ -129,12 +130,15 @@ def main() -> int:
     if not checkpoint.finished and not args.unfinished:
         raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
     config = checkpoint.config
+    load = partial(
+        load_dataset, config.dataset, download=args.download, resize=config.resize, skip_broken=config.skip_broken
+    )
     check_target(args.bundle)  # before an hour of measuring, not after it
     bundle = export(
         checkpoint,
         args.bundle,
-        training_set=load_dataset(config.dataset, "train", download=args.download, skip_broken=config.skip_broken),
-        test_set=load_dataset(config.dataset, "test", download=args.download, skip_broken=config.skip_broken),
+        training_set=load("train"),
+        test_set=load("test"),
         num_attacked=args.attacked,
         num_corrupted=args.corrupted,
         device=args.device,

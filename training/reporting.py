@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from oat_runtime.data import ImageSet
 from oat_runtime.extras import require
 from oat_runtime.report import wide_console
-from oat_runtime.text import PlainConsole, plain
+from oat_runtime.text import plain
 from training.config import TrainConfig
 from training.origin import hardware
 from training.recipes import RECIPES
@@ -49,12 +48,6 @@ class LogLines(logging.StreamHandler[IO[str]]):
         """Write one line."""
         self.stream = sys.stderr
         super().emit(record)
-
-
-def progress_bar() -> Progress:
-    """Return a bar on the standard error, to which log lines go as well; without a terminal it shows nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=PlainConsole(stderr=True), disable=not sys.stderr.isatty())
 
 
 class RunLog:

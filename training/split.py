@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
-from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
+from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation, write_labelled_npz
+from oat_runtime.data.image_set import image_digest
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
@@ -19,6 +19,8 @@ HELD_OUT = "validation.npz"
 """File in a run's folder with its validation images."""
 RECORD = "data.json"
 """File in a run's folder with its `DataRecord`."""
+_BEFORE_RESIZE: dict[str, int | str] = {"resize": "center_crop"}
+"""Of a record from before images were fitted in other ways."""
 _NUM_NAMED = 3
 _MOST_BYTES = 64 * 2**20
 """Of a record; one of a folder names each of its images."""
@@ -44,7 +46,7 @@ class DataRecord(StrictModel):
 
     dataset: str
     asked: dict[str, int | str]
-    """The configuration's `num_validation`, `seed` and `split`."""
+    """The configuration's `num_validation`, `resize`, `seed` and `split`."""
     class_names: tuple[str, ...]
     training: PartRecord
     validation: PartRecord
@@ -54,7 +56,12 @@ class DataRecord(StrictModel):
         """Record how a run of this configuration divides its data set."""
         return cls(
             dataset=config.dataset,
-            asked={"num_validation": config.num_validation, "seed": config.seed, "split": config.split},
+            asked={
+                "num_validation": config.num_validation,
+                "resize": config.resize,
+                "seed": config.seed,
+                "split": config.split,
+            },
             class_names=training.class_names,
             training=PartRecord.of(training),
             validation=PartRecord.of(validation),
@@ -76,7 +83,7 @@ def keep_division(run: Path, record: DataRecord, validation: ImageSet) -> None:
     """Write the record and the validation images into a run's folder."""
     write_whole(run / RECORD, record.model_dump_json() + "\n")
     with whole_file(run / HELD_OUT) as file:
-        np.savez(file, images=validation.images_NHWC, labels=validation.labels_N)
+        write_labelled_npz(file, validation)
 
 
 def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_set: ImageSet) -> DataSummary:
@@ -103,7 +110,7 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
     """
     if (run / RECORD).is_file():
         kept = _read_record(run)
-        if (kept.dataset, kept.asked) != (found.dataset, found.asked):
+        if (kept.dataset, _BEFORE_RESIZE | kept.asked) != (found.dataset, found.asked):
             return
         differences = _differences(kept, found)
     elif (run / HELD_OUT).is_file():  # a run that was begun before there were records
@@ -161,7 +168,7 @@ def _differences(kept: DataRecord, found: DataRecord) -> list[str]:
 
 def _other_validation(path: Path, validation: ImageSet) -> list[str]:
     kept = read_labelled_npz(path)
-    same = np.array_equal(kept.images_NHWC, validation.images_NHWC) and np.array_equal(
+    same = np.array_equal(kept.images_NHWC[:], validation.images_NHWC[:]) and np.array_equal(
         kept.labels_N, validation.labels_N
     )
     return [] if same else [f"expected the {len(kept)} validation images in {path}, got others"]
@@ -170,12 +177,11 @@ def _other_validation(path: Path, validation: ImageSet) -> list[str]:
 def _files(data: ImageSet) -> dict[str, str] | None:
     if data.names is None:
         return None
-    return {
-        name: hashlib.blake2b(
-            np.ascontiguousarray(image_HWC).tobytes() + data.class_names[label].encode(), digest_size=8
-        ).hexdigest()
-        for name, image_HWC, label in zip(data.names, data.images_NHWC, data.labels_N, strict=True)
-    }
+    digests = data.digests_N
+    if digests is None:
+        pairs = zip(data.images_NHWC, data.labels_N, strict=True)
+        digests = np.array([image_digest(image_HWC, data.class_names[label]) for image_HWC, label in pairs], np.uint64)
+    return {name: f"{digest:016x}" for name, digest in zip(data.names, digests.tolist(), strict=True)}
 
 
 def _some(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
+from oat_runtime.report import progress_bar
 from training.checkpoint import read_source
 from training.config import TrainConfig
 from training.distributed import World, device_argument
@@ -30,7 +31,6 @@ from training.reporting import (
     RunLog,
     list_recipes,
     print_sweep,
-    progress_bar,
     say_what_there_is,
     say_what_was_reached,
     summary,
@@ -63,7 +63,9 @@ def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
 
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
     """Return (configuration, fitted to the data if it asks for that; training images; validation images)."""
-    everything = load_dataset(config.dataset, "train", download=download, skip_broken=config.skip_broken)
+    everything = load_dataset(
+        config.dataset, "train", download=download, resize=config.resize, skip_broken=config.skip_broken
+    )
     training, validation = divided(everything, config)
     if config.fit_to_data:
         config = config.model_copy(update={"model": fit_model(config.model, training)})

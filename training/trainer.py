@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ADVERSARIAL, CLEAN
-from oat_runtime.data import ImageSet
+from oat_runtime.data import ImageSet, PickedImages
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from training.augment import augmented
 from training.checkpoint import (
@@ -198,7 +198,11 @@ class Trainer:
             if num_parts > 1:
                 raise ConfigError(f"cuda_graphs needs one process and no accumulation, got {num_parts} parts a batch")
             self.compute = Recorder(gradients)
-        self.images_NHWC = torch.from_numpy(data.images_NHWC).to(self.device)
+        self._images: Tensor | PickedImages = (
+            data.images_NHWC  # those in a file stay there
+            if isinstance(data.images_NHWC, PickedImages)
+            else torch.from_numpy(data.images_NHWC).to(self.device)
+        )
         self.labels_N = torch.from_numpy(data.labels_N).to(self.device)
         self.mirror = data.mirrors if config.mirror is None else config.mirror
         self.step = 0
@@ -267,8 +271,14 @@ class Trainer:
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """Return the augmented batch of one step."""
         chosen = self._positions(step)
-        images = augmented(self.images_NHWC[chosen], self.config, mirror=self.mirror, generator=generator)
+        images = augmented(self._pixels(chosen), self.config, mirror=self.mirror, generator=generator)
         return Batch(images, self.labels_N[chosen])
+
+    def _pixels(self, chosen: Tensor) -> Tensor:
+        """Return some training images, uint8 (B, H, W, 3), on the device."""
+        if isinstance(self._images, PickedImages):
+            return torch.from_numpy(self._images[chosen.cpu().numpy()]).to(self.device)
+        return self._images[chosen]
 
     def _positions(self, step: int) -> Tensor:
         """Return where the images of a step lie (B,): in a random order of all, or balanced by class."""

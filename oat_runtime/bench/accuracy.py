@@ -66,7 +66,7 @@ def agreement(runtime: OATRuntime, data: ImageSet, *, num_attacked: int) -> list
     from oat_runtime.stress.attacks import perturb
 
     config, tensors, attack = runtime.bundle.manifest.model, runtime.bundle.tensors(), runtime.bundle.report.attack
-    x_NCHW = unit_planes(data.images_NHWC)
+    x_NCHW = unit_planes(data.images_NHWC[:])
     truth_N, rows = data.labels_N, []
     for lam in sorted({config.lambdas[0], config.lambdas[-1]}):
         width = config.widths[-1]

@@ -21,8 +21,9 @@ from oat_runtime.data.camera_messages import (
 from oat_runtime.data.catalog import SOURCES, load_dataset, load_frames
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
-from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
-from oat_runtime.data.npz import read_images_npz, read_labelled_npz
+from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, split_validation
+from oat_runtime.data.npz import read_images_npz, read_labelled_npz, write_labelled_npz
+from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import fetch_source, find_source
 
@@ -32,6 +33,7 @@ __all__ = [
     "ENCODINGS",
     "SOURCES",
     "ImageSet",
+    "PickedImages",
     "Split",
     "camera_images",
     "check_compressed",
@@ -51,8 +53,8 @@ __all__ = [
     "read_image",
     "read_images_npz",
     "read_labelled_npz",
-    "resized",
     "rgb_compressed",
     "rgb_image",
     "split_validation",
+    "write_labelled_npz",
 ]

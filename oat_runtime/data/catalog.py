@@ -1,4 +1,4 @@
-"""Load a data set by its name, or a folder by its path: `cifar10`, `stl10@64`, `photos@96`, `robocup@64`."""
+"""Load a data set by its name, or a folder by its path: `cifar10`, `stl10@64`, `photos@128x96`, `robocup@64`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from oat_runtime.architecture import InputSpec
+from oat_runtime.architecture import InputSpec, Resize
 from oat_runtime.data.boxes import BOX_SOURCES, BoxIndex, index_boxes, is_boxes, load_boxes, read_crops
 from oat_runtime.data.cifar import CIFAR10, CIFAR100
 from oat_runtime.data.fashion_mnist import FASHION_MNIST
 from oat_runtime.data.folders import load_folder
 from oat_runtime.data.gtsrb import GTSRB
-from oat_runtime.data.image_set import ImageSet, Split, mixed
+from oat_runtime.data.image_set import ImageSet, Size, Split, mixed
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import Source, load_source
 from oat_runtime.data.stl10 import STL10
@@ -40,6 +40,7 @@ def load_dataset(
     root: Path | None = None,
     download: bool = False,
     limit: int | None = None,
+    resize: Resize = "center_crop",
     skip_broken: bool = False,
 ) -> ImageSet:
     """Load one official split of a data set. Images stored class by class are shuffled, always in the same way.
@@ -47,11 +48,13 @@ def load_dataset(
     Args:
         name_or_path: a name in `SOURCES` or `BOX_SOURCES`, or the path of a folder, itself or below `root`: images by
             class (see `load_folder`), or frames with boxes, which are read as crops (see `load_boxes`). `@SIDE` at the
-            end fits all images to SIDE × SIDE pixels.
+            end fits all images to SIDE × SIDE pixels, `@WIDTHxHEIGHT` to that many.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
         root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
         download: fetch the official files, checked by their MD5, if they are not there.
         limit: read only so many images; they are the first ones of the whole set.
+        resize: how images of another shape are fitted; see `InputSpec`. A network's own images and a robot's frames
+            must be fitted alike.
         skip_broken: of a folder, leave out images that cannot be read, and say how many. Else they are refused.
 
     Raises:
@@ -61,10 +64,12 @@ def load_dataset(
         raise DataError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
-    name, side = parse_name(name_or_path)
+    name, size = parse_name(name_or_path)
     if name in SOURCES:
-        return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
-    spec = None if side is None else InputSpec(height=side, width=side)
+        return load_source(
+            name, SOURCES[name], split, root=root, download=download, size=size, resize=resize, limit=limit
+        )
+    spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
     if name in BOX_SOURCES:
         source = BOX_SOURCES[name]
         index = source.index(data_roots(root))
@@ -72,7 +77,7 @@ def load_dataset(
     folder = _folder(name, root)
     if is_boxes(folder):
         return load_boxes(folder, split, spec=spec, skip_broken=skip_broken).first(limit)
-    return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
+    return mixed(load_folder(folder, split, size=size, resize=resize, skip_broken=skip_broken)).first(limit)
 
 
 def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
@@ -105,15 +110,16 @@ def _folder(name: str, root: Path | None) -> Path:
     )
 
 
-def parse_name(name_or_path: str) -> tuple[str, int | None]:
-    """Split `NAME@SIDE` into the name and the side in pixels (None where none is asked for).
+def parse_name(name_or_path: str) -> tuple[str, Size | None]:
+    """Split `NAME@SIDE` or `NAME@WIDTHxHEIGHT` into the name and (height, width) in pixels; None if it asks for none.
 
     Raises:
-        DataError: the side is not a sensible number.
+        DataError: a side is not a sensible number.
     """
-    match = re.fullmatch(r"(.+)@([0-9]{1,4})", name_or_path)
+    match = re.fullmatch(r"(.+)@([0-9]{1,4})(?:x([0-9]{1,4}))?", name_or_path)
     if match is None:
         return name_or_path, None
-    if int(match[2]) not in _SIDES:
+    width, height = int(match[2]), int(match[3] or match[2])
+    if width not in _SIDES or height not in _SIDES:
         raise DataError(f"a side must be {_SIDES.start} to {_SIDES.stop - 1} pixels, got {name_or_path!r}")
-    return match[1], int(match[2])
+    return match[1], (height, width)

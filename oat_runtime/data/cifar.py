@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.packs import read_pack
 from oat_runtime.data.sources import Archive, Contents, Location, Source, whole_file
@@ -31,13 +32,13 @@ CIFAR100_CLASSES = (
 """The fine labels, alphabetical, as in the official `fine_label_names.txt`."""
 
 
-def read_cifar10(folder: Path, split: Split, side: int | None) -> Contents:
+def read_cifar10(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """Six files of 10,000 records: a label byte, then the red, green and blue planes, row by row."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     return _records(folder, names, _NUM[split] // len(names), num_labels=1)
 
 
-def read_cifar100(folder: Path, split: Split, side: int | None) -> Contents:
+def read_cifar100(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """One file a split of records with a coarse and a fine label byte; the fine one is the class."""
     return _records(folder, [f"{split}.bin"], _NUM[split], num_labels=2)
 

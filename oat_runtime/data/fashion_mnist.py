@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
@@ -18,7 +19,7 @@ _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 
-def read_fashion_mnist(folder: Path, split: Split, side: int | None) -> Contents:
+def read_fashion_mnist(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """Read images and labels.
 
     Raises:

@@ -37,12 +37,13 @@ _ROWS = 256
 _Image = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 
-def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS, needed_px: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode a whole image file.
 
     Args:
         data: its bytes, of one of `oat_runtime.data.image_headers.FORMATS`.
         max_pixels: pixels that it may have.
+        needed_px: the longest side that is needed: a far larger JPEG is decoded smaller; see `decode_rgb`.
 
     Returns:
         image_HWC: uint8 RGB, upright.
@@ -52,7 +53,7 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.
     """
     header = read_header(data, max_pixels=max_pixels)
     if header.format in ("JPEG", "BMP"):
-        return decode_rgb(data, max_pixels=max_pixels)
+        return decode_rgb(data, max_pixels=max_pixels, needed_px=needed_px)
     chunks = _chunks(data, header.format)
     if b"acTL" in chunks:
         raise InputError("animated: expected a still image, got a PNG animation: take one frame of it")

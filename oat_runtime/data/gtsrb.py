@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_files import read_image
-from oat_runtime.data.image_set import Split, resized
+from oat_runtime.data.image_set import Split
 from oat_runtime.data.packs import read_pack, track_groups
 from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
+from oat_runtime.image import fit_frame
 
 _SIDE = 32
 _URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 
 
-def read_gtsrb(folder: Path, split: Split, side: int | None) -> Contents:
-    """The official tree below `GTSRB/`, every image fitted to `side` pixels (32 if None), training images with tracks.
+def read_gtsrb(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
+    """The official tree below `GTSRB/`, every image fitted to `spec` (32 x 32 if None), training images with tracks.
 
     Training: `Final_Training/Images/00007/GT-00007.csv` beside files named `TRACK_FRAME.ppm`. Test:
     `Final_Test/Images/*.ppm`, labelled by `GT-final_test.csv`, which comes in an archive of its own.
@@ -35,7 +37,7 @@ def read_gtsrb(folder: Path, split: Split, side: int | None) -> Contents:
             raise DataError(f"{places[0]} is missing: unpack the official GTSRB_Final_Test_GT.zip there")
         rows = _rows(table)
         paths = [images / name for name, _ in rows]
-        return Contents(_labels(rows), lambda count: _images(paths[:count], side))
+        return Contents(_labels(rows), lambda count: _images(paths[:count], spec))
     paths, rows = [], []
     for table in sorted((folder / "Final_Training" / "Images").glob("*/GT-*.csv")):
         of_class = _rows(table)
@@ -48,7 +50,7 @@ def read_gtsrb(folder: Path, split: Split, side: int | None) -> Contents:
     except ValueError as error:
         raise DataError(f"{folder}: expected files named TRACK_FRAME.ppm, got another name ({error})") from error
     labels_N = _labels(rows)
-    return Contents(labels_N, lambda count: _images(paths[:count], side), track_groups(labels_N, tracks_N))
+    return Contents(labels_N, lambda count: _images(paths[:count], spec), track_groups(labels_N, tracks_N))
 
 
 def _rows(table: Path) -> list[tuple[str, int]]:
@@ -64,10 +66,11 @@ def _labels(rows: list[tuple[str, int]]) -> npt.NDArray[np.int64]:
     return np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _images(paths: list[Path], side: int | None) -> npt.NDArray[np.uint8]:
-    images = np.empty((len(paths), side or _SIDE, side or _SIDE, 3), np.uint8)
+def _images(paths: list[Path], spec: InputSpec | None) -> npt.NDArray[np.uint8]:
+    fitted = spec or InputSpec(height=_SIDE, width=_SIDE)
+    images = np.empty((len(paths), fitted.height, fitted.width, 3), np.uint8)
     for index, path in enumerate(paths):
-        images[index] = resized(read_image(path, remedy="unpack the official archive again"), side or _SIDE)
+        images[index] = fit_frame(read_image(path, remedy="unpack the official archive again"), fitted)
     return images
 
 

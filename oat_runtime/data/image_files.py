@@ -55,7 +55,11 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def read_image(
-    path: Path, *, remedy: str = "replace or remove it", max_pixels: int = MAX_PIXELS
+    path: Path,
+    *,
+    remedy: str = "replace or remove it",
+    max_pixels: int = MAX_PIXELS,
+    needed_px: int | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Read an image file as uint8 RGB (H, W, 3), by the rules of `oat_runtime.data.file_pixels`, here and on a robot.
 
@@ -63,13 +67,14 @@ def read_image(
         path: the file.
         remedy: what the error advises.
         max_pixels: pixels that it may have.
+        needed_px: the longest side that is needed: a far larger JPEG is decoded smaller; see `decode_rgb`.
 
     Raises:
         DataError: it is missing, cannot be decoded whole, has more pixels, or several pictures.
     """
     data = _content(path, remedy, max_pixels)
     try:
-        return decode_file(data, max_pixels=max_pixels)
+        return decode_file(data, max_pixels=max_pixels, needed_px=needed_px)
     except InputError as error:
         raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
 

@@ -1,4 +1,4 @@
-"""Hold labelled images as uint8 arrays, with the validation split, statistics, a fixed order, and a fingerprint."""
+"""Hold labelled images, in memory or in a file, with validation split, statistics, a fixed order, a fingerprint."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.architecture import InputSpec
+from oat_runtime.data.picked_images import Images, in_parts, pick
 from oat_runtime.errors import DataError
-from oat_runtime.image import fit_frame
 
 _LOG = logging.getLogger(__name__)
 Split = Literal["train", "test"]
+Size = tuple[int, int]
+"""Height and width in pixels."""
 Triple = tuple[float, float, float]
 
 
@@ -24,7 +26,7 @@ class ImageSet:
     """Labelled images in an order of which every beginning is a sample: the official one, or see `mixed`.
 
     Attributes:
-        images_NHWC: uint8 RGB.
+        images_NHWC: uint8 RGB, in memory or in a file. `images_NHWC[:]` is an array of all; of those in a file, a copy.
         labels_N: int64 class indices.
         class_names: one name a class; empty where they are not known.
         name: what it is, as in `cifar10 test`.
@@ -34,9 +36,10 @@ class ImageSet:
         names: paths of the images' files below the data set's folder; None where images have no files of their own.
         validation_N: bool, images that the data set itself holds out for validation; None where it leaves that open.
         region_margin: of crops of boxes, `InputSpec.region_margin`, so that a robot cuts out the same; else None.
+        digests_N: uint64, `image_digest` of each image and the name of its class; None where nobody has computed them.
     """
 
-    images_NHWC: npt.NDArray[np.uint8]
+    images_NHWC: Images
     labels_N: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
     name: str
@@ -45,6 +48,7 @@ class ImageSet:
     names: tuple[str, ...] | None = None
     validation_N: npt.NDArray[np.bool_] | None = None
     region_margin: float | None = None
+    digests_N: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -64,17 +68,21 @@ class ImageSet:
     def _at(self, where: slice | npt.NDArray[np.int64]) -> ImageSet:
         return replace(
             self,
-            images_NHWC=self.images_NHWC[where],
+            images_NHWC=pick(self.images_NHWC, where),
             labels_N=self.labels_N[where],
             groups_N=None if self.groups_N is None else self.groups_N[where],
             validation_N=None if self.validation_N is None else self.validation_N[where],
+            digests_N=None if self.digests_N is None else self.digests_N[where],
         )
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Return mean and standard deviation of each channel over all pixels in [0, 1], to four places."""
         count_C = np.zeros((3, 256), dtype=np.int64)
-        for channel in range(3):
-            count_C[channel] = np.bincount(self.images_NHWC[..., channel].ravel(), minlength=256)
+        for part_NHWC in in_parts(self.images_NHWC):
+            pixels_1PC = part_NHWC.reshape(1, -1, 3)
+            for channel in range(3):  # ten times as fast as numpy.bincount; a part's counts are exact in float32
+                counts = cv2.calcHist([pixels_1PC], [channel], None, [256], [0, 256])
+                count_C[channel] += counts.reshape(256).astype(np.int64)
         level = np.arange(256) / 255.0
         share_C = count_C / count_C.sum(axis=1, keepdims=True)
         mean_C = share_C @ level
@@ -157,13 +165,25 @@ def _as_held_out(data: ImageSet, validation_N: npt.NDArray[np.bool_], num_valida
     return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 
-def resized(image_HWC: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Return an image at `side` × `side` pixels, fitted as the runtime fits a camera frame (largest centred square)."""
-    return fit_frame(image_HWC, InputSpec(height=side, width=side))
+def titled(name: str, split: Split, size: Size | None) -> str:
+    """Return what a set is called: `photos@64 train`, `photos@128x96 test`; without a size, `photos train`."""
+    if size is None:
+        return f"{name} {split}"
+    height, width = size
+    return f"{name}@{width} {split}" if height == width else f"{name}@{width}x{height} {split}"
 
 
 def fingerprint(data: ImageSet) -> str:
     """Return the SHA-256 of pixels and labels, which names the exact images that a figure was counted on."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.images_NHWC).tobytes())
+    digest = hashlib.sha256()
+    for part_NHWC in in_parts(data.images_NHWC):
+        digest.update(part_NHWC.data)
     digest.update(data.labels_N.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def image_digest(image_HWC: npt.NDArray[np.uint8], class_name: str) -> int:
+    """Return 64 bits of a hash of an image's pixels and its class's name."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image_HWC).data, digest_size=8)
+    digest.update(class_name.encode())
+    return int.from_bytes(digest.digest(), "big")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.image_set import ImageSet
+from oat_runtime.data.picked_images import in_parts
 from oat_runtime.errors import DataError, one_line, quoted
 
 _MOST = np.iinfo(np.int64).max
@@ -86,6 +87,18 @@ def read_labelled_npz(path: Path, *, limit: int | None = None) -> ImageSet:
             f"of shape {labels_N.shape}"
         )
     return ImageSet(images_NHWC, labels_N.astype(np.int64), (), path.stem).first(limit)
+
+
+def write_labelled_npz(file: IO[bytes], data: ImageSet) -> None:
+    """Write `images` and `labels` of a set into an open .npz, a few images at a time."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": data.images_NHWC.shape}
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for part_NHWC in in_parts(data.images_NHWC):
+                member.write(part_NHWC.data)
+        with archive.open("labels.npy", "w") as member:
+            np.lib.format.write_array(member, data.labels_N, allow_pickle=False)
 
 
 def _checked(path: Path, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_files import read_image
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.npz import read_arrays, whole_numbers
@@ -19,7 +20,7 @@ from oat_runtime.errors import DataError
 _TILE, _COLUMNS = 32, 50
 
 
-def read_pack(folder: Path, split: Split, side: int | None) -> Contents:
+def read_pack(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """Read a pack; images whose labels come with `track_SPLIT` are grouped by class and track.
 
     Raises:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.data.image_set import ImageSet, Split, is_by_class, mixed, resized
+from oat_runtime.architecture import InputSpec, Resize
+from oat_runtime.data.image_set import ImageSet, Size, Split, is_by_class, mixed, titled
 from oat_runtime.data.roots import data_roots
 from oat_runtime.errors import DataError
 from oat_runtime.extras import require
+from oat_runtime.image import fit_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class Contents:
     groups_N: npt.NDArray[np.int64] | None = None
 
 
-Reader = Callable[[Path, Split, int | None], Contents]
-"""(folder, split, side) to contents. A reader of image files fits them to `side`; all others may ignore it."""
+Reader = Callable[[Path, Split, InputSpec | None], Contents]
+"""(folder, split, spec) to contents. A reader of image files fits them to `spec`; all others may ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,8 @@ def load_source(
     *,
     root: Path | None,
     download: bool,
-    side: int | None,
+    size: Size | None,
+    resize: Resize = "center_crop",
     limit: int | None = None,
 ) -> ImageSet:
     """Read one split of a known data set from where it is found, check what comes, and mix what lies class by class.
@@ -153,7 +156,11 @@ def load_source(
         if not download:
             raise _missing(source, roots)
         found = fetch_source(source, root)
-    contents = found.location.read(found.folder, split, side or source.side)
+    height, width = size or (source.side, source.side)
+    spec = None
+    if height is not None and width is not None:
+        spec = InputSpec(height=height, width=width, resize=resize)
+    contents = found.location.read(found.folder, split, spec)
     labels_N, expected = contents.labels_N, found.location.num_images[split]
     if len(labels_N) != expected:
         raise DataError(
@@ -172,10 +179,10 @@ def load_source(
         raise DataError(
             f"{found.folder}: expected {count} {split} images, got {len(images_NHWC)}: the copy is incomplete"
         )
-    if side is not None and images_NHWC.shape[1:3] != (side, side):
-        images_NHWC = np.stack([resized(image, side) for image in images_NHWC])
-    title = f"{name} {split}" if side is None else f"{name}@{side} {split}"
+    if spec is not None and size is not None and images_NHWC.shape[1:3] != size:
+        images_NHWC = np.stack([fit_frame(image, spec) for image in images_NHWC])
     groups_N = None if contents.groups_N is None else contents.groups_N[:count]
+    title = titled(name, split, size)
     data = ImageSet(images_NHWC, labels_N[:count], source.class_names, title, groups_N, source.mirrors)
     return data if count < expected else mixed(data).first(limit)
 

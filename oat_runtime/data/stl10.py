@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.sources import Archive, Contents, Location, Source, whole_file
 from oat_runtime.errors import DataError
@@ -14,7 +15,7 @@ _NUM: dict[Split, int] = {"train": 5_000, "test": 8_000}
 _SIDE = 96
 
 
-def read_stl10(folder: Path, split: Split, side: int | None) -> Contents:
+def read_stl10(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """`SPLIT_X.bin` holds red, green and blue planes, each column by column; `SPLIT_y.bin` labels in 1..10.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.image_set import Split
 from oat_runtime.data.sources import Archive, Contents, Location, Source
 from oat_runtime.errors import DataError
@@ -16,7 +17,7 @@ from oat_runtime.extras import require
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, struct.error, zlib.error)
 
 
-def read_svhn(folder: Path, split: Split, side: int | None) -> Contents:
+def read_svhn(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
     """`X` is (32, 32, 3, N) uint8; `y` is (N, 1) in 1..10, where 10 stands for the digit 0.
 
     Raises:

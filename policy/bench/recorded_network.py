@@ -113,7 +113,7 @@ class RecordedNetwork:
         self.reference = np.array([self.index[point] for point in self._at_reference])
         self.labels_N = data.labels_N
         self._column = {int(p): column for column, p in enumerate(self.reference)}
-        images_id = f"{zlib.crc32(data.images_NHWC.tobytes()):08x}"
+        images_id = f"{zlib.crc32(data.images_NHWC[:].tobytes()):08x}"
         self.folder = folder / f"{_network_id(bundle)}-{images_id}-v{_SCHEMA}"
         self._num_threads = num_threads
         self._runtime: OATRuntime | None = None
@@ -200,7 +200,7 @@ class RecordedNetwork:
             tensors, config = self.bundle.tensors(), self.bundle.manifest.model
             self._nets = {each: TorchNet(fold(tensors, config, lam=each, width=self.widest)) for each in self.lambdas}
         data = self.data.first(self.num_attacked)
-        x_NCHW, y_N = torch.from_numpy(unit_planes(data.images_NHWC)), torch.from_numpy(data.labels_N)
+        x_NCHW, y_N = torch.from_numpy(unit_planes(data.images_NHWC[:])), torch.from_numpy(data.labels_N)
         other = self._nets[opposite(lam, self.lambdas)]
         generator = torch.Generator().manual_seed(0)
         parts = zip(torch.split(x_NCHW, _ATTACK_BATCH), torch.split(y_N, _ATTACK_BATCH), strict=True)

@@ -38,7 +38,7 @@ def test_unit_images_keep_every_value() -> None:
 def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirror_image() -> None:
     num, size, padding = 40, 6, 2
     images = random_images(num, size)
-    out = crop_and_flip(images, padding=padding, generator=generator())
+    out = crop_and_flip(images, padding=(padding, padding), generator=generator())
     assert (out.shape, out.dtype) == (images.shape, images.dtype)
     assert torch.equal(images, random_images(num, size))
     padded = np.pad(images.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -60,17 +60,17 @@ def test_every_augmented_image_is_a_window_of_its_padded_original_or_of_its_mirr
 
 def test_augmentation_follows_the_seed() -> None:
     images = random_images(8, 6)
-    first = crop_and_flip(images, padding=2, generator=generator(1))
+    first = crop_and_flip(images, padding=(2, 2), generator=generator(1))
     torch.manual_seed(77)
-    assert torch.equal(crop_and_flip(images, padding=2, generator=generator(1)), first)
-    assert not torch.equal(crop_and_flip(images, padding=2, generator=generator(2)), first)
+    assert torch.equal(crop_and_flip(images, padding=(2, 2), generator=generator(1)), first)
+    assert not torch.equal(crop_and_flip(images, padding=(2, 2), generator=generator(2)), first)
 
 
 def test_a_mirror_image_is_drawn_only_where_it_keeps_the_class() -> None:
     images = random_images(30, 6)
-    straight = crop_and_flip(images, padding=0, generator=generator(1), mirror=False)
+    straight = crop_and_flip(images, padding=(0, 0), generator=generator(1), mirror=False)
     assert torch.equal(straight, images)
-    flipped = crop_and_flip(images, padding=0, generator=generator(1))
+    flipped = crop_and_flip(images, padding=(0, 0), generator=generator(1))
     assert not torch.equal(flipped, images)
     assert not SOURCES["svhn"].mirrors and not SOURCES["gtsrb"].mirrors and SOURCES["cifar10"].mirrors
 
@@ -138,7 +138,7 @@ def test_what_is_off_draws_nothing() -> None:
     """A run without the new settings is the same to the bit as before there were any."""
     ahead, behind = generator(1), generator(1)
     augmented(images(), TrainConfig(), mirror=True, generator=ahead)
-    crop_and_flip(images(), padding=2, generator=behind)
+    crop_and_flip(images(), padding=(2, 2), generator=behind)
     assert torch.equal(ahead.get_state(), behind.get_state())
 
 

@@ -113,7 +113,8 @@ def test_the_end_has_both_ends_of_lambda_at_the_widest_and_the_narrowest_width(
 
 TERMINAL = """
 import logging, sys, time
-from training.reporting import LogLines, progress_bar
+from oat_runtime.report import progress_bar
+from training.reporting import LogLines
 logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
 with progress_bar() as progress:
     bar = progress.add_task("training", total=20)

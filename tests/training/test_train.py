@@ -154,7 +154,7 @@ def test_a_run_keeps_whether_it_leaves_out_broken_images(
 ) -> None:
     asked: list[bool] = []
 
-    def load(name: str, split: str, *, download: bool, skip_broken: bool) -> ImageSet:
+    def load(name: str, split: str, *, download: bool, resize: str, skip_broken: bool) -> ImageSet:
         asked.append(skip_broken)
         return patches(58)
 

@@ -106,7 +106,7 @@ def corrupted_sets(
         for severity in severities:
             name = f"{kind}-{severity}"
             rng = np.random.default_rng(zlib.crc32(name.encode()))
-            images = corrupt_batch(data.images_NHWC, kind, severity, rng=rng)
+            images = corrupt_batch(data.images_NHWC[:], kind, severity, rng=rng)
             yield kind, severity, ImageSet(images, data.labels_N, data.class_names, name)
 
 

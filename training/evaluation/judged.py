@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, DataError
@@ -69,7 +70,8 @@ class Judged:
 
     def _loaded(self, split: Split, *, download: bool) -> ImageSet:
         skip_broken = self.recipe.get("skip_broken") is True
-        return load_dataset(self.dataset, split, download=download, skip_broken=skip_broken)
+        resize = self.recipe.get("resize", InputSpec().resize) if self.bundle is None else self.bundle.input.resize
+        return load_dataset(self.dataset, split, download=download, resize=resize, skip_broken=skip_broken)
 
     def _of_its_classes(self, data: ImageSet) -> ImageSet:
         """Refuse images of other classes: labels are places in the list of classes."""

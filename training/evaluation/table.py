@@ -11,9 +11,8 @@ from oat_runtime.bundle import Temperature, outcome_key
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS
-from training.augment import to_unit
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, corrupted_sets, progress, proportion
+from training.evaluation.counting import Bools, batches, corrupted_sets, progress, proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,7 @@ def fit_temperature(cache: OutcomeCache, point: OperatingPoint, data: ImageSet) 
     """Return the softmax temperature with the least cross-entropy on `data` (Guo et al. 2017), from a log grid."""
     device, plain = cache.model.code_KD.device, cache.plain(point)
     with torch.no_grad():
-        x_NCHW = to_unit(torch.from_numpy(data.images_NHWC).to(device))
-        logits = torch.cat([plain(part) for part in torch.split(x_NCHW, 250)])
+        logits = torch.cat([plain(x_NCHW) for x_NCHW, _ in batches(data, batch_size=250, device=device)])
         y_N = torch.from_numpy(data.labels_N).to(device)
         grid = np.logspace(-1.0, 1.0, 201)
         losses = [torch.nn.functional.cross_entropy(logits / t, y_N).item() for t in grid]

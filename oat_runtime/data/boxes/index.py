@@ -31,7 +31,7 @@ from oat_runtime.data.boxes.texts import has_boxes, read_text
 from oat_runtime.data.folders.layout import Part
 from oat_runtime.data.folders.left_out import LeftOut, some
 from oat_runtime.data.folders.listing import PICTURES_NOT_READ, Listing
-from oat_runtime.data.folders.reading import read_picture
+from oat_runtime.data.folders.pictures import read_picture
 from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order
 from oat_runtime.errors import DataError
 from oat_runtime.text import plain

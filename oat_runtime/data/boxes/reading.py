@@ -18,7 +18,8 @@ from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex
 from oat_runtime.data.folders.left_out import some
 from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE, thumbnail
-from oat_runtime.data.image_set import ImageSet, Split
+from oat_runtime.data.image_set import ImageSet, Split, titled
+from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
 from oat_runtime.text import plain
 
@@ -67,7 +68,6 @@ def read_crops(
     stack = _read(index, frames, spec, skip_broken=skip_broken)
     group_F, kept_F = _divided(index, stack.frames, lambda: stack.thumbnails_FHWC, split)
     frame_N = np.repeat(np.arange(len(stack.frames)), [len(crops.labels_N) for crops in stack.crops])
-    size = str(spec.width) if spec.width == spec.height else f"{spec.width}x{spec.height}"
     order_N = np.random.default_rng(0).permutation(np.flatnonzero(kept_F[frame_N]))
     if not len(order_N):
         raise DataError(f"{index.root}: no {split} crops: add frames with boxes, or a folder {split}/ beside train/")
@@ -75,10 +75,10 @@ def read_crops(
     names = [name for crops in stack.crops for name in crops.names]
     part_F = np.array([frame.part for frame in stack.frames])
     data = ImageSet(
-        _in_order(stack.images_NHWC, order_N),
+        PickedImages(stack.images_NHWC, order_N),
         labels_N[order_N],
         index.class_names,
-        f"{name}@{size} {split}",
+        titled(name, split, (spec.height, spec.width)),
         groups_N=group_F[frame_N[order_N]],
         mirrors=mirrors,
         names=tuple(names[at] for at in order_N.tolist()),
@@ -190,24 +190,6 @@ def _as_folder(index: BoxIndex, frames: list[BoxFrame]) -> tuple[FolderIndex, li
     """The frames as a folder of images of a single class: groups and test images are found by the same rules."""
     entries = [Entry(frame.path, frame.name, 0, "", frame.part) for frame in frames]
     return FolderIndex(index.root, ("(all frames)",), tuple(entries), index.parts, index.left_out), entries
-
-
-def _in_order(images_NHWC: _Bytes, order_N: npt.NDArray[np.int64]) -> _Bytes:
-    """Return `images_NHWC[order_N]`, made in place: there may not be memory for two."""
-    kept = np.sort(order_N)
-    for place, at in enumerate(kept.tolist()):
-        images_NHWC[place] = images_NHWC[at]
-    images_NHWC = images_NHWC[: len(kept)]
-    source_N = np.searchsorted(kept, order_N)
-    is_done_N = np.zeros(len(kept), bool)
-    for start in range(len(kept)):
-        first_HWC, place = images_NHWC[start].copy(), start
-        while not is_done_N[place]:
-            is_done_N[place] = True
-            source = int(source_N[place])
-            images_NHWC[place] = first_HWC if source == start else images_NHWC[source]
-            place = source
-    return images_NHWC
 
 
 def _report(index: BoxIndex, data: ImageSet, split: Split, crops: list[FrameCrops]) -> None:

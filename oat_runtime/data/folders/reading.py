@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec, Resize
+from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
 from oat_runtime.data.folders.left_out import some
-from oat_runtime.data.folders.listing import PICTURES_NOT_READ
-from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE, thumbnail
-from oat_runtime.data.image_files import read_image
-from oat_runtime.data.image_set import ImageSet, Split, resized
+from oat_runtime.data.folders.pictures import Picture
+from oat_runtime.data.image_set import ImageSet, Size, Split, titled
+from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
-from oat_runtime.extras import require
 from oat_runtime.text import plain
 
 _LOG = logging.getLogger(__name__)
 _NUM_BROKEN_NAMED = 20
 
 
-def load_folder(folder: Path, split: Split, *, side: int | None, skip_broken: bool = False) -> ImageSet:
+def load_folder(
+    folder: Path, split: Split, *, size: Size | None, resize: Resize = "center_crop", skip_broken: bool = False
+) -> ImageSet:
     """Read one split of a folder of pictures, class by class, classes in alphabetical and files in frame order.
 
     `oat_runtime.data.folders.layout` says which layouts there are, and `oat_runtime.data.folders.groups` which images
@@ -33,36 +34,34 @@ def load_folder(folder: Path, split: Split, *, side: int | None, skip_broken: bo
     Args:
         folder: the folder.
         split: `train` or `test`.
-        side: pixels that every image is fitted to (largest centred square); None: all images must have one size.
+        size: height and width that every image is fitted to; None: all images must have one size.
+        resize: how, where the shape differs; see `InputSpec`.
         skip_broken: leave out pictures that cannot be read, with a count, instead of refusing the folder.
 
     Returns:
-        Training images hold those of a validation folder, marked in `validation_N`.
+        Images that stay in the cache's file. Training images hold those of a validation folder, marked in
+        `validation_N`.
 
     Raises:
         DataError: what `index_folder` refuses, pictures that cannot be read, or sizes that differ.
         ConfigError: there are TIFF images, and Pillow is not installed to check them.
     """
+    spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
     index = index_folder(folder)
     has_test = "test" in index.parts
     wanted = [entry for entry in index.entries if not has_test or (entry.part == "test") == (split == "test")]
-    images_NHWC, thumbnails_NHWC, entries = _read(index, wanted, side, skip_broken=skip_broken)
-    groups_N = find_groups(index, entries, thumbnails_NHWC)
-    kept = np.arange(len(entries))
+    found, entries, places = _read(index, wanted, spec, split if has_test else "all", skip_broken=skip_broken)
+    groups_N = find_groups(index, entries, found.thumbnails_NHWC[places])
     if not has_test:
         kept = np.flatnonzero(is_test(index, entries, groups_N) == (split == "test"))
-        for place, at in enumerate(kept):  # in place: there may not be memory for two
-            images_NHWC[place] = images_NHWC[at]
-        images_NHWC = images_NHWC[: len(kept)]
-    entries, groups_N = [entries[at] for at in kept], groups_N[kept]
-    title = f"{folder.name} {split}" if side is None else f"{folder.name}@{side} {split}"
+        entries, groups_N, places = [entries[at] for at in kept], groups_N[kept], places[kept]
     if not entries:
         raise DataError(f"{folder}: no {split} images: add pictures, or a folder {split}/ beside train/")
     data = ImageSet(
-        images_NHWC,
+        PickedImages(found.images_NHWC, places),
         np.array([entry.label for entry in entries], dtype=np.int64),
         index.class_names,
-        title,
+        titled(folder.name, split, size),
         groups_N=groups_N if len(np.unique(groups_N)) < len(groups_N) else None,
         mirrors=False,  # an arrow to the left is none to the right
         names=tuple(entry.name for entry in entries),
@@ -71,82 +70,34 @@ def load_folder(folder: Path, split: Split, *, side: int | None, skip_broken: bo
             if split == "train" and "validation" in index.parts
             else None
         ),
+        digests_N=found.digests_N[places],
     )
     _report(index, data, split)
     return data
 
 
 def _read(
-    index: FolderIndex, wanted: list[Entry], side: int | None, *, skip_broken: bool
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[Entry]]:
-    """Decode each picture once: (images, thumbnails, entries) of those that can be read."""
-    images: npt.NDArray[np.uint8] | None = None
-    thumbnails = np.empty((len(wanted), *THUMBNAIL_SHAPE), np.uint8)
-    entries: list[Entry] = []
-    broken: dict[str, str] = {}
-    for entry in wanted:
-        try:
-            pixels = read_picture(entry.path)
-        except DataError as error:
-            broken[entry.name] = str(error)
-            continue
-        thumbnails[len(entries)] = thumbnail(pixels)
-        if side is not None:
-            pixels = resized(pixels, side)
-        if images is None:
-            images = np.empty((len(wanted), *pixels.shape), np.uint8)
-        if pixels.shape != images.shape[1:] or pixels.shape[0] != pixels.shape[1]:
-            raise DataError(
-                f"{entry.path}: expected square images of one size, got {pixels.shape[1]}x{pixels.shape[0]}: "
-                "put the side to fit them to behind the folder's name, as in photos@64"
-            )
-        images[len(entries)] = pixels
-        entries.append(entry)
+    index: FolderIndex, wanted: list[Entry], spec: InputSpec | None, part: str, *, skip_broken: bool
+) -> tuple[DecodedPictures, list[Entry], npt.NDArray[np.int64]]:
+    """Decode each picture once: (all of them, entries of those that can be read, and their places)."""
+    pictures = [Picture(entry.path, entry.name, (index.class_names[entry.label],)) for entry in wanted]
+    found = decoded(index.root, pictures, spec, part=part)
+    broken = [entry.name for entry in wanted if entry.name in found.broken]
     if broken and not skip_broken:
-        for reason in list(broken.values())[:_NUM_BROKEN_NAMED]:
-            _LOG.error("%s", plain(reason))
+        for name in broken[:_NUM_BROKEN_NAMED]:
+            _LOG.error("%s", plain(found.broken[name]))
         raise DataError(
             f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them, or "
-            f"leave them out (oat-train --skip-broken): {some(list(broken), _NUM_BROKEN_NAMED)}"
+            f"leave them out (oat-train --skip-broken): {some(broken, _NUM_BROKEN_NAMED)}"
         )
     for name in broken:
         index.left_out.add("broken image", name)
-    gone = {(entry.label, entry.part) for entry in wanted} - {(entry.label, entry.part) for entry in entries}
-    if gone or images is None:
+    places = np.array([at for at, entry in enumerate(wanted) if entry.name not in found.broken], np.int64)
+    entries = [wanted[at] for at in places]
+    if gone := {(entry.label, entry.part) for entry in wanted} - {(entry.label, entry.part) for entry in entries}:
         classes = [f"{index.class_names[label]} ({part})" for label, part in sorted(gone)]
         raise DataError(f"{index.root}: no image of {some(classes, 10)} can be read: replace them, or remove the class")
-    return images[: len(entries)], thumbnails[: len(entries)], entries
-
-
-def read_picture(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a picture of a data set: `read_image`, but a TIFF file with holes is refused.
-
-    Raises:
-        DataError: it cannot be read.
-        ConfigError: it is a TIFF image, and Pillow is not installed to check it.
-    """
-    if path.suffix.lower() in PICTURES_NOT_READ:
-        raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
-    pixels = read_image(path)
-    with path.open("rb") as file:
-        is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
-    if is_tiff:
-        _check_tiff(path)
-    return pixels
-
-
-def _check_tiff(path: Path) -> None:
-    """Refuse a TIFF file with holes in compressed pixels. OpenCV fills them; Pillow does not, if it knows the kind."""
-    require("PIL", extra="data", by="a folder with TIFF images")
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("TIFF",)) as image:
-            image.load()
-    except UnidentifiedImageError:
-        return  # floats of three channels and the like
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be decoded: {error}: replace or remove it") from error
+    return found, entries, places
 
 
 def _report(index: FolderIndex, data: ImageSet, split: Split) -> None:

@@ -17,10 +17,9 @@ pytest.importorskip("yaml")
 
 from oat_runtime import OATRuntime
 from oat_runtime.architecture import InputSpec
-from oat_runtime.data import ImageSet, data_roots, load_dataset, load_frames, split_validation
+from oat_runtime.data import ImageSet, PickedImages, data_roots, load_dataset, load_frames, split_validation
 from oat_runtime.data.boxes import BOX_SOURCES, BoxFrame, CropRules, frames_of_split, index, index_boxes
 from oat_runtime.data.boxes.crops import cut_out, frame_crops
-from oat_runtime.data.boxes.reading import _in_order
 from oat_runtime.errors import DataError
 from oat_runtime.image import enlarged
 from tests.conftest import make_tiny_bundle
@@ -392,7 +391,7 @@ def test_each_frame_is_decoded_once_and_none_is_kept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(index, "read_picture", counted)
     train, _ = both(root)
     assert set(read.values()) == {1} and len(read) == 20
-    assert train.images_NHWC.base is not None and train.images_NHWC.base.shape[1:] == (16, 16, 3)
+    assert isinstance(train.images_NHWC, PickedImages) and train.images_NHWC.stored_NHWC.shape[1:] == (16, 16, 3)
 
 
 def test_frames_come_session_by_session_in_their_order_with_their_boxes(tmp_path: Path) -> None:
@@ -417,15 +416,6 @@ def test_a_box_takes_in_each_pixel_that_it_touches_and_ends_at_the_border() -> N
     frame = BoxFrame(Path("a.png"), "a.png", ".", "train", labels_N, shares_N4, labels_N)
     assert frame.boxes(100, 100).tolist() == [[0, 0, 11, 11], [99, 25, 100, 75]]
     assert cut_out(frame_of(0), frame.boxes(HEIGHT, WIDTH), InputSpec(height=8, width=8))[1].shape == (8, 8, 3)
-
-
-def test_crops_are_put_in_order_in_place() -> None:
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        images = rng.integers(0, 256, (17, 2, 2, 3), dtype=np.uint8)
-        order = rng.permutation(17)[: rng.integers(1, 18)]
-        expected = images[order]
-        np.testing.assert_array_equal(_in_order(images, order), expected)
 
 
 def test_the_beginning_of_a_set_is_a_sample_and_always_the_same(tmp_path: Path) -> None:

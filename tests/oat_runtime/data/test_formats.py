@@ -222,7 +222,7 @@ def test_photos_of_many_sizes_are_fitted_to_the_side_that_is_asked_for(tmp_path:
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 200
     Image.fromarray(wide).save(tmp_path / "photos" / "train" / "dog" / "wide.png")
-    with pytest.raises(DataError, match=r"square images of one size, got 60x20: .* as in photos@64"):
+    with pytest.raises(DataError, match=r"images of one size \(.*\), got .*: .* as in photos@64"):
         load_dataset("photos", "train", root=tmp_path)
     data = load_dataset("photos@10", "train", root=tmp_path)
     assert data.images_NHWC.shape == (3, 10, 10, 3)

@@ -47,7 +47,7 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec, batch_size: 
     from art.attacks.evasion import AutoProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    x_NCHW = unit_planes(data.images_NHWC)
+    x_NCHW = unit_planes(data.images_NHWC[:])
     classifier = PyTorchClassifier(
         model=net,
         loss=nn.CrossEntropyLoss(),

@@ -1,0 +1,311 @@
+"""Decode the pictures of a folder once, in parallel, into a file that later starts and other processes map.
+
+A cache lies in `pictures/NAME-SIZE-PART-HASH/` of the user's cache:
+
+| file | holds |
+| -- | -- |
+| `pixels.npy` | uint8 (N, H, W, 3), memory-mapped: pages of it come from the disk and go back as the system likes |
+| `beside.npz` | of each image: thumbnail, digest, and a checksum of its pixels |
+| `record.json` | the key of all that decided the pixels, and the pictures that cannot be read; written last |
+
+Only one process at a time writes or checks a folder's cache. What does not fit its record, or its own checksums, is
+made again. Pictures that changed are decoded again in the same place, so old pixels do not pile up.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from oat_runtime.architecture import InputSpec
+from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE
+from oat_runtime.data.folders.pictures import Picture, decode
+from oat_runtime.data.npz import read_arrays
+from oat_runtime.errors import DataError, OATError, one_line
+from oat_runtime.files import held, read_model, user_cache, whole_file, write_whole
+from oat_runtime.operating_point import StrictModel
+from oat_runtime.report import progress_bar
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = 1
+"""To be counted up whenever the same files give other pixels, thumbnails or digests."""
+_DECODERS = f"{_FORMAT} opencv {cv2.__version__} simplejpeg {simplejpeg.__version__}"
+_MOST_THREADS = 8
+"""Each may hold one picture of `MAX_PIXELS`, which takes 100 MB."""
+_AT_A_TIME = 16
+_PIXELS, _BESIDE, _RECORD = "pixels.npy", "beside.npz", "record.json"
+_MOST_BYTES = 64 * 2**20
+"""Of a record, which names each broken picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPictures:
+    """All images of some pictures, picture by picture.
+
+    Attributes:
+        images_NHWC: uint8 RGB, memory-mapped, read-only.
+        thumbnails_NHWC: uint8, of the images before they were fitted.
+        digests_N: uint64, `image_digest` of each.
+        broken: name to reason of each picture that cannot be read; its images are black.
+    """
+
+    images_NHWC: npt.NDArray[np.uint8]
+    thumbnails_NHWC: npt.NDArray[np.uint8]
+    digests_N: npt.NDArray[np.uint64]
+    broken: dict[str, str]
+
+
+class _Record(StrictModel):
+    key: str
+    beside_sha256: str
+    broken: dict[str, str]
+
+
+def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, part: str) -> DecodedPictures:
+    """Return the images of pictures, from the cache if they are there as they are now.
+
+    Args:
+        root: folder of the data set.
+        pictures: at least one, each with at least one image.
+        spec: what images are fitted to; None: all have one size.
+        part: of the folder, as in `train`; each has a cache of its own.
+
+    Raises:
+        DataError: sizes that differ without a `spec`, no picture that can be read, or one that changed meanwhile.
+        OSError: the cache cannot be written, say on a full disk; it names the file.
+    """
+    with _place(root, spec, part) as folder, held(folder, by="reader of these pictures", waits=True):
+        key = _key(pictures, spec)
+        found = _opened(folder, key)
+        if found is not None:
+            _LOG.info("%d images of %s come from the cache %s", len(found.images_NHWC), root, folder)
+            return found
+        (folder / _RECORD).unlink(missing_ok=True)  # nothing is believed without it
+        found = _made(folder, pictures, spec)
+        if _key(pictures, spec) != key:
+            raise DataError(f"{root}: pictures changed while they were read: start again when nothing writes there")
+        return _kept(folder, found, key)
+
+
+@contextmanager
+def _place(root: Path, spec: InputSpec | None, part: str) -> Iterator[Path]:
+    """The folder of a cache. Who may keep none gets one that is gone afterwards; what is mapped stays."""
+    place, cache = root.resolve(), user_cache()
+    if cache is not None:
+        size = "as-they-are" if spec is None else f"{spec.width}x{spec.height}"
+        name = re.sub(r"[^\w.-]", "_", place.name, flags=re.ASCII)[:40]
+        which = hashlib.sha256(os.fsencode(place) + f"\n{spec}".encode()).hexdigest()[:8]
+        folder = cache / "pictures" / f"{name}-{size}-{part}-{which}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            is_writable = os.access(folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+                raise
+            is_writable = False
+        if is_writable:
+            yield folder
+            return
+    with tempfile.TemporaryDirectory(prefix="oat-pictures-") as passing:
+        _LOG.warning("decoded pictures are not kept: no user's cache can be written (set XDG_CACHE_HOME to a folder)")
+        yield Path(passing)
+
+
+def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
+    """Hash all that decides the images: names, sizes and times of the files, what is made of them, and by what."""
+    digest = hashlib.sha256(f"{_DECODERS}\n{spec}\n".encode())
+    for picture in pictures:
+        try:
+            status = picture.path.stat()
+            state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # ctime: rights, and times set back
+        except OSError as error:
+            state = (-1, error.errno or 0, 0)
+        digest.update(json.dumps([picture.name, state, picture.class_names, repr(picture.cut)]).encode())
+    return digest.hexdigest()
+
+
+def _opened(folder: Path, key: str) -> DecodedPictures | None:
+    """What is kept, if it belongs to `key` and is whole."""
+    if not (folder / _RECORD).is_file():
+        return None
+    try:
+        record = read_model(
+            _Record, folder / _RECORD, what="a record of decoded pictures", error=DataError, max_bytes=_MOST_BYTES
+        )
+        if record.key != key:
+            _LOG.info("pictures or decoders changed since %s was written: they are decoded again", folder)
+            return None
+        if _sha256(folder / _BESIDE) != record.beside_sha256:
+            raise DataError(f"{_BESIDE} is not the file that was written")
+        beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
+        images_NHWC = _mapped(folder)
+        if images_NHWC.dtype != np.uint8 or images_NHWC.shape[:1] != beside["checksums"].shape:
+            raise DataError(f"{_PIXELS} holds {images_NHWC.dtype} of shape {images_NHWC.shape}")
+        if not np.array_equal(_checksums(images_NHWC), beside["checksums"]):
+            raise DataError(f"{_PIXELS} is not the file that was written")
+    except (OATError, OSError, ValueError, EOFError) as error:
+        _LOG.warning("pictures are decoded again, because the cache %s is damaged: %s", folder, one_line(error))
+        return None
+    return DecodedPictures(images_NHWC, beside["thumbnails"], beside["digests"], record.broken)
+
+
+def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
+    """Make what was decoded into a cache that later starts believe."""
+    with whole_file(folder / _BESIDE) as file:
+        checksums_N = _checksums(found.images_NHWC)
+        np.savez(file, thumbnails=found.thumbnails_NHWC, digests=found.digests_N, checksums=checksums_N)
+    record = _Record(key=key, beside_sha256=_sha256(folder / _BESIDE), broken=found.broken)
+    write_whole(folder / _RECORD, record.model_dump_json() + "\n")
+    return found
+
+
+def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> DecodedPictures:
+    """Decode everything into a file that takes its place when it is whole."""
+    num = sum(len(picture.class_names) for picture in pictures)
+    height, width = (spec.height, spec.width) if spec is not None else _size_of_first(pictures)
+    thumbnails, digests = np.zeros((num, *THUMBNAIL_SHAPE), np.uint8), np.zeros(num, np.uint64)
+    broken: dict[str, str] = {}
+    half = folder / f"{_PIXELS}.part"
+    _LOG.info(
+        "decoding %d pictures once into %s (%.2g GB), from which later starts and other processes read them",
+        len(pictures), folder, num * height * width * 3 / 1e9,
+    )  # fmt: skip
+    try:
+        with half.open("wb", buffering=0) as file, progress_bar() as progress:
+            output = _Output(file, (num, height, width, 3))
+            bar = progress.add_task("decoding pictures", total=len(pictures))
+            for done in _in_parallel(pictures, spec, output):
+                progress.advance(bar)
+                if done.reason:
+                    broken[done.name] = done.reason
+                for row, (thumbnail_HWC, digest) in enumerate(done.beside, done.row):
+                    thumbnails[row], digests[row] = thumbnail_HWC, digest
+        os.replace(half, folder / _PIXELS)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(folder / _PIXELS)) from error
+    finally:
+        half.unlink(missing_ok=True)
+    return DecodedPictures(_mapped(folder), thumbnails, digests, broken)
+
+
+class _Output:
+    """A .npy file whose rows are written in any order, by any thread; its room on the disk is taken at once."""
+
+    def __init__(self, file: FileIO, shape: tuple[int, ...]) -> None:
+        self._file, self.shape = file, shape
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._start = file.tell()
+        try:
+            os.posix_fallocate(file.fileno(), 0, self._start + math.prod(shape))
+        except OSError as error:  # a file system that cannot do so refuses a write when it comes to that
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+    def write(self, row: int, image_HWC: npt.NDArray[np.uint8]) -> None:
+        """Write one image."""
+        left = np.ascontiguousarray(image_HWC).data.cast("B")
+        at = self._start + row * len(left)
+        while left:
+            num = os.pwrite(self._file.fileno(), left, at)
+            left, at = left[num:], at + num
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A picture whose images are written from `row` on, or the reason why there are none."""
+
+    row: int
+    name: str
+    beside: tuple[tuple[npt.NDArray[np.uint8], int], ...] = ()
+    reason: str = ""
+
+
+def _in_parallel(pictures: Sequence[Picture], spec: InputSpec | None, output: _Output) -> Iterator[_Done]:
+    """Decode in threads: decoders and resizing run beside each other, and nothing has to be sent to a process."""
+    starts = np.cumsum([0, *(len(picture.class_names) for picture in pictures)]).tolist()
+    pool = ThreadPoolExecutor(_num_threads())
+    try:
+        waiting = [
+            pool.submit(_decode_some, pictures[at : at + _AT_A_TIME], starts[at : at + _AT_A_TIME], spec, output)
+            for at in range(0, len(pictures), _AT_A_TIME)
+        ]
+        for future in as_completed(waiting):
+            yield from future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_some(
+    pictures: Sequence[Picture], starts: Sequence[int], spec: InputSpec | None, output: _Output
+) -> list[_Done]:
+    done = []
+    for picture, start in zip(pictures, starts, strict=False):
+        try:
+            made = decode(picture, spec)
+        except DataError as error:
+            done.append(_Done(start, picture.name, reason=str(error)))
+            continue
+        for row, image in enumerate(made, start):
+            if image.image_HWC.shape != output.shape[1:]:
+                height, width = image.image_HWC.shape[:2]
+                raise DataError(
+                    f"{picture.path}: expected images of one size ({output.shape[2]}x{output.shape[1]}), got "
+                    f"{width}x{height}: put the size to fit them to behind the folder's name, as in photos@64 or "
+                    "photos@128x96"
+                )
+            output.write(row, image.image_HWC)
+        done.append(_Done(start, picture.name, tuple((image.thumbnail_HWC, image.digest) for image in made)))
+    return done
+
+
+def _size_of_first(pictures: Sequence[Picture]) -> tuple[int, int]:
+    """Height and width of the first image that can be read; of the smallest one where none can."""
+    for picture in pictures:
+        try:
+            height, width = decode(picture, None)[0].image_HWC.shape[:2]
+        except DataError:
+            continue
+        return height, width
+    return 1, 1
+
+
+def _checksums(images_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """A CRC-32 of each image."""
+    starts = range(0, len(images_NHWC), _AT_A_TIME)
+    with ThreadPoolExecutor(_num_threads()) as pool:
+        parts = pool.map(lambda at: [zlib.crc32(image) for image in images_NHWC[at : at + _AT_A_TIME]], starts)
+        return np.array([checksum for part in parts for checksum in part], np.uint32)
+
+
+def _mapped(folder: Path) -> npt.NDArray[np.uint8]:
+    mapped: npt.NDArray[np.uint8] = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    return mapped
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _num_threads() -> int:
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))

@@ -1,0 +1,106 @@
+"""Turn one picture's file into images of a network's input size, with what near copies and records need of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from oat_runtime.architecture import InputSpec
+from oat_runtime.data.folders.listing import PICTURES_NOT_READ
+from oat_runtime.data.folders.near_copies import thumbnail
+from oat_runtime.data.image_files import read_image
+from oat_runtime.data.image_set import image_digest
+from oat_runtime.errors import DataError
+from oat_runtime.extras import require
+from oat_runtime.image import fit_frame
+
+
+class Cut(Protocol):
+    """What cuts several images out of a picture. Its `repr` names all that decides them, as a dataclass's does."""
+
+    def __call__(self, pixels_HWC: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.uint8]]:
+        """Return the images, of any size, in the order of `Picture.class_names`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file, and the images that are made of it: itself, or parts of it.
+
+    Attributes:
+        path: of the file.
+        name: below the data set's folder.
+        class_names: of each image that is made of it.
+        cut: makes those images; None: the whole picture is the only one.
+    """
+
+    path: Path
+    name: str
+    class_names: tuple[str, ...]
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image, ready to be kept: at its final size, with its thumbnail and its `image_digest`."""
+
+    image_HWC: npt.NDArray[np.uint8]
+    thumbnail_HWC: npt.NDArray[np.uint8]
+    digest: int
+
+
+def decode(picture: Picture, spec: InputSpec | None) -> list[Decoded]:
+    """Decode a picture once, and fit its images to `spec`, if there is one.
+
+    A JPEG that is far larger than `spec` is decoded smaller (`oat_runtime.data.decoding.DRAFT_TIMES`) if it is one
+    image. Parts of a picture are cut out of the whole.
+
+    Raises:
+        DataError: the picture cannot be read.
+        ConfigError: it is a TIFF image, and Pillow is not installed to check it.
+    """
+    is_whole = picture.cut is None
+    pixels_HWC = read_picture(picture.path, needed_px=max(spec.height, spec.width) if spec and is_whole else None)
+    parts = [pixels_HWC] if picture.cut is None else picture.cut(pixels_HWC)
+    made = []
+    for part_HWC, class_name in zip(parts, picture.class_names, strict=True):
+        image_HWC = part_HWC if spec is None else fit_frame(part_HWC, spec)
+        made.append(Decoded(image_HWC, thumbnail(part_HWC), image_digest(image_HWC, class_name)))
+    return made
+
+
+def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read a picture of a data set: `read_image`, but a TIFF file with holes is refused.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: it is a TIFF image, and Pillow is not installed to check it.
+    """
+    if path.suffix.lower() in PICTURES_NOT_READ:
+        raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
+    pixels_HWC = read_image(path, needed_px=needed_px)
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
+    if is_tiff:
+        _check_tiff(path)
+    return pixels_HWC
+
+
+def _check_tiff(path: Path) -> None:
+    """Refuse a TIFF file with holes in compressed pixels. OpenCV fills them; Pillow does not, if it knows the kind."""
+    require("PIL", extra="data", by="a folder with TIFF images")
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes()), formats=("TIFF",)) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return  # floats of three channels and the like
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be decoded: {error}: replace or remove it") from error
