@@ -70,9 +70,12 @@ def _place(root: Path, base: str, named: str) -> Path:
     """A path of `data.yaml` in the folder: below its `path`, below the folder itself, or without `../` before it."""
     true_root = root.resolve()
     for tried in (root / base / named, root / named, root / named.removeprefix("../")):
-        place = tried.resolve()
-        if place.exists() and (place == true_root or true_root in place.parents):
-            return root / place.relative_to(true_root)
+        try:
+            place = tried.resolve()
+            if place.exists() and (place == true_root or true_root in place.parents):
+                return root / place.relative_to(true_root)
+        except (OSError, ValueError):  # no name of a file
+            continue
     raise DataError(f"{root}: data.yaml names {quoted(named)}, which is not in this folder: correct the path")
 
 
