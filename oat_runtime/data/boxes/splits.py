@@ -53,7 +53,7 @@ def _by_paths(root: Path, images: list[Path], description: Description, left_out
             place = _place(root, description.base, named)
             listed = _listed(root, place, known) if place.is_file() else {p for p in images if place in p.parents}
             if not listed:
-                raise DataError(f"{root}: {named}, the {part} split of data.yaml, holds no image")
+                raise DataError(f"{root}: {quoted(named)}, the {part} split of data.yaml, holds no image")
             for image in sorted(listed):
                 if parts.setdefault(image, part) != part:
                     raise DataError(
