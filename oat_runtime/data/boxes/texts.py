@@ -95,7 +95,7 @@ def _box(where: str, line: str, num_classes: int) -> tuple[int, tuple[float, ...
     for centre, size in ((x, width), (y, height)):
         if not (centre - size / 2 >= -MOST_OUTSIDE and centre + size / 2 <= 1 + MOST_OUTSIDE):
             raise DataError(
-                f"{where}: expected a box within the frame, all in shares of 0 to 1, got {one_line(' '.join(fields[1:]))}: "
-                "cut it off at the border"
+                f"{where}: expected a box within the frame, all in shares of 0 to 1, got "
+                f"{one_line(' '.join(fields[1:]))}: cut it off at the border"
             )
     return index, box
