@@ -70,7 +70,7 @@ def write_frames(folder: Path, num: int) -> None:
     write_pictures(folder / "monday", num)
     (folder / "classes.txt").write_text("ball\nrobot\n")
     for image in (folder / "monday").iterdir():
-        image.with_suffix(".txt").write_text("0 0.3 0.5 0.3 0.4\n1 0.7 0.5 0.3 0.4\n")
+        image.with_suffix(".txt").write_text("0 0.2 0.7 0.2 0.3\n1 0.5 0.7 0.2 0.3\n")
 
 
 def call(main: Callable[..., int], *arguments: str) -> None:
@@ -92,7 +92,7 @@ def main() -> None:
         for name in ("cat", "dog"):
             write_pictures(Path("photos", split, name), num)
     write_pictures(Path("my_frames"), NUM_FRAMES)
-    write_frames(Path("frames"), 60)
+    write_frames(Path("frames"), 80)
     make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
     call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
     make_bundle("gtsrb", "gtsrb-wrn-16-2")

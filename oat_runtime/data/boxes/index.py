@@ -111,6 +111,8 @@ def is_boxes(root: Path) -> bool:
         DataError: it could be both.
     """
     images, texts = _files(Listing(root, LeftOut()))
+    if not texts:
+        return False
     paired = [text for image in sorted(images) for text in _places(root, image) if text in texts]
     if not has_description(root):
         boxes = next((text for text in paired[:_NUM_NAMED] if has_boxes(text)), None)
@@ -122,7 +124,7 @@ def is_boxes(root: Path) -> bool:
         return False
     if not paired:
         return (root / _IMAGES).is_dir() and (root / _LABELS).is_dir()
-    names, folders = set(read_description(root).names), {path.name for path in root.iterdir() if path.is_dir()}
+    names, folders = set(read_description(root).names), {image.parent.name for image in images if image.parent != root}
     if folders and folders <= names:
         raise DataError(
             f"{root}: {some(sorted(folders))} could be folders of one class each, or sessions of frames with boxes: "
@@ -154,7 +156,7 @@ def index_boxes(root: Path, *, description: Description | None = None, skip_brok
     for path in in_frame_order(texts - set(text_of.values())):
         if has_boxes(path):
             wrong[listing.name(path)] = f"{path}: boxes without an image: add the image, or remove the file"
-        elif path.name not in NAMES_FILES:
+        elif not _names_classes(root, path):
             left_out.add("not an image", listing.name(path))
     labels = np.array(description.labels, np.int64)
     frames = []
@@ -190,9 +192,13 @@ def _files(listing: Listing) -> tuple[list[Path], set[Path]]:
             images.append(path)
         elif suffix == ".txt":
             texts.add(path)
-        elif path.name not in NAMES_FILES:
+        elif not _names_classes(listing.root, path):
             listing.left_out.add("not an image", listing.name(path))
     return images, texts
+
+
+def _names_classes(root: Path, path: Path) -> bool:
+    return path.parent == root and path.name in NAMES_FILES
 
 
 def _places(root: Path, image: Path) -> list[Path]:

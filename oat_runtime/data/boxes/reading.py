@@ -117,7 +117,13 @@ class _Stack:
 def _read(index: BoxIndex, wanted: list[BoxFrame], spec: InputSpec, *, skip_broken: bool) -> _Stack:
     background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
     most = sum(len(frame.labels_N) + index.rules.backgrounds_per_frame for frame in wanted)
-    images = np.empty((most, spec.height, spec.width, 3), np.uint8)  # what stays unused takes no memory
+    try:
+        images = np.empty((most, spec.height, spec.width, 3), np.uint8)  # what stays unused takes no memory
+    except MemoryError as error:
+        raise DataError(
+            f"{index.root}: {most} crops of {spec.width}x{spec.height} pixels do not fit into memory: make them "
+            "smaller, or read fewer frames"
+        ) from error
     thumbnails = np.empty((len(wanted), *THUMBNAIL_SHAPE), np.uint8)
     frames: list[BoxFrame] = []
     crops: list[FrameCrops] = []

@@ -53,7 +53,7 @@ def _by_paths(root: Path, images: list[Path], description: Description, left_out
             place = _place(root, description.base, named)
             listed = _listed(root, place, known) if place.is_file() else {p for p in images if place in p.parents}
             if not listed:
-                raise DataError(f"{root}: {named}, the {part} split of data.yaml, holds no image")
+                raise DataError(f"{root}: {quoted(named)}, the {part} split of data.yaml, holds no image")
             for image in sorted(listed):
                 if parts.setdefault(image, part) != part:
                     raise DataError(
@@ -70,9 +70,12 @@ def _place(root: Path, base: str, named: str) -> Path:
     """A path of `data.yaml` in the folder: below its `path`, below the folder itself, or without `../` before it."""
     true_root = root.resolve()
     for tried in (root / base / named, root / named, root / named.removeprefix("../")):
-        place = tried.resolve()
-        if place.exists() and (place == true_root or true_root in place.parents):
-            return root / place.relative_to(true_root)
+        try:
+            place = tried.resolve()
+            if place.exists() and (place == true_root or true_root in place.parents):
+                return root / place.relative_to(true_root)
+        except (OSError, ValueError):  # no name of a file
+            continue
     raise DataError(f"{root}: data.yaml names {quoted(named)}, which is not in this folder: correct the path")
 
 

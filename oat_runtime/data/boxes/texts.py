@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.boxes.description import text_lines
-from oat_runtime.errors import DataError, quoted
+from oat_runtime.errors import DataError, one_line, quoted
 
 MOST_BYTES = 2**20
 """Of a text file: some 20,000 boxes."""
@@ -89,11 +89,13 @@ def _box(where: str, line: str, num_classes: int) -> tuple[int, tuple[float, ...
         raise DataError(f"{where}: {_WANTED} in shares of the frame, got {quoted(wrong)}")
     x, y, width, height = box = tuple(map(float, fields[1:]))
     if width <= 0 or height <= 0:
-        raise DataError(f"{where}: expected a box with area, got {fields[3]} x {fields[4]}: remove the line")
+        raise DataError(
+            f"{where}: expected a box with area, got {one_line(f'{fields[3]} x {fields[4]}')}: remove the line"
+        )
     for centre, size in ((x, width), (y, height)):
         if not (centre - size / 2 >= -MOST_OUTSIDE and centre + size / 2 <= 1 + MOST_OUTSIDE):
             raise DataError(
-                f"{where}: expected a box within the frame, all in shares of 0 to 1, got {' '.join(fields[1:])}: "
-                "cut it off at the border"
+                f"{where}: expected a box within the frame, all in shares of 0 to 1, got "
+                f"{one_line(' '.join(fields[1:]))}: cut it off at the border"
             )
     return index, box

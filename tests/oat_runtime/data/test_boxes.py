@@ -287,6 +287,7 @@ def test_one_name_twice_is_one_class_and_settings_lie_with_the_data(tmp_path: Pa
         ("names: [ball, robot]\ntrain: day0\nval: day0", "into two splits, train and validation"),
         ("names: [ball, robot]\nval: day0", "without train"),
         ("names: [ball, robot]\ntrain: day0\nval: day1\nvalid: day2", "valid names the validation split a second time"),
+        ('names: [ball, robot]\npath: "a\\0b"\ntrain: ../x', "'../x', which is not in this folder"),
         ("names: [ball, robot]\ntrain: 3", "train: expected a folder or a list of folders"),
     ],
 )
@@ -305,7 +306,12 @@ def test_what_could_be_boxes_and_folders_of_classes_is_refused(tmp_path: Path) -
     (tmp_path / "classes.txt").write_text("ball\nrobot\n")
     with pytest.raises(DataError, match="ball, robot could be folders of one class each, or sessions"):
         load_dataset(f"{tmp_path}@16", "train")
-    for text in tmp_path.glob("*/*.txt"):
+    (tmp_path / "train").mkdir()
+    for name in ("ball", "robot"):
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    with pytest.raises(DataError, match="ball, robot could be folders of one class each, or sessions"):
+        load_dataset(f"{tmp_path}@16", "train")
+    for text in tmp_path.rglob("*/*.txt"):
         text.unlink()
     assert load_dataset(f"{tmp_path}@16", "train").class_names == ("ball", "robot")
 
