@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
-from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
+from oat_runtime.data import ImageSet, fingerprint, lasting_name, read_labelled_npz, split_validation
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
@@ -103,7 +103,7 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
     """
     if (run / RECORD).is_file():
         kept = _read_record(run)
-        if (kept.dataset, kept.asked) != (found.dataset, found.asked):
+        if (lasting_name(kept.dataset), kept.asked) != (lasting_name(found.dataset), found.asked):
             return
         differences = _differences(kept, found)
     elif (run / HELD_OUT).is_file():  # a run that was begun before there were records

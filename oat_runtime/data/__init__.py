@@ -18,10 +18,10 @@ from oat_runtime.data.camera_messages import (
     rgb_compressed,
     rgb_image,
 )
-from oat_runtime.data.catalog import SOURCES, load_dataset
+from oat_runtime.data.catalog import SOURCES, lasting_name, load_dataset, short_name
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
-from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
+from oat_runtime.data.image_set import LEAST_TO_FIT, ImageSet, Split, fingerprint, mixed, resized, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import fetch_source, find_source
@@ -30,6 +30,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR10_CLASSES",
     "ENCODINGS",
+    "LEAST_TO_FIT",
     "SOURCES",
     "ImageSet",
     "Split",
@@ -44,6 +45,7 @@ __all__ = [
     "in_frame_order",
     "is_bag",
     "is_image",
+    "lasting_name",
     "load_dataset",
     "mixed",
     "open_bag",
@@ -53,5 +55,6 @@ __all__ = [
     "resized",
     "rgb_compressed",
     "rgb_image",
+    "short_name",
     "split_validation",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import get_args
 
 from oat_runtime.data.cifar import CIFAR10, CIFAR100
@@ -46,7 +46,8 @@ def load_dataset(
         name_or_path: a name in `SOURCES`, or the path of a folder of images by class (see `load_folder`), itself or
             below `root`. `@SIDE` at the end fits all images to SIDE × SIDE pixels.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
-        root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
+        root: folder that holds the data set; None: where `oat_runtime.data.roots` says. A folder of images that is
+            not at its full path any more is looked for there by its name.
         download: fetch the official files, checked by their MD5, if they are not there.
         limit: read only so many images; they are the first ones of the whole set.
         skip_broken: of a folder, leave out images that cannot be read, and say how many. Else they are refused.
@@ -62,13 +63,32 @@ def load_dataset(
     if name in SOURCES:
         return load_source(name, SOURCES[name], split, root=root, download=download, side=side, limit=limit)
     roots = data_roots(root)
-    for folder in (expanded(name), *(place / name for place in roots)):
+    full = expanded(name)
+    for folder in (full, *(place / (full.name if full.is_absolute() else name) for place in roots)):
         if folder.is_dir():
             return mixed(load_folder(folder, split, side=side, skip_broken=skip_broken)).first(limit)
+    where = " or ".join(map(str, roots))
+    if full.is_absolute():
+        raise DataError(f"no folder {full}, and none called {full.name} under {where}: bring it back, or set OAT_DATA "
+                        "to the folder that holds it now")  # fmt: skip
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted(SOURCES))}, or a folder of images by class, "
-        f"here or under {' or '.join(map(str, roots))}"
+        f"here or under {where}"
     )
+
+
+def lasting_name(name_or_path: str) -> str:
+    """Return the name that means the same from every folder: that of a folder of images here becomes its full path."""
+    name, side = parse_name(name_or_path)
+    if name in SOURCES or not expanded(name).is_dir():
+        return name_or_path
+    full = str(expanded(name).resolve())
+    return full if side is None else f"{full}@{side}"
+
+
+def short_name(name_or_path: str) -> str:
+    """Return the name of a data set for people: of a folder of images without where it lies."""
+    return PurePath(name_or_path).name
 
 
 def parse_name(name_or_path: str) -> tuple[str, int | None]:

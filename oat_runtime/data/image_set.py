@@ -17,6 +17,8 @@ from oat_runtime.image import fit_frame
 _LOG = logging.getLogger(__name__)
 Split = Literal["train", "test"]
 Triple = tuple[float, float, float]
+LEAST_TO_FIT = 100
+"""Clean images that the policy's estimator is fitted to at the least. Training warns early if it holds out fewer."""
 
 
 @dataclass(frozen=True, slots=True)

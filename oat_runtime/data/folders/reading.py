@@ -102,9 +102,9 @@ def _read(
             )
         images[len(entries)] = pixels
         entries.append(entry)
+    for reason in list(broken.values())[:_NUM_BROKEN_NAMED]:
+        _LOG.log(logging.WARNING if skip_broken else logging.ERROR, "%s", plain(reason))
     if broken and not skip_broken:
-        for reason in list(broken.values())[:_NUM_BROKEN_NAMED]:
-            _LOG.error("%s", plain(reason))
         raise DataError(
             f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them, or "
             f"leave them out (oat-train --skip-broken): {some(list(broken), _NUM_BROKEN_NAMED)}"
