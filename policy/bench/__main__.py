@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     if is_npz:
         data = read_labelled_npz(options.images)
     else:
-        data = load_dataset(bundle.report.dataset, "test", root=options.images)
+        skip_broken = bundle.manifest.provenance.recipe.get("skip_broken") is True
+        data = load_dataset(bundle.report.dataset, "test", root=options.images, skip_broken=skip_broken)
     if data.class_names not in ((), bundle.class_names):
         raise DataError(
             f"{data.name}: expected the classes of {bundle.path.name} ({quoted(bundle.class_names)}), got "

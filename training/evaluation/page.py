@@ -19,7 +19,7 @@ _STYLE = """
 td, th { text-align: right; padding: 2px 14px 2px 0; white-space: nowrap; } details { margin: 12px 0; }
 """
 _COLUMNS = (
-    "lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95",
+    "lambda", "width", "made_at", "condition", "class", "num_correct", "num_total", "accuracy", "low_95", "high_95",
     "temperature", "error", "network", "alignment", "half_95", "convolutions", "norms", "film", "folded", "parameters",
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
             parts.append(f"<h2>{html_text(heading(name))}</h2>{_paragraph(document.suite.about)}")
             parts.append(_paragraph(document.setting(), kind="note"))
             parts += [_paragraph(warning_text(warning), kind="warn") for warning in document.warnings]
-            parts += [_paragraph(check_text(check)) for check in document.checks]
+            parts += [_paragraph(check_text(check), kind="" if check.ok else "warn") for check in document.checks]
             for file_name, draw in document.suite.figures.items():
                 path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
                 figure = draw(document.rows)

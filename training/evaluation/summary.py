@@ -69,16 +69,17 @@ def _hardest_corruption(rows: list[Row]) -> Iterator[str]:
     each = " and ".join(
         f"{100 * rate:.0f} % at {lam_text(lam)}" for rate, lam in zip(rates[hardest], ends, strict=True)
     )
-    yield f"The hardest corruption is {plain(hardest).replace('_', ' ')}: {each} are correct, over all severities."
+    yield f"The hardest corruption is {plain(hardest).replace('_', ' ')}: {each}, over all severities."
 
 
 def _images(documents: Mapping[str, Document]) -> str:
     nums = sorted({document.num_images for document in documents.values()})
-    num = nums[0]
-    of = f"{num:,}" if len(nums) == 1 else f"{num:,} to {nums[-1]:,}"
+    ends = dict.fromkeys((nums[0], nums[-1]))
+    of = " to ".join(f"{num:,}" for num in ends)
+    good_to = " to ".join(dict.fromkeys(f"{98.0 / math.sqrt(num):.0f}" for num in reversed(ends)))
     split = next(iter(documents.values())).split
-    few = ". That is few: count more before you trust a figure" if num < _FEW else ""
-    return f"Counted on {of} {split} images: an accuracy is good to about {98.0 / math.sqrt(num):.0f} points{few}."
+    few = ". That is few: count more before you trust a figure" if nums[0] < _FEW else ""
+    return f"Counted on {of} {split} images: an accuracy is good to about {good_to} points{few}."
 
 
 def _verdict(documents: Mapping[str, Document]) -> str:

@@ -59,7 +59,7 @@ def test_ten_seconds_tell_the_ends_of_lambda_and_the_worst_of_each_kind(judged: 
         r"The hardest class clean at λ=0 is a\nyield: 12 of its 30 images are correct (95 % interval 25 to 58 %).",
         "The hardest class under PGD-20 at λ=1 is stop: 2 of its 20 images are correct (95 % interval 3 to 30 %).",
         # at its better end, noise is worse than fog
-        "The hardest corruption is gaussian noise: 20 % at λ=0 and 30 % at λ=1 are correct, over all severities.",
+        "The hardest corruption is gaussian noise: 20 % at λ=0 and 30 % at λ=1, over all severities.",
         "Counted on 200 test images: an accuracy is good to about 7 points.",
         "Nothing looks suspect: there is no warning, and every check holds.",
     ]
@@ -72,6 +72,8 @@ def test_few_images_and_doubts_are_said(judged: Documents, job: Job, documents: 
         "Counted on 20 test images: an accuracy is good to about 22 points. "
         "That is few: count more before you trust a figure."
     )
+    both = summary(judged | {"attacks": judged["attacks"].model_copy(update={"num_images": 2000})})
+    assert "Counted on 200 to 2,000 test images: an accuracy is good to about 2 to 7 points." in both
     assert verdict == "Read the 2 warnings before you trust these figures."
     assert f"Counted on {len(job.data)} validation images" in summary(documents)[-2]
 

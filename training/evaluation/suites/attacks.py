@@ -86,7 +86,8 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
                 curve = over_lambda(rows, name, width)
                 x = [row["lambda"] for row in curve]
                 y, low, high = ([100 * row[key] for row in curve] for key in ("accuracy", "low_95", "high_95"))
-                style.join_over_lambda(axes, x, x, y, **look, label=plain(_shown(name)))
+                line = "--" if name == "worst-case" else "-"  # it covers that of the strongest attack
+                style.join_over_lambda(axes, x, x, y, **look, label=plain(_shown(name)), line=line)
                 axes.fill_between(x, low, high, color=look["color"], alpha=0.08, lw=0)
             style.title(axes, f"Width {width:g}")
             style.lambda_axis(axes)
