@@ -20,6 +20,8 @@ else:  # matplotlib is heavy: it is loaded when something is drawn, and these na
 INK, FAINT, LINE, BAND = "#1f2328", "#57606a", "#dde1e5", "#f3f5f6"
 BLUE, VERMILION, GREEN, PURPLE, UMBER = COLOURS = ("#0a4480", "#d55e00", "#009e73", "#b5508c", "#5c4a00")
 MARKERS = ("o", "s", "^", "D", "v")
+MANY_COLOURS = (*COLOURS, "#a078f0", "#f0a000", "#f00050", "#7800c8")
+_MANY_MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
 _OWN_PLACES = {1.0: 0, 0.75: 1, 0.5: 2, 0.25: 3}
 """Widths that have the same colour in every figure, whichever others are drawn."""
 _NAME_PT = (34.0, 14.0)
@@ -95,6 +97,14 @@ def width_looks(widths: Sequence[float]) -> dict[float, dict[str, Any]]:
     others = [width for width in ordered if width not in _OWN_PLACES]
     places = _OWN_PLACES | {width: free[index % len(free)] for index, width in enumerate(others)}
     return {width: {"color": COLOURS[places[width]], "marker": MARKERS[places[width]]} for width in ordered}
+
+
+def many_looks(num: int) -> list[dict[str, Any]]:
+    """Return colour and marker of things without an order, as keywords of `Axes.plot`: nine of them can be told apart.
+
+    The tenth looks like the first.
+    """
+    return [{"color": MANY_COLOURS[at % 9], "marker": _MANY_MARKERS[at % 9]} for at in range(num)]
 
 
 def lambda_colours(lambdas: Sequence[float]) -> dict[float, Any]:

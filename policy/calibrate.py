@@ -17,7 +17,7 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
-from oat_runtime.data import camera_images, frame_files, is_bag, read_image, read_images_npz
+from oat_runtime.data import LEAST_TO_FIT, camera_images, frame_files, is_bag, read_image, read_images_npz
 from oat_runtime.errors import DataError, one_line
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
@@ -40,8 +40,8 @@ from policy.ranks import NormalScores
 _MAX_FITTED = 400
 """Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
 _NUM_BLOCKS = 10
-_MIN_FRAMES = 199
-"""A trial fit on half of the blocks then has the 100 frames that a fit needs."""
+_MIN_FRAMES = 2 * LEAST_TO_FIT - 1
+"""A trial fit on half of the blocks then has the frames that a fit needs."""
 _LEAST_CONTRAST = 1.0
 """Standard deviation of a frame's bytes under which it shows nothing: a covered lens, or one that is not awake yet."""
 _MOST_EMPTY, _MOST_EQUAL = 0.02, 0.5
@@ -123,7 +123,7 @@ def check_frames(frames_NHWC: Images, source: Path) -> None:
     if num < _MIN_FRAMES:
         raise DataError(
             f"expected at least {_MIN_FRAMES} frames, got {num} of {one_line(source)}: "
-            "a fit needs 100, and half of the frames are left out to count false alarms"
+            f"a fit needs {LEAST_TO_FIT}, and half of the frames are left out to count false alarms"
         )
     empty_N = np.array([frame.std() < _LEAST_CONTRAST for frame in frames_NHWC])
     if empty_N.mean() > _MOST_EMPTY:

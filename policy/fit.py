@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
-from oat_runtime.data import read_labelled_npz
+from oat_runtime.data import LEAST_TO_FIT, ImageSet, read_labelled_npz
+from oat_runtime.errors import DataError, one_line
 from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
@@ -49,7 +51,7 @@ def fit_network(
         width: width at which it is measured.
         temperature: calibration temperature at a λ.
         attack: white-box PGD; 10 steps are enough here.
-        images_NHWC: uint8 RGB validation images at the network's input size, at least 100.
+        images_NHWC: uint8 RGB validation images at the network's input size, at least `LEAST_TO_FIT`.
         labels_N: their classes.
         seed: of corruptions and attack.
         fitted_on: provenance, for people.
@@ -79,24 +81,54 @@ def fit_network(
     )
 
 
+def check_images(data: ImageSet, bundle: Bundle, source: Path) -> None:
+    """Refuse images that the estimator cannot be fitted to, before minutes are spent on them.
+
+    Raises:
+        DataError: there are too few, of another size than the network's input, or of classes that it does not know.
+    """
+    if len(data) < LEAST_TO_FIT:
+        raise DataError(
+            f"expected at least {LEAST_TO_FIT} validation images, got {len(data)} of {one_line(source)}: hold out more "
+            f"when you train (--set num_validation={LEAST_TO_FIT}), or allow more (--count)"
+        )
+    height, width = data.images_NHWC.shape[1:3]
+    if (height, width) != (bundle.input.height, bundle.input.width):
+        raise DataError(
+            f"expected images of {bundle.input.width}x{bundle.input.height} pixels, got {width}x{height} in "
+            f"{one_line(source)}: name the validation.npz of the run that the bundle comes from"
+        )
+    if int(data.labels_N.max()) >= len(bundle.class_names):
+        raise DataError(
+            f"expected labels below {len(bundle.class_names)}, got {int(data.labels_N.max())} in {one_line(source)}: "
+            "name the validation.npz of the run that the bundle comes from"
+        )
+
+
 @command("policy.fit")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line: fit, and put `estimator.json` into the bundle."""
-    parser = Parser(prog="python -m policy.fit", description="Fit the estimator of a bundle.")
+    parser = Parser(
+        prog="python -m policy.fit",
+        description="Fit the estimator of a bundle, by which the policy tells clean, corrupted and attacked frames.",
+    )
     parser.add_argument("bundle", type=a_path, help="bundle folder; estimator.json is added to it")
     parser.add_argument(
         "--images",
         type=a_path,
         required=True,
-        help="validation images (.npz): uint8 RGB `images` (N, H, W, 3) at the network's input size, `labels` (N,)",
+        help=f"validation.npz of the bundle's run, at least {LEAST_TO_FIT} images: uint8 RGB `images` (N, H, W, 3) at "
+        "the network's input size, `labels` (N,)",
     )
     parser.add_argument("--count", type=a_count, default=1000, help="how many of them to use (default: %(default)s)")
-    parser.add_argument("--num-steps", type=a_count, default=10, help="steps of the PGD attack (default: %(default)s)")
+    parser.add_argument("--num-steps", type=a_count, default=10,
+                        help="steps of the attack by projected gradient descent (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=a_seed, default=0)
     options = parser.parse_args(argv)
     require("torch", extra="torch", by="policy.fit")
     bundle = Bundle.load(options.bundle)
     data = read_labelled_npz(options.images, limit=options.count)
+    check_images(data, bundle, options.images)
     width = bundle.select.widths[-1]
     constants = fit_network(
         bundle.tensors(),
@@ -110,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",
     )
     attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
+    print(f"wrote {bundle.path / 'estimator.json'}: the bundle is complete")
     summary = {"name": "policy.fit", "num_images": len(data), "num_kinds": len(constants.kinds)}
     print(json.dumps(summary | {"rates": [rates.model_dump(mode="json") for rates in constants.network]}))
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from oat_runtime.data import LEAST_TO_FIT
 from oat_runtime.errors import InputError
 from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import Regime
@@ -30,7 +31,6 @@ from policy.rates import Corrupt
 Statistics = NDArray[np.float64]
 _SHRINKAGE = 0.3
 """Share of the pooled covariance that is mixed into each kind's own, which helps with kinds that are not fitted."""
-_MIN_IMAGES = 100
 _OUTLIER_QUANTILE = 0.001
 _OUTLIER_SLACK_NATS = 10.0
 """How far below that quantile an image must lie to count as unlike anything fitted."""
@@ -66,9 +66,9 @@ def fit_estimator(
     Raises:
         InputError: too few images, or not uint8 RGB.
     """
-    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or len(images_NHWC) < _MIN_IMAGES:
+    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or len(images_NHWC) < LEAST_TO_FIT:
         raise InputError(
-            f"expected uint8 RGB images (N, H, W, 3) with N >= {_MIN_IMAGES}, "
+            f"expected uint8 RGB images (N, H, W, 3) with N >= {LEAST_TO_FIT}, "
             f"got {images_NHWC.dtype} {images_NHWC.shape}"
         )
     stats_NS = statistics_of(images_NHWC)

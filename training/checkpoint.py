@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import lasting_name
 from oat_runtime.errors import CheckpointError, one_line, quoted
 from oat_runtime.files import expanded, parse_json, reason_of, whole_file
 from training.config import TrainConfig
@@ -169,6 +170,7 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
     }
     config = config.model_copy(update=noted)
     ours, theirs = config.model_dump(), checkpoint.config.model_dump()
+    theirs["dataset"] = lasting_name(theirs["dataset"])
     changed = sorted(key for key in ours if ours[key] != theirs[key])
     if not changed:
         return config

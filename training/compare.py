@@ -28,6 +28,7 @@ from training.evaluation.counting import Bools, progress
 from training.network import OATNet
 from training.origin import machine
 from training.recipes import pgd
+from training.reporting import LogLines
 from training.settings import read_recipe, run_name, with_changes
 from training.train import train
 
@@ -144,7 +145,7 @@ def main() -> int:
         "--quick", action="store_true", help="tiny counts, to see that it runs; no figure means anything"
     )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
     quick = ["epochs=1", "num_validation=49000", "num_recalibration=1"] if args.quick else []
     count, steps = (20, 2) if args.quick else (args.count, args.steps)
     attack = pgd(steps).model_copy(update={"step_size": 2 / 255})

@@ -31,6 +31,7 @@ from training.evaluation.page import write_page
 from training.evaluation.results_page import write_results
 from training.evaluation.suite import Job, counted
 from training.evaluation.suites import SUITES
+from training.evaluation.summary import summary
 from training.network import network_of
 from training.origin import machine
 
@@ -42,21 +43,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `oat-evaluate` from the command line."""
     parser = Parser(prog="oat-evaluate", description=__doc__)
     parser.add_argument("network", type=a_path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
-    parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out)")
-    parser.add_argument("--suite", nargs="+", metavar="NAME", help="parts of a full evaluation, or `all`")
+    parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out). "
+                        "FGSM is one gradient step, MI-FGSM ten with momentum, PGD-N is N steps of projected gradient "
+                        "descent, APGD is Auto-PGD on the cross-entropy (ce) or on target classes (t); -l2: in an L2 "
+                        "ball")  # fmt: skip
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="parts of a full evaluation, or `all`: "
+                        + ", ".join(SUITES))  # fmt: skip
     parser.add_argument(
         "--attacks", choices=sorted(ATTACKS), nargs="+", help="of the suite `attacks` (default: all L∞)"
     )
-    parser.add_argument("--count", type=a_count, default=1000, help="images, from the first on")
-    parser.add_argument("--steps", type=a_count, help="of Auto-PGD (default: 100)")
+    parser.add_argument("--count", type=a_count, default=1000, help="images, from the first on (default: %(default)s)")
+    parser.add_argument("--steps", type=a_count, help="steps of Auto-PGD (default: 100)")
     parser.add_argument(
-        "--lambda", dest="lambdas", type=real(least=0.0, most=1.0), nargs="+", help="only these (default: all trained)"
+        "--lambda",
+        dest="lambdas",
+        type=real(least=0.0, most=1.0),
+        nargs="+",
+        help="robustness λ of the operating points to count, in [0, 1] (default: all trained)",
     )
     parser.add_argument(
-        "--width", dest="widths", type=real(above=0.0, most=1.0), nargs="+", help="only these (default: all)"
+        "--width",
+        dest="widths",
+        type=real(above=0.0, most=1.0),
+        nargs="+",
+        help="shares of the channels to count at (default: all trained)",
     )
     parser.add_argument("--split", choices=["test", "validation"], help="default: test for a bundle")
-    parser.add_argument("--beside", type=a_path, nargs="+", default=[], help="bundles to compare with, say PGD-AT")
+    parser.add_argument("--beside", type=a_path, nargs="+", default=[], help="bundles or checkpoints to compare with")
     parser.add_argument("--out", type=output_folder, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
     parser.add_argument(
         "--plots", type=output_folder, help="folder for figures and index.html, drawn from the JSON files"
@@ -136,6 +149,11 @@ def _run_suites(args: argparse.Namespace) -> int:
             wide_console().print(f"\n{name}: {document.setting()}", *tables, sep="\n")
             for warning in document.warnings:
                 _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
+    if documents:
+        sentences = summary({document.name: document for document in documents})
+        wide_console().print(
+            "\nIn short", *(f"- {sentence}" for sentence in sentences), f"JSON files: {folder}", sep="\n"
+        )
     if args.plots is not None:
         PlainConsole(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
     if args.publish is not None:

@@ -1,8 +1,9 @@
-"""`oat-export`: measure a finished checkpoint and write it as a bundle."""
+"""`oat-export`: measure a finished checkpoint and write it as a bundle. Run it again to go on after a stop."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,17 @@ from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
 from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.report import wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS
-from training.evaluation.table import Conditions, fit_temperature, measure_table
+from training.evaluation.table import Conditions, accuracies, fit_temperature, measure_table
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
-from training.split import DataRecord, check_division, divided, summary
+from training.reporting import LogLines
+from training.split import HELD_OUT, DataRecord, check_division, divided, summary
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
@@ -119,13 +122,16 @@ def main() -> int:
     parser = Parser(prog="oat-export", description=__doc__)
     parser.add_argument("checkpoint", type=a_path, help="a checkpoint.pt of a finished run")
     parser.add_argument("bundle", type=output_folder, help="the folder to make, as in bundles/my-net")
-    parser.add_argument("--attacked", type=a_count, default=1000, help="images under PGD-20 in each table")
-    parser.add_argument("--corrupted", type=a_count, default=500, help="images under each corruption in each table")
+    parser.add_argument("--attacked", type=a_count, default=1000,
+                        help="images of each table that are attacked, with PGD-20: projected gradient descent of 20 "
+                        "steps (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--corrupted", type=a_count, default=500,
+                        help="images of each table under each corruption (default: %(default)s)")  # fmt: skip
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
     checkpoint = load_checkpoint(args.checkpoint)
     if not checkpoint.finished and not args.unfinished:
         raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
@@ -144,7 +150,11 @@ def main() -> int:
         device=args.device,
         run=args.checkpoint.parent,
     )
+    wide_console().print(accuracies(bundle.report))
     print(f"wrote {bundle.path} ({bundle.sha256[:12]})")
+    arguments = shlex.join([str(bundle.path), "--images", str(args.checkpoint.with_name(HELD_OUT))])
+    print(f"next: python -m policy.fit {arguments}")
+    print("      (the policy needs the estimator that this puts into the bundle)")
     return 0
 
 

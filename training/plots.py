@@ -9,6 +9,7 @@ from pathlib import Path
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_path, command, output_folder
+from oat_runtime.data import short_name
 from oat_runtime.errors import DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.style import (
@@ -165,8 +166,9 @@ def _trend(what: str, curve: Curve) -> tuple[str, str]:
 def _caption(table: OperatingTable, clean: list[Curve], attacked: list[Curve]) -> str:
     attack = table.attack
     return (
-        f"{plain(table.dataset)} {table.split} images: {clean[0].num_images:,} clean, {attacked[0].num_images:,} under "
-        f"{plain(attack.name.upper())} (L∞, ε = {of_255(attack.epsilon)}, step {of_255(attack.step_size)}). "
+        f"{plain(short_name(table.dataset))} {table.split} images: {clean[0].num_images:,} clean, "
+        f"{attacked[0].num_images:,} under {plain(attack.name.upper())} (L∞, ε = {of_255(attack.epsilon)}, "
+        f"step {of_255(attack.step_size)}). "
         "Bands and bars: 95 % intervals. "
         "One network; λ and width are set while it runs. λ=0 has batch norms of its own."
     )

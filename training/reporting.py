@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,10 +14,10 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from oat_runtime.data import ImageSet
+from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from oat_runtime.extras import require
 from oat_runtime.report import wide_console
-from oat_runtime.text import plain
+from oat_runtime.text import PlainConsole, plain
 from training.config import TrainConfig
 from training.origin import hardware
 from training.recipes import RECIPES
@@ -37,10 +38,13 @@ _NUM_TIMED = 5
 
 
 class LogLines(logging.StreamHandler[IO[str]]):
-    """Write log lines to what is the standard error now: while a progress bar is shown, that puts them above it."""
+    """Write log lines to what is the standard error now: while a progress bar is shown, that puts them above it.
+
+    On a terminal, long lines are broken between words.
+    """
 
     def __init__(self) -> None:
-        """Write as `oat-train` does: the time, then the line."""
+        """Write the time, then the line."""
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
 
@@ -48,6 +52,17 @@ class LogLines(logging.StreamHandler[IO[str]]):
         """Write one line."""
         self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or on a terminal lines that fit."""
+        text = super().format(record)
+        return folded(text, columns=PlainConsole(stderr=True).width) if sys.stderr.isatty() else text
+
+
+def folded(text: str, *, columns: int) -> str:
+    """Break lines that are longer than a terminal is wide, between words; what follows is set in behind the time."""
+    fill = textwrap.TextWrapper(columns, subsequent_indent=11 * " ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill.fill(line) for line in text.split("\n"))
 
 
 class RunLog:
@@ -68,7 +83,7 @@ class RunLog:
         self.file.write(json.dumps({"step": step} | dict(figures)) + "\n")
         self.file.flush()
         self.scalars("validation", step, figures)
-        _LOG.info("validation at step %d: %s", step, {k: round(float(v), 3) for k, v in figures.items()})
+        _LOG.info("validation at step %d: %s", step, in_short(figures))
 
     def scalars(self, group: str, step: int, figures: Mapping[str, float | bool]) -> None:
         """Write curves for TensorBoard."""
@@ -81,6 +96,16 @@ class RunLog:
         self.file.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def in_short(figures: Mapping[str, float | bool]) -> str:
+    """Return validation figures of the widest width in words; `log.jsonl` has all of them."""
+    lambdas = [name.removeprefix("ra_pgd7_") for name in figures if name.startswith("ra_pgd7_")]
+    return "; ".join(
+        f"λ={lam} {100 * figures[f'sa_{lam}']:.0f} % clean, {100 * figures[f'ra_pgd7_{lam}']:.0f} % under PGD-7"
+        for lam in lambdas
+        if not lam.endswith("_narrow")
+    )
 
 
 def summary(metrics: StepMetrics) -> str:
@@ -150,6 +175,12 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
         yield (
             f"no validation images of {_listed(unseen)}: no figure will tell how well they are recognized; "
             f"add images, or hold out more than {config.num_validation} (--set num_validation=NUMBER){way}"
+        )
+    if len(validation) < LEAST_TO_FIT:
+        more = f"hold out more (--set num_validation={LEAST_TO_FIT})"
+        yield (
+            f"{len(validation)} validation images are too few for policy.fit, which needs {LEAST_TO_FIT}: "
+            f"{more if training.validation_N is None else 'add images to the validation folder'}"
         )
     if trainer.num_steps < FEW_STEPS and not config.start:
         way = "--set steps=" + str(FEW_STEPS)

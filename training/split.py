@@ -8,7 +8,14 @@ from typing import Self
 import numpy as np
 
 from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
-from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation, write_labelled_npz
+from oat_runtime.data import (
+    ImageSet,
+    fingerprint,
+    lasting_name,
+    read_labelled_npz,
+    split_validation,
+    write_labelled_npz,
+)
 from oat_runtime.data.image_set import image_digest
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, whole_file, write_whole
@@ -110,7 +117,8 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
     """
     if (run / RECORD).is_file():
         kept = _read_record(run)
-        if (kept.dataset, _BEFORE_RESIZE | kept.asked) != (found.dataset, found.asked):
+        asked = _BEFORE_RESIZE | kept.asked
+        if (lasting_name(kept.dataset), asked) != (lasting_name(found.dataset), found.asked):
             return
         differences = _differences(kept, found)
     elif (run / HELD_OUT).is_file():  # a run that was begun before there were records

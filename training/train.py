@@ -16,7 +16,7 @@ import torch
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.commands import Parser, command, held_back, output_folder, real
-from oat_runtime.data import ImageSet, load_dataset
+from oat_runtime.data import ImageSet, lasting_name, load_dataset
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
@@ -62,7 +62,11 @@ def fit_model(config: ModelConfig, data: ImageSet) -> ModelConfig:
 
 
 def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, ImageSet, ImageSet]:
-    """Return (configuration, fitted to the data if it asks for that; training images; validation images)."""
+    """Return (configuration, training images, validation images).
+
+    The configuration names a folder of images by its full path, and is fitted to the data if it asks for that.
+    """
+    config = config.model_copy(update={"dataset": lasting_name(config.dataset)})
     everything = load_dataset(
         config.dataset, "train", download=download, resize=config.resize, skip_broken=config.skip_broken
     )
@@ -153,6 +157,9 @@ def _train(
                     _report(trainer, metrics, log)
                 if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
                     _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
+                if trainer.step == trainer.num_steps:
+                    _LOG.info("that was the last step: the batch norms' statistics are averaged over %d batches, and "
+                              "the network is validated", config.num_recalibration)  # fmt: skip
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     trainer.save(checkpoint)
                     saved = time.monotonic()

@@ -18,10 +18,10 @@ from oat_runtime.data.camera_messages import (
     rgb_compressed,
     rgb_image,
 )
-from oat_runtime.data.catalog import SOURCES, load_dataset, load_frames
+from oat_runtime.data.catalog import SOURCES, lasting_name, load_dataset, load_frames, short_name
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
-from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, split_validation
+from oat_runtime.data.image_set import LEAST_TO_FIT, ImageSet, Split, fingerprint, mixed, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz, write_labelled_npz
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.data.roots import data_roots
@@ -31,6 +31,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR10_CLASSES",
     "ENCODINGS",
+    "LEAST_TO_FIT",
     "SOURCES",
     "ImageSet",
     "PickedImages",
@@ -46,6 +47,7 @@ __all__ = [
     "in_frame_order",
     "is_bag",
     "is_image",
+    "lasting_name",
     "load_dataset",
     "load_frames",
     "mixed",
@@ -55,6 +57,7 @@ __all__ = [
     "read_labelled_npz",
     "rgb_compressed",
     "rgb_image",
+    "short_name",
     "split_validation",
     "write_labelled_npz",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import get_args
 
 from oat_runtime.architecture import InputSpec, Resize
@@ -50,7 +50,8 @@ def load_dataset(
             class (see `load_folder`), or frames with boxes, which are read as crops (see `load_boxes`). `@SIDE` at the
             end fits all images to SIDE × SIDE pixels, `@WIDTHxHEIGHT` to that many.
         split: `train` or `test`. Validation images come from `train`: see `split_validation`.
-        root: folder that holds the data set; None: where `oat_runtime.data.roots` says.
+        root: folder that holds the data set; None: where `oat_runtime.data.roots` says. A folder of images that is
+            not at its full path any more is looked for there by its name.
         download: fetch the official files, checked by their MD5, if they are not there.
         limit: read only so many images; they are the first ones of the whole set.
         resize: how images of another shape are fitted; see `InputSpec`. A network's own images and a robot's frames
@@ -101,13 +102,31 @@ def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
 
 def _folder(name: str, root: Path | None) -> Path:
     roots = data_roots(root)
-    for folder in (expanded(name), *(place / name for place in roots)):
+    full = expanded(name)
+    for folder in (full, *(place / (full.name if full.is_absolute() else name) for place in roots)):
         if folder.is_dir():
             return folder
+    where = " or ".join(map(str, roots))
+    if full.is_absolute():
+        raise DataError(f"no folder {full}, and none called {full.name} under {where}: bring it back, or set OAT_DATA "
+                        "to the folder that holds it now")  # fmt: skip
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted({*SOURCES, *BOX_SOURCES}))}, or a folder of "
-        f"images by class or of frames with boxes, here or under {' or '.join(map(str, roots))}"
+        f"images by class or of frames with boxes, here or under {where}"
     )
+
+
+def lasting_name(name_or_path: str) -> str:
+    """Return the name that means the same from every folder: that of a folder of images here becomes its full path."""
+    name, _ = parse_name(name_or_path)
+    if name in SOURCES or name in BOX_SOURCES or not expanded(name).is_dir():
+        return name_or_path
+    return str(expanded(name).resolve()) + name_or_path.removeprefix(name)
+
+
+def short_name(name_or_path: str) -> str:
+    """Return the name of a data set for people: of a folder of images without where it lies."""
+    return PurePath(name_or_path).name
 
 
 def parse_name(name_or_path: str) -> tuple[str, Size | None]:

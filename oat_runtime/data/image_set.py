@@ -19,6 +19,8 @@ Split = Literal["train", "test"]
 Size = tuple[int, int]
 """Height and width in pixels."""
 Triple = tuple[float, float, float]
+LEAST_TO_FIT = 100
+"""Clean images that the policy's estimator is fitted to at the least. Training warns early if it holds out fewer."""
 
 
 @dataclass(frozen=True, slots=True)

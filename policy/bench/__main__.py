@@ -133,7 +133,13 @@ def main(argv: list[str] | None = None) -> int:
     if is_npz:
         data = read_labelled_npz(options.images)
     else:
-        data = load_dataset(bundle.report.dataset, "test", root=options.images, resize=bundle.input.resize)
+        data = load_dataset(
+            bundle.report.dataset,
+            "test",
+            root=options.images,
+            resize=bundle.input.resize,
+            skip_broken=bundle.manifest.provenance.recipe.get("skip_broken") is True,
+        )
     if data.class_names not in ((), bundle.class_names):
         raise DataError(
             f"{data.name}: expected the classes of {bundle.path.name} ({quoted(bundle.class_names)}), got "

@@ -34,11 +34,22 @@ def lab(rgb: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("eye", EYES)
-@pytest.mark.parametrize("colours", [style.COLOURS, tuple(style.REGIME_COLOURS.values())], ids=["widths", "regimes"])
+@pytest.mark.parametrize(
+    "colours",
+    [style.COLOURS, tuple(style.REGIME_COLOURS.values()), (style.INK, *style.MANY_COLOURS)],
+    ids=["widths", "regimes", "attacks"],
+)
 def test_every_eye_tells_the_colours_apart(colours: tuple[str, ...], eye: str) -> None:
     """Purple and blue lay 4 apart for a deutan eye; just noticeable is 2.3."""
     seen = [lab(EYES[eye] @ linear(colour)) for colour in colours]
     assert min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2)) > 15.0
+
+
+def test_nine_things_without_an_order_have_colours_and_markers_of_their_own() -> None:
+    """The attacks of a page had neighbouring greens of one scale."""
+    looks = style.many_looks(9)
+    assert {look["color"] for look in looks} == set(style.MANY_COLOURS)
+    assert len({look["marker"] for look in looks}) == 9
 
 
 def test_a_name_in_a_width_s_colour_can_be_read_on_white() -> None:

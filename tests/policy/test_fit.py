@@ -9,8 +9,10 @@ import pytest
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
+from oat_runtime.data import LEAST_TO_FIT
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
+from policy import fit as fit_module
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.estimator import EstimatorConstants
@@ -57,6 +59,25 @@ def test_the_command_adds_constants_that_the_policy_takes(
     fitted = Bundle.load(bundle.path)
     policy = AdaptivePolicy(fitted.select, PolicyConfig(), EstimatorConstants.model_validate(fitted.estimator))
     assert [rates.lam for rates in policy.constants.network] == list(table.lambdas)
+
+
+@pytest.mark.parametrize(
+    ("num", "side", "told"),
+    [
+        (LEAST_TO_FIT - 1, 32, "expected at least 100 validation images, got 99"),
+        (LEAST_TO_FIT, 16, "expected images of 32x32 pixels, got 16x16"),
+    ],
+)
+def test_images_that_no_fit_can_use_are_refused_before_the_network_is_measured(
+    num: int, side: int, told: str, tiny_bundle: Callable[[], Bundle], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The fit itself refused them, after minutes of attacks."""
+    monkeypatch.setattr(fit_module, "fit_network", lambda *_, **__: pytest.fail("it was measured"))
+    file = tmp_path / "validation.npz"
+    np.savez(file, images=np.zeros((num, side, side, 3), np.uint8), labels=np.zeros(num, np.int64))
+    assert main([str(tiny_bundle().path), "--images", str(file)]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

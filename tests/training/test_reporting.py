@@ -1,6 +1,7 @@
 """What a run says: its images by class, what there is too little of, its pace, and what it reached."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oat_runtime.data import ImageSet
+from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from training.config import TrainConfig
 from training.reporting import (
     LogLines,
     Pace,
+    folded,
     images_in_words,
+    in_short,
     in_words,
     plan_in_words,
     say_what_was_reached,
@@ -37,6 +40,38 @@ def of_classes(*counts: int, names: tuple[str, ...] = ()) -> ImageSet:
     labels_N = np.repeat(np.arange(len(counts)), counts)
     names = names or tuple(f"class-{k}" for k in range(len(counts)))
     return ImageSet(np.zeros((len(labels_N), 8, 12, 3), np.uint8), labels_N, names, "photos@12x8 train")
+
+
+def test_validation_images_too_few_for_the_policy_are_told_before_the_first_step(
+    tiny_run: TrainConfig, patches: Patches
+) -> None:
+    trainer, training = Trainer(tiny_run, patches(60)), of_classes(200, 200)
+
+    def told(training: ImageSet, num: int) -> list[str]:
+        return [line for line in warnings_about(trainer, training, of_classes(num, num)) if "policy.fit" in line]
+
+    (few,) = told(training, LEAST_TO_FIT // 2 - 1)
+    assert few.startswith("98 validation images") and f"--set num_validation={LEAST_TO_FIT}" in few
+    assert told(training, LEAST_TO_FIT // 2) == []
+    (few,) = told(dataclasses.replace(training, validation_N=np.zeros(400, bool)), 10)
+    assert "add images to the validation folder" in few and "num_validation" not in few
+
+
+def test_no_line_breaks_within_a_word_on_a_terminal() -> None:
+    line = "12:00:00   WARNING: " + " ".join(f"word-{k}" for k in range(40))
+    lines = folded(f"{line}\n    7 read", columns=60).split("\n")
+    assert all(len(part) <= 60 for part in lines)
+    assert " ".join(part.strip() for part in lines[:-1]) == line and lines[-1] == "    7 read"
+    assert lines[0].startswith("12:00:00   WARNING") and all(part.startswith(11 * " ") for part in lines[1:-1])
+    assert "/" + 90 * "x" in folded("saved in /" + 90 * "x", columns=60)  # a path stays whole
+
+
+def test_a_validation_is_told_in_words(tiny_run: TrainConfig, patches: Patches) -> None:
+    figures = {"loss": 1.0, "sa_0": 0.76, "sa_0.3": 0.7, "sa_1": 0.71, "ra_pgd7_0": 0.48, "ra_pgd7_1": 0.43}
+    told = "λ=0 76 % clean, 48 % under PGD-7; λ=1 71 % clean, 43 % under PGD-7"
+    assert in_short(figures | {"sa_0_narrow": 0.1, "ra_pgd7_0_narrow": 0.1}) == told
+    run = Trainer(tiny_run, patches(60))
+    assert "% under PGD-7" in in_short(quick_validation(run.model, patches(20), run.config))
 
 
 def test_every_class_is_named_with_its_images() -> None:
@@ -62,11 +97,11 @@ def test_a_name_of_a_class_moves_no_cursor() -> None:
 def test_too_little_is_said_with_a_way_out(tiny_run: TrainConfig, patches: Patches) -> None:
     data = patches(600)
     trainer = Trainer(tiny_run.model_copy(update={"batch_size": 128, "epochs": 15}), data)
-    few, steps = warnings_about(trainer, of_classes(200, 49), of_classes(1, 1))
+    few, steps = warnings_about(trainer, of_classes(200, 49), of_classes(50, 50))
     assert "class-1 (49)" in few and "class-0" not in few
     assert "249 images give only 60 steps" in steps and "--epochs 125" in steps
     trainer.note_start("bundle some")  # what has learned already may need few steps
-    assert len(list(warnings_about(trainer, of_classes(200, 49), of_classes(1, 1)))) == 1
+    assert len(list(warnings_about(trainer, of_classes(200, 49), of_classes(50, 50)))) == 1
     (unseen,) = (line for line in warnings_about(trainer, of_classes(60, 60), of_classes(9, 0)) if "class-1" in line)
     assert "no validation images" in unseen and "--set num_validation=NUMBER" in unseen
     (unequal,) = (line for line in warnings_about(trainer, of_classes(500, 60), of_classes(9, 1)) if "times" in line)
@@ -74,7 +109,7 @@ def test_too_little_is_said_with_a_way_out(tiny_run: TrainConfig, patches: Patch
         unequal == "class-0 has 8 times as many images as class-1: --set balance=sampling takes as many of each class"
     )
     enough = Trainer(tiny_run.model_copy(update={"steps": 500}), data)
-    assert list(warnings_about(enough, of_classes(60, 60), of_classes(9, 1))) == []
+    assert list(warnings_about(enough, of_classes(60, 60), of_classes(99, 1))) == []
 
 
 def test_the_plan_names_network_device_and_steps(tiny_run: TrainConfig, patches: Patches) -> None:

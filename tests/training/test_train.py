@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.data import ImageSet
 from training import train as train_module
 from training import validation
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
 from training.recipes import RECIPES
@@ -164,6 +165,25 @@ def test_a_run_keeps_whether_it_leaves_out_broken_images(
     assert command("smoke", "--run", str(tmp_path / "b"), *stopped) == 0
     kept = [load_checkpoint(tmp_path / name / "checkpoint.pt").config.skip_broken for name in "ab"]
     assert asked == kept == [True, False]
+
+
+def test_a_run_keeps_the_full_path_of_its_pictures_and_goes_on_from_elsewhere(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`photos@64` in a run, and in its bundle, meant another folder from another place."""
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run, stopped = str(tmp_path / "run"), ["--device", "cpu", "--max-minutes", "0"]
+    assert command("smoke", "--run", run, *stopped, "--set", "dataset=photos@64") == 0
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert kept.config.dataset == f"{tmp_path}/photos@64"
+    save_checkpoint(
+        replace(kept, config=kept.config.model_copy(update={"dataset": "photos@64"})),  # as runs were kept before
+        tmp_path / "run" / "checkpoint.pt",
+    )
+    assert command("smoke", "--run", run, *stopped, "--set", "dataset=photos@64") == 0
+    monkeypatch.chdir("/")
+    assert command("smoke", "--run", run, *stopped, "--set", f"dataset={tmp_path}/photos@64") == 0
 
 
 def test_each_recipe_has_a_run_folder_of_its_own_named_like_it() -> None:

@@ -1,4 +1,7 @@
-"""Warn of suspect robustness figures, with checks like AutoAttack's (Croce and Hein 2020)."""
+"""Warn of suspect robustness figures, with checks like AutoAttack's (Croce and Hein 2020).
+
+A warning needs more than chance: the figure must exceed its limit by two standard errors.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oat_runtime.operating_point import Proportion
 from oat_runtime.stress.attacks import LogitsFn
-from training.evaluation.counting import Bools
+from training.evaluation.counting import Bools, surely_above
 from training.evaluation.inspection import saliency
 
 STRONGER = (
@@ -25,6 +29,8 @@ MAX_ONE_STEP_GAP = 0.20
 """Accuracy under FGSM above that under PGD beyond which gradients look masked, or training overfitted to one step."""
 MAX_ZERO_GRADIENTS = 0.05
 """Share of images with a gradient of exactly zero beyond which gradient attacks say little."""
+_LEAST_FOR_LAMBDA = 100
+"""Images from which equal accuracies of all λ mean something: of twenty, two λ are often correct on equally many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,9 @@ def inspect_network(logits_fn: LogitsFn, x_NCHW: Tensor, y_N: Tensor) -> list[Su
     if float(first.min()) >= 0.0 and bool(((sums_N - 1.0).abs() < 1e-3).all()):
         text = "the outputs look like probabilities: give the attack the logits, or its gradients vanish"
         found.append(Suspicion("probabilities", 1.0, text))
-    zero = float((saliency(logits_fn, x_NCHW, y_N).flatten(1).abs().amax(dim=1) == 0.0).float().mean())
-    if zero > MAX_ZERO_GRADIENTS:
+    is_zero_N = saliency(logits_fn, x_NCHW, y_N).flatten(1).abs().amax(dim=1) == 0.0
+    zero = float(is_zero_N.float().mean())
+    if Proportion(int(is_zero_N.sum()), len(is_zero_N)).interval()[0] > MAX_ZERO_GRADIENTS:
         text = f"the loss of {100 * zero:.1f} % of the images has no gradient: use apgd-t, which does not saturate"
         found.append(Suspicion("zero gradients", zero, text))
     return found
@@ -73,7 +80,7 @@ def inspect_outcomes(outcomes: Mapping[str, Bools]) -> list[Suspicion]:
         if weak not in outcomes or strong not in outcomes:
             continue
         standing = outcomes[strong].mean() - outcomes[weak].mean()
-        if standing > MAX_INVERSION:
+        if surely_above(outcomes[strong], outcomes[weak]) > MAX_INVERSION:
             text = (
                 f"{strong} left {100 * standing:.1f} points more images standing than the weaker {weak}: "
                 "more steps or restarts are needed, or gradients are masked"
@@ -81,7 +88,7 @@ def inspect_outcomes(outcomes: Mapping[str, Bools]) -> list[Suspicion]:
             found.append(Suspicion("weaker beats stronger", float(standing), text))
     if "fgsm" in outcomes and "pgd-20" in outcomes:
         gap = float(outcomes["fgsm"].mean() - outcomes["pgd-20"].mean())
-        if gap > MAX_ONE_STEP_GAP:
+        if surely_above(outcomes["fgsm"], outcomes["pgd-20"]) > MAX_ONE_STEP_GAP:
             text = (
                 f"accuracy under one step is {100 * gap:.1f} points above that under twenty: catastrophic overfitting "
                 "to one-step attacks, or masked gradients; trust the stronger attacks only"
@@ -95,9 +102,11 @@ def worst_case(outcomes: Mapping[str, Bools]) -> Bools:
     return np.asarray(np.logical_and.reduce(list(outcomes.values())), dtype=np.bool_)
 
 
-def inspect_lambdas(rates: Mapping[float, tuple[float, float]], *, smallest: float = 0.01) -> list[Suspicion]:
-    """Is λ used at all? `rates` holds (clean, attacked) accuracy of each λ at one width."""
-    if len(rates) < 2:
+def inspect_lambdas(
+    rates: Mapping[float, tuple[float, float]], *, num_images: int, smallest: float = 0.01
+) -> list[Suspicion]:
+    """Is λ used at all? `rates` holds (clean, attacked) accuracy of each λ at one width, on `num_images` images."""
+    if len(rates) < 2 or num_images < _LEAST_FOR_LAMBDA:
         return []
     span = max(max(column) - min(column) for column in zip(*rates.values(), strict=True))
     if span >= smallest:

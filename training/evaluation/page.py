@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from oat_runtime.data import short_name
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row
 from oat_runtime.style import html_page, wide
 from oat_runtime.text import html_text
 from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
 from training.evaluation.judged import Judged
+from training.evaluation.summary import summary
 
 _STYLE = """
+.short { font-size: 18px; padding-left: 1.1em; max-width: 44em; } .short li { margin: 6px 0; }
 td, th { text-align: right; padding: 2px 14px 2px 0; white-space: nowrap; } details { margin: 12px 0; }
 """
 _COLUMNS = (
-    "lambda", "width", "made_at", "condition", "num_correct", "num_total", "accuracy", "low_95", "high_95",
+    "lambda", "width", "made_at", "condition", "class", "num_correct", "num_total", "accuracy", "low_95", "high_95",
     "temperature", "error", "network", "alignment", "half_95", "convolutions", "norms", "film", "folded", "parameters",
 )  # fmt: skip
 
@@ -29,13 +32,14 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     """
     documents = read_documents(judged, results)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"<h1>{html_text(judged.name)}</h1>", _summary(documents)]
+    said = "".join(f"<li>{html_text(sentence)}" for sentence in summary(documents))
+    parts = [f"<h1>{html_text(judged.name)}</h1>", f"<ul class=short>{said}</ul>", _origin(documents)]
     for name, document in documents.items():
         with shown(name):
             parts.append(f"<h2>{html_text(heading(name))}</h2>{_paragraph(document.suite.about)}")
             parts.append(_paragraph(document.setting(), kind="note"))
             parts += [_paragraph(warning_text(warning), kind="warn") for warning in document.warnings]
-            parts += [_paragraph(check_text(check)) for check in document.checks]
+            parts += [_paragraph(check_text(check), kind="" if check.ok else "warn") for check in document.checks]
             for file_name, draw in document.suite.figures.items():
                 path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
                 figure = draw(document.rows)
@@ -48,13 +52,15 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
     return index
 
 
-def _summary(documents: dict[str, Document]) -> str:
+def _origin(documents: dict[str, Document]) -> str:
     first = next(iter(documents.values()))
-    text = (
-        f"{first.model} trained on {first.dataset}; judged on {first.split} images. Accuracy under an attack "
-        "is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals."
+    weights = f" Weights {first.weights_sha256[:12]}." if first.weights_sha256 else ""
+    return _paragraph(
+        f"{first.model} trained on {short_name(first.dataset)}. λ is how robust the network is set, from 0 "
+        "(most accurate) to 1 (most robust). Accuracy under an attack is an upper bound of robustness, not a proof: a "
+        f"stronger attack may find more errors. Intervals are 95 % Wilson intervals.{weights}",
+        kind="note",
     )
-    return _paragraph(text) + _paragraph(f"Weights {first.weights_sha256[:12]}" if first.weights_sha256 else "")
 
 
 def _paragraph(text: str, *, kind: str = "") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
+from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -71,8 +72,8 @@ def _head(bundle: Bundle) -> list[str]:
     weights = manifest.files["weights.safetensors"]
     return [
         f"# Figures of {markdown_code(manifest.name)}",
-        f"{manifest.model.name}, trained on {markdown_text(origin.dataset)} with seed {origin.seed}, by the recipe at "
-        f"the end, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; code at "
+        f"{manifest.model.name}, trained on {markdown_text(short_name(origin.dataset))} with seed {origin.seed}, "
+        f"by the recipe at the end, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; code at "
         f"{markdown_code(short(origin.commit))}. "
         f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
         "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "

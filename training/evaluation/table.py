@@ -1,4 +1,4 @@
-"""Measure the accuracy tables of a bundle: a row for every trained λ and width, and the temperatures."""
+"""Measure the accuracy tables of a bundle: a row for every trained λ and width, and the temperatures; and show one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
+from rich.table import Table
 
 from oat_runtime.bundle import Temperature, outcome_key
 from oat_runtime.data import ImageSet
-from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, Regime
+from oat_runtime.operating_point import (
+    AttackSpec,
+    Measurement,
+    OperatingPoint,
+    OperatingRow,
+    OperatingTable,
+    Proportion,
+    Regime,
+)
 from oat_runtime.stress.corruptions import CORRUPTIONS
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import Bools, batches, corrupted_sets, progress, proportion
+from training.evaluation.text_table import new_table, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,23 @@ def measure_table(
         rows.append(row)
         outcomes |= of_point
     return tuple(rows), outcomes
+
+
+def accuracies(table: OperatingTable) -> Table:
+    """Return a table for people: accuracy in per cent at the ends of λ, at the widest and the narrowest width."""
+    shown = new_table("width", "λ", "clean", table.attack.name, "corrupted")
+    shown.title = f"Accuracy on {table.split} images, %"
+    for width in dict.fromkeys((table.widths[-1], table.widths[0])):
+        for lam in dict.fromkeys((table.lambdas[0], table.lambdas[-1])):
+            row = table.row(OperatingPoint(lam, width))
+            corrupted = [row.accuracy(regime) for regime in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)]
+            counts = (
+                row.condition("clean"),
+                row.condition(table.attack.name),
+                Proportion(sum(c.num_correct for c in corrupted), sum(c.num_total for c in corrupted)),
+            )
+            shown.add_row(f"{width:g}", f"{lam:g}", *map(share, counts))
+    return shown
 
 
 def fit_temperature(cache: OutcomeCache, point: OperatingPoint, data: ImageSet) -> Temperature:

@@ -83,9 +83,9 @@ def _read(
     pictures = [Picture(entry.path, entry.name, (index.class_names[entry.label],)) for entry in wanted]
     found = decoded(index.root, pictures, spec, part=part)
     broken = [entry.name for entry in wanted if entry.name in found.broken]
+    for name in broken[:_NUM_BROKEN_NAMED]:
+        _LOG.log(logging.WARNING if skip_broken else logging.ERROR, "%s", plain(found.broken[name]))
     if broken and not skip_broken:
-        for name in broken[:_NUM_BROKEN_NAMED]:
-            _LOG.error("%s", plain(found.broken[name]))
         raise DataError(
             f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them, or "
             f"leave them out (oat-train --skip-broken): {some(broken, _NUM_BROKEN_NAMED)}"

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from oat_runtime.data import ImageSet, load_dataset, split_validation
+from oat_runtime.data import ImageSet, lasting_name, load_dataset, short_name, split_validation
 from oat_runtime.data.folders import index_folder, near_copies
 from oat_runtime.data.folders.near_copies import group_near_copies, hashes, thumbnail
 from oat_runtime.errors import ConfigError, DataError
@@ -72,6 +72,29 @@ SPLITS = [
     ("train", "valid", "test"),
     ("training", "validation", "testing"),
 ]
+
+
+def test_a_relative_path_means_the_same_folder_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`photos@64` in a bundle meant whatever `photos` lay in the folder where the bundle was evaluated."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    photos(mine / "photos", num=6)
+    photos(other / "photos", num=9)
+    monkeypatch.chdir(mine)
+    lasting = lasting_name("photos@8")
+    assert (lasting, short_name(lasting)) == (f"{mine}/photos@8", "photos@8")
+    assert lasting_name(lasting) == lasting and lasting_name("photos") == f"{mine}/photos"
+    assert lasting_name("cifar10") == short_name("cifar10") == "cifar10"
+    assert lasting_name("stl10@64") == "stl10@64" and lasting_name("nothing@8") == "nothing@8"
+    monkeypatch.chdir(other)
+    assert names(load_dataset(lasting, "train")) < {
+        f"{kind}/{at:03d}.png" for kind in ("cat", "dog") for at in range(6)
+    }
+    (mine / "photos").rename(tmp_path / "photos")
+    monkeypatch.delenv("OAT_DATA", raising=False)
+    with pytest.raises(DataError, match=f"no folder {mine}/photos, and none called photos under .*set OAT_DATA"):
+        load_dataset(lasting, "train")
+    monkeypatch.setenv("OAT_DATA", str(tmp_path))
+    assert len(load_dataset(lasting, "train")) + len(load_dataset(lasting, "test")) == 12
 
 
 @pytest.mark.parametrize("splits", SPLITS, ids="/".join)
@@ -272,38 +295,56 @@ def test_a_messy_folder_is_told_in_one_table(tmp_path: Path, caplog: pytest.LogC
     (dog / "gone.png").symlink_to(tmp_path / "nothing")
     break_pictures(dog, 2)
     (dog / "phone.heic").write_bytes(b"\0\0\0\x20ftypheic")
-    cv2.imwrite(str(dog / "deep.png"), picture(4100).astype(np.uint16) * 257)
-    cv2.imwrite(str(dog / "float.tiff"), picture(4101).astype(np.float32) / 255)
+    cv2.imwrite(str(dog / "deep.png"), picture(4100)[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(dog / "float.tiff"), picture(4101)[..., ::-1].astype(np.float32) / 255)
     Image.fromarray(picture(4102)).quantize(9).save(dog / "palette.png", transparency=2)
     Image.fromarray(picture(4103)).convert("CMYK").save(dog / "print.jpg")
     Image.fromarray(picture(4104)).save(dog / "phone.jfif", "JPEG")
+    Image.fromarray(picture(4105)).save(dog / "png.jpg", "PNG")
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(picture(4106)).save(dog / "turned.png", exif=sideways)
+    frames = [Image.fromarray(picture(seed)) for seed in (4107, 4108)]
+    frames[0].save(dog / "animated.webp", save_all=True, append_images=frames[1:])
+    Image.new("1", (7681, 4320)).save(dog / "huge.png")
+    (dog / "empty.png").touch()
+    for number in (10, 2):
+        save(dog / f"frame{number}.png", picture(4110 + number))
 
     with caplog.at_level(logging.INFO):
         train = load_dataset(f"{root}@32", "train", skip_broken=True)
-        assert train.class_names == ("cat", "dog")
-        assert np.bincount(train.labels_N).tolist() == [6 + 3 + 6, 6 + 5 + 6]
-        assert train.validation_N is not None and train.validation_N.sum() == 12
+    assert train.class_names == ("cat", "dog") and train.names is not None
+    assert np.bincount(train.labels_N).tolist() == [6 + 3 + 6, 6 + 9 + 6]
+    assert train.validation_N is not None and train.validation_N.sum() == 12
+    read = dict(zip(train.names, train.images_NHWC, strict=True))
+    for name, seed, turns in (
+        ("deep.png", 4100, 0),
+        ("float.tiff", 4101, 0),
+        ("png.jpg", 4105, 0),
+        ("turned.png", 4106, 3),
+    ):
+        assert np.array_equal(read[f"Train/dog/{name}"], np.rot90(picture(seed), turns))
     (table,) = [record.getMessage() for record in caplog.records if "read as train" in record.getMessage()]
-    rows = [row.split(" (")[0].strip() for row in table.splitlines()]
-    assert rows == [
-        "photos@32 train:",
-        "32 read as train: cat 15, dog 17",
-        "30 groups: subfolders and near copies are not divided",
-        "12 of them from the validation folder",
-        "15 left out: hidden folder",
-        "3 left out: hidden file",
-        "18 left out: system folder",
-        "4 left out: system file",
-        "1 left out: link to a folder that is read already",
-        "1 left out: link to a folder around this one",
-        "1 left out: link to nothing",
-        "8 left out: not an image",
-        "1 left out: not a file",
-        "1 left out: image outside the class folders",
-        "3 left out: broken image",
-    ]
-    assert "Train/dog/phone.heic" in table and "Train/loose.png" in table and "Train/dog/again/" in table
-    assert "\r" not in table
+    assert table.splitlines() == MESSY
+
+
+MESSY = r"""
+photos@32 train:
+      36 read as train: cat 15, dog 21
+      34 groups: subfolders and near copies are not divided
+      12 of them from the validation folder
+      15 left out: hidden folder (.AppleDouble/, .Trash-1000/, .git/ and 12 more)
+       3 left out: hidden file (Train/dog/.DS_Store, Train/dog/._000.png, Train/dog/.hidden.png)
+      18 left out: system folder (#recycle/, $RECYCLE.BIN/, @eaDir/ and 15 more)
+       4 left out: system file (Train/dog/Icon\r, Train/dog/Thumbs.db, Train/dog/desktop.ini and 1 more)
+       1 left out: link to a folder that is read already (Train/dog/again/)
+       1 left out: link to a folder around this one (Train/dog/around/)
+       1 left out: link to nothing (Train/dog/gone.png)
+       8 left out: not an image (README.md, Train/dog/000.png.part, Train/dog/000.png~ and 5 more)
+       1 left out: not a file (Train/dog/pipe.png)
+       1 left out: image outside the class folders (Train/loose.png)
+       6 left out: broken image (Train/dog/animated.webp, Train/dog/broken0.jpg, Train/dog/broken1.jpg and 3 more)
+""".strip().splitlines()
 
 
 def save_clip(folder: Path, name: str, num: int, *, seed: int, shift: float = 0.0) -> None:

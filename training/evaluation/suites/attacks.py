@@ -8,7 +8,7 @@ from oat_runtime import style
 from oat_runtime.report import Check, Row
 from oat_runtime.text import plain
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
-from training.evaluation.counting import ATTACKS, progress
+from training.evaluation.counting import ATTACKS, progress, surely_above
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
@@ -34,9 +34,9 @@ def run(job: Job) -> Result:
             rate = (float(outcomes["clean"].mean()), float(outcomes[specs[-1].name].mean()))
             rates.setdefault(point.width, {})[point.lam] = rate
         if {"pgd-20", "apgd-ce"} <= set(outcomes):
-            gaps.append(float(outcomes["apgd-ce"].mean() - outcomes["pgd-20"].mean()))
+            gaps.append(surely_above(outcomes["apgd-ce"], outcomes["pgd-20"]))
     for width, by_lambda in rates.items():
-        warnings += [{"width": width} | asdict(doubt) for doubt in inspect_lambdas(by_lambda)]
+        warnings += [{"width": width} | asdict(doubt) for doubt in inspect_lambdas(by_lambda, num_images=len(job.data))]
     name = "accuracy under apgd-ce above that under pgd-20"
     checks = [Check.at_most(name, gaps, 0.0, "share of images")] if gaps else []
     return Result(rows, checks, warnings, specs)
@@ -79,14 +79,16 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
     shown = widths if len(widths) == 1 else [widths[0], widths[-1]]
     with style.new_figure(4.6 * len(shown) + 1.9, 4.0) as figure:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-        colours = style.lambda_colours([float(index) for index in range(len(names))]) | {0.0: style.INK}
+        of_attacks = style.many_looks(len(names) - 1)
+        looks = dict(zip(names, [{"color": style.INK, "marker": "o"}, *of_attacks], strict=True))
         for axes, width in zip(panels, shown, strict=True):
-            for index, name in enumerate(names):
-                curve, colour = over_lambda(rows, name, width), colours[index]
+            for name, look in looks.items():
+                curve = over_lambda(rows, name, width)
                 x = [row["lambda"] for row in curve]
                 y, low, high = ([100 * row[key] for row in curve] for key in ("accuracy", "low_95", "high_95"))
-                style.join_over_lambda(axes, x, x, y, color=colour, marker="o", label=plain(_shown(name)))
-                axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+                line = "--" if name == "worst-case" else "-"  # it covers that of the strongest attack
+                style.join_over_lambda(axes, x, x, y, **look, label=plain(_shown(name)), line=line)
+                axes.fill_between(x, low, high, color=look["color"], alpha=0.08, lw=0)
             style.title(axes, f"Width {width:g}")
             style.lambda_axis(axes)
         panels[0].set_ylabel("Accuracy, %")

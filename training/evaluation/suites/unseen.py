@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from oat_runtime import style
 from oat_runtime.architecture import effective_lambda
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, Row
-from training.evaluation.counting import Bools, progress
+from training.evaluation.counting import Bools, progress, surely_above
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
@@ -43,9 +44,9 @@ def run(job: Job) -> Result:
             if below == 0.0:
                 continue  # λ=0 has batch norms of its own
             for index in range(2):
-                ends = sorted(float(found[knot][index].mean()) for knot in (below, above))
-                rate = float(found[lam][index].mean())
-                excess.append(max(ends[0] - rate, rate - ends[1]))
+                low_N, high_N = sorted((found[below][index], found[above][index]), key=np.mean)
+                mine_N = found[lam][index]
+                excess.append(max(surely_above(low_N, mine_N), surely_above(mine_N, high_N)))
             differences.append(min(float((logits[lam] - logits[knot]).abs().max()) for knot in (below, above)))
     checks = [
         Check.at_most("outside its neighbours' range", excess, MARGIN, "share of images"),
