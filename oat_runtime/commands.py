@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import io
 import math
 import os
 import signal
@@ -64,6 +65,7 @@ def command(name: str) -> Callable[[Callable[_Arguments, int]], Callable[_Argume
     def decorate(main: Callable[_Arguments, int]) -> Callable[_Arguments, int]:
         @functools.wraps(main)
         def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> int:
+            print_anything()
             try:
                 with _terminable():
                     status = main(*args, **kwargs)
@@ -87,6 +89,13 @@ def command(name: str) -> Callable[[Callable[_Arguments, int]], Callable[_Argume
         return guarded
 
     return decorate
+
+
+def print_anything() -> None:
+    """Let stdout and stderr take what their encoding lacks, λ in ASCII say, as an escape in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def text_of(error: OSError) -> str:

@@ -183,14 +183,15 @@ class _SlottedNetwork:
 
     def __init__(self, session: onnxruntime.InferenceSession, slots: list[_Slot]) -> None:
         self.session, self._slots = session, slots
-        self.holds: SlottedPlan | None = None
+        # Of a plan only this is held: a plan holds its network, and a circle of the two would stay in memory.
+        self._held_V: Floats | None = None
 
-    def hold(self, plan: SlottedPlan) -> None:
+    def hold(self, constants_V: Floats) -> None:
         """Write a plan's constants into their places, which takes some microseconds."""
-        if self.holds is not plan:
+        if self._held_V is not constants_V:
             for slot in self._slots:
-                np.take(plan.constants_V, slot.place_V, out=slot.memory, mode="clip")
-            self.holds = plan
+                np.take(constants_V, slot.place_V, out=slot.memory, mode="clip")
+            self._held_V = constants_V
 
     def plan(self, constants_V: Floats | None = None) -> SlottedPlan:
         assert constants_V is not None
@@ -211,12 +212,12 @@ class SlottedPlan:
 
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Logits of a batch."""
-        self.network.hold(self)
+        self.network.hold(self.constants_V)
         logits_NK: Floats = self.network.session.run(None, {INPUT: x_NCHW})[0]
         return logits_NK
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """One `InferenceSession.run`, as long as no other plan of the network runs."""
-        self.network.hold(self)
+        self.network.hold(self.constants_V)
         feeds = {INPUT: x_NCHW}
         return lambda: self.network.session.run(None, feeds)

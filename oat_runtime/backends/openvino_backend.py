@@ -57,7 +57,8 @@ class _Network:
     def __init__(self, make_net: MakeNet, settings: Settings, shared: bool) -> None:
         self._make_net, self._settings = make_net, settings
         self._requests: dict[int, openvino.InferRequest] = {}
-        self._holds: OpenVINOPlan | None = None
+        # Of a plan only this is held: a plan holds its network, and a circle of the two would stay in memory.
+        self._held_V: Floats | None = None
         self._form: ConstantsForm = "inside"
         self._constants_V, self._inputs = np.zeros(0, np.float32), list[openvino.Tensor]()
         if shared:
@@ -77,11 +78,11 @@ class _Network:
             self._requests[batch] = request
         return self._requests[batch]
 
-    def hold(self, plan: OpenVINOPlan) -> None:
+    def hold(self, constants_V: Floats | None) -> None:
         """Write a plan's constants where the requests read them, which takes some microseconds."""
-        if plan.constants_V is not None and self._holds is not plan:
-            self._constants_V[:] = plan.constants_V
-            self._holds = plan
+        if constants_V is not None and self._held_V is not constants_V:
+            self._constants_V[:] = constants_V
+            self._held_V = constants_V
 
     def _compile(self, batch: int) -> openvino.CompiledModel:
         settings = self._settings
@@ -113,7 +114,7 @@ class OpenVINOPlan:
 
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Return the logits of a batch, as a copy because the request owns its buffers."""
-        self.network.hold(self)
+        self.network.hold(self.constants_V)
         num, start, logits = len(x_NCHW), 0, []
         for size in (num,) if num == 1 else powers_of_two(num, largest=_LARGEST_BATCH):
             request = self.network.request(size)
@@ -125,7 +126,7 @@ class OpenVINOPlan:
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """Call `InferRequest.infer` for each piece. Use this only while no other plan of the network runs."""
-        self.network.hold(self)
+        self.network.hold(self.constants_V)
         calls, start = [], 0
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_BATCH):
             calls.append((self.network.request(size).infer, {0: x_NCHW[start : start + size]}))

@@ -61,16 +61,17 @@ class _Network:
     def __init__(self, net: TorchNet, settings: Settings) -> None:
         self.net, self._settings = net, settings
         self._sites = net.constants()
-        self._written_by: object = None
+        # Of a plan only this is held: a plan holds its network, and a circle of the two would stay in memory.
+        self._held_V: Tensor | None = None
 
-    def enter(self, plan: object, constants_V: Tensor | None) -> None:
+    def enter(self, constants_V: Tensor | None) -> None:
         """Set the constants of the next calls: some kilobytes, written only after a switch."""
-        if constants_V is None or self._written_by is plan:
+        if constants_V is None or self._held_V is constants_V:
             return
         parts = torch.split(constants_V, [site.numel() for site in self._sites])
         for site, values in zip(self._sites, parts, strict=True):
             site.copy_(values.view_as(site))
-        self._written_by = plan
+        self._held_V = constants_V
 
     def plan(self, constants_V: Floats | None = None) -> Plan:
         return TorchPlan(self, constants_V, self._settings.num_threads)
@@ -89,7 +90,7 @@ class TorchPlan:
         """Return the logits of a batch, and set torch's thread count, which belongs to the whole process."""
         if torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
-        self._network.enter(self, self._constants_V)
+        self._network.enter(self._constants_V)
         x = torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
         logits_NK: Floats = self._network.net(x).numpy()
         return logits_NK
@@ -97,7 +98,7 @@ class TorchPlan:
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """Run only the module's forward on an input that is already channels last."""
         net, x = self._network.net, torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
-        self._network.enter(self, self._constants_V)
+        self._network.enter(self._constants_V)
         torch.set_num_threads(self._num_threads)
         return torch.inference_mode()(lambda: net(x))
 
@@ -147,7 +148,7 @@ class CUDAGraphPlan:
     @torch.inference_mode()
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Logits of a batch."""
-        self._network.enter(self, self._constants_V)
+        self._network.enter(self._constants_V)
         start, logits = 0, []
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_GRAPH):
             capture = self._network.capture(size)
@@ -162,7 +163,7 @@ class CUDAGraphPlan:
     @torch.inference_mode()
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """For each piece, copy the input to the device, replay, and copy the logits back."""
-        self._network.enter(self, self._constants_V)
+        self._network.enter(self._constants_V)
         host, pieces, start = torch.from_numpy(x_NCHW).pin_memory(), [], 0
         for size in powers_of_two(len(x_NCHW), largest=_LARGEST_GRAPH):
             pieces.append((self._network.capture(size), host[start : start + size]))

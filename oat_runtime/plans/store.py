@@ -131,10 +131,11 @@ class PlanStore:
             return ready
 
     def clear(self) -> None:
-        """Drop all plans."""
+        """Drop all plans, and return their memory to the system."""
         with self._making, self._lock:
             for plans in (self._networks, self._shared, self._folded):
                 plans.clear()
+        give_memory_back()
 
     def _share(self, point: OperatingPoint) -> ReadyPlan:
         """Compile the network of the point's width."""

@@ -15,14 +15,14 @@ from oat_msgs.msg import EnvironmentConfidence
 from oat_msgs.msg import OperatingPoint as OperatingPointMsg
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
 from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
-from oat_perception.node.spin import spin
+from oat_perception.node.parameters import SpecifiedParameters
+from oat_perception.node.spin import node_parser, spin
 from oat_perception.replay.parameters import CAMERA_SPECS
 from oat_perception.replay.scenario import Moment, Scenario, load_scenario
 from oat_perception.replay.sources import SourceImage, open_source
@@ -41,8 +41,10 @@ _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
 _SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
-class CameraReplay(Node):
+class CameraReplay(SpecifiedParameters):
     """Publish `image`, `battery_state` and `environment_confidence`. True labels go to a file only."""
+
+    specs = _SPECS
 
     def __init__(self, *, context: Context | None = None, parameter_overrides: list[Parameter] | None = None) -> None:
         """Declare parameters, open the source and start the timers.
@@ -247,7 +249,8 @@ class CameraReplay(Node):
 
 def main() -> int:
     """Run the node until Ctrl-C, the end of the scenario, or the end of a source that does not loop."""
-    return spin(CameraReplay, done=lambda node: node.done)
+    parser = node_parser("camera_replay_node", __doc__, CAMERA_SPECS)
+    return spin(CameraReplay, name="camera_replay", parser=parser, outcome=lambda node: 0 if node.done else None)
 
 
 if __name__ == "__main__":

@@ -127,11 +127,12 @@ def main() -> int:
     parser = Parser(prog="python -m oat_perception.console", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="parameters to set; lambda=-1 gives λ back")
     parser.add_argument("--node", default="oat_perception", help="whose (default: oat_perception)")
-    args = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    asked = "--help" in sys.argv or "-h" in sys.argv  # which ROS would not let pass behind its own arguments
+    args = parser.parse_args(["--help"] if asked else remove_ros_args(sys.argv)[1:])
     parameters = [setting(text) for text in args.settings]
     if parameters:
-        return spin(lambda: Setter(args.node, parameters), done=lambda node: node.done)
-    return spin(lambda: Follower(args.node))
+        return spin(lambda: Setter(args.node, parameters), name=_NAME, outcome=lambda node: 0 if node.done else None)
+    return spin(lambda: Follower(args.node), name=_NAME)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oat_msgs.srv import GetTable, SetOperatingPoint
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
@@ -50,19 +50,22 @@ from rclpy.qos import qos_profile_parameters
 
 from oat_perception.core.loading import Loaded, load
 from oat_perception.core.machine import Machine
-from oat_perception.core.parameters import BY_NAME
+from oat_perception.core.parameters import BY_NAME, SPECS, no_such_parameter
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.node import messages
 from oat_perception.node.commands import Commands
 from oat_perception.node.diagnostics import Health, Watched, signal_states
 from oat_perception.node.external_signals import SignalSubscriptions
 from oat_perception.node.lifecycle import GuardedLifecycleNode, guarded
+from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
-from oat_perception.node.spin import spin
-from oat_perception.node.subscriptions import CameraSubscriptions
+from oat_perception.node.spin import node_parser, spin
+from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic
 from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError, one_line
+
+_LAST_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,10 @@ class _Running:
     subscriptions: CameraSubscriptions
 
 
-class PerceptionNode(GuardedLifecycleNode):
+class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
     """Hold the parts together; the top of this file says what each of them does."""
+
+    specs = BY_NAME
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class PerceptionNode(GuardedLifecycleNode):
         )
         self._configured: _Configured | None = None
         self._running: _Running | None = None
+        self._finalized_s: float | None = None
         # Ages and expiries must not follow a simulated or corrected clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._machine = Machine()
@@ -170,6 +176,8 @@ class PerceptionNode(GuardedLifecycleNode):
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
         )
         self._listen()
+        if self._running.subscriptions.listening_since_s is None:
+            self.get_logger().info(f"waiting for a subscriber to a result; then it listens on {camera_topic(self)}")
 
     @guarded
     def on_deactivate(self, state: LifecycleState) -> None:
@@ -219,14 +227,18 @@ class PerceptionNode(GuardedLifecycleNode):
             self._configured.publishers.announce(reason)
 
     def _auto_activate(self) -> None:
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        self.asked_by = "the parameter auto_activate"
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        finally:
+            del self.asked_by
 
     def _warn_of_unknown_parameters(self) -> None:
         unknown = {name for name in self._parameter_overrides if not self.has_parameter(name)}
         unknown = {name for name in unknown if not name.startswith("qos_overrides.")}
-        if unknown:
-            self.get_logger().warning(f"unknown parameters are ignored: {one_line(', '.join(sorted(unknown)))}")
+        for name in sorted(unknown):
+            self.get_logger().warning(f"{no_such_parameter(name, BY_NAME)}; it is ignored")
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""
@@ -235,11 +247,25 @@ class PerceptionNode(GuardedLifecycleNode):
         always = self._configured.loaded.log is not None or bool(self.get_parameter("always_process").value)
         self._running.subscriptions.listen(always or self._configured.publishers.wanted)
 
-    def describe_parameter(self, name: str) -> ParameterDescriptor:
-        """Describe a parameter as declared, with the range that `Commands` enforces and explains."""
-        if name not in BY_NAME:
-            return super().describe_parameter(name)
-        return messages.parameter_descriptor(BY_NAME[name], with_range=True)
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> Any:
+        """Set all of them or none; once the node is finalized, none."""
+        if self.state == "finalized":
+            return SetParametersResult(successful=False, reason="the node is finalized: start it again")
+        return super().set_parameters_atomically(parameter_list)
+
+    def outcome(self) -> int | None:
+        """Return the process's exit status once the node is finalized, so that whoever started the process sees it.
+
+        Its services answer for two more seconds: who shut it down asks for its state, as nav2's manager does.
+        """
+        if self.state != "finalized":
+            return None
+        if self._finalized_s is None:
+            self._finalized_s = time.monotonic()
+            self.get_logger().info(f"finalized: the process ends in {_LAST_ANSWERS_S:g} s")
+        if time.monotonic() - self._finalized_s < _LAST_ANSWERS_S:
+            return None
+        return 1 if self.problem else 0
 
     def _external(self, subscribed: SignalSubscriptions, now_s: float) -> ExternalSignals:
         held = self._commands.overrides.held
@@ -255,18 +281,24 @@ class PerceptionNode(GuardedLifecycleNode):
         if self._running is not None and self._configured is not None:
             self._configured.publishers.announce(reason)
 
+    def _remedy(self, transition: str) -> str:
+        return "start it again" if self.state == "finalized" else f"{transition} it first"
+
     def _on_set_operating_point(self, request: Any, response: Any) -> Any:
         if self._running is None or self._configured is None:
-            response.message = f"the node is {self.state}: activate it first"
+            response.message = f"the node is {self.state}: {self._remedy('activate')}"
             return response
         response.operating_point = copy.deepcopy(self._configured.publishers.last_point)
-        response.message = self._commands.set_operating_point(request, active=response.operating_point)
+        loaded = self._configured.loaded
+        response.message = self._commands.set_operating_point(
+            request, active=response.operating_point, runtime=loaded.runtime, safest=loaded.core.policy.safety_point
+        )
         response.success = not response.message
         return response
 
     def _on_get_table(self, request: Any, response: Any) -> Any:
         if self._configured is None:
-            response.message = f"the node is {self.state}: configure it first"
+            response.message = f"the node is {self.state}: {self._remedy('configure')}"
             return response
         bundle, table = self._configured.loaded.runtime.bundle, self._configured.loaded.core.policy.table
         response.success = True
@@ -307,8 +339,9 @@ class PerceptionNode(GuardedLifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted. Return 0 then, and 2 if a parameter is refused at start."""
-    return spin(PerceptionNode, args=args)
+    """Run the node until it is interrupted or finalized. Return 0 then, and 2 if a parameter is refused at start."""
+    parser = node_parser("perception_node", "Classify camera images, with λ and width chosen for each.", SPECS)
+    return spin(PerceptionNode, name="oat_perception", args=args, parser=parser, outcome=PerceptionNode.outcome)
 
 
 if __name__ == "__main__":

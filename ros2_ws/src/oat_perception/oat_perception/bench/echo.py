@@ -11,12 +11,12 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
-from oat_perception.node.spin import spin
+from oat_perception.node.spin import node_parser, spin
 
 
 def main() -> int:
     """Echo until interrupted."""
-    return spin(_echo)
+    return spin(_echo, name="echo", parser=node_parser("bench.echo", __doc__, ()))
 
 
 def _echo() -> Node:

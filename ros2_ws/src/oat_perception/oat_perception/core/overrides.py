@@ -41,3 +41,18 @@ class Overrides:
     def end_timed(self) -> list[str]:
         """Drop all overrides with an expiry, and return their knobs."""
         return self.put({knob: None for knob, override in self._held.items() if override.expires_s is not None})
+
+
+def what_changed(before: Mapping[str, Override], after: Mapping[str, Override], *, now_s: float) -> str:
+    """Return the difference of two sets of overrides as a clause for the log, or an empty text where there is none."""
+    clauses = []
+    for knob in sorted({*before, *after}):
+        override = after.get(knob)
+        if override == before.get(knob):
+            continue
+        if override is None:
+            clauses.append(f"{knob} given back to the policy")
+        else:
+            until = "" if override.expires_s is None else f" for {override.expires_s - now_s:.0f} s"
+            clauses.append(f"{knob} set to {override.value:g}{until}")
+    return ", ".join(clauses)

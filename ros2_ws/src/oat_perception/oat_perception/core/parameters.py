@@ -6,10 +6,11 @@ Meaning, unit, range and default of a setting of the policy come from its field 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, get_args
@@ -222,6 +223,12 @@ def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered
         except ValueError as error:
             return str(error)
     return ""
+
+
+def no_such_parameter(name: str, known: Iterable[str]) -> str:
+    """Return that there is no parameter of this name, and which of the known names is most like it, if one is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no parameter {quoted(name)}" + (f": is {near[0]} meant?" if near else "")
 
 
 def policy_config(values: Mapping[str, Any]) -> PolicyConfig:

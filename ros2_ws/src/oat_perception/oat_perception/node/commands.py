@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from oat_msgs.msg import OperatingPoint
@@ -14,10 +14,11 @@ from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from oat_perception.core.overrides import Overrides
+from oat_perception.core.overrides import Overrides, what_changed
 from oat_perception.core.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
 from oat_perception.node.messages import parameter_descriptor
 from oat_runtime.errors import OperatingPointError
+from oat_runtime.operating_point import OperatingPoint as Point
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 from policy.signals import Override
@@ -25,6 +26,8 @@ from policy.signals import Override
 Announce = Callable[[str], None]
 _MAX_EXPIRY_S = 7 * 86400.0
 """A week: who wants an override for longer wants one that lasts."""
+_LOCK = "safety_lock"
+_BY_PARAMETER = "parameter"
 _LEAST_WAIT_S = 0.0005
 """A timer must not come before the moment that it waits for, by the rounding of a clock."""
 
@@ -52,13 +55,15 @@ class Commands:
         self._node, self._steady, self._announce, self._changed = node, steady, announce, changed
         self._offered: Offered | None = None
         self._timed: dict[str, Override] = {}
+        self._by, self._is_locked = "the parameters at start", False
         self._expiry = node.create_timer(_MAX_EXPIRY_S, self._expire, clock=steady)
         self._expiry.cancel()
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
             node.declare_parameter(spec.name, spec.default, parameter_descriptor(spec, with_range=False))
         node.add_post_set_parameters_callback(self._post_set)
-        self._post_set([node.get_parameter(knob) for knob in OVERRIDES])
+        self._post_set([node.get_parameter(name) for name in (*OVERRIDES, _LOCK)])
+        self._by = _BY_PARAMETER
 
     @property
     def values(self) -> dict[str, Any]:
@@ -86,18 +91,23 @@ class Commands:
         held = self.overrides.held
         self.overrides.end_timed()
         self._wait_for_expiry()
+        self._log(held, "the deactivation")
         lasting = [knob for knob in held if knob in self.overrides.held]
         if not held:
             return ""
         reason = f"deactivated: the override of {' and '.join(held)} ended"
         return f"{reason}; parameter {' and '.join(lasting)} asks for it again on activation" if lasting else reason
 
-    def set_operating_point(self, request: SetOperatingPoint.Request, *, active: OperatingPoint) -> str:
+    def set_operating_point(
+        self, request: SetOperatingPoint.Request, *, active: OperatingPoint, runtime: OATRuntime, safest: Point
+    ) -> str:
         """Set or release λ and width together.
 
         Args:
             request: what is asked.
             active: message with the active operating point; changed to the one that the next image will find.
+            runtime: knows at which λ an asked one runs.
+            safest: the point that the safety lock forces.
 
         Returns:
             Why the request is refused; empty if it is done.
@@ -115,9 +125,13 @@ class Commands:
         problem = ""
         if lasting:
             parameters = [Parameter(knob, value=value) for knob, value in lasting.items()]
-            problem = self._node.set_parameters_atomically(parameters).reason
+            self._by = "the service set_operating_point"
+            try:
+                problem = self._node.set_parameters_atomically(parameters).reason
+            finally:
+                self._by = _BY_PARAMETER
         self._timed = {}
-        self._fill(active)
+        self._foretell(active, runtime, safest)
         return problem
 
     def once(self, delay_s: float, callback: Callable[[], None]) -> None:
@@ -129,13 +143,28 @@ class Commands:
 
         timer = self._node.create_timer(delay_s, fire, clock=self._steady)
 
-    def _fill(self, point: OperatingPoint) -> None:
-        for knob, override in self.overrides.held.items():
-            if knob == "lambda":
-                point.lambda_value, point.lambda_source = override.value, OperatingPoint.SOURCE_OPERATOR
-            else:
-                point.width, point.width_source = override.value, OperatingPoint.SOURCE_OPERATOR
-        point.reason = "from the next image on"
+    def _foretell(self, point: OperatingPoint, runtime: OATRuntime, safest: Point) -> None:
+        """Change a message to what will be in force at the next image, as far as that is not the policy's to choose."""
+        held, words = self.overrides.held, ["from the next image on"]
+        if self._is_locked:
+            point.lambda_value, point.width = safest.lam, safest.width
+            point.lambda_source = point.width_source = OperatingPoint.SOURCE_SAFETY_LOCK
+            point.reason = "the safety lock is set: the safest point runs until it is released"
+            return
+        if (override := held.get("lambda")) is not None:
+            point.lambda_value = runtime.effective(lam=override.value, width=point.width).lam
+            point.lambda_source = OperatingPoint.SOURCE_OPERATOR
+            if point.lambda_value != override.value:
+                words.append(f"λ {override.value:g} runs as {point.lambda_value:g}")
+        elif point.lambda_source == OperatingPoint.SOURCE_OPERATOR:
+            point.lambda_source = OperatingPoint.SOURCE_ADAPTIVE
+            words.append("the policy chooses λ, here still the last one")
+        if (override := held.get("width")) is not None:
+            point.width, point.width_source = override.value, OperatingPoint.SOURCE_OPERATOR
+        elif point.width_source == OperatingPoint.SOURCE_OPERATOR:
+            point.width_source = OperatingPoint.SOURCE_ADAPTIVE
+            words.append("the policy chooses the width, here still the last one")
+        point.reason = "; ".join(words)
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Check changes, without any effect."""
@@ -146,16 +175,25 @@ class Commands:
 
     def _post_set(self, parameters: list[Parameter]) -> None:
         """Apply the operator's λ and width. All other parameters are read where they are used."""
+        for parameter in parameters:
+            if parameter.name == _LOCK and parameter.value != self._is_locked:
+                self._is_locked = bool(parameter.value)
+                what = "set: the safest point runs" if self._is_locked else "released"
+                self._node.get_logger().info(f"safety lock {what}; by {self._by}")
+        held = self.overrides.held
         wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
         lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
         released = self.overrides.put({**lasting, **self._timed})
         self._wait_for_expiry()
+        self._log(held, self._by)
         self._say(released, "released")
         self._changed()
 
     def _expire(self) -> None:
+        held = self.overrides.held
         expired = self.overrides.expire(time.monotonic())
         self._wait_for_expiry()
+        self._log(held, "its expiry")
         self._say(expired, "expired")
 
     def _wait_for_expiry(self) -> None:
@@ -164,6 +202,11 @@ class Commands:
         if (next_s := self.overrides.next_expiry_s) is not None:
             self._expiry.timer_period_ns = round(1e9 * (max(0.0, next_s - time.monotonic()) + _LEAST_WAIT_S))
             self._expiry.reset()
+
+    def _log(self, before: Mapping[str, Override], by: str) -> None:
+        """Keep in the log what changed, and by what; rclpy does not tell which caller it was."""
+        if changed := what_changed(before, self.overrides.held, now_s=time.monotonic()):
+            self._node.get_logger().info(f"override: {changed}; by {by}")
 
     def _say(self, knobs: list[str], how: str) -> None:
         if knobs:

@@ -20,9 +20,11 @@ class GuardedLifecycleNode(LifecycleNode):
 
     Attributes:
         problem: why the last transition failed; empty where it did not.
+        asked_by: who asks for transitions, for the log; rclpy does not tell which caller of the service it was.
     """
 
     problem = ""
+    asked_by = "the service change_state"
 
     @property
     def state(self) -> str:
@@ -35,6 +37,14 @@ class GuardedLifecycleNode(LifecycleNode):
         return Failures(self.get_logger())
 
 
+_DONE = {
+    "on_configure": "configured",
+    "on_activate": "activated",
+    "on_deactivate": "deactivated",
+    "on_cleanup": "cleaned up",
+    "on_shutdown": "shut down",
+    "on_error": "cleaned up after an error",
+}
 _Node = TypeVar("_Node", bound=GuardedLifecycleNode)
 _Transition = Callable[[_Node, LifecycleState], None]
 
@@ -61,6 +71,7 @@ def guarded(transition: _Transition[_Node]) -> Callable[[_Node, LifecycleState],
             return TransitionCallbackReturn.ERROR
         if transition.__name__ != "on_error":
             node.problem = ""
+        node.get_logger().info(f"{_DONE[transition.__name__]}; by {node.asked_by}")
         return TransitionCallbackReturn.SUCCESS
 
     return run

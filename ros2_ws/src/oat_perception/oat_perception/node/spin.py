@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
-from typing import TypeVar
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -12,67 +15,124 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
+from rclpy.utilities import remove_ros_args
 
+from oat_perception.core.parameters import Spec
+from oat_perception.interrupts import Interrupts
 from oat_perception.node.guard import GuardedExecutor
-from oat_runtime.errors import ConfigError, OATError
+from oat_runtime.commands import Parser, print_anything
+from oat_runtime.errors import ConfigError, OATError, one_line
 
 REFUSED = 2
 """Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
 _BEAT_S = 0.5
+_OURS = ("oat_runtime", "policy", "oat_perception")
 _Node = TypeVar("_Node", bound=Node)
 
 
 def spin(
-    make_node: Callable[[], _Node], *, args: list[str] | None = None, done: Callable[[_Node], bool] = lambda _: False
+    make_node: Callable[[], _Node],
+    *,
+    name: str,
+    args: list[str] | None = None,
+    parser: Parser | None = None,
+    outcome: Callable[[_Node], int | None] = lambda _: None,
 ) -> int:
     """Make a node and run it, from the main thread, with rclpy's own global context.
 
     Args:
         make_node: called once rclpy is there.
+        name: the node's, for the log as long as there is no node.
         args: command line; None: the process's own.
-        done: asked after each callback whether the node has finished.
+        parser: what --help prints, and what refuses arguments that are not ROS's; None: they have been read already.
+        outcome: asked after each callback for the exit status; None as long as the node has not finished.
 
     Returns:
-        Exit status: 0 if it was interrupted or is done, `REFUSED` if it cannot start; the log says why.
+        Exit status: 0 if it was interrupted, `outcome` if it has finished, `REFUSED` if it cannot start; the log says
+        why.
     """
-    # Nothing is interrupted but the spin, which ends by rclpy's own handler. Python's would raise KeyboardInterrupt
-    # wherever it likes, within rclpy's conversion of a message too, which turns it into a RuntimeError.
-    interrupts: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        interrupts.append(number)
-        if len(interrupts) > 1:  # whoever interrupts a third time wants an end, well or not
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    handler = signal.signal(signal.SIGINT, remember)
-    try:
+    print_anything()
+    given = sys.argv[1:] if args is None else args
+    if parser is not None and {"-h", "--help"} & set(given):
+        parser.print_help()
+        return 0
+    with Interrupts() as interrupts:
         try:
-            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        except RuntimeError as error:  # a parameter file or an argument that rclpy cannot read
-            raise ConfigError(str(error)) from error
-        node = make_node()
-        try:
-            _spin(node, done, interrupts)
+            try:
+                rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            except RuntimeError as error:  # a parameter file or an argument that rclpy cannot read
+                raise ConfigError(str(error)) from error
+            if parser is not None:
+                parser.parse_args(remove_ros_args(given))
+            node = make_node()
+            with _LogOf(node):
+                try:
+                    return _spin(node, outcome, interrupts)
+                finally:
+                    node.destroy_node()
+        except (OATError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+            rclpy.logging.get_logger(name).fatal(str(error))
+            return REFUSED
         finally:
-            node.destroy_node()
-    except (OATError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        rclpy.logging.get_logger("oat_perception").fatal(str(error))
-        return REFUSED
-    finally:
-        rclpy.try_shutdown()
-        uninstall_signal_handlers()
-        signal.signal(signal.SIGINT, handler)
-    return 0
+            rclpy.try_shutdown()
+            uninstall_signal_handlers()
 
 
-def _spin(node: _Node, done: Callable[[_Node], bool], interrupts: list[int]) -> None:
-    executor = GuardedExecutor(ending=lambda: bool(interrupts))
+def node_parser(module: str, about: str, specs: Iterable[Spec]) -> Parser:
+    """Return the parser of a node that takes ROS arguments alone; its help names each parameter with its default."""
+    rows = [f"  {spec.name} ({json.dumps(spec.default)}): {spec.meaning}" for spec in specs]
+    return Parser(
+        prog=f"python -m oat_perception.{module}",
+        usage="%(prog)s [-h] [--ros-args [-p NAME:=VALUE] [--params-file FILE] [-r FROM:=TO] ...]",
+        description=about,
+        epilog="\n".join(["parameters, with their defaults (docs/parameters.md has ranges and units):", *rows]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _spin(node: _Node, outcome: Callable[[_Node], int | None], interrupts: Interrupts) -> int:
+    executor = GuardedExecutor(ending=lambda: bool(interrupts.came))
     executor.add_node(node)
     # rclpy wakes the spin and then shuts its context down: a spin that looks in between would wait for ever.
     node.create_timer(_BEAT_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
     install_signal_handlers()
     try:
-        while rclpy.ok() and not (interrupts or done(node)):
+        while rclpy.ok() and not interrupts.came:
+            if (status := outcome(node)) is not None:
+                return status
             executor.spin_once()
     except ExternalShutdownException:
         pass
+    if interrupts.came:
+        node.get_logger().info(f"{interrupts.came[0].name} came: the node ends")
+    return 0
+
+
+class _LogOf(logging.Handler):
+    """Within `with`, what this project's packages log goes to a node's log, with its name."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(logging.INFO)
+        self._logger: Any = node.get_logger()
+
+    def __enter__(self) -> None:
+        for name in _OURS:
+            logging.getLogger(name).addHandler(self)
+            logging.getLogger(name).setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        for name in _OURS:
+            logging.getLogger(name).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        words = one_line(record.getMessage(), most=1000)
+        if record.exc_info:
+            words = "\n".join(
+                [words, *map(one_line, logging.Formatter().formatException(record.exc_info).splitlines())]
+            )
+        if record.levelno >= logging.ERROR:
+            self._logger.error(words)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(words)
+        else:
+            self._logger.info(words)

@@ -17,6 +17,13 @@ from oat_perception.node.pipeline import Pipeline
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 
 
+def camera_topic(node: Node) -> str:
+    """Return the full name of the topic that images come on, as the node's parameters and remappings say."""
+    topic: str = node.resolve_topic_name("image")
+    # As image_transport does it: the base name is remapped, then the transport's name is added.
+    return f"{topic}/compressed" if node.get_parameter("image_transport").value == "compressed" else topic
+
+
 class CameraSubscriptions:
     """Subscriptions to images, and to detections if regions are wanted. All runs on the executor's thread.
 
@@ -44,17 +51,17 @@ class CameraSubscriptions:
         """Subscribe or unsubscribe; harmless if nothing changes."""
         if wanted == bool(self._subscriptions):
             return
+        log, topic = self._node.get_logger(), camera_topic(self._node)
+        log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
             self.listening_since_s = time.monotonic()
             if self._regions:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
             if self._compressed:
-                # As image_transport does it: the base name is remapped, then the transport's name is added.
-                topic = f"{self._node.resolve_topic_name('image')}/compressed"
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:
-                self._subscribe(Image, "image", self._pipeline.accept)
+                self._subscribe(Image, topic, self._pipeline.accept)
         else:
             self.listening_since_s = None
             while self._subscriptions:

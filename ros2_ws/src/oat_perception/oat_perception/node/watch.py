@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -10,12 +11,16 @@ from rclpy.clock import Clock
 from rclpy.node import Node
 
 from oat_perception.node.diagnostics import Health, next_silence_s, part_of, statuses, troubles
+from oat_perception.node.subscriptions import camera_topic
 
 _PERIOD_S = 0.1
 """Period of the checks. One more check comes at the very moment at which a silence reaches its limit."""
 _JUST_AFTER_S = 0.0005
 """Delay of that check, so that rounding of the clock cannot make it too early."""
 _DIAGNOSTICS_PERIOD_S = 1.0
+_IDLE = ("unconfigured", "inactive")
+_IDLE_S = 5.0
+"""A lifecycle manager takes its time before it activates the node."""
 
 
 class Watch:
@@ -35,6 +40,8 @@ class Watch:
         self._node, self._health, self._announce = node, health, announce
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._levels: dict[str, bytes] = {}
+        self._has_images = False
+        self._idle_since_s: float | None = None
         self._published_s = 0.0
         self._timer = node.create_timer(_PERIOD_S, self._look, clock=steady)
 
@@ -51,6 +58,7 @@ class Watch:
         if "policy" in self._levels.keys() - before.keys():
             self._announce(f"the policy is {bad['policy'].message}")
         # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
+        self._tell_of_images(health)
         due = health.now_s - self._published_s >= _DIAGNOSTICS_PERIOD_S - _PERIOD_S / 2
         if due or before != self._levels:
             array = DiagnosticArray(status=found)
@@ -58,6 +66,24 @@ class Watch:
             self._publisher.publish(array)
             self._published_s = health.now_s
         self._look_again_by(next_silence_s(health) + _JUST_AFTER_S)
+
+    def _tell_of_images(self, health: Health) -> None:
+        """Log the first image of an active node, and warn once of a camera whose images an idle one does not take."""
+        log = self._node.get_logger()
+        heard = health.tally is not None and health.tally.last_received_s is not None
+        if heard and not self._has_images:
+            log.info("camera: the first image came")
+        self._has_images = heard
+        if health.state not in _IDLE:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = health.now_s
+        elif health.now_s - self._idle_since_s > _IDLE_S and self._node.count_publishers(camera_topic(self._node)):
+            self._idle_since_s = math.inf
+            log.warning(
+                f"a camera publishes on {camera_topic(self._node)}, but this node is {health.state} and takes no "
+                "image: activate it"
+            )
 
     def _look_again_by(self, moment_s: float) -> None:
         period_s = min(_PERIOD_S, max(_JUST_AFTER_S, moment_s - time.monotonic()))
