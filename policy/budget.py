@@ -59,11 +59,21 @@ class Allowance:
         step: step of the battery ladder; None: no limit.
         cause: why that step applies, for people.
         power_w: mean power that inference may draw; None: no limit.
+        unknown: the battery's state, where the step is that of an unknown battery; otherwise None.
     """
 
     step: BatteryStep | None
     cause: str
     power_w: float | None
+    unknown: SignalState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """The highest rate of images, and what sets it, for people; the same words as long as the same thing sets it."""
+
+    rate_hz: float
+    cause: str
 
 
 class Budget(Remembering):
@@ -115,8 +125,10 @@ class Budget(Remembering):
             charge, cause = self._known_charge, f"{cause}, held"
         else:
             charge = None
-        step = config.battery_unknown_step if charge is None else config.battery_step(charge)
-        return Allowance(step, cause, self._power_w(charge, elapsed_s))
+        power_w = self._power_w(charge, elapsed_s)
+        if charge is None:
+            return Allowance(config.battery_unknown_step, cause, power_w, unknown=states["battery"])
+        return Allowance(config.battery_step(charge), cause, power_w)
 
     def in_time(self, point: OperatingPoint) -> bool:
         """Return whether the profile meets the deadline at the required probability; True if no deadline is set."""
@@ -139,14 +151,26 @@ class Budget(Remembering):
                 return f"over power: {power_w:.2f} W of {allowance.power_w:.2f} W{cause}"
         return None
 
-    def max_rate_hz(self, point: OperatingPoint, allowance: Allowance) -> float | None:
-        """Return the highest rate that all budgets allow; None: no limit. Power never limits it below `min_rate_hz`."""
-        config, row = self._config, self._rows.get(point)
-        limits = [config.max_rate_hz, allowance.step.max_rate_hz if allowance.step else None]
+    def rate_limit(self, point: OperatingPoint, allowance: Allowance) -> RateLimit | None:
+        """Return the lowest of the budgets' limits; None: no limit. Power never limits it below `min_rate_hz`."""
+        config, row, limits = self._config, self._rows.get(point), []
+        if config.max_rate_hz is not None:
+            limits.append(RateLimit(config.max_rate_hz, "max_rate_hz"))
+        if allowance.step is not None and allowance.step.max_rate_hz is not None:
+            limits.append(RateLimit(allowance.step.max_rate_hz, self._step_cause(allowance.step, allowance.unknown)))
         energy_j = row.energy_j if row is not None else self._worst_energy_j(point.width)
         if allowance.power_w is not None and energy_j is not None:
-            limits.append(max(config.min_rate_hz, allowance.power_w / energy_j))
-        return min((limit for limit in limits if limit is not None), default=None)
+            rate_hz = max(config.min_rate_hz, allowance.power_w / energy_j)
+            limits.append(RateLimit(rate_hz, "budget of power"))
+        return min(limits, key=lambda limit: limit.rate_hz, default=None)
+
+    def _step_cause(self, step: BatteryStep, unknown: SignalState | None) -> str:
+        if unknown is None:
+            return f"battery's step from {100 * step.min_charge:g} % (battery_ladder)"
+        setting = (
+            "battery_ladder, last step" if self._config.battery_unknown_rate_hz is None else "battery_unknown_rate_hz"
+        )
+        return f"battery {unknown.value} ({setting})"
 
     def _worst_energy_j(self, width: float) -> float | None:
         """Return the largest energy of this width's rows. λ costs no compute, so these rows differ only by noise."""

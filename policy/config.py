@@ -114,6 +114,9 @@ class PolicyConfig(StrictModel):
     battery_unknown_width: float | None = Field(default=None, gt=0, le=1, description=
         "Greatest width, where there is a battery ladder, while no charge is known: before the first reading, and once "
         "`battery_hold_s` is over. None: that of the ladder's last step.")
+    battery_unknown_rate_hz: Annotated[float | None, _Hertz] = Field(default=None, gt=0, description=
+        "Highest rate of images, where there is a battery ladder, while no charge is known. None: that of the ladder's "
+        "last step.")
 
     deadline_ms: Annotated[float | None, Quantity("ms", most=60_000.0)] = Field(default=None, gt=0, description=
         "Time that one inference may take, with all regions of the image; this needs a device profile. None: any time.")
@@ -181,4 +184,9 @@ class PolicyConfig(StrictModel):
         if not self.battery_ladder:
             return None
         last = self.battery_ladder[-1]
-        return last.model_copy(update={"max_width": self.battery_unknown_width or last.max_width})
+        return last.model_copy(
+            update={
+                "max_width": self.battery_unknown_width or last.max_width,
+                "max_rate_hz": self.battery_unknown_rate_hz or last.max_rate_hz,
+            }
+        )

@@ -11,7 +11,7 @@ import math
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
-from policy.budget import Allowance, Budget
+from policy.budget import Allowance, Budget, RateLimit
 from policy.config import PolicyConfig
 from policy.decision import ChosenBy, Decision, Rejected, Rule
 from policy.estimator import EstimatorConstants, RegimeFilter
@@ -87,6 +87,7 @@ class AdaptivePolicy(Remembering):
         self._elapsed_s = 0.0
         self._last_probe_s = 0.0
         self._last_point: OperatingPoint | None = None
+        self._rate_limit: RateLimit | None = None
 
     def step(self, signals: Signals) -> Decision:
         """Decide for this frame. The same sequence of signals gives the same sequence of decisions, bit for bit."""
@@ -101,6 +102,7 @@ class AdaptivePolicy(Remembering):
         adaptive = OperatingPoint(lam, self._width_rule.current)
 
         point, lam_source, width_source, remarks = self._arbitrate(signals, adaptive)
+        self._rate_limit = self._budget.rate_limit(point, allowance)
         others = [other for other in self._lambdas if other != lam]
         runner_up = max(others, key=lambda other: (lam_scores[other], self._lam_rule.ranks[other]), default=None)
         explanation = _explain(belief, lam, lam_scores, lam_target, lam_rule, runner_up)
@@ -121,10 +123,18 @@ class AdaptivePolicy(Remembering):
             states=states,
             rejected=(*self._below_floor, *too_much),
             probe=self._probe(point, belief),
-            max_rate_hz=self._budget.max_rate_hz(point, allowance),
+            max_rate_hz=None if self._rate_limit is None else self._rate_limit.rate_hz,
         )
         self._last_point = point
         return decision
+
+    @property
+    def rate_cause(self) -> str:
+        """What sets `max_rate_hz` of the last decision, as `battery missing (battery_unknown_rate_hz)`; empty: nothing.
+
+        It is no part of the decision, so that records of older versions still replay equal.
+        """
+        return "" if self._rate_limit is None else self._rate_limit.cause
 
     @property
     def alarmed(self) -> bool:

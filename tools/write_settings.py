@@ -63,16 +63,19 @@ class Node:
 NODES = (
     Node("oat_perception", "for a robot", Change.UNCONFIGURED, PACKAGE / "config" / "perception.yaml", SPECS, {
         ("At any time", "These act at once. `ros2 param set /oat_perception lambda 0.8` takes λ by hand from the next "
-         "image on; -1 gives it back to the policy."): "lambda width safety_lock always_process",
+         "image on; -1 gives it back to the policy."): "lambda width safety_lock min_confidence always_process",
         ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
         ("The camera", ""):
-            "image_transport image_reliability image_depth max_pixels max_regions policy_timeout_s camera_timeout_s",
+            "image_transport image_reliability image_depth max_pixels policy_timeout_s camera_timeout_s",
+        ("Regions", "A detector names them, as vision_msgs/Detection2DArray on `regions`."):
+            "max_regions regions_wait_s regions_queue_s regions_queue_mb regions_top_k regions_min_score "
+            "regions_smoothing_s",
         ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
          "hostile or unreadable."): "confidence_required confidence_max_age_s",
         ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):
             "use_battery battery_percentage_full battery_ladder_charge battery_ladder_width battery_ladder_rate_hz "
-            "battery_max_age_s battery_hold_s battery_unknown_width battery_capacity_wh battery_reserve "
-            "perception_share mission_s",
+            "battery_max_age_s battery_hold_s battery_unknown_width battery_unknown_rate_hz battery_capacity_wh "
+            "battery_reserve perception_share mission_s",
         ("Limits and budgets", ""):
             "lambda_min lambda_max lambda_floor width_min width_max min_rate_hz max_rate_hz deadline_ms "
             "deadline_probability power_budget_w",

@@ -255,6 +255,37 @@ def test_an_unknown_battery_is_held_for_a_while_and_never_full(
     assert _settle(policy, typical[Regime.CLEAN], frames=50, battery=lost).point.width == 0.5
 
 
+@pytest.mark.parametrize(
+    ("unknown_rate_hz", "rate_hz", "setting"),
+    [(None, 5.0, "battery_ladder, last step"), (2.0, 2.0, "battery_unknown_rate_hz"), (30.0, 30.0, "_unknown_rate_hz")],
+)
+def test_an_unknown_battery_has_a_rate_of_its_own_and_the_limit_is_named(
+    table: OperatingTable, unknown_rate_hz: float | None, rate_hz: float, setting: str
+) -> None:
+    """Regression: without a battery the rate was that of an empty one, and no word was said of it."""
+    config = PolicyConfig(battery_ladder=LADDER, battery_unknown_rate_hz=unknown_rate_hz, battery_hold_s=20)
+    policy = AdaptivePolicy(table, config)
+    assert policy.rate_cause == ""
+    assert policy.step(Signals(0.0)).max_rate_hz == rate_hz
+    assert policy.rate_cause.startswith("battery missing (") and policy.rate_cause.endswith(f"{setting})")
+    assert policy.step(Signals(1.0, battery=Reading(0.8))).max_rate_hz is None
+    assert policy.rate_cause == ""
+    assert policy.step(Signals(2.0, battery=Reading(0.1))).max_rate_hz == 5.0
+    named = policy.rate_cause
+    assert named == "battery's step from 0 % (battery_ladder)"
+    assert policy.step(Signals(3.0, battery=Reading(0.09))).max_rate_hz == 5.0
+    assert policy.rate_cause == named, "the same words as long as the same thing limits the rate"
+    assert policy.step(Signals(30.0, battery=Reading(0.1, 99.0))).max_rate_hz == rate_hz
+    assert policy.rate_cause.startswith("battery stale (")
+
+
+def test_the_lowest_of_all_limits_of_the_rate_is_the_one_that_is_named(table: OperatingTable) -> None:
+    for most_hz, cause in ((4.0, "max_rate_hz"), (6.0, "battery missing (battery_ladder, last step)")):
+        policy = AdaptivePolicy(table, PolicyConfig(battery_ladder=LADDER, max_rate_hz=most_hz))
+        assert policy.step(Signals(0.0)).max_rate_hz == min(most_hz, 5.0)
+        assert policy.rate_cause == cause
+
+
 def test_deadline_power_and_slow_machine_narrow_the_width(
     profiled_table: OperatingTable, constants: EstimatorConstants, typical: Typical
 ) -> None:

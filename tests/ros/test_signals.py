@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from oat_msgs.msg import OperatingPoint
+from oat_msgs.msg import DecisionRecord, OperatingPoint, Perception
 from sensor_msgs.msg import BatteryState
 
 from policy.controller import AdaptivePolicy
@@ -117,15 +118,41 @@ def test_a_policy_that_is_silent_is_said_in_time_and_recovers(start_graph, monke
     assert peer.ask().class_name
 
 
-def test_the_granted_rate_is_kept(start_graph) -> None:
-    peer = start_graph(max_rate_hz=5.0).peer
-    assert peer.ask().max_rate_hz == 5.0
+def test_the_granted_rate_is_kept_and_named_and_what_it_leaves_out_is_no_overload(start_graph) -> None:
+    """Regression: without a battery 25 of 113 images were answered, and the others counted as overload."""
+    peer = start_graph(use_battery=True, battery_unknown_rate_hz=5.0).peer
+    cause = "battery missing (battery_unknown_rate_hz)"
+    first = peer.ask()
+    assert (first.max_rate_hz, first.max_rate_cause) == (5.0, cause)
     before, started_s = len(peer.results), time.monotonic()
     for _ in range(60):
         peer.image.publish(peer.make_image())
         peer.spin(1 / 60)
     granted = 5.0 * (time.monotonic() - started_s)
     assert 0.5 * granted - 1 <= len(peer.results) - before <= granted + 1
+    peer.until(lambda: cause in peer.diagnoses["operating point"].message, "diagnostics name it")
+    peer.until(lambda: peer.value("camera", "images skipped for the rate") >= 20, "they are counted")
+    assert peer.value("camera", "images replaced by newer ones") <= 5, "a busy machine may be late now and then"
+    charged = peer.ask_until(lambda r: math.isnan(r.max_rate_hz), "no limit", charge=1.0)
+    assert charged.max_rate_cause == ""
+
+
+def test_below_the_least_confidence_the_answer_is_unknown_and_the_policy_sees_it_as_it_is(start_graph) -> None:
+    graph = start_graph(probe_period_s=0.0)
+    peer = graph.peer
+    told = peer.ask()
+    assert told.class_name != "unknown"
+    assert peer.set(min_confidence=1)[0].successful, "at any time"
+    decisions = []
+    peer.create_subscription(DecisionRecord, "/oat_perception/decision", decisions.append, 10)
+    untold = peer.ask_until(lambda r: bool(decisions), "a decision")
+    assert (untold.label, untold.class_name) == (Perception.LABEL_UNKNOWN, "unknown")
+    assert untold.confidence == told.confidence, "of the class that is not told"
+    assert list(untold.probabilities) == list(told.probabilities)
+    seen = json.loads(decisions[-1].record_json.splitlines()[-1])["signals"]["network"]
+    assert seen["confidence"] == pytest.approx(told.confidence)
+    assert peer.set(min_confidence=0)[0].successful
+    assert peer.ask().class_name == told.class_name
 
 
 def test_a_part_that_goes_from_bad_to_worse_says_so_at_once(start_graph) -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from oat_perception.core.matching import StampMatcher
 from oat_perception.core.perception import ExternalSignals, Received
 from oat_perception.core.tally import Tally
 from oat_perception.node.diagnostics import Health, next_silence_s, signal_states, statuses
 
+from oat_runtime.errors import InputError
 from policy.config import BatteryStep, PolicyConfig
 
 CONFIG = PolicyConfig(
@@ -33,6 +35,29 @@ def _health(now_s: float, *, image_s: float, work_s: float | None, confidence_s:
         tally=tally.snapshot(now_s), num_dropped=0, signals=signal_states(CONFIG, external), machine={},
         camera_timeout_s=0.5, policy_timeout_s=0.3, now_s=now_s,
     )  # fmt: skip
+
+
+def test_regions_turn_stale_when_images_go_without_them() -> None:
+    matcher: StampMatcher[str] = StampMatcher(queue_s=2.0, max_bytes=10**6, wait_s=0.4)
+
+    def status(now_s: float, **changed: int) -> DiagnosticStatus:
+        health = _health(now_s, image_s=now_s, work_s=None, confidence_s=now_s, battery_s=now_s)
+        found = statuses(replace(health, matching=matcher.state(), **changed))
+        return next(each for each in found if each.name.endswith("regions"))
+
+    assert status(10.0).level == DiagnosticStatus.OK
+    matcher.put_image(1, "one", now_s=10.0, num_bytes=1)
+    health = _health(10.1, image_s=10.1, work_s=None, confidence_s=10.1, battery_s=10.1)
+    assert next_silence_s(replace(health, matching=matcher.state())) == pytest.approx(10.4)
+    assert matcher.overdue(10.4) is not None
+    assert status(10.5).level == DiagnosticStatus.STALE
+    assert "no publisher matches" in status(10.5).message
+    assert "sends nothing" in status(10.5, num_detectors=1).message
+    matcher.put_detections(7, "of no image", now_s=10.6)
+    assert "none has the stamp" in status(10.7, num_detectors=1).message
+    with pytest.raises(InputError):
+        matcher.put_detections(1, "too late", now_s=10.8)
+    assert status(10.9, num_detectors=1).level == DiagnosticStatus.OK
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Laws of the annotated image: every word stands within it, however long a class's name is."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from oat_perception.core import annotate as annotate_module
 from oat_perception.core.annotate import annotate
+from oat_perception.core.regions import RotatedBox
 
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.prediction import Prediction
@@ -35,3 +38,17 @@ def test_no_word_is_cut_off(size: tuple[int, int], name: str, monkeypatch: pytes
     for text, left, right, top, columns in written:
         assert left >= 0 and right <= columns and top >= 0, text
     assert not image.any(), "the image given is not changed"
+
+
+def test_below_the_least_confidence_the_class_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(annotate_module, "_write", lambda canvas_HWC, text, x, y: written.append(text))
+    image = np.zeros((240, 240, 3), np.uint8)
+    unsure, sure = replace(prediction("cat"), confidence=0.3), replace(prediction("dog"), confidence=0.8)
+    boxes = (20, 20, 60, 60), RotatedBox(120.0, 120.0, 60.0, 30.0, 0.5)
+    canvas = annotate(
+        image, unsure, source="adaptive", regions=[(boxes[0], sure), (boxes[1], unsure)], min_confidence=0.5
+    )
+    assert written[:3] == ["dog 80%", "unknown (best 30%)", "unknown (best 30%)"]
+    inside_rotated = canvas[90:150, 80:160]
+    assert inside_rotated.any(), "a rotated box is drawn"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from oat_perception.core.perception import CameraFrame, ExternalSignals, PerceptionCore
-from oat_perception.core.regions import box_xyxy
+from oat_perception.core.regions import box_of
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.boxes import BoxFrame
@@ -36,7 +36,7 @@ def test_a_box_in_a_text_file_and_a_detection_of_it_are_the_same_pixels() -> Non
         for (x, y, w, h), box in zip(shares_N4.tolist(), frame_of(shares_N4).boxes(height, width), strict=True):
             centre = SimpleNamespace(position=SimpleNamespace(x=x * width, y=y * height), theta=0.0)
             detection = SimpleNamespace(center=centre, size_x=w * width, size_y=h * height)
-            assert box_xyxy(detection, height=height, width=width) == tuple(box)
+            assert box_of(detection, height=height, width=width) == tuple(box)
 
 
 def test_the_node_sees_the_crops_of_training_to_the_bit(tmp_path: Path, engine: str) -> None:

@@ -1,4 +1,4 @@
-"""The newest image wins, and what it replaced is counted."""
+"""The newest image wins, and what it replaced is counted: as overload, or as left out by the rate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,23 @@ def test_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
     box: Mailbox[int] = Mailbox()
     for item in range(5):
         box.put(item)
-    assert (box.take(), box.num_dropped) == (4, 4)
+    assert (box.take(), box.num_dropped, box.num_skipped) == (4, 4, 0)
     box.put(5)
     started_s = time.monotonic()
+    box.not_before_s = started_s + 0.1
     threading.Timer(0.02, box.put, [6]).start()
-    assert box.take(not_before_s=started_s + 0.1) == 6, "the newest at the time it may be taken"
+    assert box.take() == 6, "the newest at the time it may be taken"
     assert time.monotonic() - started_s >= 0.1
     threading.Timer(0.02, box.close).start()
     assert box.take() is None
+
+
+def test_what_the_rate_leaves_out_is_no_overload() -> None:
+    box: Mailbox[int] = Mailbox()
+    box.not_before_s = time.monotonic() + 60.0
+    for item in range(5):
+        box.put(item)
+    assert (box.num_dropped, box.num_skipped) == (0, 4)
+    box.not_before_s = 0.0
+    box.put(5)
+    assert (box.take(), box.num_dropped, box.num_skipped) == (5, 1, 4)

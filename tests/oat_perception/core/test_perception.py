@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
+from oat_perception.core.regions import RotatedBox
 
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
@@ -159,6 +161,22 @@ def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
         assert seen.point == result.prediction.point
         alone = runtime.predict(crop_HWC, at=seen.point)
         np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
+
+
+def test_a_rotated_region_is_classified_as_it_stands_upright(core: PerceptionCore, runtime: OATRuntime) -> None:
+    box = RotatedBox(32.0, 24.0, 20.0, 12.0, math.pi / 2)
+    result = core.process(replace(FRAME, boxes=(box,)), external=ExternalSignals(), now_s=0.0)
+    (seen,) = result.regions
+    assert seen is not None
+    upright_HWC = np.rot90(FRAME.image_HWC[14:34, 26:38])
+    alone = runtime.predict(upright_HWC, at=seen.point)
+    np.testing.assert_allclose(seen.probabilities_K, alone.probabilities_K, atol=1e-6)
+
+
+def test_the_cause_of_a_limited_rate_comes_with_the_result(core: PerceptionCore, runtime: OATRuntime) -> None:
+    assert _run(core, 0.0).rate_cause == ""
+    limited = PerceptionCore(runtime, PolicyConfig(max_rate_hz=5.0))
+    assert _run(limited, 0.0).rate_cause == "max_rate_hz"
 
 
 def test_the_deadline_is_for_the_image_and_its_regions_together(core: PerceptionCore) -> None:

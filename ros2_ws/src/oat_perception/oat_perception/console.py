@@ -43,6 +43,8 @@ class Follower(Node):
         super().__init__(_NAME)
         self._target = target
         self._num, self._latest, self._in_force, self._column = 0, Perception(), "", 12
+        self._rate_cause = ""
+        self._reported: Perception | None = None
         self.create_subscription(OperatingPoint, f"{target}/operating_point", self._on_point, _LATCHED)
         self.create_subscription(Perception, f"{target}/perception", self._on_result, 10)
         self.create_timer(_REPORT_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -65,6 +67,10 @@ class Follower(Node):
             )
             return
         latest, num, self._num = self._latest, self._num, 0
+        if latest.max_rate_cause != self._rate_cause:
+            self._rate_cause = latest.max_rate_cause
+            limit = f"at most {latest.max_rate_hz:.3g} images/s: {one_line(self._rate_cause, most=_MOST_SHOWN)}"
+            print(f"now {limit if self._rate_cause else 'no limit of the rate'}", flush=True)
         mass, regime = max(zip(latest.regime_posterior, REGIMES, strict=True))
         looks = "" if math.isnan(mass) else f"looks {regime.value.replace('_', ' ')} ({mass:.0%}), "
         class_name = one_line(latest.class_name, most=_MOST_SHOWN)
@@ -72,9 +78,18 @@ class Follower(Node):
         point = f"λ {latest.lambda_value:<4.3g}  width {latest.width:<5g}"
         print(
             f"{class_name:<{self._column}} {latest.confidence:4.0%}  {point}  "
-            f"{looks}{latest.inference_ms:.1f} ms, {num / _REPORT_S:.0f} images/s",
+            f"{looks}{latest.inference_ms:.1f} ms, {num / _REPORT_S:.0f} images/s{self._left_out(latest)}",
             flush=True,
         )
+
+    def _left_out(self, latest: Perception) -> str:
+        """Return how many images had no result since the last report, by what left them out."""
+        before, self._reported = self._reported, latest
+        if before is None:  # what was counted before this console came is no news
+            return ""
+        dropped, skipped = latest.num_dropped - before.num_dropped, latest.num_skipped - before.num_skipped
+        words = (dropped, "dropped since busy"), (skipped, "skipped for the rate")
+        return "".join(f", {number} {what}" for number, what in words if number > 0)  # less: it was activated again
 
 
 class Setter(Node):

@@ -5,8 +5,10 @@ A frame takes this way, file by file:
     node/subscriptions.py     subscribes to the camera while somebody wants a result
     node/pipeline.py          checks the message, and takes the frame through the files below it
       core/mailbox.py           one slot from the executor's thread to the inference thread; the newest image wins
-      core/regions.py           joins an image with the detections made on it, and turns their boxes into pixels
+      core/matching.py          joins an image with the detections made on it, or lets it go without them
+      core/regions.py           cuts the boxes of detections out of the image
       core/perception.py        frame and external signals -> policy -> operating point -> network -> result
+      core/answers.py           the mean over a region's track; "unknown" below `min_confidence`
       core/decision_log.py      writes the decision as a line of JSON, which `oat-replay` reads
     node/publishers.py        publishes those results that have subscribers
       node/messages.py          writes the messages, with the image's own header; node/enums.py has their constants
@@ -52,6 +54,7 @@ from oat_perception.core.loading import Loaded, load
 from oat_perception.core.machine import Machine
 from oat_perception.core.parameters import BY_NAME, SPECS, no_such_parameter
 from oat_perception.core.perception import ExternalSignals
+from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.commands import Commands
 from oat_perception.node.diagnostics import Health, Watched, signal_states
@@ -75,6 +78,7 @@ class _Configured:
     loaded: Loaded
     publishers: ResultPublishers
     external: SignalSubscriptions
+    regions: RegionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +144,10 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         external = SignalSubscriptions(
             self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
         )
-        regions = values["max_regions"] > 0
+        regions = RegionSettings.of(values)
         runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
-        self._configured = _Configured(loaded, publishers, external)
+        self._configured = _Configured(loaded, publishers, external, regions)
         self.get_logger().info(
             f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
         )
@@ -161,7 +165,6 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         loaded, publishers = configured.loaded, configured.publishers
         publishers.begin(loaded.runtime.active, self.get_clock().now().to_msg())
         compressed = self.get_parameter("image_transport").value == "compressed"
-        max_regions = int(self.get_parameter("max_regions").value)
         pipeline = Pipeline(
             self,
             loaded.core,
@@ -169,11 +172,12 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             compressed=compressed,
             external=functools.partial(self._external, configured.external),
             log=loaded.log,
-            max_regions=max_regions,
+            class_names=loaded.runtime.bundle.class_names,
+            regions=configured.regions,
             max_pixels=int(self.get_parameter("max_pixels").value),
         )
         self._running = _Running(
-            pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)
+            pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=configured.regions)
         )
         self._listen()
         if self._running.subscriptions.listening_since_s is None:
@@ -312,6 +316,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         bundle: dict[str, str] = {}
         signals: dict[str, Watched] = {}
         machine = self._machine.values()
+        matching = None if running is None else running.pipeline.matching
         if configured is not None:
             runtime, external = configured.loaded.runtime, configured.external
             if math.isfinite(external.battery_power_w):
@@ -328,6 +333,9 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,
+            num_skipped=0 if running is None else running.pipeline.num_skipped,
+            matching=matching,
+            num_detectors=0 if running is None or matching is None else running.subscriptions.num_detectors,
             signals=signals,
             machine=machine,
             camera_timeout_s=float(self.get_parameter("camera_timeout_s").value),

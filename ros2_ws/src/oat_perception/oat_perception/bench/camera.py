@@ -42,7 +42,8 @@ class Run:
 
     Attributes:
         num_sent: images sent.
-        num_replaced: images that the node says it replaced by newer ones; the rest of the unanswered ones were lost.
+        num_replaced: images that the node says it replaced by newer ones, because it was busy.
+        num_skipped: images that the node says its rate left out. The rest of the unanswered ones were lost.
         answers: the answered ones.
         camera_cpu_s: CPU time of this process.
         node_cpu_s: CPU time of the answering process.
@@ -51,6 +52,7 @@ class Run:
 
     num_sent: int
     num_replaced: int
+    num_skipped: int
     answers: tuple[Answer, ...]
     camera_cpu_s: float
     node_cpu_s: float
@@ -64,7 +66,7 @@ class Run:
     @property
     def lost(self) -> float:
         """The share of images that never reached the node."""
-        return max(0.0, self.unanswered - self.num_replaced / self.num_sent)
+        return max(0.0, self.unanswered - (self.num_replaced + self.num_skipped) / self.num_sent)
 
     def end_to_end_ms(self, percent: float) -> float | None:
         """Return a percentile of the time from sending to answer; None without an answer."""
@@ -119,10 +121,12 @@ class Camera(Node):
         after = time.process_time(), cpu_s(pid)
         self.spin_until(time.monotonic() + _DRAIN_S)
         answers = tuple(self.answers.values())
-        dropped = [answer.message.num_dropped for answer in answers]
+        dropped = [answer.message.num_dropped for answer in answers] or [0]
+        skipped = [answer.message.num_skipped for answer in answers] or [0]
         return Run(
             num_sent=count,
-            num_replaced=max(dropped) - min(dropped) if dropped else 0,
+            num_replaced=max(dropped) - min(dropped),
+            num_skipped=max(skipped) - min(skipped),
             answers=answers,
             camera_cpu_s=after[0] - before[0],
             node_cpu_s=after[1] - before[1],

@@ -150,6 +150,7 @@ def _joined(runs: list[Run]) -> Run:
     return Run(
         num_sent=sum(run.num_sent for run in runs),
         num_replaced=sum(run.num_replaced for run in runs),
+        num_skipped=sum(run.num_skipped for run in runs),
         answers=tuple(answer for run in runs for answer in run.answers),
         camera_cpu_s=sum(run.camera_cpu_s for run in runs),
         node_cpu_s=sum(run.node_cpu_s for run in runs),

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oat_perception.core.regions import BoxXYXY
+from oat_perception.core.answers import UNKNOWN, is_unknown
+from oat_perception.core.regions import Box, RotatedBox
 from oat_runtime.runtime import Prediction
 
 _LEAST_SIDE_PX = 240
@@ -21,7 +22,8 @@ def annotate(
     prediction: Prediction,
     *,
     source: str,
-    regions: Sequence[tuple[BoxXYXY, Prediction]] = (),
+    regions: Sequence[tuple[Box, Prediction]] = (),
+    min_confidence: float = 0.0,
 ) -> npt.NDArray[np.uint8]:
     """Return a copy of the image with label, confidence, operating point and regions drawn on it.
 
@@ -30,6 +32,7 @@ def annotate(
         prediction: of the whole image.
         source: who chose the operating point.
         regions: boxes in pixels, and what was seen in each.
+        min_confidence: below it, "unknown" stands in the place of the class.
 
     Returns:
         uint8 RGB, C-contiguous.
@@ -38,15 +41,26 @@ def annotate(
     scale = max(1, -(-_LEAST_SIDE_PX // min(height, width)))
     size_wh = (scale * width, scale * height)
     canvas_HWC = np.array(cv2.resize(image_HWC, size_wh, interpolation=cv2.INTER_NEAREST), np.uint8)
-    for (left, top, right, bottom), seen in regions:
-        corners = (scale * left, scale * top), (scale * right - 1, scale * bottom - 1)
-        cv2.rectangle(canvas_HWC, *corners, _GREEN, thickness=2)
-        _write(canvas_HWC, f"{seen.class_name} {seen.confidence:.0%}", corners[0][0] + 2, corners[0][1] + 14)
+    for box, seen in regions:
+        if isinstance(box, RotatedBox):
+            corners_42 = np.rint(scale * box.corners()).astype(np.int32)
+            cv2.polylines(canvas_HWC, [corners_42], True, _GREEN, thickness=2)
+            left, top = (max(0, int(low)) for low in corners_42.min(axis=0))
+        else:
+            left, top, right, bottom = (scale * edge for edge in box)
+            cv2.rectangle(canvas_HWC, (left, top), (right - 1, bottom - 1), _GREEN, thickness=2)
+        _write(canvas_HWC, _answer(seen, min_confidence), left + 2, top + 14)
     point = prediction.point
-    _write(canvas_HWC, f"{prediction.class_name} {prediction.confidence:.0%}", 4, 18)
+    _write(canvas_HWC, _answer(prediction, min_confidence), 4, 18)
     # OpenCV's own font has no Greek letters.
     _write(canvas_HWC, f"lambda {point.lam:g}, width {point.width:g} ({source})", 4, size_wh[1] - 8)
     return canvas_HWC
+
+
+def _answer(seen: Prediction, min_confidence: float) -> str:
+    if is_unknown(seen, min_confidence):
+        return f"{UNKNOWN} (best {seen.confidence:.0%})"
+    return f"{seen.class_name} {seen.confidence:.0%}"
 
 
 def _write(canvas_HWC: npt.NDArray[np.uint8], text: str, x: int, y: int) -> None:

@@ -10,27 +10,38 @@ _Item = TypeVar("_Item")
 
 
 class Mailbox(Generic[_Item]):
-    """One slot between two threads. The newest item wins; what it replaced is counted."""
+    """One slot between two threads. The newest item wins; what it replaced is counted.
+
+    Attributes:
+        not_before_s: nothing is taken before this moment (`time.monotonic`). The taking thread sets it.
+        num_dropped: items that were replaced because the taking thread was busy.
+        num_skipped: items that were replaced before `not_before_s`, so that no thread would have taken them.
+    """
 
     def __init__(self) -> None:
         """Start open and empty."""
         self._condition = threading.Condition()
         self._item: _Item | None = None
         self._closed = False
-        self.num_dropped = 0
+        self.not_before_s = 0.0
+        self.num_dropped = self.num_skipped = 0
 
     def put(self, item: _Item) -> None:
         """Put an item in. It replaces an item that nobody took."""
         with self._condition:
-            self.num_dropped += self._item is not None
+            if self._item is not None:
+                if time.monotonic() < self.not_before_s:
+                    self.num_skipped += 1
+                else:
+                    self.num_dropped += 1
             self._item = item
             self._condition.notify()
 
-    def take(self, *, not_before_s: float = 0.0) -> _Item | None:
-        """Wait for an item, at least until `not_before_s` (`time.monotonic`); return None once the box is closed."""
+    def take(self) -> _Item | None:
+        """Wait for an item, at least until `not_before_s`; return None once the box is closed."""
         with self._condition:
             while not self._closed:
-                early_s = not_before_s - time.monotonic()
+                early_s = self.not_before_s - time.monotonic()
                 if self._item is not None and early_s <= 0:
                     item, self._item = self._item, None
                     return item

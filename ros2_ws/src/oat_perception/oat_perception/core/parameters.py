@@ -149,6 +149,10 @@ SPECS: tuple[Spec, ...] = (
          -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE, positive=True),
     Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
          change=Change.ANY_TIME),
+    Spec("min_confidence", 0.0, "Confidence below which the answer is `unknown`, in results, regions and the annotated "
+         "image. Confidence is the calibrated probability of the most probable class, at the operating point that ran. "
+         "The policy and its record see every answer as it is. 0: every class is told.", 0.0, 1.0,
+         change=Change.ANY_TIME),
     Spec("always_process", False, "Classify images also while nobody subscribes to a result.", change=Change.ANY_TIME),
     Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle manager "
          "does it.", change=Change.AT_START),
@@ -179,6 +183,21 @@ SPECS: tuple[Spec, ...] = (
          0.01, _HOUR_S, unit="s"),
     Spec("max_regions", 0, "Most regions of an image that are classified, as vision_msgs/Detection2DArray on `regions` "
          "names them; this needs vision_msgs. 0: whole images.", 0, 1000),
+    Spec("regions_wait_s", 1.0, "Time for which images wait for detections before whole images are answered without "
+         "them, until detections come again. Keep it above the detector's delay and above the time between its "
+         "messages.", 0.01, _HOUR_S, unit="s"),
+    Spec("regions_queue_s", 2.0, "Time for which an image is kept for its detections. Keep it above the detector's "
+         "delay.", 0.01, _HOUR_S, unit="s"),
+    Spec("regions_queue_mb", 256, "Most memory of the images that are kept for their detections. Beyond, the oldest "
+         "one goes, and is counted. Two seconds of VGA at 30 images a second take 55 MB, of 1080p 373 MB.", 1, 100_000,
+         unit="MB"),
+    Spec("regions_top_k", 5, "Most hypotheses of a region in `~/detections`, the most probable one first; 0: one for "
+         "each class. A hypothesis takes 370 bytes.", 0, 65_535),
+    Spec("regions_min_score", 0.0, "Least score of a hypothesis in `~/detections`. A region may have none then. "
+         "`~/vision_label_info` says it as its threshold.", 0.0, 1.0),
+    Spec("regions_smoothing_s", 0.0, "Time constant of the mean of a region's probabilities over the images of its "
+         "track, which its id names; 0: each image by itself. A region without an id is never smoothed. At most 1,024 "
+         "tracks are remembered.", 0.0, _HOUR_S, unit="s"),
     Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none. Where it is full or "
          "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on."),
     Spec("decision_log_size_mb", 100, "Size of the decision log at which the next file begins. An hour at 30 images a "
@@ -188,7 +207,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("confidence_required", True, PolicyConfig.model_fields["confidence_topic"].description or ""),
     Spec("use_battery", False, "Let the battery limit width and rate, by the battery ladder."),
     Spec("battery_percentage_full", 1.0, "Percentage that this robot's driver sends for a full battery: 1, as the "
-         "message says, or 100. The node never guesses it: a greater percentage counts as unknown."),
+         "message says, or 100. The node never guesses it: up to 5 % above counts as full, and more as unknown."),
     _of(BatteryStep, "min_charge", name="battery_ladder_charge", default=[0.3, 0.15, 0.0]),
     _of(BatteryStep, "max_width", name="battery_ladder_width", default=[1.0, 0.75, 0.5]),
     _of(BatteryStep, "max_rate_hz", name="battery_ladder_rate_hz", default=[0.0, 0.0, 0.0]),

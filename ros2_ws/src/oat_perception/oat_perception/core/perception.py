@@ -5,6 +5,7 @@ Shape legend: C channels (RGB), H height, W width.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -13,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from oat_perception.core.regions import BoxXYXY
+from oat_perception.core.regions import Box, cut_out
 from oat_runtime.errors import quoted
-from oat_runtime.image import network_input, regions
+from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
@@ -41,7 +42,7 @@ class CameraFrame:
 
     image_HWC: npt.NDArray[np.uint8]
     received_s: float
-    boxes: tuple[BoxXYXY | None, ...] = ()
+    boxes: tuple[Box | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class FrameResult:
         policy_ms: time of image statistics and decision.
         probe_ms: cost of the probe; 0 without one.
         policy_failed: the policy raised, so the decision is the fallback's.
+        rate_cause: what sets the decision's `max_rate_hz`, for people; empty: nothing.
         record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
         gap: the policy's steps since the record before this one that had no result of their own; None: there are none.
     """
@@ -108,6 +110,7 @@ class FrameResult:
     policy_ms: float
     probe_ms: float
     policy_failed: bool = False
+    rate_cause: str = ""
     record_header: str = ""
     gap: Gap | None = None
 
@@ -188,7 +191,7 @@ class PerceptionCore:
             return replace(result, policy_failed=True)
         header, self._record_header = self._record_header, ""
         gap, self._gap = self._gap, None
-        return replace(result, record_header=header, gap=gap)
+        return replace(result, record_header=header, gap=gap, rate_cause=self.policy.rate_cause)
 
     def _answer(
         self,
@@ -257,8 +260,9 @@ class PerceptionCore:
     def _inputs(self, frame: CameraFrame) -> npt.NDArray[np.float32]:
         """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""
         spec = self._runtime.bundle.input
-        crops = regions(frame.image_HWC, [box for box in frame.boxes if box is not None], spec)
-        return np.stack([network_input(pixels, spec) for pixels in (frame.image_HWC, *crops)])
+        # One crop at a time: a turned one is a copy.
+        crops = (cut_out(frame.image_HWC, box, spec) for box in frame.boxes if box is not None)
+        return np.stack([network_input(pixels, spec) for pixels in itertools.chain((frame.image_HWC,), crops)])
 
     def _previous(self, now_s: float) -> NetworkSignals | None:
         """Return the network's result on the previous frame, at its present age."""

@@ -1,71 +1,128 @@
-"""Join an image with the detections made on it, and turn their boxes into pixels."""
+"""Cut the boxes of detections out of an image, and say what is asked of regions."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
+from oat_runtime.image import regions
 
-_NUM_IMAGES = 10
-"""Number of images that wait for their detections: a third of a second at 30 Hz, more than detectors need."""
 _MAX_ANGLE_RAD = 1e-3
+"""Least angle at which a box is turned: at the border of a 4K image it moves a pixel by two."""
 
-_Image = TypeVar("_Image")
 BoxXYXY = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, the last two exclusive."""
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Matched(Generic[_Image]):
-    """An image and the detections (vision_msgs/Detection2DArray) that carry its stamp."""
+class RegionSettings:
+    """What is asked of regions: the parameters of the same names.
 
-    image: _Image
-    detections: Any
+    Attributes:
+        most: regions of an image that are classified; 0: whole images only.
+        queue_s: time for which images wait for their detections.
+        queue_bytes: most memory of the images that wait.
+        wait_s: time without detections after which whole images are answered.
+        top_k: hypotheses of a region; 0: all classes.
+        min_score: least score of a hypothesis.
+        smoothing_s: time constant of a track's mean; 0: each image by itself.
+    """
 
+    most: int = 0
+    queue_s: float = 2.0
+    queue_bytes: int = 256_000_000
+    wait_s: float = 1.0
+    top_k: int = 5
+    min_score: float = 0.0
+    smoothing_s: float = 0.0
 
-class StampMatcher(Generic[_Image]):
-    """Pairs images with detections by their stamp, whichever comes first. Used from one thread."""
-
-    def __init__(self) -> None:
-        """Start with nothing kept."""
-        self._images: OrderedDict[int, _Image] = OrderedDict()
-        self._early: tuple[int, Any] | None = None
-
-    def put_image(self, stamp_ns: int, image: _Image) -> Matched[_Image] | None:
-        """Store an image for its detections; return the pair if they came before it."""
-        if self._early is not None and self._early[0] == stamp_ns:
-            (_, detections), self._early = self._early, None
-            return Matched(image, detections)
-        self._images[stamp_ns] = image
-        if len(self._images) > _NUM_IMAGES:
-            self._images.popitem(last=False)
-        return None
-
-    def put_detections(self, stamp_ns: int, detections: Any) -> Matched[_Image] | None:
-        """Return the pair if the image is here, and drop the images before it. Otherwise the detections wait for it.
-
-        Raises:
-            InputError: earlier detections were still without an image, and are given up.
-        """
-        if stamp_ns in self._images:
-            while True:
-                kept_ns, image = self._images.popitem(last=False)
-                if kept_ns == stamp_ns:
-                    return Matched(image, detections)
-        lost, self._early = self._early, (stamp_ns, detections)
-        if lost is not None:
-            raise InputError(
-                f"detections without an image: expected an image stamped {lost[0]} ns among the last {_NUM_IMAGES}, "
-                "got none: stamp detections with the stamp of the image they were made on"
-            )
-        return None
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RegionSettings:
+        """Return the settings of the values of all parameters."""
+        return cls(
+            most=int(values["max_regions"]),
+            queue_s=float(values["regions_queue_s"]),
+            queue_bytes=int(values["regions_queue_mb"]) * 10**6,
+            wait_s=float(values["regions_wait_s"]),
+            top_k=int(values["regions_top_k"]),
+            min_score=float(values["regions_min_score"]),
+            smoothing_s=float(values["regions_smoothing_s"]),
+        )
 
 
-def box_xyxy(box: Any, *, height: int, width: int) -> BoxXYXY:
-    """Return the pixels of a vision_msgs/BoundingBox2D, cut off at the image's border.
+@dataclass(frozen=True, slots=True)
+class RotatedBox:
+    """A box whose sides are not those of the image.
+
+    Attributes:
+        x: centre from the left, in pixels.
+        y: centre from the top.
+        width: along the box's own x axis.
+        height: along its own y axis.
+        angle_rad: from the image's x axis (right) to the box's, positive towards the image's y axis (down).
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    angle_rad: float
+
+    def corners(self) -> npt.NDArray[np.float64]:
+        """Return the corners (4, 2) in pixels, in order around the box, the first at its own upper left."""
+        cos, sin = math.cos(self.angle_rad), math.sin(self.angle_rad)
+        own_42 = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (self.width / 2, self.height / 2)
+        corners_42: npt.NDArray[np.float64] = own_42 @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
+        return corners_42
+
+
+Box = BoxXYXY | RotatedBox
+
+
+def cut_out(image_HWC: Pixels, box: Box, spec: InputSpec) -> Pixels:
+    """Return the pixels of a box, with the margin of a network that was trained on boxes.
+
+    They are a view where the box is upright, and a turned copy where it is rotated. Where a rotated box reaches beyond
+    the image, the pixels of the border are repeated.
+    """
+    if not isinstance(box, RotatedBox):
+        return regions(image_HWC, [box], spec)[0]
+    box = _enlarged(box, spec, most=math.hypot(*image_HWC.shape[:2]))
+    columns, rows = math.ceil(box.width), math.ceil(box.height)
+    cos, sin = math.cos(box.angle_rad), math.sin(box.angle_rad)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    # A pixel's centre is half a pixel from its corner, in the image and in the box.
+    centre = np.array([box.x - 0.5, box.y - 0.5])
+    shift = centre - turn @ np.array([(columns - 1) / 2, (rows - 1) / 2])
+    turned = cv2.warpAffine(
+        image_HWC,
+        np.column_stack([turn, shift]),
+        (columns, rows),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(turned, np.uint8)
+
+
+def _enlarged(box: RotatedBox, spec: InputSpec, *, most: float) -> RotatedBox:
+    """Return the box with a margin and in the input's aspect ratio, as `oat_runtime.image.enlarged` does upright."""
+    if spec.region_margin is None:
+        return box
+    scale = (1 + 2 * spec.region_margin) * max(box.height / spec.height, box.width / spec.width)
+    return replace(box, width=min(most, spec.width * scale), height=min(most, spec.height * scale))
+
+
+def box_of(box: Any, *, height: int, width: int) -> Box:
+    """Return the pixels of a vision_msgs/BoundingBox2D, an upright one cut off at the image's border.
 
     Args:
         box: centre, size and angle, in pixels and radians.
@@ -73,13 +130,15 @@ def box_xyxy(box: Any, *, height: int, width: int) -> BoxXYXY:
         width: of the image, in pixels.
 
     Raises:
-        InputError: not finite, without area, rotated, or wholly outside the image.
+        InputError: not finite, without area, wholly outside the image, or rotated and larger than the image, which
+            bounds what turning it costs.
     """
     x, y = box.center.position.x, box.center.position.y
     if not all(map(math.isfinite, (x, y, box.center.theta, box.size_x, box.size_y))):
         raise InputError(f"bad region: expected finite numbers, got centre ({x}, {y}), size {box.size_x}x{box.size_y}")
-    if abs(box.center.theta) > _MAX_ANGLE_RAD:
-        raise InputError(f"bad region: expected an upright box, got one rotated by {box.center.theta:.3f} rad")
+    angle_rad = math.remainder(box.center.theta, math.tau)
+    if abs(angle_rad) > _MAX_ANGLE_RAD:
+        return _rotated(RotatedBox(x, y, box.size_x, box.size_y, angle_rad), height=height, width=width)
     # Each border within the image, from both sides: the sum of two finite numbers need not be finite.
     left, right = (min(max(0.0, x + side * box.size_x / 2), float(width)) for side in (-1, 1))
     top, bottom = (min(max(0.0, y + side * box.size_y / 2), float(height)) for side in (-1, 1))
@@ -90,3 +149,15 @@ def box_xyxy(box: Any, *, height: int, width: int) -> BoxXYXY:
             f"got centre ({x:g}, {y:g}), size {box.size_x:g}x{box.size_y:g}"
         )
     return pixels
+
+
+def _rotated(box: RotatedBox, *, height: int, width: int) -> RotatedBox:
+    got = f"got centre ({box.x:g}, {box.y:g}), size {box.width:g}x{box.height:g}, {box.angle_rad:.3f} rad"
+    diagonal = math.hypot(width, height)
+    if not (0 < box.width <= diagonal and 0 < box.height <= diagonal and box.width * box.height <= width * height):
+        raise InputError(
+            f"bad region: expected a rotated box of at most the image's diagonal and area ({width}x{height}), {got}"
+        )
+    if not (0 <= box.x < width and 0 <= box.y < height):
+        raise InputError(f"bad region: expected a rotated box with its centre in the {width}x{height} image, {got}")
+    return box

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from oat_perception.core.decision_log import DecisionLog
+from oat_perception.core.matching import MatchingState
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.core.tally import Snapshot
 from oat_perception.node.guard import Failures
@@ -17,7 +18,7 @@ from policy.signals import Reading, SignalState
 
 _WITHOUT = {
     "environment confidence": "set confidence_required to false where there is none, or lambda stays the safest",
-    "battery": "set use_battery to false where there is none, or width stays that of an unknown one",
+    "battery": "set use_battery to false where there is none, or width and rate stay those of an unknown one",
 }
 """What to do about a signal that was never received."""
 
@@ -43,12 +44,15 @@ class Health:
         incompatible_qos: QoS policy that keeps a camera's images away; empty: none.
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
-        num_dropped: images replaced by newer ones before they were processed.
+        num_dropped: images replaced by newer ones because the node was busy.
         signals: the external signals, by name.
         machine: readings of the machine, by name and unit.
         camera_timeout_s: time without an image after which the camera counts as silent.
         policy_timeout_s: time for one image after which the policy counts as silent.
         now_s: steady time.
+        num_skipped: images left out by the policy's rate.
+        matching: how images meet their detections; None where no regions are asked for.
+        num_detectors: publishers of detections.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
     """
@@ -66,6 +70,9 @@ class Health:
     camera_timeout_s: float
     policy_timeout_s: float
     now_s: float
+    num_skipped: int = 0
+    matching: MatchingState | None = None
+    num_detectors: int = 0
     log: DecisionLog | None = None
     failures: Failures | None = None
 
@@ -94,6 +101,8 @@ def next_silence_s(health: Health) -> float:
         if health.listening_since_s is not None:
             heard_s = max(tally.last_received_s or 0.0, health.listening_since_s)
             expiries_s.append(heard_s + health.camera_timeout_s)
+        if health.matching is not None and health.matching.due_s is not None:
+            expiries_s.append(health.matching.due_s)
         if tally.in_work_since_s is not None:
             expiries_s.append(tally.in_work_since_s + health.policy_timeout_s)
         for signal in health.signals.values():
@@ -103,7 +112,7 @@ def next_silence_s(health: Health) -> float:
 
 
 def statuses(health: Health) -> list[DiagnosticStatus]:
-    """Return a status for each part: node, machine, decision log, camera, network, policy, point and external signals.
+    """Return a status for each part: node, machine, log, camera, regions, network, policy, point, external signals.
 
     Unless the node is active, there are only those of node, machine and decision log.
     """
@@ -112,6 +121,8 @@ def statuses(health: Health) -> list[DiagnosticStatus]:
         found.append(_log(health, health.log))
     if (tally := health.tally) is not None:
         found += [_camera(health, tally), _network(health, tally), _policy(health, tally), _point(health, tally)]
+        if health.matching is not None:
+            found.append(_regions(health, health.matching))
         found += [_signal(health, name) for name in health.signals]
     return found
 
@@ -165,6 +176,7 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
     values = {
         "images received": str(tally.num_received),
         "images replaced by newer ones": str(health.num_dropped),
+        "images skipped for the rate": str(health.num_skipped),
         "stamps that went back": str(tally.num_out_of_order),
         **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
     }
@@ -213,8 +225,26 @@ def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
         "width source": decision.width_source.value,
         "reason": decision.reason,
     }
-    level = DiagnosticStatus.WARN if tally.last.note else DiagnosticStatus.OK
-    return _status(health, "operating point", level, tally.last.note or str(point), values)
+    message, level = tally.last.note or str(point), DiagnosticStatus.WARN if tally.last.note else DiagnosticStatus.OK
+    if cause := tally.last.rate_cause:
+        values |= {"highest rate (Hz)": f"{decision.max_rate_hz:.3g}", "highest rate because of": cause}
+        message += f"; at most {decision.max_rate_hz:.3g} images a second: {cause}"
+    return _status(health, "operating point", level, message, values)
+
+
+def _regions(health: Health, matching: MatchingState) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, "no detections yet" if matching.heard_s is None else "detections arrive"
+    if matching.without_detections and matching.silent_since_s is not None:
+        level = DiagnosticStatus.STALE
+        silent_s = health.now_s - matching.silent_since_s
+        message = f"no detections for {silent_s:.1f} s: a publisher matches, and sends nothing: does the detector run?"
+        if not health.num_detectors:
+            message = f"no detections for {silent_s:.1f} s: no publisher matches: is the topic `regions` right?"
+        elif matching.heard_s is not None and matching.heard_s > matching.silent_since_s:
+            message = f"no detections of an image for {silent_s:.1f} s: they come, and none has the stamp of an image"
+        message += "; whole images are answered without them"
+    counts = {name: str(count) for name, count in matching.counts.items()}
+    return _status(health, "regions", level, message, counts | {"publishers": str(health.num_detectors)})
 
 
 def _signal(health: Health, name: str) -> DiagnosticStatus:

@@ -50,7 +50,9 @@ class SignalSubscriptions:
 
     def _on_battery(self, message: BatteryState) -> None:
         charge, complaint = battery_charge(message, percentage_full=self._percentage_full())
-        if complaint:
+        if charge == 1.0 and complaint:
+            self._node.get_logger().info(complaint, once=True)
+        elif complaint:
             self._node.get_logger().warning(complaint, throttle_duration_sec=_THROTTLE_S)
         self.battery = Received(charge, time.monotonic(), "battery_state")
         # The current is negative while the battery is discharged.

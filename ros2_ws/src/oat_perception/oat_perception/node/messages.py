@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from oat_perception.core.answers import UNKNOWN, UNKNOWN_LABEL, is_unknown
 from oat_perception.core.decision_log import record
 from oat_perception.core.parameters import Change, Spec
 from oat_perception.core.perception import FrameResult
+from oat_perception.core.regions import RegionSettings
 from oat_perception.node.enums import REGIMES, RULE, SOURCE
 from oat_runtime.bundle import Bundle
 from oat_runtime.runtime import Prediction
@@ -32,15 +33,14 @@ except ImportError:  # not among the ROS 2 wheels; on a robot: apt install ros-j
     vision = None
 
 
-def perception(
-    result: FrameResult, header: Header, *, image_age_ms: float, total_ms: float, num_dropped: int
-) -> Perception:
-    """Return the result for one image."""
+def perception(result: FrameResult, header: Header, *, min_confidence: float) -> Perception:
+    """Return the result for one image, without the times and counts that only its publisher knows."""
     prediction, decision, signals = result.prediction, result.decision, result.signals
+    unknown = is_unknown(prediction, min_confidence)
     return Perception(
         header=header,
-        label=prediction.label,
-        class_name=prediction.class_name,
+        label=UNKNOWN_LABEL if unknown else prediction.label,
+        class_name=UNKNOWN if unknown else prediction.class_name,
         confidence=prediction.confidence,
         probabilities=array("f", prediction.probabilities_K.tobytes()),
         lambda_value=prediction.point.lam,
@@ -52,12 +52,10 @@ def perception(
         environment_confidence_age_ms=_age_ms(signals.confidence),
         battery_fraction=_value(signals.battery),
         battery_age_ms=_age_ms(signals.battery),
-        image_age_ms=image_age_ms,
         preprocess_ms=result.preprocess_ms,
         inference_ms=prediction.latency_ms,
-        total_ms=total_ms,
         max_rate_hz=_or_nan(decision.max_rate_hz),
-        num_dropped=num_dropped,
+        max_rate_cause=result.rate_cause,
     )
 
 
@@ -142,33 +140,53 @@ def label_info(bundle: Bundle, stamp: Any) -> LabelInfo:
     )
 
 
-def classification(prediction: Prediction, header: Header, class_names: tuple[str, ...]) -> Any:
+def classification(prediction: Prediction, header: Header, *, min_confidence: float) -> Any:
     """Return the whole image's result as vision_msgs/Classification, the most probable class first."""
-    return vision.Classification(header=header, results=list(_hypotheses(prediction, class_names)))
+    return vision.Classification(header=header, results=_hypotheses(prediction, min_confidence))
 
 
-def vision_label_info(bundle: Bundle, stamp: Any) -> Any:
-    """Return the class names as vision_msgs/LabelInfo; `stamp` is a builtin_interfaces/Time."""
+def vision_label_info(bundle: Bundle, stamp: Any, *, threshold: float) -> Any:
+    """Return the class names, and that of no class, as vision_msgs/LabelInfo.
+
+    Args:
+        bundle: whose classes.
+        stamp: a builtin_interfaces/Time.
+        threshold: least score of a hypothesis of a region.
+    """
     classes = [vision.VisionClass(class_id=k, class_name=name) for k, name in enumerate(bundle.class_names)]
-    return vision.LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
+    classes.append(vision.VisionClass(class_id=UNKNOWN_LABEL, class_name=UNKNOWN))
+    return vision.LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=threshold)
 
 
-def detections(asked: Any, result: FrameResult, header: Header, class_names: tuple[str, ...]) -> Any:
-    """Return the regions of a vision_msgs/Detection2DArray in their order, each with its class.
+def detections(
+    asked: Any, result: FrameResult, header: Header, *, regions: RegionSettings, min_confidence: float
+) -> Any:
+    """Return the regions of a vision_msgs/Detection2DArray in their order, each with its id and its classes.
 
     A region without pixels keeps its place, with no results.
     """
     answered = []
     for region, seen in zip(asked.detections, result.regions, strict=True):
-        hypotheses = [] if seen is None else _hypotheses(seen, class_names)
+        hypotheses = [] if seen is None else _hypotheses(seen, min_confidence, regions.top_k, regions.min_score)
         results = [vision.ObjectHypothesisWithPose(hypothesis=hypothesis) for hypothesis in hypotheses]
         answered.append(vision.Detection2D(header=header, results=results, bbox=region.bbox, id=region.id))
     return vision.Detection2DArray(header=header, detections=answered)
 
 
-def _hypotheses(prediction: Prediction, class_names: tuple[str, ...]) -> Iterator[Any]:
-    for k in prediction.probabilities_K.argsort()[::-1]:
-        yield vision.ObjectHypothesis(class_id=class_names[k], score=float(prediction.probabilities_K[k]))
+def _hypotheses(prediction: Prediction, min_confidence: float, top_k: int = 0, min_score: float = 0.0) -> list[Any]:
+    """Return the classes as `vision_label_info` numbers them, the most probable first; unknown: that one alone.
+
+    The score of "unknown" is the probability that the most probable class is wrong.
+    """
+    if is_unknown(prediction, min_confidence):
+        return [vision.ObjectHypothesis(class_id=str(UNKNOWN_LABEL), score=1.0 - prediction.confidence)]
+    scores_K = prediction.probabilities_K
+    best = scores_K.argsort()[::-1][: top_k or None]
+    return [
+        vision.ObjectHypothesis(class_id=str(k), score=score)
+        for k, score in zip(best.tolist(), scores_K[best].tolist(), strict=True)
+        if score >= min_score
+    ]
 
 
 def _posterior(decision: Decision) -> list[float]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from rclpy.serialization import deserialize_message
 
+from oat_perception.core.answers import TrackMeans
 from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.mailbox import Mailbox
+from oat_perception.core.matching import Matched, MatchingState, StampMatcher
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore
-from oat_perception.core.regions import BoxXYXY, StampMatcher, box_xyxy
+from oat_perception.core.regions import Box, RegionSettings, box_of
 from oat_perception.core.tally import Tally
 from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
@@ -51,7 +53,8 @@ class Pipeline:
         compressed: bool,
         external: Callable[[float], ExternalSignals],
         log: DecisionLog | None,
-        max_regions: int,
+        class_names: tuple[str, ...],
+        regions: RegionSettings,
         max_pixels: int = image_headers.MAX_PIXELS,
     ) -> None:
         """Start the inference thread.
@@ -63,30 +66,44 @@ class Pipeline:
             compressed: whether images come as sensor_msgs/CompressedImage.
             external: the external signals at a steady time; called in the inference thread.
             log: where decisions are kept.
-            max_regions: most regions of one image; 0: whole images only.
+            class_names: by label.
+            regions: how detections are met with their images.
             max_pixels: most pixels of one image.
         """
         self.tally = Tally()
         self._node, self._core, self._publishers = node, core, publishers
-        self._external, self._log, self._max_regions = external, log, max_regions
+        self._external, self._log, self._max_regions = external, log, regions.most
         self._check: Callable[[Any], None] = functools.partial(camera_messages.check_image, max_pixels=max_pixels)
         self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_image
         if compressed:
             self._check = functools.partial(camera_messages.check_compressed, max_pixels=max_pixels)
             # Boxes of regions are in the pixels that the camera sent.
             self._to_rgb = functools.partial(
-                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not max_regions
+                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not regions.most
             )
-        self._matcher: StampMatcher[_Mail] = StampMatcher()
+        self._matcher: StampMatcher[_Mail] = StampMatcher(
+            queue_s=regions.queue_s, max_bytes=regions.queue_bytes, wait_s=regions.wait_s
+        )
+        self._means = TrackMeans(regions.smoothing_s, class_names)
         self._mailbox: Mailbox[_Mail] = Mailbox()
-        self._not_before_s, self._sequence = 0.0, 0
+        self._period_s, self._rate_cause, self._sequence = 0.0, "", 0
         self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)
         self._thread.start()
 
     @property
     def num_dropped(self) -> int:
-        """Images that were replaced by a newer one before they were processed."""
+        """Images that were replaced by a newer one because the inference thread was busy."""
         return self._mailbox.num_dropped
+
+    @property
+    def num_skipped(self) -> int:
+        """Images that were replaced by a newer one because the policy's rate left them out."""
+        return self._mailbox.num_skipped
+
+    @property
+    def matching(self) -> MatchingState | None:
+        """How images meet their detections; None where no regions are asked for. For the executor's thread."""
+        return self._matcher.state() if self._max_regions else None
 
     def accept(self, message: Any) -> None:
         """Take in an image message. It is checked before the mailbox, so that a bad one never replaces a good one."""
@@ -104,8 +121,13 @@ class Pipeline:
         mail = _Mail(message, now_s)
         if not self._max_regions:
             self._mailbox.put(mail)
-        elif matched := self._matcher.put_image(stamp_ns(message), mail):
-            self._mailbox.put(replace(mail, asked=matched.detections))
+            return
+        num_bytes = len(message.data)
+        self._go_on(self._matcher.put_image(stamp_ns(message), mail, now_s=now_s, num_bytes=num_bytes))
+
+    def answer_overdue(self) -> None:
+        """Let an image go without detections that it has waited for too long."""
+        self._go_on(self._matcher.overdue(time.monotonic()))
 
     def accept_detections(self, serialized: bytes) -> None:
         """Take in a serialized vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp.
@@ -120,17 +142,20 @@ class Pipeline:
                     f"{len(serialized)}: send fewer boxes, or raise max_regions"
                 )
             message = deserialize_message(serialized, vision.Detection2DArray)
-            matched = self._matcher.put_detections(stamp_ns(message), message)
+            matched = self._matcher.put_detections(stamp_ns(message), message, now_s=time.monotonic())
         except InputError as error:
             self._refuse(error)
             return
-        if matched:
-            self._mailbox.put(replace(matched.image, asked=message))
+        self._go_on(matched)
 
     def close(self) -> None:
         """Take no more images, and wait until the present one is done."""
         self._mailbox.close()
         self._thread.join()
+
+    def _go_on(self, matched: Matched[_Mail] | None) -> None:
+        if matched is not None:
+            self._mailbox.put(replace(matched.image, asked=matched.detections))
 
     def _refuse(self, error: InputError, *, num: int = 1) -> None:
         reason = one_line(error, most=_MOST_SHOWN)
@@ -139,7 +164,7 @@ class Pipeline:
 
     def _run(self) -> None:
         """Process images until the mailbox closes, no faster than the policy allows. A bad image never ends this."""
-        while (mail := self._mailbox.take(not_before_s=self._not_before_s)) is not None:
+        while (mail := self._mailbox.take()) is not None:
             try:
                 self.tally.begin(time.monotonic())
                 self._answer(mail)
@@ -152,28 +177,47 @@ class Pipeline:
                 self.tally.begin(None)
 
     def _answer(self, mail: _Mail) -> None:
+        granted_s = self._mailbox.not_before_s
+        # What comes while this image is in work is left out by the rate as well, unless the work takes longer.
+        self._mailbox.not_before_s = time.monotonic() + self._period_s
         try:
             frame = CameraFrame(self._to_rgb(mail.message), mail.received_s)
             frame = replace(frame, boxes=self._boxes(mail.asked, *frame.image_HWC.shape[:2]))
             now_s = time.monotonic()
             result = self._core.process(frame, external=self._external(now_s), now_s=now_s)
         except InputError as error:
+            self._mailbox.not_before_s = granted_s
             self._refuse(error)
             return
         rate_hz = result.decision.max_rate_hz
-        self._not_before_s = now_s + 1 / rate_hz if rate_hz else 0.0
+        self._period_s = 1 / rate_hz if rate_hz else 0.0
+        self._mailbox.not_before_s = now_s + self._period_s
+        self._say_rate(result)
+        if mail.asked is not None:
+            ids = [detection.id for detection in mail.asked.detections]
+            result = replace(result, regions=self._means.smoothed(ids, result.regions, now_s=now_s))
         try:
             self._publish(mail, frame, result)
         finally:  # results first, and a result that cannot be published was decided on all the same
             self._keep(result)
 
-    def _boxes(self, asked: Any, height: int, width: int) -> tuple[BoxXYXY | None, ...]:
+    def _say_rate(self, result: FrameResult) -> None:
+        """Log once that the rate is limited, and by what, when that changes."""
+        if result.rate_cause == self._rate_cause:
+            return
+        self._rate_cause = result.rate_cause
+        limit = "no limit any more: images are classified as fast as they come"
+        if result.rate_cause:
+            limit = f"at most {result.decision.max_rate_hz:.3g} images a second: {result.rate_cause}"
+        self._node.get_logger().info(f"rate: {limit}")
+
+    def _boxes(self, asked: Any, height: int, width: int) -> tuple[Box | None, ...]:
         """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""
-        boxes: list[BoxXYXY | None] = []
+        boxes: list[Box | None] = []
         detections = () if asked is None else asked.detections
         for detection in detections[: self._max_regions]:
             try:
-                boxes.append(box_xyxy(detection.bbox, height=height, width=width))
+                boxes.append(box_of(detection.bbox, height=height, width=width))
             except InputError as error:
                 self._refuse(error)
                 boxes.append(None)
@@ -193,6 +237,7 @@ class Pipeline:
             image_age_ms=self._image_age_ms(mail.message),
             total_ms=total_ms,
             num_dropped=self.num_dropped,
+            num_skipped=self.num_skipped,
             sequence=self._sequence,
         )
         self._sequence += 1

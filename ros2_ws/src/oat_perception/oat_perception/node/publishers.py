@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 
 from oat_perception.core.annotate import annotate
 from oat_perception.core.perception import CameraFrame, FrameResult
+from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingPoint as Point
@@ -27,16 +28,16 @@ _RESULT_DEPTH = 5
 class ResultPublishers:
     """Publishers from configure to cleanup. The inference thread calls `publish`, the executor's thread `announce`."""
 
-    def __init__(self, node: Node, bundle: Bundle, *, regions: bool, on_demand: Callable[[], None]) -> None:
+    def __init__(self, node: Node, bundle: Bundle, *, regions: RegionSettings, on_demand: Callable[[], None]) -> None:
         """Create the publishers, and publish the class names.
 
         Args:
             node: the node.
             bundle: whose class names are published.
-            regions: whether regions are answered, too; needs vision_msgs.
+            regions: whether regions are answered, too, and how; that needs vision_msgs.
             on_demand: called on the executor's thread when a result gains its first reader or loses the last.
         """
-        self._class_names = bundle.class_names
+        self._class_names, self._regions = bundle.class_names, regions
         self._on_demand = on_demand
         self._readers: dict[str, int] = {}
         self._node = node
@@ -52,9 +53,9 @@ class ResultPublishers:
         if messages.vision is not None:
             self._classification = self._result(messages.vision.Classification, "~/classification")
             vision_labels = node.create_publisher(messages.vision.LabelInfo, "~/vision_label_info", _LATCHED)
-            vision_labels.publish(messages.vision_label_info(bundle, stamp))
+            vision_labels.publish(messages.vision_label_info(bundle, stamp, threshold=regions.min_score))
             self._others.append(vision_labels)
-            if regions:
+            if regions.most:
                 self._detections = self._result(messages.vision.Detection2DArray, "~/detections")
         self._lock = threading.Lock()
         self._last_point: OperatingPoint | None = None
@@ -110,6 +111,7 @@ class ResultPublishers:
         image_age_ms: float,
         total_ms: float,
         num_dropped: int,
+        num_skipped: int,
         sequence: int,
     ) -> None:
         """Publish one image's results, the prediction first.
@@ -121,17 +123,22 @@ class ResultPublishers:
             asked: the vision_msgs/Detection2DArray that named the regions; None without.
             image_age_ms: from the image's stamp; NaN where the clocks disagree.
             total_ms: from receipt.
-            num_dropped: images replaced by newer ones.
+            num_dropped: images replaced by newer ones, because the node was busy.
+            num_skipped: images left out by the policy's rate.
             sequence: number of the decision.
         """
         readers = self._readers
-        self._perception.publish(
-            messages.perception(result, header, image_age_ms=image_age_ms, total_ms=total_ms, num_dropped=num_dropped)
-        )
+        least = float(self._node.get_parameter("min_confidence").value)
+        message = messages.perception(result, header, min_confidence=least)
+        message.image_age_ms, message.total_ms = image_age_ms, total_ms
+        message.num_dropped, message.num_skipped = num_dropped, num_skipped
+        self._perception.publish(message)
         if self._detections is not None and asked is not None:
-            self._detections.publish(messages.detections(asked, result, header, self._class_names))
+            self._detections.publish(
+                messages.detections(asked, result, header, regions=self._regions, min_confidence=least)
+            )
         if self._classification is not None and readers.get("~/classification"):
-            self._classification.publish(messages.classification(result.prediction, header, self._class_names))
+            self._classification.publish(messages.classification(result.prediction, header, min_confidence=least))
         # A failed policy's fallback is no decision of its own: it would not replay.
         if readers.get("~/decision") and not result.policy_failed:
             self._decision.publish(messages.decision_record(result, header, sequence=sequence))
@@ -141,7 +148,7 @@ class ResultPublishers:
                 self._point.publish(point)
                 self._last_point, self._repeat = point, False
         if readers.get("~/image_annotated"):
-            self._annotated.publish(_annotated(frame, result, header))
+            self._annotated.publish(_annotated(frame, result, header, min_confidence=least))
 
     def announce(self, reason: str) -> None:
         """Publish the operating point again with another reason. The next image publishes its own anyway."""
@@ -156,12 +163,13 @@ def _key(point: OperatingPoint) -> Any:
     return point.lambda_value, point.width, point.lambda_source, point.width_source
 
 
-def _annotated(frame: CameraFrame, result: FrameResult, header: Header) -> Image:
+def _annotated(frame: CameraFrame, result: FrameResult, header: Header, *, min_confidence: float) -> Image:
     pairs = zip(frame.boxes, result.regions, strict=True)
     canvas_HWC = annotate(
         frame.image_HWC,
         result.prediction,
         source=result.decision.lam_source.value.replace("_", " "),
         regions=[(box, seen) for box, seen in pairs if box is not None and seen is not None],
+        min_confidence=min_confidence,
     )
     return messages.image_message(canvas_HWC, header)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.pipeline import Pipeline
 
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+
+_LONGEST_LOOK_S = 0.1
+"""Images go without their detections at most so much later than `regions_wait_s`."""
 
 
 def camera_topic(node: Node) -> str:
@@ -32,18 +37,19 @@ class CameraSubscriptions:
         incompatible_qos: name of the last QoS policy that did not fit a camera; empty: none.
     """
 
-    def __init__(self, node: Node, pipeline: Pipeline, *, compressed: bool, regions: bool) -> None:
+    def __init__(self, node: Node, pipeline: Pipeline, *, compressed: bool, regions: RegionSettings) -> None:
         """Set up, without subscribing yet.
 
         Args:
             node: the node, whose parameters `image_reliability` and `image_depth` apply.
             pipeline: takes what arrives.
             compressed: whether images come as sensor_msgs/CompressedImage.
-            regions: whether detections are listened to as well; needs vision_msgs.
+            regions: whether detections are listened to as well, which needs vision_msgs, and how long images wait.
         """
         self._node, self._pipeline = node, pipeline
         self._compressed, self._regions = compressed, regions
         self._subscriptions: list[Any] = []
+        self._overdue: Any = None
         self.listening_since_s: float | None = None
         self.incompatible_qos = ""
 
@@ -55,17 +61,28 @@ class CameraSubscriptions:
         log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
             self.listening_since_s = time.monotonic()
-            if self._regions:
+            if self._regions.most:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
+                period_s = min(_LONGEST_LOOK_S, self._regions.wait_s / 4)
+                steady = Clock(clock_type=ClockType.STEADY_TIME)
+                self._overdue = self._node.create_timer(period_s, self._pipeline.answer_overdue, clock=steady)
             if self._compressed:
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:
                 self._subscribe(Image, topic, self._pipeline.accept)
         else:
             self.listening_since_s = None
+            if self._overdue is not None:
+                self._node.destroy_timer(self._overdue)
+                self._overdue = None
             while self._subscriptions:
                 self._node.destroy_subscription(self._subscriptions.pop())
+
+    @property
+    def num_detectors(self) -> int:
+        """Publishers on `regions`."""
+        return self._node.count_publishers(self._node.resolve_topic_name("regions"))
 
     def _subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> None:
         reliability = ReliabilityPolicy[str(self._node.get_parameter("image_reliability").value).upper()]
