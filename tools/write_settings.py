@@ -66,7 +66,8 @@ NODES = (
          "image on; -1 gives it back to the policy."): "lambda width safety_lock always_process",
         ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
         ("The camera", ""):
-            "image_transport image_reliability image_depth max_pixels max_regions policy_timeout_s camera_timeout_s",
+            "image_transport image_reliability image_depth image_bits max_pixels max_regions policy_timeout_s "
+            "camera_timeout_s",
         ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
          "hostile or unreadable."): "confidence_required confidence_max_age_s",
         ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):
@@ -85,7 +86,7 @@ NODES = (
     Node("camera_replay", "a camera for a robot without one", Change.AT_START,
          PACKAGE / "config" / "camera_replay.yaml", CAMERA_SPECS, {
         ("What is shown", ""):
-            "source data_root bag_topic frame_side_px frame_id wait_for_subscriber loop rate_hz seed",
+            "source data_root bag_topic image_bits frame_side_px frame_id wait_for_subscriber loop rate_hz seed",
         ("An attack", "It needs the network's weights, and images of its input size (frame_side_px: 32)."):
             "bundle perception_node",
         ("A scenario", ""): "scenario seconds_per_phase",

@@ -23,6 +23,7 @@ from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
 from oat_runtime.data.image_set import ImageSet, Split, fingerprint, mixed, resized, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz
+from oat_runtime.data.recordings import Skipped, recorded_images
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import fetch_source, find_source
 
@@ -32,6 +33,7 @@ __all__ = [
     "ENCODINGS",
     "SOURCES",
     "ImageSet",
+    "Skipped",
     "Split",
     "camera_images",
     "check_compressed",
@@ -50,6 +52,7 @@ __all__ = [
     "read_image",
     "read_images_npz",
     "read_labelled_npz",
+    "recorded_images",
     "resized",
     "rgb_compressed",
     "rgb_image",

@@ -165,6 +165,7 @@ class PerceptionNode(GuardedLifecycleNode):
             log=loaded.log,
             max_regions=max_regions,
             max_pixels=int(self.get_parameter("max_pixels").value),
+            image_bits=int(self.get_parameter("image_bits").value),
         )
         self._running = _Running(
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=max_regions > 0)

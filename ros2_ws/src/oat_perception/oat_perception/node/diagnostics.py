@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.perception import ExternalSignals
-from oat_perception.core.tally import Snapshot
+from oat_perception.core.tally import NEARLY_BLACK, Snapshot
 from oat_perception.node.guard import Failures
 from policy.config import PolicyConfig
 from policy.signals import Reading, SignalState
@@ -162,10 +162,13 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
             message = "no image yet"
         elif tally.recent_refusal:
             level, message = DiagnosticStatus.WARN, f"refused: {tally.recent_refusal}"
+        elif tally.is_nearly_black:
+            level, message = DiagnosticStatus.WARN, NEARLY_BLACK
     values = {
         "images received": str(tally.num_received),
         "images replaced by newer ones": str(health.num_dropped),
         "stamps that went back": str(tally.num_out_of_order),
+        "brightest value of the last image": str(tally.brightest),
         **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
     }
     return _status(health, "camera", level, message, values)
