@@ -73,7 +73,9 @@ def upper_eight(values: npt.NDArray[np.uint16], bits: int) -> npt.NDArray[np.uin
             f"more than {bits} bits: expected values up to {2**bits - 1}, got {most}: set image_bits to "
             f"{most.bit_length()}, or to 16 where the driver shifts its values up"
         )
-    return (values >> (bits - 8)).astype(np.uint8)
+    upper = np.empty(values.shape, np.uint8)
+    np.right_shift(values, bits - 8, out=upper, casting="unsafe")  # no second image of 16 bits
+    return upper
 
 
 def _halvings(header: Header) -> int:

@@ -18,10 +18,6 @@ _RECENT_S = 5.0
 """Time for the rate, and for which a refused image is a warning."""
 _NUM_DARK = 15
 """Images in a row, nearly black, that are a warning: a camera's first ones may be dark."""
-NEARLY_BLACK = (
-    "every image is nearly black: set image_bits where a camera of 10 to 14 bits sends 16-bit images, or see to lens, "
-    "light and exposure"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +75,11 @@ class Tally:
             self.num_out_of_order += self._last_stamp_ns is not None and stamp_ns < self._last_stamp_ns
             self._last_stamp_ns = stamp_ns
 
-    def shone(self, brightest: int, *, is_dark: bool) -> bool:
-        """Note the brightest value of an image, 0 to 255. Return whether image after image is nearly black."""
+    def shone(self, brightest: int, *, is_dark: bool) -> None:
+        """Note the brightest value of an image, 0 to 255, and whether that is nearly black."""
         with self._lock:
             self.brightest = brightest
             self._num_dark = self._num_dark + 1 if is_dark else 0
-            return self._num_dark >= _NUM_DARK
 
     def begin(self, now_s: float | None) -> None:
         """Note that work on an image begins; None: it has ended."""

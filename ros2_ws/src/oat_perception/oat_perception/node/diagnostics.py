@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.perception import ExternalSignals
-from oat_perception.core.tally import NEARLY_BLACK, Snapshot
+from oat_perception.core.tally import Snapshot
 from oat_perception.node.guard import Failures
 from policy.config import PolicyConfig
 from policy.signals import Reading, SignalState
@@ -20,6 +20,10 @@ _WITHOUT = {
     "battery": "set use_battery to false where there is none, or width stays that of an unknown one",
 }
 """What to do about a signal that was never received."""
+_NEARLY_BLACK = (
+    "every image is nearly black: set image_bits where a camera of 10 to 14 bits sends 16-bit images, or see to lens, "
+    "light and exposure"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
         elif tally.recent_refusal:
             level, message = DiagnosticStatus.WARN, f"refused: {tally.recent_refusal}"
         elif tally.is_nearly_black:
-            level, message = DiagnosticStatus.WARN, NEARLY_BLACK
+            level, message = DiagnosticStatus.WARN, _NEARLY_BLACK
     values = {
         "images received": str(tally.num_received),
         "images replaced by newer ones": str(health.num_dropped),

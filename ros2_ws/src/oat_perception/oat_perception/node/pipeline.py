@@ -16,7 +16,7 @@ from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.mailbox import Mailbox
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore
 from oat_perception.core.regions import BoxXYXY, StampMatcher, box_xyxy
-from oat_perception.core.tally import NEARLY_BLACK, Tally
+from oat_perception.core.tally import Tally
 from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
 from oat_perception.node.publishers import ResultPublishers
@@ -84,7 +84,7 @@ class Pipeline:
             )
         self._matcher: StampMatcher[_Mail] = StampMatcher()
         self._mailbox: Mailbox[_Mail] = Mailbox()
-        self._not_before_s, self._sequence, self._warned = 0.0, 0, False
+        self._not_before_s, self._sequence = 0.0, 0
         self._thread = threading.Thread(target=self._run, name="oat-inference", daemon=True)
         self._thread.start()
 
@@ -174,13 +174,11 @@ class Pipeline:
             self._keep(result)
 
     def _look_for_light(self, message: Any, image_HWC: Any) -> None:
-        """Warn once where image after image is nearly black: of a camera's bits, the upper ones may be empty."""
+        """Count images that are nearly black: of a camera's bits, the upper ones may be empty."""
         every = max(1, min(image_HWC.shape[:2]) // _SAMPLED_ROWS)
         brightest = int(image_HWC[::every, ::every].max())
         encoding = getattr(message, "encoding", None) or message.format.partition(";")[0].strip()
-        if self.tally.shone(brightest, is_dark=brightest < camera_messages.nearly_black(encoding)) and not self._warned:
-            self._warned = True
-            self._node.get_logger().warning(NEARLY_BLACK)
+        self.tally.shone(brightest, is_dark=brightest < camera_messages.nearly_black(encoding))
 
     def _boxes(self, asked: Any, height: int, width: int) -> tuple[BoxXYXY | None, ...]:
         """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""
