@@ -14,7 +14,7 @@ from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.image_files import frame_files, read_image
 from oat_runtime.errors import DataError, one_line
 
-_MOST_NAMED = 10
+_MOST_NAMED, _MOST_SHOWN = 10, 500
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ class Skipped:
     def add(self, error: DataError) -> None:
         """Leave out one image; the error names it."""
         self.num += 1
-        reason = one_line(error)
+        reason = one_line(error, most=_MOST_SHOWN)
         if len(self.reasons) < _MOST_NAMED and reason not in self.reasons:
             self.reasons.append(reason)
             self._tell(f"left out: {reason}")
@@ -63,8 +63,8 @@ def recorded_images(
             images can be used.
     """
     if is_bag(path):
-        return _any(path, camera_images(path, topic=topic, option=option, bits=bits, skip=skipped.add), skipped)
-    return _any(path, _files(frame_files(path), skipped), skipped)
+        return _any(camera_images(path, topic=topic, option=option, bits=bits, skip=skipped.add), skipped)
+    return _any(_files(frame_files(path), skipped), skipped)
 
 
 def _files(files: list[Path], skipped: Skipped) -> Iterator[npt.NDArray[np.uint8]]:
@@ -77,10 +77,10 @@ def _files(files: list[Path], skipped: Skipped) -> Iterator[npt.NDArray[np.uint8
         yield image_HWC
 
 
-def _any(path: Path, images: Iterator[npt.NDArray[np.uint8]], skipped: Skipped) -> Iterator[npt.NDArray[np.uint8]]:
+def _any(images: Iterator[npt.NDArray[np.uint8]], skipped: Skipped) -> Iterator[npt.NDArray[np.uint8]]:
     """Pass images on; a recording of which all are left out is an error, as an empty one is."""
     num = 0
     for num, image_HWC in enumerate(images, start=1):  # noqa: B007
         yield image_HWC
     if not num and skipped.num:
-        raise DataError(f"none of the {skipped.num} images of {one_line(path)} can be used; {skipped.reasons[0]}")
+        raise DataError(f"none of {skipped.num} images can be used, beginning with {skipped.reasons[0]}")

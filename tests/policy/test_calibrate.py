@@ -73,7 +73,7 @@ def test_frames_that_teach_nothing_are_refused(
 def test_frames_of_which_all_are_nearly_black_are_refused_with_what_to_set(scenes: Scenes) -> None:
     """12 bits in the lower bits of 16, of which the upper 8 are taken."""
     frames = scenes(220, seed=1)
-    with pytest.raises(DataError, match="every frame of camera is nearly black, up to 1[0-5] of 255: .*--image-bits"):
+    with pytest.raises(DataError, match=r"every frame of camera is nearly black, up to 1[0-5] of 255: .*--image-bits"):
         check_frames(frames >> 4, Path("camera"))
 
 

@@ -187,17 +187,16 @@ def test_one_bag_is_read_alike_by_the_camera_replay_by_oat_calibrate_and_by_the_
         assert np.array_equal(replayed.image_HWC, calibrated), topic
         if topic in ("/bgr8", "/packed"):
             assert np.array_equal(calibrated, rgb)
-    with pytest.raises(DataError, match=r"set bag_topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
+    with pytest.raises(DataError, match=r"set bag_topic to one of \['/8UC4', .*'/yuv422_yuy2'\]"):
         sources.open_source(str(bag))
-    with pytest.raises(DataError, match=r"set --topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
+    with pytest.raises(DataError, match=r"set --topic to one of \['/8UC4', .*'/yuv422_yuy2'\]"):
         read_frames(bag, InputSpec(), topic="", limit=9)
 
 
 def test_a_bag_of_a_camera_of_few_bits_is_read_alike(tmp_path):
-    """Values of two random bytes need all 16 bits; those of the upper byte alone, as 14 bits, need no more."""
     bag, messages, _ = _bag(tmp_path)
     for topic in ("/mono16", "/bayer_gbrg16", "/bgr16"):
-        with pytest.raises(DataError, match="none of the 1 images of .* more than 12 bits: .* set image_bits to 16"):
+        with pytest.raises(DataError, match=r"none of 1 images .* more than 12 bits: .* set image_bits to 16"):
             next(sources.open_source(str(bag), topic=topic, bits=12))
         with pytest.raises(DataError, match="more than 12 bits"):
             read_frames(bag, InputSpec(height=6, width=4), topic=topic, limit=9, bits=12)
