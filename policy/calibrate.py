@@ -17,7 +17,9 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
-from oat_runtime.data import LEAST_TO_FIT, camera_images, frame_files, is_bag, read_image, read_images_npz
+from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, read_images_npz, recorded_images
+from oat_runtime.data.camera_messages import NEARLY_BLACK
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.errors import DataError, one_line
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
@@ -87,18 +89,26 @@ def _moved(attack: ImageKind, shipped: EstimatorConstants, clean_NS: Statistics)
     return image_kind(attack.name, attack.regime, mean_S, np.cov(clean_NS.T))
 
 
-def read_frames(path: Path, spec: InputSpec, *, topic: str, limit: int) -> Images:
+def read_frames(
+    path: Path, spec: InputSpec, *, topic: str, limit: int, bits: int = FULL_BITS, skipped: Skipped | None = None
+) -> Images:
     """Read network inputs (N, H, W, 3), uint8, from an image folder, an .npz with `images`, or a rosbag2.
 
+    Args:
+        path: the folder, archive or bag.
+        spec: of the network's input.
+        topic: image topic of a bag; empty: its only one.
+        limit: frames to read at most.
+        bits: how many bits a value of a bag's 16-bit images uses, 8 to 16.
+        skipped: takes the images of a folder or bag that the node could not use either; None: they are logged alone.
+
     Raises:
-        DataError: there is nothing of the kind, or an image cannot be read.
+        DataError: there is nothing of the kind, or no image can be used.
     """
-    if is_bag(path):
-        source = camera_images(path, topic=topic, option="--topic")
-    elif path.suffix == ".npz":
+    if path.suffix == ".npz":
         source = iter(read_images_npz(path, limit=limit))
-    elif path.is_dir():
-        source = (read_image(file) for file in frame_files(path))
+    elif is_bag(path) or path.is_dir():
+        source = recorded_images(path, skipped or Skipped(), topic=topic, option="--topic", bits=bits)
     else:
         raise DataError(f"no frames at {path}: expected an image folder, an .npz, a rosbag2 folder or an .mcap file")
     frames = [fit_frame(frame, spec) for frame in itertools.islice(source, limit)]
@@ -131,6 +141,11 @@ def check_frames(frames_NHWC: Images, source: Path) -> None:
             f"{empty_N.sum()} of {num} frames of {one_line(source)} show nothing, the first is number "
             f"{int(empty_N.argmax())}: remove frames of a covered or waking camera"
         )
+    if (brightest := int(frames_NHWC.max())) < NEARLY_BLACK:
+        raise DataError(
+            f"every frame of {one_line(source)} is nearly black, up to {brightest} of 255: record in the light, or "
+            "set --image-bits where a camera of 10 to 14 bits sends 16-bit images"
+        )
     equal = sum(np.array_equal(now, before) for now, before in itertools.pairwise(frames_NHWC))
     if equal > _MOST_EQUAL * num:
         raise DataError(
@@ -146,6 +161,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=a_path, help="bundle whose constants are refitted; it is left as it is")
     parser.add_argument("frames", type=a_path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")
     parser.add_argument("--topic", default="", help="image topic of the bag (default: its only one)")
+    parser.add_argument(
+        "--image-bits",
+        type=int,
+        choices=range(8, FULL_BITS + 1),
+        default=FULL_BITS,
+        metavar="BITS",
+        help="bits that a value of the bag's 16-bit images uses, as the node's image_bits (default: %(default)s)",
+    )
     parser.add_argument("--limit", type=a_count, default=5000, help="frames to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=a_seed, default=0)
     target = parser.add_mutually_exclusive_group()
@@ -160,8 +183,18 @@ def main(argv: list[str] | None = None) -> int:
     shipped = constants_of(bundle.estimator, where=bundle.path)
     if not shipped.ranks:
         raise DataError(f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again")
-    frames = read_frames(options.frames, bundle.input, topic=options.topic, limit=options.limit)
+    skipped = Skipped(lambda line: print(f"oat-calibrate: {line}", file=sys.stderr))
+    frames = read_frames(
+        options.frames,
+        bundle.input,
+        topic=options.topic,
+        limit=options.limit,
+        bits=options.image_bits,
+        skipped=skipped,
+    )
     check_frames(frames, options.frames)
+    if skipped.num:
+        print(f"oat-calibrate: {skipped.num} images were left out: the node would drop them too", file=sys.stderr)
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
     blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
@@ -176,9 +209,9 @@ def main(argv: list[str] | None = None) -> int:
         write_whole(options.output, content)
     row = "on frames that the fit did not see", sum(map(len, held_out)), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
     wide_console().print(text_table("False alarms", ("", "frames", "before", "after"), [row]))
-    summary = {"name": "oat-calibrate", "num_frames": len(frames), "false_alarm_share_before": before,
-               "false_alarm_share_after": after, "independence": constants.independence,
-               "drift_noise": constants.drift_noise,
+    summary = {"name": "oat-calibrate", "num_frames": len(frames), "num_left_out": skipped.num,
+               "false_alarm_share_before": before, "false_alarm_share_after": after,
+               "independence": constants.independence, "drift_noise": constants.drift_noise,
                "written": "bundle" if options.attach else str(options.output)}  # fmt: skip
     print(json.dumps(summary))
     return 0

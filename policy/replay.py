@@ -93,7 +93,7 @@ def decision_lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {one_line(topics)}"
             )
-        for _, message in bag_messages(path, reader, connections):
+        for _, _, message in bag_messages(path, reader, connections):
             yield from (f"{line}\n" for line in str(message.record_json).splitlines())
 
 

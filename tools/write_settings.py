@@ -66,7 +66,7 @@ NODES = (
          "image on; -1 gives it back to the policy."): "lambda width safety_lock min_confidence always_process",
         ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
         ("The camera", ""):
-            "image_transport image_reliability image_depth max_pixels policy_timeout_s camera_timeout_s",
+            "image_transport image_reliability image_depth image_bits max_pixels policy_timeout_s camera_timeout_s",
         ("Regions", "A detector names them, as vision_msgs/Detection2DArray on `regions`."):
             "max_regions regions_wait_s regions_queue_s regions_queue_mb regions_top_k regions_min_score "
             "regions_smoothing_s",
@@ -88,7 +88,7 @@ NODES = (
     Node("camera_replay", "a camera for a robot without one", Change.AT_START,
          PACKAGE / "config" / "camera_replay.yaml", CAMERA_SPECS, {
         ("What is shown", ""):
-            "source data_root bag_topic frame_side_px frame_id wait_for_subscriber loop rate_hz seed",
+            "source data_root bag_topic image_bits frame_side_px frame_id wait_for_subscriber loop rate_hz seed",
         ("An attack", "It needs the network's weights, and images of its input size (frame_side_px: 32)."):
             "bundle perception_node",
         ("A scenario", ""): "scenario seconds_per_phase",

@@ -24,6 +24,7 @@ from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, 
 from oat_runtime.data.image_set import LEAST_TO_FIT, ImageSet, Split, fingerprint, mixed, split_validation
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz, write_labelled_npz
 from oat_runtime.data.picked_images import PickedImages
+from oat_runtime.data.recordings import Skipped, recorded_images
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import fetch_source, find_source
 
@@ -35,6 +36,7 @@ __all__ = [
     "SOURCES",
     "ImageSet",
     "PickedImages",
+    "Skipped",
     "Split",
     "camera_images",
     "check_compressed",
@@ -55,6 +57,7 @@ __all__ = [
     "read_image",
     "read_images_npz",
     "read_labelled_npz",
+    "recorded_images",
     "rgb_compressed",
     "rgb_image",
     "short_name",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.bag_limits import bound_rosbags, check_files
 from oat_runtime.data.camera_messages import check_compressed, check_image, rgb_compressed, rgb_image
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.errors import DataError, InputError, one_line, quoted
 from oat_runtime.extras import require
 
@@ -61,44 +62,68 @@ def open_bag(path: Path, *, definitions: dict[str, str] | None = None) -> Iterat
         reader.close()
 
 
-def bag_messages(path: Path, reader: Any, connections: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Read messages of an open bag in their order: (type, message).
+def bag_messages(
+    path: Path, reader: Any, connections: Sequence[Any], *, skip: Callable[[DataError], object] | None = None
+) -> Iterator[tuple[int, str, Any]]:
+    """Read messages of an open bag in their order: (number, type, message).
+
+    Args:
+        path: of the bag, for errors.
+        reader: the open bag.
+        connections: those whose messages are read.
+        skip: takes the error of a message that cannot be read by itself; None: it is raised.
 
     Raises:
-        DataError: a message cannot be read, or there are fewer than the bag says.
+        DataError: the bag or a message cannot be read, or there are fewer than the bag says.
     """
     messages, count = iter(reader.messages(connections)), 0
+
+    def damaged(error: Exception) -> DataError:
+        return DataError(f"{one_line(path)}, message {count} cannot be read ({quoted(error)}): the bag is damaged")
+
     while True:
         try:
             connection, _, raw = next(messages)
-            message = reader.deserialize(raw, connection.msgtype)
         except StopIteration:
             break
-        except Exception as error:  # the bag's containers and messages raise two dozen kinds on damaged bytes
-            raise DataError(
-                f"{one_line(path)}, message {count} cannot be read ({quoted(error)}): the bag is damaged"
-            ) from error
-        yield connection.msgtype, message
+        except Exception as error:  # the bag's containers raise two dozen kinds on damaged bytes
+            raise damaged(error) from error
+        try:
+            message = reader.deserialize(raw, connection.msgtype)
+        except Exception as error:  # and so do messages
+            if skip is None:
+                raise damaged(error) from error
+            skip(damaged(error))
+        else:
+            yield count, connection.msgtype, message
         count += 1
     expected = sum(connection.msgcount for connection in connections)
     if count < expected:
         raise DataError(f"{path}: expected {expected} messages, got {count}: the bag is damaged or cut off")
 
 
-def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iterator[npt.NDArray[np.uint8]]:
+def camera_images(
+    path: Path,
+    *,
+    topic: str = "",
+    option: str = "topic",
+    bits: int = FULL_BITS,
+    skip: Callable[[DataError], object] | None = None,
+) -> Iterator[npt.NDArray[np.uint8]]:
     """Read the images of a bag in their order, in every encoding that the node understands.
 
     Args:
         path: a rosbag2 folder or .mcap file.
         topic: of sensor_msgs/Image or CompressedImage; empty: the bag's only one.
         option: what a user sets to name the topic, for the error.
+        bits: as in `oat_runtime.data.camera_messages.rgb_image`.
+        skip: takes the error of an image that the node would refuse, with the node's reason; None: it is raised.
 
     Returns:
         Images (H, W, 3), uint8 RGB, decoded one by one.
 
     Raises:
-        DataError: not a bag, or no such topic, before the first image is taken; later, an image that the node would
-            refuse, with the node's reason.
+        DataError: not a bag, or no such topic, before the first image is taken; later, the bag is damaged.
     """
     with open_bag(path) as reader:
         topics = sorted({c.topic for c in reader.connections if c.msgtype in _IMAGES})
@@ -110,23 +135,29 @@ def camera_images(path: Path, *, topic: str = "", option: str = "topic") -> Iter
             f"{path}: expected one image topic, got {one_line(topic or topics)}: "
             f"set {option} to one of {one_line(topics)}"
         )
-    return _images(path, wanted[0])
+    return _images(path, wanted[0], bits, skip)
 
 
-def _images(path: Path, topic: str) -> Iterator[npt.NDArray[np.uint8]]:
+def _images(
+    path: Path, topic: str, bits: int, skip: Callable[[DataError], object] | None
+) -> Iterator[npt.NDArray[np.uint8]]:
     with open_bag(path) as reader:
         connections = [c for c in reader.connections if c.topic == topic and c.msgtype in _IMAGES]
-        for index, (msgtype, message) in enumerate(bag_messages(path, reader, connections)):
+        for number, msgtype, message in bag_messages(path, reader, connections, skip=skip):
             try:
-                image_HWC = _rgb(message, compressed=msgtype == _COMPRESSED)
+                image_HWC = _rgb(message, compressed=msgtype == _COMPRESSED, bits=bits)
             except InputError as error:
-                raise DataError(f"{path}, image {index} of {one_line(topic)} cannot be used: {error}") from error
+                refused = DataError(f"{path}, image {number} of {one_line(topic)} cannot be used: {error}")
+                if skip is None:
+                    raise refused from error
+                skip(refused)
+                continue
             yield image_HWC
 
 
-def _rgb(message: Any, *, compressed: bool) -> npt.NDArray[np.uint8]:
+def _rgb(message: Any, *, compressed: bool, bits: int) -> npt.NDArray[np.uint8]:
     if compressed:
         check_compressed(message)
-        return rgb_compressed(message)
+        return rgb_compressed(message, bits=bits)
     check_image(message)
-    return np.array(rgb_image(message))
+    return np.array(rgb_image(message, bits=bits))

@@ -29,7 +29,7 @@ _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _JPEG_HUFFMAN = (0xC0, 0xC1, 0xC2)
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)
 # A marker may have any number of FF before it. Patterns that take all of them would start again at each.
-_NEXT_MARKER = re.compile(rb"\xff([^\x00\xff])")
+NEXT_MARKER = re.compile(rb"\xff([^\x00\xff])")
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 PNM_HEAD_BYTES = 4096
@@ -119,7 +119,7 @@ def check_size(height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> None
 def _read_jpeg(data: memoryview) -> Header:
     """Walk over all markers as libjpeg does, and let libjpeg itself read the size."""
     at, segments, scans, size_hw, exif = 2, 0, 0, None, False
-    while (found := _NEXT_MARKER.search(data, at)) is not None:
+    while (found := NEXT_MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
         segments += 1
         if segments > MAX_PARTS:

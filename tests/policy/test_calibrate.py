@@ -70,6 +70,31 @@ def test_frames_that_teach_nothing_are_refused(
         check_frames(spoil(frames), Path("camera"))
 
 
+def test_frames_of_which_all_are_nearly_black_are_refused_with_what_to_set(scenes: Scenes) -> None:
+    """12 bits in the lower bits of 16, of which the upper 8 are taken."""
+    frames = scenes(220, seed=1)
+    with pytest.raises(DataError, match=r"every frame of camera is nearly black, up to 1[0-5] of 255: .*--image-bits"):
+        check_frames(frames >> 4, Path("camera"))
+
+
+def test_an_image_that_cannot_be_read_is_left_out_of_the_fit_and_counted(
+    scenes: Scenes,
+    shipped: EstimatorConstants,
+    tiny_bundle: Callable[[], Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = attach_file(tiny_bundle(), "estimator.json", shipped.model_dump_json().encode())
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(scenes(60, seed=1)):
+        cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame)
+    (tmp_path / "frames" / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert main([str(bundle.path), str(tmp_path / "frames"), "--output", str(tmp_path / "mine.json")]) == 2
+    said = capsys.readouterr().err
+    assert "oat-calibrate: left out: " in said and "7.png cannot be decoded: truncated" in said
+    assert "expected at least 199 frames, got 59" in said
+
+
 @pytest.mark.slow
 def test_alarms_before_and_after(
     scenes: Scenes,

@@ -127,6 +127,18 @@ def test_live_parameters_act_and_bad_ones_are_refused(start, tmp_path):
         assert not result.successful and reason in result.reason, (name, result.reason)
 
 
+def test_a_broken_file_of_a_folder_is_left_out_and_named_once(start, tmp_path, capfd):
+    for number, level in enumerate((50, 90)):
+        cv2.imwrite(str(tmp_path / f"frame{2 * number}.png"), np.full((4, 4, 3), level, np.uint8))
+    (tmp_path / "frame1.png").write_bytes(b"")
+    scene = start(source=str(tmp_path))
+    scene.listen()
+    scene.until(lambda: len(scene.images) >= 5, "the folder plays again and again")
+    assert {int(pixels(message)[0, 0, 0]) for message in scene.images} == {50, 90}
+    said = capfd.readouterr().err
+    assert said.count("left out: ") == 1 and "frame1.png cannot be decoded: empty" in said
+
+
 def test_a_paused_day_does_not_go_on(start, tmp_path):
     phases = tuple(Phase(name=name, title=name, seconds=0.6) for name in ("first", "second"))
     (tmp_path / "day.json").write_text(Scenario(phases=phases).model_dump_json())

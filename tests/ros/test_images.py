@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
 from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from oat_runtime.runtime import OATRuntime
+from policy.replay import replay
 
 NAME = "/oat_perception"
 
@@ -192,6 +195,51 @@ def test_zero_and_backward_stamps_are_answered_and_counted(peer) -> None:
     zero.header.stamp.sec = 0
     assert math.isnan(peer.ask(zero).image_age_ms)
     peer.until(lambda: peer.value("camera", "stamps that went back") >= 1, "a bag that began again is noticed")
+
+
+def test_stamps_before_1970_are_answered_logged_and_replayed(start_graph, tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    graph = start_graph(decision_log=str(log))
+    for sec in (-2_000_000_000, -3, -1):
+        message = graph.peer.make_image()
+        message.header.stamp.sec, message.header.stamp.nanosec = sec, 999_999_999
+        result = graph.peer.ask(message)
+        assert result.header == message.header and math.isnan(result.image_age_ms)
+    assert graph.peer.value("camera", "stamps that went back") == 0
+    assert graph.peer.change_state(Transition.TRANSITION_DEACTIVATE)
+    assert graph.peer.change_state(Transition.TRANSITION_CLEANUP)
+    assert [step.equal for step in replay(log)] == [True] * 3
+
+
+def _twelve_bits(peer) -> Image:
+    """A picture as a camera of 12 bits sends it: in the lower bits of 16."""
+    grey_HW = np.ascontiguousarray(_pixels(peer.make_image())[..., 0])
+    message = peer.make_image(grey_HW[..., None])
+    message.encoding, message.step = "mono16", 2 * message.step
+    message.data = (grey_HW.astype("<u2") << 4).tobytes()
+    return message
+
+
+def test_images_that_are_all_nearly_black_are_a_warning_that_ends_with_the_bits_of_the_camera(
+    start_graph, capfd
+) -> None:
+    peer = start_graph().peer
+    for _ in range(20):
+        peer.ask(_twelve_bits(peer))
+    peer.until(lambda: "set image_bits" in peer.diagnoses["camera"].message, "the warning in diagnostics")
+    assert peer.diagnoses["camera"].level == DiagnosticStatus.WARN
+    assert capfd.readouterr().err.count("every image is nearly black") == 1, "once in the log"
+    plain = peer.ask(peer.make_image(np.repeat(_pixels(peer.make_image())[..., :1], 3, -1)))
+    peer.until(lambda: peer.diagnoses["camera"].level == DiagnosticStatus.OK, "light ends it")
+
+    peer = start_graph(image_bits=12).peer
+    for _ in range(20):
+        assert peer.ask(_twelve_bits(peer)).probabilities == plain.probabilities
+    assert "nearly black" not in peer.diagnoses["camera"].message
+    wide = _twelve_bits(peer)
+    wide.data = b"\xff" * len(wide.data)
+    peer.image.publish(wide)
+    peer.until(lambda: peer.value("camera", "images refused, more than 12 bits") == 1, "a value of 16 bits is refused")
 
 
 def test_a_simulated_clock_that_jumps_changes_no_answer(start_graph) -> None:

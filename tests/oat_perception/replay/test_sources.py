@@ -151,6 +151,11 @@ def _bag(folder):
         "mono16": rgb[..., :2].reshape(6, 8),
         "yuv422_yuy2": rgb[..., :2].reshape(6, 8),
         "bgra8": np.tile(rgb[..., :2], (1, 1, 2)).reshape(6, 16),
+        "8UC4": np.tile(rgb[..., 1:], (1, 1, 2)).reshape(6, 16),
+        "bgr16": np.tile(rgb, (1, 1, 2)).reshape(6, 24),
+        "nv12": np.concatenate([rgb[..., 0], rgb[:3, :, 1]]),
+        "nv21": np.concatenate([rgb[..., 0], rgb[:3, :, 1]]),
+        "nv24": np.concatenate([rgb[..., 0], rgb[..., 1], rgb[..., 2]]),
     }
     image = store.types["sensor_msgs/msg/Image"]
     messages = {
@@ -182,10 +187,21 @@ def test_one_bag_is_read_alike_by_the_camera_replay_by_oat_calibrate_and_by_the_
         assert np.array_equal(replayed.image_HWC, calibrated), topic
         if topic in ("/bgr8", "/packed"):
             assert np.array_equal(calibrated, rgb)
-    with pytest.raises(DataError, match=r"set bag_topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
+    with pytest.raises(DataError, match=r"set bag_topic to one of \['/8UC4', .*'/yuv422_yuy2'\]"):
         sources.open_source(str(bag))
-    with pytest.raises(DataError, match=r"set --topic to one of \['/bayer_gbrg16', .*'/yuv422_yuy2'\]"):
+    with pytest.raises(DataError, match=r"set --topic to one of \['/8UC4', .*'/yuv422_yuy2'\]"):
         read_frames(bag, InputSpec(), topic="", limit=9)
+
+
+def test_a_bag_of_a_camera_of_few_bits_is_read_alike(tmp_path):
+    bag, messages, _ = _bag(tmp_path)
+    for topic in ("/mono16", "/bayer_gbrg16", "/bgr16"):
+        with pytest.raises(DataError, match=r"none of 1 images .* more than 12 bits: .* set image_bits to 16"):
+            next(sources.open_source(str(bag), topic=topic, bits=12))
+        with pytest.raises(DataError, match="more than 12 bits"):
+            read_frames(bag, InputSpec(height=6, width=4), topic=topic, limit=9, bits=12)
+    (replayed,) = sources.open_source(str(bag), topic="/bgr8", bits=12)
+    assert np.array_equal(replayed.image_HWC, rgb_image(messages["/bgr8"])), "8 bits stay 8 bits"
 
 
 @pytest.mark.parametrize(

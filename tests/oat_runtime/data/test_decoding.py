@@ -271,6 +271,48 @@ def test_bytes_behind_an_image_and_a_few_before_its_end_harm_nothing() -> None:
         np.testing.assert_array_equal(decode_rgb(data), decode_rgb(whole))
 
 
+def _without_tables(data: bytes) -> bytes:
+    """A frame of Motion JPEG: the Huffman tables are the standard's, and left out."""
+    kept, at = data[:2], 2
+    while data[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        kept += b"" if data[at + 1] == 0xC4 else data[at:end]
+        at = end
+    return kept + data[at:]
+
+
+def _changed(data: bytes, *, behind: bytes, at: int, to: bytes) -> bytes:
+    place = data.index(behind) + at
+    return data[:place] + to + data[place + len(to) :]
+
+
+WHOLE = encoded(".jpg", cv2.IMWRITE_JPEG_QUALITY, 90)
+ODD = {
+    "tables left out": _without_tables(WHOLE),
+    "restart markers": encoded(".jpg", cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_RST_INTERVAL, 3),
+    "frequencies 0 to 0": _changed(WHOLE, behind=b"\xff\xda", at=12, to=b"\0"),
+    "frequencies from 1": _changed(WHOLE, behind=b"\xff\xda", at=11, to=b"\1\x3f\x11"),
+    "JFIF 2": _changed(WHOLE, behind=b"JFIF\0", at=5, to=b"\2"),
+    "both, and bytes before the end": _changed(
+        _changed(WHOLE[:-2] + b"\0\0\0" + WHOLE[-2:], behind=b"\xff\xda", at=12, to=b"\0"),
+        behind=b"JFIF\0", at=5, to=b"\2",
+    ),
+    "padded": WHOLE + b"\xff" * 9 + bytes(500),
+    "a preview within": WHOLE[:2] + segment(0xE2, WHOLE) + WHOLE[2:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_whole_jpegs_of_odd_cameras_are_pictures(oddity: str) -> None:
+    """Whatever holds every pixel is taken; a hole in it is still noticed."""
+    data = ODD[oddity]
+    np.testing.assert_array_equal(decode_rgb(data), decode_rgb(WHOLE))
+    start = data.rindex(b"\xff\xda")
+    damaged = data[: start + 100] + data[start + 700 :]
+    with pytest.raises(InputError, match="undecodable: Corrupt JPEG data"):
+        decode_rgb(damaged)
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_header_and_decoder_agree_on_whatever_is_damaged(name: str) -> None:
     """A damaged image is refused with a reason, or decodes to exactly the size that was checked."""
@@ -288,11 +330,33 @@ def test_header_and_decoder_agree_on_whatever_is_damaged(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["16UC1; png compressed ", "bayer_rggb8; jpeg compressed ", "16UC1; compressedDepth png"]
+    ("form", "reason"),
+    [
+        ("16UC1; png compressed ", "depth image"),
+        ("16UC1; jpeg compressed mono8", "depth image"),
+        ("32FC1; compressedDepth png", "depth image"),
+        ("16UC1", "depth image"),
+        ("mono16; compressedDepth rvl", "depth image"),
+        ("bayer_rggb8; jpeg compressed ", "Bayer mosaic"),
+        ("bayer_gbrg16;png compressed bayer_gbrg16", "Bayer mosaic"),
+        (" bayer_rggb8", "Bayer mosaic"),
+    ],
 )
-def test_a_compressed_message_that_says_it_is_no_picture_is_none(form: str) -> None:
-    with pytest.raises(InputError, match="expected a picture, got"):
+def test_a_compressed_message_that_says_it_is_no_picture_is_none(form: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"{reason}: expected a picture, got the format '{form.strip()}'"):
         check_compressed(SimpleNamespace(format=form, data=IMAGES["png"]))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "", "jpeg", "png", "rgb8; jpeg compressed bgr8", "mono16; png compressed ", "bgra8; jpeg compressed bgr8",
+        "bayer_rggb8; jpeg compressed bgr8", "bayer_rggb8; jpeg compressed mono8", "bayer_rggb16;png compressed bgr16",
+    ],
+)  # fmt: skip
+def test_a_compressed_message_of_a_picture_is_one_whatever_its_camera_sent(form: str) -> None:
+    """compressed_image_transport interpolates a mosaic, and names behind `compressed` what it made of it."""
+    check_compressed(SimpleNamespace(format=form, data=IMAGES["png"]))
 
 
 def test_one_limit_holds_for_messages_and_files(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from oat_perception.replay.parameters import CAMERA_SPECS
 from oat_perception.replay.scenario import Moment, Scenario, load_scenario
 from oat_perception.replay.sources import SourceImage, open_source
 from oat_perception.replay.treatment import Treatment, disturb, fit_square
+from oat_runtime.data import Skipped
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.extras import require
 from oat_runtime.files import expanded
@@ -58,6 +59,7 @@ class CameraReplay(SpecifiedParameters):
         self._scenario: Scenario | None = load_scenario(name) if name else None
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:
             self._scenario = self._scenario.with_seconds_per_phase(seconds)
+        self._skipped = Skipped(self.get_logger().warning)
         self._frames = self._open()
         self._waiting = bool(self.get_parameter("wait_for_subscriber").value)
         self._sequence = 0
@@ -111,7 +113,12 @@ class CameraReplay(SpecifiedParameters):
     def _open(self) -> Generator[SourceImage, None, None]:
         seed = int(self._number("seed"))
         return open_source(
-            self._text("source"), data_root=self._text("data_root"), topic=self._text("bag_topic"), seed=seed
+            self._text("source"),
+            data_root=self._text("data_root"),
+            topic=self._text("bag_topic"),
+            bits=int(self._number("image_bits")),
+            seed=seed,
+            skipped=self._skipped,
         )
 
     def _load_attacker(self) -> Attacker:
@@ -208,6 +215,9 @@ class CameraReplay(SpecifiedParameters):
 
     def _next(self) -> SourceImage | None:
         frame = next(self._frames, None)
+        if frame is None and self._skipped.num:
+            self.get_logger().warning(f"{self._skipped.num} images of {self._text('source')} were left out")
+            self._skipped.num = 0
         if frame is None and self._sequence and self.get_parameter("loop").value:
             self._frames = self._open()
             frame = next(self._frames, None)

@@ -175,6 +175,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             class_names=loaded.runtime.bundle.class_names,
             regions=configured.regions,
             max_pixels=int(self.get_parameter("max_pixels").value),
+            image_bits=int(self.get_parameter("image_bits").value),
         )
         self._running = _Running(
             pipeline, CameraSubscriptions(self, pipeline, compressed=compressed, regions=configured.regions)

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from oat_runtime.backends import BackendName, Precision
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.image_headers import MAX_PIXELS
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.image import MAX_SIDE_PX
@@ -177,6 +178,9 @@ SPECS: tuple[Spec, ...] = (
          1, 1000),
     Spec("max_pixels", MAX_PIXELS, "Most pixels of an image. A larger one is dropped before memory is taken for it. "
          "The default is 8K, 7680x4320.", 1, MAX_SIDE_PX**2),
+    Spec("image_bits", FULL_BITS, "Bits that a value of a 16-bit image uses: mono16, rgb16 and its kin, Bayer, "
+         "or a PNG. 16: the driver fills all of them, or the upper ones. A camera of 10 to 14 bits that fills the "
+         "lower ones gives nearly black images until its number stands here.", 8, FULL_BITS),
     Spec("camera_timeout_s", 1.0, "Time without an image after which diagnostics call the camera silent.",
          0.01, _HOUR_S, unit="s"),
     Spec("policy_timeout_s", 1.0, "Time that an image may be in work before diagnostics call the policy silent.",

@@ -154,7 +154,7 @@ def box_of(box: Any, *, height: int, width: int) -> Box:
 def _rotated(box: RotatedBox, *, height: int, width: int) -> RotatedBox:
     got = f"got centre ({box.x:g}, {box.y:g}), size {box.width:g}x{box.height:g}, {box.angle_rad:.3f} rad"
     diagonal = math.hypot(width, height)
-    if not (0 < box.width <= diagonal and 0 < box.height <= diagonal and box.width * box.height <= width * height):
+    if not (max(box.width, box.height) <= diagonal and box.width > 0 and 0 < box.width * box.height <= width * height):
         raise InputError(
             f"bad region: expected a rotated box of at most the image's diagonal and area ({width}x{height}), {got}"
         )

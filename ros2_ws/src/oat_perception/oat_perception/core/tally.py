@@ -16,6 +16,8 @@ _WINDOW = 300
 """Number of frames for the percentiles."""
 _RECENT_S = 5.0
 """Time for the rate, and for which a refused image is a warning."""
+_NUM_DARK = 15
+"""Images in a row, nearly black, that are a warning: a camera's first ones may be dark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Snapshot:
     refused: Mapping[str, int]
     num_out_of_order: int
     recent_refusal: str
+    brightest: int
+    is_nearly_black: bool
     last_received_s: float | None
     in_work_since_s: float | None
     rate_hz: float
@@ -49,10 +53,12 @@ class Tally:
     last_error: str = ""
     num_probes: int = 0
     num_out_of_order: int = 0
+    brightest: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     last_received_s: float | None = None
     in_work_since_s: float | None = None
-    _last_stamp_ns: int = 0
+    _last_stamp_ns: int | None = None
+    _num_dark: int = 0
     _last_refusal: tuple[float, str] | None = None
     _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -66,8 +72,14 @@ class Tally:
         with self._lock:
             self.num_received += 1
             self.last_received_s = now_s
-            self.num_out_of_order += stamp_ns < self._last_stamp_ns
+            self.num_out_of_order += self._last_stamp_ns is not None and stamp_ns < self._last_stamp_ns
             self._last_stamp_ns = stamp_ns
+
+    def shone(self, brightest: int, *, is_dark: bool) -> None:
+        """Note the brightest value of an image, 0 to 255, and whether that is nearly black."""
+        with self._lock:
+            self.brightest = brightest
+            self._num_dark = self._num_dark + 1 if is_dark else 0
 
     def begin(self, now_s: float | None) -> None:
         """Note that work on an image begins; None: it has ended."""
@@ -109,6 +121,8 @@ class Tally:
                 last_error=self.last_error,
                 num_probes=self.num_probes,
                 num_out_of_order=self.num_out_of_order,
+                brightest=self.brightest,
+                is_nearly_black=self._num_dark >= _NUM_DARK,
                 refused=dict(self.refused),
                 recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
                 last_received_s=self.last_received_s,

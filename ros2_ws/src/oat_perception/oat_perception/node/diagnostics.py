@@ -21,6 +21,10 @@ _WITHOUT = {
     "battery": "set use_battery to false where there is none, or width and rate stay those of an unknown one",
 }
 """What to do about a signal that was never received."""
+_NEARLY_BLACK = (
+    "every image is nearly black: set image_bits where a camera of 10 to 14 bits sends 16-bit images, or see to lens, "
+    "light and exposure"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +177,14 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
             message = "no image yet"
         elif tally.recent_refusal:
             level, message = DiagnosticStatus.WARN, f"refused: {tally.recent_refusal}"
+        elif tally.is_nearly_black:
+            level, message = DiagnosticStatus.WARN, _NEARLY_BLACK
     values = {
         "images received": str(tally.num_received),
         "images replaced by newer ones": str(health.num_dropped),
         "images skipped for the rate": str(health.num_skipped),
         "stamps that went back": str(tally.num_out_of_order),
+        "brightest value of the last image": str(tally.brightest),
         **{f"images refused, {reason}": str(count) for reason, count in sorted(tally.refused.items())},
     }
     return _status(health, "camera", level, message, values)

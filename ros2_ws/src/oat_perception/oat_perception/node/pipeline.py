@@ -23,11 +23,14 @@ from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
 from oat_perception.node.publishers import ResultPublishers
 from oat_runtime.data import camera_messages, image_headers
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.errors import InputError, one_line, quoted
 
 _THROTTLE_S = 5.0
 _MAX_FRAME_ID = 1000
 _MOST_SHOWN = 500
+_SAMPLED_ROWS = 60
+"""Rows and columns, about, of which the brightest value is taken."""
 _DETECTIONS_BYTES, _REGION_BYTES = 2**18, 4096
 """Largest message of detections, and what it may be more for each region that is classified: a box takes 100 bytes."""
 
@@ -56,6 +59,7 @@ class Pipeline:
         class_names: tuple[str, ...],
         regions: RegionSettings,
         max_pixels: int = image_headers.MAX_PIXELS,
+        image_bits: int = FULL_BITS,
     ) -> None:
         """Start the inference thread.
 
@@ -69,17 +73,18 @@ class Pipeline:
             class_names: by label.
             regions: how detections are met with their images.
             max_pixels: most pixels of one image.
+            image_bits: bits that a value of a 16-bit image uses.
         """
         self.tally = Tally()
         self._node, self._core, self._publishers = node, core, publishers
         self._external, self._log, self._max_regions = external, log, regions.most
         self._check: Callable[[Any], None] = functools.partial(camera_messages.check_image, max_pixels=max_pixels)
-        self._to_rgb: Callable[[Any], Any] = camera_messages.rgb_image
+        self._to_rgb: Callable[[Any], Any] = functools.partial(camera_messages.rgb_image, bits=image_bits)
         if compressed:
             self._check = functools.partial(camera_messages.check_compressed, max_pixels=max_pixels)
             # Boxes of regions are in the pixels that the camera sent.
             self._to_rgb = functools.partial(
-                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not regions.most
+                camera_messages.rgb_compressed, max_pixels=max_pixels, reduced=not regions.most, bits=image_bits
             )
         self._matcher: StampMatcher[_Mail] = StampMatcher(
             queue_s=regions.queue_s, max_bytes=regions.queue_bytes, wait_s=regions.wait_s
@@ -183,6 +188,7 @@ class Pipeline:
         try:
             frame = CameraFrame(self._to_rgb(mail.message), mail.received_s)
             frame = replace(frame, boxes=self._boxes(mail.asked, *frame.image_HWC.shape[:2]))
+            self._look_for_light(mail.message, frame.image_HWC)
             now_s = time.monotonic()
             result = self._core.process(frame, external=self._external(now_s), now_s=now_s)
         except InputError as error:
@@ -210,6 +216,13 @@ class Pipeline:
         if result.rate_cause:
             limit = f"at most {result.decision.max_rate_hz:.3g} images a second: {result.rate_cause}"
         self._node.get_logger().info(f"rate: {limit}")
+
+    def _look_for_light(self, message: Any, image_HWC: Any) -> None:
+        """Count images that are nearly black: of a camera's bits, the upper ones may be empty."""
+        every = max(1, min(image_HWC.shape[:2]) // _SAMPLED_ROWS)
+        brightest = int(image_HWC[::every, ::every].max())
+        encoding = getattr(message, "encoding", None) or message.format.partition(";")[0].strip()
+        self.tally.shone(brightest, is_dark=brightest < camera_messages.nearly_black(encoding))
 
     def _boxes(self, asked: Any, height: int, width: int) -> tuple[Box | None, ...]:
         """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""

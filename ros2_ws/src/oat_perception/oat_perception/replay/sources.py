@@ -16,14 +16,15 @@ from oat_runtime.data import (
     CIFAR10,
     CIFAR10_CLASSES,
     ImageSet,
-    camera_images,
+    Skipped,
     fetch_source,
     find_source,
-    frame_files,
     is_bag,
     load_dataset,
     read_image,
+    recorded_images,
 )
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.image_headers import check_size
 from oat_runtime.errors import ConfigError, DataError, InputError
 from oat_runtime.files import expanded
@@ -104,7 +105,15 @@ def load_foolbox_cifar10() -> ImageSet:
     return ImageSet(images_NHWC, labels_N, CIFAR10_CLASSES, "20 images from foolbox")
 
 
-def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int = 0) -> SourceImages:
+def open_source(
+    source: str,
+    *,
+    data_root: str = "",
+    topic: str = "",
+    bits: int = FULL_BITS,
+    seed: int = 0,
+    skipped: Skipped | None = None,
+) -> SourceImages:
     """Return one pass over a source.
 
     Args:
@@ -112,7 +121,9 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
             file, or a video file.
         data_root: folder that holds CIFAR-10; see `find_cifar10`.
         topic: image topic of a bag; empty: its only one.
+        bits: how many bits a value of a bag's 16-bit images uses.
         seed: order of labelled images.
+        skipped: takes the images of a folder or bag that cannot be used; None: they are logged alone.
 
     Raises:
         DataError: there is no such source, or it holds no image. This is raised before the first frame is taken.
@@ -124,10 +135,9 @@ def open_source(source: str, *, data_root: str = "", topic: str = "", seed: int 
     if source.isdigit():
         return _capture(int(source))
     path = expanded(source)
-    if is_bag(path):
-        return _unlabelled(camera_images(path, topic=topic, option="bag_topic"))
-    if path.is_dir():
-        return _unlabelled(map(read_image, frame_files(path)))
+    if is_bag(path) or path.is_dir():
+        skipped = skipped or Skipped()
+        return _unlabelled(recorded_images(path, skipped, topic=topic, option="bag_topic", bits=bits))
     if path.is_file():
         return _capture(str(path))
     raise DataError(

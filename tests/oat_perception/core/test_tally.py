@@ -1,0 +1,29 @@
+"""Counts of one activation: what is wrong with a camera shows, and what is not does not."""
+
+from __future__ import annotations
+
+from oat_perception.core.tally import Tally
+
+
+def test_a_camera_is_dark_if_image_after_image_is() -> None:
+    tally = Tally()
+
+    def is_dark_after(*brightest: int) -> bool:
+        for level in brightest:
+            tally.shone(level, is_dark=level < 16)
+        return tally.snapshot(0.0).is_nearly_black
+
+    assert not is_dark_after(*[3] * 10), "the first images of a camera may be dark"
+    assert is_dark_after(*[3] * 10)
+    assert not is_dark_after(200) and tally.snapshot(0.0).brightest == 200
+    assert not is_dark_after(3), "one dark image is no dark camera"
+
+
+def test_only_a_stamp_before_the_last_one_went_back() -> None:
+    """Regression: the first stamp before 1970 was taken for one that went back."""
+    tally = Tally()
+    for stamp_ns in (-5, -4, 0, 7):
+        tally.received(0.0, stamp_ns)
+    assert tally.num_out_of_order == 0
+    tally.received(0.0, -4)
+    assert tally.num_out_of_order == 1
