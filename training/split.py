@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
+from oat_runtime.compat import Self
 from oat_runtime.data import ImageSet, fingerprint, read_labelled_npz, split_validation
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, whole_file, write_whole
