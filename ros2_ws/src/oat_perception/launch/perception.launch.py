@@ -32,10 +32,13 @@ def generate_launch_description() -> LaunchDescription:
                 default_value=str(_CONFIG / "fastdds.xml"),
                 description="Fast DDS profile, which the camera's process must load too; empty: the default one",
             ),
-            SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE",
-                LaunchConfiguration("fastdds_profile"),
-                condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("fastdds_profile"), "")),
+            *(
+                SetEnvironmentVariable(
+                    f"{name}_DEFAULT_PROFILES_FILE",
+                    LaunchConfiguration("fastdds_profile"),
+                    condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("fastdds_profile"), "")),
+                )
+                for name in ("FASTRTPS", "FASTDDS")  # up to Jazzy, and later
             ),
             LifecycleNode(
                 package="oat_perception",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -49,6 +49,7 @@ class Health:
         camera_timeout_s: time without an image after which the camera counts as silent.
         policy_timeout_s: time for one image after which the policy counts as silent.
         now_s: steady time.
+        why_silent: tells why no image ever came, as far as the graph knows; empty where it knows nothing.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
     """
@@ -66,6 +67,7 @@ class Health:
     camera_timeout_s: float
     policy_timeout_s: float
     now_s: float
+    why_silent: Callable[[], str] = str
     log: DecisionLog | None = None
     failures: Failures | None = None
 
@@ -158,6 +160,8 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
             message = "no image yet" if last_s is None else f"no image for {silent_s:.1f} s"
             if health.incompatible_qos:
                 message += f": a camera offers another {health.incompatible_qos} than image_reliability asks for"
+            elif last_s is None and (cause := health.why_silent()):
+                message += f": {cause}"
         elif last_s is None:
             message = "no image yet"
         elif tally.recent_refusal:

@@ -1,7 +1,9 @@
-"""Subscribe to the camera while somebody wants a result, and report a QoS that keeps images away."""
+"""Subscribe to the camera while somebody wants a result, and tell what keeps images away."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from typing import Any
 
@@ -11,10 +13,13 @@ from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_n
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from oat_perception.core.machine import other_users, user_name
 from oat_perception.node import messages
 from oat_perception.node.pipeline import Pipeline
 
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_ASK_EVERY_S = 0.9
+"""The watchdog looks far more often, and the graph changes seldom."""
 
 
 class CameraSubscriptions:
@@ -37,6 +42,7 @@ class CameraSubscriptions:
         self._node, self._pipeline = node, pipeline
         self._compressed, self._regions = compressed, regions
         self._subscriptions: list[Any] = []
+        self._cause, self._asked_s, self._told = "", -math.inf, ""
         self.listening_since_s: float | None = None
         self.incompatible_qos = ""
 
@@ -46,19 +52,60 @@ class CameraSubscriptions:
             return
         if wanted:
             self.listening_since_s = time.monotonic()
+            self._cause, self._asked_s, self._told = "", -math.inf, ""
             if self._regions:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
             if self._compressed:
-                # As image_transport does it: the base name is remapped, then the transport's name is added.
-                topic = f"{self._node.resolve_topic_name('image')}/compressed"
-                self._subscribe(CompressedImage, topic, self._pipeline.accept)
+                self._subscribe(CompressedImage, self._topic(compressed=True), self._pipeline.accept)
             else:
                 self._subscribe(Image, "image", self._pipeline.accept)
         else:
             self.listening_since_s = None
             while self._subscriptions:
                 self._node.destroy_subscription(self._subscriptions.pop())
+
+    def why_silent(self) -> str:
+        """Return why no image arrives, as far as the graph tells. It is logged where it becomes another one."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < _ASK_EVERY_S:
+            return self._cause
+        before, self._cause, self._asked_s = self._cause, self._why_silent(), now_s
+        # The watchdog logs the first one. A publisher that has just come is given until the next look.
+        if not self._told:
+            self._told = self._cause
+        elif self._cause == before != self._told:
+            self._told = self._cause
+            self._node.get_logger().warning(f"camera: no image yet: {self._cause}")
+        return self._cause
+
+    def _why_silent(self) -> str:
+        topic, other = self._topic(compressed=self._compressed), self._topic(compressed=not self._compressed)
+        wanted = f"sensor_msgs/msg/{'CompressedImage' if self._compressed else 'Image'}"
+        types = sorted({info.topic_type for info in self._node.get_publishers_info_by_topic(topic)})
+        if not types and self._node.count_publishers(other):
+            transport = "raw" if self._compressed else "compressed"
+            return f"nobody publishes {topic}, but {other} is published: set image_transport to {transport}"
+        if not types:
+            return f"nobody publishes {topic}: start the camera, or remap image to its topic"
+        if wanted not in types:
+            return f"{topic} is published as {', '.join(types)}, not as {wanted}: remap image to another topic"
+        silent = f"a publisher of {topic} matches, but nothing arrives"
+        if users := other_users():
+            return (
+                f"{silent}, likely because DDS's shared memory of {', '.join(users)} is closed to "
+                f"{user_name(os.geteuid())}, who runs this node: run camera and node as one user, or give both "
+                "config/fastdds_users.xml (docs/ros.md)"
+            )
+        return (
+            f"{silent}: it sends nothing, it runs as another user or in another container (give both "
+            "config/fastdds_users.xml), or its images are large and its process does not load config/fastdds.xml "
+            "(docs/ros.md)"
+        )
+
+    def _topic(self, *, compressed: bool) -> str:
+        """Return the camera's topic. As in image_transport, the base name is remapped, then the transport is added."""
+        return self._node.resolve_topic_name("image") + ("/compressed" if compressed else "")
 
     def _subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> None:
         reliability = ReliabilityPolicy[str(self._node.get_parameter("image_reliability").value).upper()]
