@@ -7,12 +7,12 @@ import os
 import time
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from oat_perception.compat import SubscriptionEventCallbacks
 from oat_perception.core.machine import other_users, user_name
 from oat_perception.node import messages
 from oat_perception.node.pipeline import Pipeline
