@@ -33,7 +33,8 @@ def network_input(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDAr
 def unit_planes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Scale uint8 images (..., H, W, C) to float32 (..., C, H, W) in [0, 1], C-contiguous and freshly allocated."""
     planes = np.moveaxis(images, -1, -3)
-    return np.divide(planes, np.float32(255), out=np.empty(planes.shape, np.float32))
+    scaled: npt.NDArray[np.float32] = np.divide(planes, np.float32(255), out=np.empty(planes.shape, np.float32))
+    return scaled
 
 
 def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, Self, get_args
+from typing import Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from oat_runtime.architecture import effective_lambda
 from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
 from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle
+from oat_runtime.compat import Self
 from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable

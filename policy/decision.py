@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from oat_runtime.compat import StrEnum
 from oat_runtime.operating_point import OperatingPoint, Regime
 from policy.signals import SignalState
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from oat_runtime.compat import Self
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.files import reason_of
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel

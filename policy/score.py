@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oat_runtime.compat import Self
 from oat_runtime.operating_point import (
     MEASURED_REGIMES,
     OperatingPoint,

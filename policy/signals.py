@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
+from oat_runtime.compat import StrEnum
 from oat_runtime.operating_point import OperatingPoint
 from policy.image import ImageStatistics
 

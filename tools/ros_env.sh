@@ -21,6 +21,7 @@ if compgen -G "$_oat_venv/lib/python3*/site-packages/rclpy" >/dev/null; then
   export VIRTUAL_ENV="$_oat_venv"
   export AMENT_PREFIX_PATH="$_oat_venv" CMAKE_PREFIX_PATH="$_oat_venv"
   export ROS_VERSION=2 ROS_DISTRO=jazzy ROS_PYTHON_VERSION=3
+  if compgen -G "$_oat_venv/lib/python3*/site-packages/ros_kilted_rclpy-*" >/dev/null; then ROS_DISTRO=kilted; fi
   if [ -n "${PYTHONPATH:-}" ] && [ "${PYTHONPATH#"$_oat_root/ros2_ws"}" = "$PYTHONPATH" ]; then
     echo "tools/ros_env.sh: leaves out PYTHONPATH=$PYTHONPATH, which may hold another ROS 2" >&2
   fi
@@ -47,6 +48,11 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST
 # Without it, large images between processes are lost. Set it empty for Fast DDS's own settings.
 if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}" ]; then
   export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$_oat_root/ros2_ws/src/oat_perception/config/fastdds.xml}"
+  # Kilted and later know only the other name.
+  case "${ROS_DISTRO:-}" in
+    humble | jazzy) ;;
+    *) export FASTDDS_DEFAULT_PROFILES_FILE="$FASTRTPS_DEFAULT_PROFILES_FILE" ;;
+  esac
 fi
 
 set "$_oat_nounset"

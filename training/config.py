@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from oat_runtime.architecture import ModelConfig, Resize
+from oat_runtime.compat import Self
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.stress.attacks import kind_of
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
+from oat_runtime.compat import Self
 from oat_runtime.data import (
     ImageSet,
     fingerprint,

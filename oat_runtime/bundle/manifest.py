@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.compat import Self
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
 
 SCHEMA_VERSION: Final = 2

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from oat_runtime.bundle.manifest import (
 )
 from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.bundle.tensor_files import Expected, check_header, most_bytes, read_header, read_tensors
+from oat_runtime.compat import Self, sha256_of
 from oat_runtime.errors import BundleError, one_line, quoted
 from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -246,7 +247,7 @@ class Bundle:
                 raise BundleError(f"{one_line(path)}: expected {entry.num_bytes} bytes, got {size}: it is truncated")
         for name, entry in self.manifest.files.items():
             with (self.path / name).open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                sha256 = sha256_of(file)
             if sha256 != entry.sha256:
                 raise BundleError(
                     f"{one_line(self.path / name)}: its SHA-256 is not the manifest's: it was changed, fetch the "

@@ -198,7 +198,8 @@ def _zoom_blur(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     total = x.copy()
     for factor in factors:
         total += _zoom(x, factor)
-    return total / np.float32(len(factors) + 1)
+    mean: Pixels = total / np.float32(len(factors) + 1)
+    return mean
 
 
 def _snow(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
@@ -273,7 +274,8 @@ def _jpeg_compression(x: Pixels, severity: int, rng: np.random.Generator) -> Pix
     settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     code = cv2.imencode(".jpg", bgr, settings)[1]
     decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
-    return _floats(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)) / np.float32(255)
+    compressed: Pixels = _floats(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)) / np.float32(255)
+    return compressed
 
 
 _HIGH, _LOW = Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY

@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import subprocess
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +71,7 @@ def test_make_knows_how_to_make_what_is_only_marked(target: str) -> None:
 
 
 def test_what_a_marked_command_names_is_there() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for text in MARKED:
         for path in re.findall(r"ros2_ws/src/\S+", text):

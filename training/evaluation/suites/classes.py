@@ -67,10 +67,11 @@ def by_class(rows: list[Row]) -> Table:
     columns = _columns(rows)
     cells = {(row["class"], row["lambda"], row["condition"]): row for row in rows}
     classes = list(dict.fromkeys(row["class"] for row in rows))
-    classes.sort(key=lambda name: cells[name, *columns[-1]]["accuracy"])
+    last_lam, last_condition = columns[-1]
+    classes.sort(key=lambda name: cells[name, last_lam, last_condition]["accuracy"])
     table = new_table("class", "images", *(f"λ={lam:g}, {condition}" for lam, condition in columns))
     for name in classes:
-        mine = [cells[name, *column] for column in columns]
+        mine = [cells[name, lam, condition] for lam, condition in columns]
         table.add_row(name, str(mine[0]["num_total"]), *map(share_of, mine))
     return table
 

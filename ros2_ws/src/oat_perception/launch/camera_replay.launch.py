@@ -6,7 +6,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -35,10 +35,13 @@ def generate_launch_description() -> LaunchDescription:
                 default_value=str(_CONFIG / "fastdds.xml"),
                 description="Fast DDS profile, the perception node's; empty: the default one",
             ),
-            SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE",
-                LaunchConfiguration("fastdds_profile"),
-                condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("fastdds_profile"), "")),
+            *(
+                SetEnvironmentVariable(
+                    f"{name}_DEFAULT_PROFILES_FILE",
+                    LaunchConfiguration("fastdds_profile"),
+                    condition=IfCondition(PythonExpression(["bool('", LaunchConfiguration("fastdds_profile"), "')"])),
+                )
+                for name in ("FASTRTPS", "FASTDDS")  # up to Jazzy, and later
             ),
             Node(
                 package="oat_perception",

@@ -331,6 +331,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             problem=self.problem,
             listening_since_s=None if running is None else running.subscriptions.listening_since_s,
             incompatible_qos="" if running is None else running.subscriptions.incompatible_qos,
+            why_silent=str if running is None else running.subscriptions.why_silent,
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,

@@ -234,10 +234,12 @@ def _picture(size_hw: tuple[int, int]) -> np.ndarray:
 
 @contextlib.contextmanager
 def _domain(profile: str) -> Iterator[None]:
-    os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
-    if profile == "shipped":
-        config = Path(get_package_share_directory("oat_perception")) / "config"
-        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(config / "fastdds.xml")
+    config = Path(get_package_share_directory("oat_perception")) / "config"
+    for name in ("FASTRTPS", "FASTDDS"):  # up to Jazzy, and later
+        variable = f"{name}_DEFAULT_PROFILES_FILE"
+        os.environ.pop(variable, None)
+        if profile == "shipped":
+            os.environ[variable] = str(config / "fastdds.xml")
     rclpy.init()
     try:
         yield

@@ -1,14 +1,20 @@
-"""Read the machine's temperature, and this process's memory and CPU time."""
+"""Read the machine's temperature, this process's memory and CPU time, and whose shared memory DDS uses."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import pwd
 import time
 from pathlib import Path
 
 from oat_runtime.devices import resident_mb
 
 _ZONES = Path("/sys/class/thermal")
+_SHARED_MEMORY = Path("/dev/shm")
+_SEGMENTS = "fast*_port*"
+"""Fast DDS makes such a file for each participant that listens, and a user's file is closed to other users."""
 _PLAUSIBLE_C = (-40.0, 150.0)
 _READ_EVERY_S = 0.9
 """The watchdog looks far more often: some sensors take milliseconds, and CPU time over an instant says nothing."""
@@ -52,6 +58,26 @@ class Machine:
         before, self._before = self._before, now
         wall_s = now[1] - before[1]
         return 100 * (now[0] - before[0]) / wall_s if wall_s > 0 else math.nan
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name; the number where it has none, as in a container."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def other_users(folder: Path = _SHARED_MEMORY) -> list[str]:
+    """Return the names of the other users whose Fast DDS participants use shared memory here.
+
+    There are none if this process's own user has no such memory, because it then speaks by other means.
+    """
+    owners = set[int]()
+    for segment in folder.glob(_SEGMENTS):
+        with contextlib.suppress(OSError):  # gone by now
+            owners.add(segment.stat().st_uid)
+    return sorted(map(user_name, owners - {os.geteuid()})) if os.geteuid() in owners else []
 
 
 def _celsius(sensor: Path) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
 
 from rich import box
 from rich.console import Console, Group
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from oat_perception.demo.day_record import Record, ReplayedFrame, count
 from oat_perception.replay.scenario import Scenario
+from oat_runtime.compat import Self
 from oat_runtime.operating_point import Proportion, Regime
 from oat_runtime.text import plain
 

@@ -14,6 +14,7 @@ from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from oat_perception.compat import after_parameters
 from oat_perception.core.overrides import Overrides, what_changed
 from oat_perception.core.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
 from oat_perception.node.messages import parameter_descriptor
@@ -61,7 +62,7 @@ class Commands:
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
             node.declare_parameter(spec.name, spec.default, parameter_descriptor(spec, with_range=False))
-        node.add_post_set_parameters_callback(self._post_set)
+        after_parameters(node, self._post_set)
         self._post_set([node.get_parameter(name) for name in (*OVERRIDES, _LOCK)])
         self._by = _BY_PARAMETER
 

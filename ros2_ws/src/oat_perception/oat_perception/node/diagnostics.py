@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -57,6 +57,7 @@ class Health:
         num_skipped: images left out by the policy's rate.
         matching: how images meet their detections; None where no regions are asked for.
         num_detectors: publishers of detections.
+        why_silent: tells why no image ever came, as far as the graph knows; empty where it knows nothing.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
     """
@@ -77,6 +78,7 @@ class Health:
     num_skipped: int = 0
     matching: MatchingState | None = None
     num_detectors: int = 0
+    why_silent: Callable[[], str] = str
     log: DecisionLog | None = None
     failures: Failures | None = None
 
@@ -173,6 +175,8 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
             message = "no image yet" if last_s is None else f"no image for {silent_s:.1f} s"
             if health.incompatible_qos:
                 message += f": a camera offers another {health.incompatible_qos} than image_reliability asks for"
+            elif last_s is None and (cause := health.why_silent()):
+                message += f": {cause}"
         elif last_s is None:
             message = "no image yet"
         elif tally.recent_refusal:

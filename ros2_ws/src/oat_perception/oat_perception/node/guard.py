@@ -19,6 +19,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.service import Service
 
+from oat_perception.compat import from_handler, to_handler
 from oat_runtime.errors import one_line, quoted
 
 _THROTTLE_S = 5.0
@@ -92,12 +93,14 @@ class GuardedExecutor(SingleThreadedExecutor):
     def _is_over(self) -> bool:
         return not self.context.ok() or self._ending()
 
-    def _make_handler(self, entity: Any, node: Any, take_from_wait_list: Callable[[Any], Any]) -> Any:
+    def _make_handler(self, entity: Any, node: Any, *taking: Callable[..., Any]) -> Any:
         failures: Failures | None = getattr(node, "failures", None)
         if failures is None:
-            return super()._make_handler(entity, node, take_from_wait_list)
+            return super()._make_handler(entity, node, *taking)
         if isinstance(entity, Service) and not isinstance(entity.callback, _Answering):
             entity.callback = _Answering(entity.callback, _name(entity), failures)
+
+        take_work = from_handler(*taking)
 
         def tell(error: Exception) -> None:
             if not self._is_over():
@@ -105,7 +108,7 @@ class GuardedExecutor(SingleThreadedExecutor):
 
         def take(entity: Any) -> Any:
             try:
-                execute = take_from_wait_list(entity)
+                execute = take_work(entity)
             except Exception as error:
                 tell(error)
                 return None
@@ -117,7 +120,7 @@ class GuardedExecutor(SingleThreadedExecutor):
             except Exception as error:
                 tell(error)
 
-        return super()._make_handler(entity, node, take)
+        return super()._make_handler(entity, node, *to_handler(take, *taking[1:]))
 
 
 class _Answering:

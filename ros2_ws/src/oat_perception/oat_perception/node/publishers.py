@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from oat_perception.compat import counted_publisher
 from oat_perception.core.annotate import annotate
 from oat_perception.core.perception import CameraFrame, FrameResult
 from oat_perception.core.regions import RegionSettings
@@ -80,14 +80,13 @@ class ResultPublishers:
     def _result(self, kind: Any, topic: str) -> Publisher:
         """Create a publisher of results that counts its subscribers as they come and go."""
 
-        def on_matched(event: Any) -> None:
+        def on_count(num: int) -> None:
             before = self.wanted
-            self._readers[topic] = event.current_count
+            self._readers[topic] = num
             if self.wanted != before:
                 self._on_demand()
 
-        events = PublisherEventCallbacks(matched=on_matched)
-        return self._node.create_publisher(kind, topic, _RESULT_DEPTH, event_callbacks=events)
+        return counted_publisher(self._node, kind, topic, _RESULT_DEPTH, on_count=on_count)
 
     def begin(self, point: Point, stamp: Any) -> None:
         """Publish the operating point before the first image; `stamp` is a builtin_interfaces/Time."""

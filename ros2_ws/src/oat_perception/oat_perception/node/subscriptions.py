@@ -1,32 +1,39 @@
-"""Subscribe to the camera while somebody wants a result, and report a QoS that keeps images away."""
+"""Subscribe to the camera while somebody wants a result, and tell what keeps images away."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from oat_perception.compat import SubscriptionEventCallbacks
+from oat_perception.core.machine import other_users, user_name
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.pipeline import Pipeline
 
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_ASK_EVERY_S = 0.9
+"""The watchdog looks far more often, and the graph changes seldom."""
 
 _LONGEST_LOOK_S = 0.1
 """Images go without their detections at most so much later than `regions_wait_s`."""
 
 
-def camera_topic(node: Node) -> str:
-    """Return the full name of the topic that images come on, as the node's parameters and remappings say."""
+def camera_topic(node: Node, transport: str | None = None) -> str:
+    """Return the full name of the topic that images come on by a transport, by default by that of the parameter."""
     topic: str = node.resolve_topic_name("image")
     # As image_transport does it: the base name is remapped, then the transport's name is added.
-    return f"{topic}/compressed" if node.get_parameter("image_transport").value == "compressed" else topic
+    return (
+        f"{topic}/compressed" if (transport or node.get_parameter("image_transport").value) == "compressed" else topic
+    )
 
 
 class CameraSubscriptions:
@@ -50,6 +57,7 @@ class CameraSubscriptions:
         self._compressed, self._regions = compressed, regions
         self._subscriptions: list[Any] = []
         self._overdue: Any = None
+        self._cause, self._asked_s, self._told = "", -math.inf, ""
         self.listening_since_s: float | None = None
         self.incompatible_qos = ""
 
@@ -61,6 +69,7 @@ class CameraSubscriptions:
         log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
             self.listening_since_s = time.monotonic()
+            self._cause, self._asked_s, self._told = "", -math.inf, ""
             if self._regions.most:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
@@ -83,6 +92,44 @@ class CameraSubscriptions:
     def num_detectors(self) -> int:
         """Publishers on `regions`."""
         return self._node.count_publishers(self._node.resolve_topic_name("regions"))
+
+    def why_silent(self) -> str:
+        """Return why no image arrives, as far as the graph tells. It is logged where it becomes another one."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < _ASK_EVERY_S:
+            return self._cause
+        before, self._cause, self._asked_s = self._cause, self._why_silent(), now_s
+        # The watchdog logs the first one. A publisher that has just come is given until the next look.
+        if not self._told:
+            self._told = self._cause
+        elif self._cause == before != self._told:
+            self._told = self._cause
+            self._node.get_logger().warning(f"camera: no image yet: {self._cause}")
+        return self._cause
+
+    def _why_silent(self) -> str:
+        transport = "raw" if self._compressed else "compressed"  # the one that the node does not take
+        topic, other = camera_topic(self._node), camera_topic(self._node, transport)
+        wanted = f"sensor_msgs/msg/{'CompressedImage' if self._compressed else 'Image'}"
+        types = sorted({info.topic_type for info in self._node.get_publishers_info_by_topic(topic)})
+        if not types and self._node.count_publishers(other):
+            return f"nobody publishes {topic}, but {other} is published: set image_transport to {transport}"
+        if not types:
+            return f"nobody publishes {topic}: start the camera, or remap image to its topic"
+        if wanted not in types:
+            return f"{topic} is published as {', '.join(types)}, not as {wanted}: remap image to another topic"
+        silent = f"a publisher of {topic} matches, but nothing arrives"
+        if users := other_users():
+            return (
+                f"{silent}, likely because DDS's shared memory of {', '.join(users)} is closed to "
+                f"{user_name(os.geteuid())}, who runs this node: run camera and node as one user, or give both "
+                "config/fastdds_users.xml (docs/ros.md)"
+            )
+        return (
+            f"{silent}: it sends nothing, it runs as another user or in another container (give both "
+            "config/fastdds_users.xml), or its images are large and its process does not load config/fastdds.xml "
+            "(docs/ros.md)"
+        )
 
     def _subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> None:
         reliability = ReliabilityPolicy[str(self._node.get_parameter("image_reliability").value).upper()]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from oat_runtime.compat import Self
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.stress.corruptions import CORRUPTIONS
