@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from oat_runtime.files import read_model
+from oat_runtime.files import expanded, read_model
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -137,4 +137,4 @@ def load_scenario(name: str) -> Scenario:
     """
     if name == "day":
         return DAY
-    return read_model(Scenario, name, what="a scenario", remedy="expected 'day' or the path of a JSON file")
+    return read_model(Scenario, expanded(name), what="a scenario", remedy="expected 'day' or the path of a JSON file")
