@@ -78,11 +78,15 @@ class Recording:
         return policy_of(self.header)
 
 
-def decision_lines(path: Path) -> Iterator[str]:
-    """Give the lines of a decision log from the node's DecisionRecord messages in a bag, in their order.
+def decision_lines(path: Path, *, topic: str = "") -> Iterator[str]:
+    """Give the lines of a decision log from one node's DecisionRecord messages in a bag, in their order.
+
+    Args:
+        path: the bag.
+        topic: the node's ~/decision; empty: the bag's only one.
 
     Raises:
-        DataError: not a bag, or no decisions in it.
+        DataError: not a bag, no decisions in it, or those of several nodes and no topic.
     """
     # For a bag that does not carry the definitions itself.
     definitions = {f"oat_msgs/msg/{file.stem}": file.read_text(encoding="utf-8") for file in _DEFINITIONS.glob("*.msg")}
@@ -93,17 +97,29 @@ def decision_lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path} holds no {_DECISION}: expected the node's ~/decision topic among {one_line(topics)}"
             )
+        topics = sorted({c.topic for c in connections})
+        wanted = [topic] if topic else topics
+        if len(wanted) > 1 or wanted[0] not in topics:
+            got = f"no decisions on {quoted(topic)}" if topic else f"decisions of {len(topics)} nodes"
+            raise DataError(f"{path} holds {got}: choose with --topic one of {one_line(', '.join(topics))}")
+        connections = [c for c in connections if c.topic == wanted[0]]
         for _, _, message in bag_messages(path, reader, connections):
             yield from (f"{line}\n" for line in str(message.record_json).splitlines())
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: Path, *, topic: str = "") -> Recording:
     """Read a decision log or a bag, up to the first line that is wrong.
+
+    Args:
+        path: the file or the bag's folder.
+        topic: of the node whose decisions are read, where a bag holds those of several; empty: its only one.
 
     Raises:
         DataError: the file is missing, empty, or not a recording of decisions.
     """
-    lines = decision_lines(path) if is_bag(path) else _log_lines(path)
+    if topic and not is_bag(path):
+        raise DataError(f"{path} is no bag, so it has no topic {quoted(topic)}: leave --topic out")
+    lines = decision_lines(path, topic=topic) if is_bag(path) else _log_lines(path)
     header, restarts, num_torn = "", set(), 0
     gaps: dict[int, Gap] = {}
     steps: list[tuple[Signals, dict[str, Any]]] = []
@@ -228,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run from the command line; return 0 if all decisions are equal, 1 if one is not, 2 if nothing can be read."""
     parser = Parser(prog="oat-replay", description=__doc__)
     parser.add_argument("log", type=a_path, help="decision log (JSON lines), rosbag2 folder, or .mcap file")
+    parser.add_argument("--topic", default="", help="~/decision of one node, where a bag holds those of several")
     parser.add_argument("--all", action="store_true", help="show every step, not only the changes")
     parser.add_argument("--config", type=a_path, nargs="+", default=[], help="policy configurations (JSON) to compare")
     parser.add_argument("--bundle", type=a_path, help="table and constants of this bundle instead of the recorded ones")
@@ -239,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     console = wide_console()
     if options.plot is not None:
         require("matplotlib", extra="plots", by="--plot")
-    recording = read_recording(options.log)
+    recording = read_recording(options.log, topic=options.topic)
     played = {
         name: play(recording, policy, recorded=name == "recorded")
         for name, policy in _policies(options, recording).items()

@@ -51,6 +51,16 @@ def test_a_message_of_ten_megabytes_is_one_short_line(capsys: pytest.CaptureFixt
     assert len(capsys.readouterr().err) < 1200
 
 
+def test_what_the_output_has_no_letter_for_is_an_escape_and_no_error() -> None:
+    """Regression: λ ended several commands in a UnicodeEncodeError where stdout took ASCII alone."""
+    script = (
+        "from oat_runtime.commands import command\n@command('some')\ndef main():\n print('λ = 1')\n return 0\nmain()"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "\\u03bb = 1\n"), ended.stderr
+
+
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), ConnectionError("gone"), AssertionError()], ids=repr)
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)):

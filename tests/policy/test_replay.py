@@ -283,8 +283,8 @@ def test_what_is_inside_a_line_is_refused_in_words(
         assert len(str(refused.value)) < 1000 and "\n" not in str(refused.value)
 
 
-def _write_bag(folder: Path, lines: list[str]) -> None:
-    """A rosbag2 (MCAP) of the node's decisions, written as ROS would."""
+def _write_bag(folder: Path, lines: list[str], *, topics: tuple[str, ...] = ("/oat_perception/decision",)) -> None:
+    """A rosbag2 (MCAP) of the same decisions of each node, written as ROS would."""
     types = get_typestore(Stores.ROS2_JAZZY)
     for file in DEFINITIONS.glob("*.msg"):
         types.register(get_types_from_msg(file.read_text(), f"oat_msgs/msg/{file.stem}"))
@@ -292,7 +292,7 @@ def _write_bag(folder: Path, lines: list[str]) -> None:
     header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
     name = "oat_msgs/msg/DecisionRecord"
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection("/oat_perception/decision", name, typestore=types)
+        connections = [writer.add_connection(topic, name, typestore=types) for topic in topics]
         for number, line in enumerate(lines):
             message = types.types[name](
                 header=header, sequence=number, lambda_value=0.0, width=1.0, changed=False, lambda_source=1,
@@ -300,7 +300,8 @@ def _write_bag(folder: Path, lines: list[str]) -> None:
                 runner_up_lambda=0.0, runner_up_width=1.0, expected_accuracy=0.5, max_rate_hz=math.nan,
                 record_json=line,
             )  # fmt: skip
-            writer.write(connection, number * 10**8, types.serialize_cdr(message, name))
+            for connection in connections:
+                writer.write(connection, number * 10**8, types.serialize_cdr(message, name))
 
 
 def test_a_bag_replays_like_the_log_that_it_holds(
@@ -323,6 +324,25 @@ def test_a_bag_replays_like_the_log_that_it_holds(
     _write_bag(tmp_path / "steps", steps)
     assert main([str(tmp_path / "steps")]) == 2
     assert "pass --bundle" in capsys.readouterr().err
+
+
+def test_the_decisions_of_two_cameras_in_one_bag_are_asked_for_by_topic(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: they were read as those of one node, which no policy decides."""
+    log, bag = tmp_path / "decisions.jsonl", tmp_path / "both"
+    _write_log(log, profiled_table, constants)
+    header, *steps = log.read_text(encoding="utf-8").splitlines()
+    front, rear = "/front/oat_perception/decision", "/rear/oat_perception/decision"
+    _write_bag(bag, [f"{header}\n{steps[0]}", *steps[1:20]], topics=(front, rear))
+    assert main([str(bag)]) == 2
+    assert f"holds decisions of 2 nodes: choose with --topic one of {front}, {rear}" in capsys.readouterr().err
+    assert main([str(bag), "--topic", rear]) == 0
+    capsys.readouterr()
+    assert main([str(bag), "--topic", "/left"]) == 2
+    assert "no decisions on '/left': choose with --topic" in capsys.readouterr().err
+    assert main([str(log), "--topic", rear]) == 2
+    assert "is no bag" in capsys.readouterr().err
 
 
 def test_policies_are_compared_on_the_same_inputs(

@@ -34,6 +34,7 @@ def test_it_sets_both_at_once_and_gives_them_back(peer, environment) -> None:
     ("arguments", "why"),
     [
         (["lambda=0.2", "width=0.6"], "0.6"),
+        (["lamda=0.2"], "there is no parameter 'lamda': is lambda meant?"),
         (["lambda=0.2", "lambda 0.2"], "got 'lambda 0.2'"),
         (["lambda=0.2", "=0.2"], "got '=0.2'"),
         (["--node", "nobody", "lambda=0.2"], "nobody did not answer"),

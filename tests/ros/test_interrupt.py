@@ -78,6 +78,29 @@ def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, nu
         _interrupt(module, settings, delays_s, tmp_path)
 
 
+def test_a_second_signal_on_the_way_out_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Regression: it met Python's own handlers, or none, and the status was 1, -2 or -15."""
+    settings = {"bundle": str(bundle), "backend": "onnxruntime", "num_threads": 1, "auto_activate": True}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS)), "OMP_NUM_THREADS": "1"}
+    for first, second in itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2):
+        log = tmp_path / f"{first}{second}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(module_command("perception_node", settings), env=environment, stderr=stream)
+        try:
+            until_s = time.monotonic() + _START_TIMEOUT_S
+            while not _begun(process.pid):
+                assert time.monotonic() < until_s, "the node is not made"
+                time.sleep(0.01)
+            process.send_signal(first)
+            time.sleep(0.02)
+            process.send_signal(second)
+            assert process.wait(_STOP_TIMEOUT_S) == 0, log.read_text()
+            assert "Traceback" not in log.read_text(), log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
 STUCK = """
 import time
 from oat_perception.node.spin import spin
@@ -89,7 +112,7 @@ class Stuck(Node):
         while True:
             time.sleep(0.1)
 
-spin(lambda: Stuck("stuck"))
+spin(lambda: Stuck("stuck"), name="stuck")
 """
 
 

@@ -49,8 +49,13 @@ def test_impossible_transitions_are_answered_and_survived(start_graph) -> None:
     assert peer.change_state(CONFIGURE)
     assert peer.change_state(ACTIVATE)
     assert peer.ask().class_name
+    assert graph.node.outcome() is None
     assert peer.change_state(SHUTDOWN)
     assert graph.node.state == "finalized"
+    assert "the node is finalized: start it again" in peer.set(lambda_=0.2)[0].reason
+    assert "start it again" in peer.set_point(lambda_value=0.1).message
+    assert graph.node.outcome() is None, "it still answers who asks whether it is finalized"
+    peer.until(lambda: graph.node.outcome() == 0, "the process ends, so that whoever started it sees it")
 
 
 def test_a_wrong_bundle_is_explained_and_can_be_put_right(start_graph, bundle: Path, tmp_path: Path) -> None:
@@ -245,6 +250,7 @@ def test_parameters_describe_themselves(start_graph) -> None:
     for spec in SPECS:
         descriptor = node.describe_parameter(spec.name)
         assert descriptor.description == spec.meaning
+        assert descriptor.type == Parameter.Type.from_parameter_value(spec.default).value
         assert descriptor.additional_constraints
         if spec.low is not None and spec.high is not None:
             (shown,) = [*descriptor.floating_point_range, *descriptor.integer_range]

@@ -19,15 +19,16 @@ PAGES = [
     *(path for path in PACKAGE.rglob("*") if path.suffix in (".md", ".py", ".sh", ".service", ".yaml")),
 ]
 HELP = ["--help"], 0, "usage:"
+ROS_HELP = ["--ros-args", "-p", "x:=1", "--help"], 0, "usage:"
 NO_FILE = ["--ros-args", "--params-file", "/nowhere"], 2, "/nowhere"
-"""A node has no help; it says what it cannot read."""
-MODULES = {
-    "bench": HELP,
-    "camera_replay_node": NO_FILE,
-    "console": HELP,
-    "demo": HELP,
-    "perception_node": NO_FILE,
-}
+NO_ARGUMENT = ["bundle=x"], 2, "unrecognized arguments: bundle=x (see --help)"
+MODULES = ("bench", "camera_replay_node", "console", "demo", "perception_node")
+STARTS = [
+    *((module, HELP) for module in ("bench", "demo")),
+    *((module, ROS_HELP) for module in ("bench.echo", "camera_replay_node", "console", "perception_node")),
+    *((module, NO_FILE) for module in ("camera_replay_node", "perception_node")),
+    ("perception_node", NO_ARGUMENT),
+]
 
 
 def _named(pattern: str) -> set[str]:
@@ -38,9 +39,9 @@ def test_each_documented_module_is_tried_here() -> None:
     assert _named(r"-m oat_perception\.(\w+)") == set(MODULES)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_documented_module_starts(module: str) -> None:
-    arguments, status, words = MODULES[module]
+@pytest.mark.parametrize(("module", "start"), STARTS)
+def test_a_documented_module_starts_and_explains_itself(module: str, start: tuple[list[str], int, str]) -> None:
+    arguments, status, words = start
     command = [sys.executable, "-m", f"oat_perception.{module}", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == status, ended.stderr

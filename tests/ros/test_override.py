@@ -87,6 +87,40 @@ def test_the_service_sets_both_at_once_and_keeps_what_is_left_out(peer) -> None:
     assert (result.lambda_source, result.width_source) == (ADAPTIVE, OPERATOR)
 
 
+def test_the_service_answers_with_what_will_run(start_graph) -> None:
+    """Regression: it answered with the λ that was asked for, also where another one runs."""
+    peer = start_graph(listen=False).peer
+    point = peer.set_point(lambda_value=0.05, width=0.5).operating_point
+    assert (point.lambda_value, point.width, point.lambda_source) == (0.1, 0.5, OPERATOR)
+    assert "0.05 runs as 0.1" in point.reason
+    assert peer.set(safety_lock=True)[0].successful
+    point = peer.set_point(width=0.5).operating_point
+    assert point.width_source == point.lambda_source == OperatingPoint.SOURCE_SAFETY_LOCK
+    assert (point.lambda_value, point.width) != (0.1, 0.5)
+
+
+def test_the_log_keeps_each_command_once_with_who_gave_it(start_graph, capfd) -> None:
+    peer = start_graph(listen=False).peer
+    for _ in range(2):
+        peer.set(lambda_=0.2)
+    peer.set(safety_lock=True)
+    peer.set_point(width=0.5, expiry_s=0.2)
+    peer.spin(0.5)
+    peer.change_state(4)
+    told = [line.rpartition("]: ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[INFO]")]
+    kept = ("waiting", "activated", "override", "safety", "deactivated")
+    assert [line for line in told if line.startswith(kept)] == [
+        "waiting for a subscriber to a result; then it listens on /image",
+        "activated; by the parameter auto_activate",
+        "override: lambda set to 0.2; by parameter",
+        "safety lock set: the safest point runs; by parameter",
+        "override: width set to 0.5 for 0.2 s; by the service set_operating_point",
+        "override: width given back to the policy; by its expiry",
+        "deactivated; by the service change_state",
+    ]
+    assert not any("well again" in line for line in told), "nothing was bad"
+
+
 def test_an_override_expires_and_says_so(peer) -> None:
     peer.ask()
     assert not peer.set_point(lambda_value=0.2, expiry_s=-1.0).success

@@ -74,4 +74,5 @@ def test_the_unit_gives_the_start_script_what_it_needs() -> None:
     # The home folder, where logs go by default, is read-only there, and rclpy does not start without a log.
     assert unit["Service"]["ProtectHome"] == "read-only"
     assert f"ROS_LOG_DIR=/var/log/{unit['Service']['LogsDirectory']}" in service
+    assert re.fullmatch(r"\d+[MG]", unit["Service"]["MemoryMax"]), "a process that grows ends before the robot does"
     assert subprocess.run(["bash", "-n", ROBOT / "start.sh"], check=False).returncode == 0

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
-from oat_perception.core.parameters import BY_NAME, SPECS, policy_config
+from oat_perception.core.parameters import BY_NAME, SPECS, no_such_parameter, policy_config
 from oat_perception.replay.parameters import CAMERA_SPECS
 
 from oat_runtime.backends import BackendName, Precision
@@ -130,3 +130,16 @@ def test_engines_and_precisions_are_the_runtimes_own(tool: ModuleType) -> None:
     for name, words in (("backend", BackendName), ("precision", Precision)):
         assert BY_NAME[name].choices == ("auto", *get_args(words))
         assert set(get_args(words)) <= set(re.findall(r"\w+", tool.page())), "the docs name them all"
+
+
+def test_a_wrong_name_is_named_and_the_nearest_suggested() -> None:
+    """Regression: `console lamda=0.8` said "undeclared parameter(s): []"."""
+    assert no_such_parameter("lamda", BY_NAME) == "there is no parameter 'lamda': is lambda meant?"
+    assert no_such_parameter("zzz", BY_NAME) == "there is no parameter 'zzz'"
+
+
+def test_every_parameter_that_names_a_file_is_known_as_one() -> None:
+    """Regression: what was not made a folder named `~`."""
+    for spec in (*SPECS, *CAMERA_SPECS):
+        names_one = isinstance(spec.default, str) and re.search(r"\b([Ff]ile|[Ff]older|path|Bundle)\b", spec.meaning)
+        assert spec.is_path == bool(names_one), spec.name

@@ -1,14 +1,17 @@
 """Replay images in place of a camera: `ros2 launch oat_perception camera_replay.launch.py source:=/path/to/bag`."""
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
+from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from oat_perception.core.launching import profile_to_load
 
 _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
 
@@ -30,10 +33,11 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("bundle", default_value="", description="bundle to attack; empty: no attacks"),
             DeclareLaunchArgument("scenario", default_value="", description="'day', a JSON file, or empty: none"),
             DeclareLaunchArgument("image_topic", default_value="image", description="where images are published"),
+            DeclareLaunchArgument("end_launch", default_value="false", description="true: the launch ends with it"),
             DeclareLaunchArgument(
                 "fastdds_profile",
-                default_value=str(_CONFIG / "fastdds.xml"),
-                description="Fast DDS profile, the perception node's; empty: the default one",
+                default_value=profile_to_load(os.environ, shipped=str(_CONFIG / "fastdds.xml")),
+                description="Fast DDS profile, the perception node's; empty: the environment's",
             ),
             *(
                 SetEnvironmentVariable(
@@ -60,6 +64,14 @@ def generate_launch_description() -> LaunchDescription:
                     },
                 ],
                 remappings=[("image", LaunchConfiguration("image_topic"))],
+                on_exit=[OpaqueFunction(function=_on_exit)],
             ),
         ]
     )
+
+
+def _on_exit(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End the launch with the camera, if that is wanted, and if Ctrl-C has not ended it: launch_ros ends only once."""
+    if context.is_shutdown or LaunchConfiguration("end_launch").perform(context).lower() != "true":
+        return []
+    return [EmitEvent(event=Shutdown(reason="the camera ended"))]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -74,10 +75,10 @@ class CameraReplay(SpecifiedParameters):
             self._scenario is not None and any(phase.attack != "none" for phase in self._scenario.phases)
         ):
             raise ConfigError("an attack needs the network's weights: set the parameter 'bundle' to the node's bundle")
-        self._frames_dir = expanded(self._text("frames_dir")) if self._text("frames_dir") else None
+        self._frames_dir = self._path("frames_dir")
         if self._frames_dir is not None:
             self._frames_dir.mkdir(parents=True, exist_ok=True)
-        self._truth_file = expanded(self._text("truth_file")) if self._text("truth_file") else None
+        self._truth_file = self._path("truth_file")
         if self._truth_file is not None:
             self._truth_file.parent.mkdir(parents=True, exist_ok=True)
             self._truth_file.write_text("")
@@ -106,6 +107,10 @@ class CameraReplay(SpecifiedParameters):
 
     def _text(self, name: str) -> str:
         return str(self.get_parameter(name).value)
+
+    def _path(self, name: str) -> Path | None:
+        """Return the file or folder that a parameter names; None where it is empty."""
+        return expanded(self._text(name)) if self._text(name) else None
 
     def _number(self, name: str) -> float:
         return float(self.get_parameter(name).value)

@@ -67,6 +67,7 @@ from oat_perception.node.spin import node_parser, spin
 from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic
 from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError, one_line
+from oat_runtime.files import expanded
 
 _LAST_ANSWERS_S = 2.0
 
@@ -151,6 +152,8 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         self.get_logger().info(
             f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
         )
+        if loaded.log is not None:
+            self.get_logger().info(f"every decision goes to {one_line(expanded(values['decision_log']).absolute())}")
         if loaded.core.policy.constants is None:
             self.get_logger().warning(
                 "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "

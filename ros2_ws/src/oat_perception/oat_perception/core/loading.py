@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oat_perception.core.decision_log import DecisionLog
-from oat_perception.core.parameters import ADAPTIVE, policy_config
+from oat_perception.core.parameters import ADAPTIVE, SPECS, policy_config
 from oat_perception.core.perception import PerceptionCore
 from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
@@ -16,9 +16,6 @@ from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants
-
-_PATHS = ("bundle", "estimator", "profile", "decision_log")
-"""Parameters that may begin with `~`, which no shell expands behind `:=`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,8 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         raise ConfigError(
             "parameter bundle is empty: set it to the folder of a trained network, or to the name of a shipped one"
         )
-    values = {**values, **{name: expanded(values[name]) for name in _PATHS if values[name]}}
+    named = [spec.name for spec in SPECS if spec.is_path and values[spec.name]]
+    values = {**values, **{name: expanded(values[name]) for name in named}}
     config = policy_config(values)
     constants = _estimator(values["estimator"])
     runtime = OATRuntime.load(

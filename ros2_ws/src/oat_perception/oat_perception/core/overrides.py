@@ -53,6 +53,6 @@ def what_changed(before: Mapping[str, Override], after: Mapping[str, Override], 
         if override is None:
             clauses.append(f"{knob} given back to the policy")
         else:
-            until = "" if override.expires_s is None else f" for {override.expires_s - now_s:.0f} s"
+            until = "" if override.expires_s is None else f" for {override.expires_s - now_s:.3g} s"
             clauses.append(f"{knob} set to {override.value:g}{until}")
     return ", ".join(clauses)

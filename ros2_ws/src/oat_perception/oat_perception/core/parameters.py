@@ -60,6 +60,8 @@ class Spec:
         none: number that means "no number", because ROS has no empty value; None: there is none. Where it is -1, the
             parameter is a share, from 0 to 1.
         positive: whether a share of 0 is refused.
+        is_path: whether it names a file or folder. It may be relative, or begin with `~`, which no shell expands behind
+            `:=`.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Spec:
     policy_field: str = ""
     none: float | None = None
     positive: bool = False
+    is_path: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -158,16 +161,16 @@ SPECS: tuple[Spec, ...] = (
     Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle manager "
          "does it.", change=Change.AT_START),
     Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by their "
-         "argument."),
+         "argument.", is_path=True),
     Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on one "
          "image.", choices=("auto", *get_args(BackendName))),
     Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
          "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
          choices=("auto", *get_args(Precision))),
     Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` needs "
-         "it."),
+         "it.", is_path=True),
     Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
-         "estimator."),
+         "estimator.", is_path=True),
     Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
     Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
          "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
@@ -203,7 +206,7 @@ SPECS: tuple[Spec, ...] = (
          "track, which its id names; 0: each image by itself. A region without an id is never smoothed. At most 1,024 "
          "tracks are remembered.", 0.0, _HOUR_S, unit="s"),
     Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none. Where it is full or "
-         "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on."),
+         "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on.", is_path=True),
     Spec("decision_log_size_mb", 100, "Size of the decision log at which the next file begins. An hour at 30 images a "
          "second takes about 200 MB.", 1, 10_000, unit="MB"),
     Spec("decision_log_files", 10, "Files of decisions that are kept, with the one that is written. The oldest goes "

@@ -14,7 +14,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from oat_perception.core.parameters import Spec
@@ -25,7 +25,7 @@ from oat_runtime.errors import ConfigError, OATError, one_line
 
 REFUSED = 2
 """Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
-_BEAT_S = 0.5
+_BEAT_S = 0.2
 _OURS = ("oat_runtime", "policy", "oat_perception")
 _Node = TypeVar("_Node", bound=Node)
 
@@ -69,13 +69,14 @@ def spin(
                 try:
                     return _spin(node, outcome, interrupts)
                 finally:
+                    if interrupts.came:
+                        node.get_logger().info(f"{interrupts.came[0].name} came: the node ends")
                     node.destroy_node()
         except (OATError, InvalidParameterTypeException, InvalidParameterValueException) as error:
             rclpy.logging.get_logger(name).fatal(str(error))
             return REFUSED
         finally:
             rclpy.try_shutdown()
-            uninstall_signal_handlers()
 
 
 def node_parser(module: str, about: str, specs: Iterable[Spec]) -> Parser:
@@ -93,9 +94,9 @@ def node_parser(module: str, about: str, specs: Iterable[Spec]) -> Parser:
 def _spin(node: _Node, outcome: Callable[[_Node], int | None], interrupts: Interrupts) -> int:
     executor = GuardedExecutor(ending=lambda: bool(interrupts.came))
     executor.add_node(node)
-    # rclpy wakes the spin and then shuts its context down: a spin that looks in between would wait for ever.
+    # Only a callback ends a wait for the next one, and so lets Python see a signal. rclpy's own handlers would wake it,
+    # but also take its context away from whatever is at work.
     node.create_timer(_BEAT_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
-    install_signal_handlers()
     try:
         while rclpy.ok() and not interrupts.came:
             if (status := outcome(node)) is not None:
@@ -103,8 +104,6 @@ def _spin(node: _Node, outcome: Callable[[_Node], int | None], interrupts: Inter
             executor.spin_once()
     except ExternalShutdownException:
         pass
-    if interrupts.came:
-        node.get_logger().info(f"{interrupts.came[0].name} came: the node ends")
     return 0
 
 

@@ -8,9 +8,9 @@ from oat_runtime.stress.corruptions import CORRUPTIONS
 
 CAMERA_SPECS: tuple[Spec, ...] = (
     Spec("source", "cifar10", "Images to show: cifar10, foolbox, a webcam's number, or the path of a "
-         "folder of images, a video file, a rosbag2 folder or an .mcap file.", change=Change.AT_START),
+         "folder of images, a video file, a rosbag2 folder or an .mcap file.", change=Change.AT_START, is_path=True),
     Spec("data_root", "", "Folder that holds CIFAR-10; empty: `$OAT_DATA`, else ../shared/data, else a download.",
-         change=Change.AT_START),
+         change=Change.AT_START, is_path=True),
     Spec("bag_topic", "", "Topic of a bag's images; empty: its only one.", change=Change.AT_START),
     Spec("image_bits", FULL_BITS, "Bits that a value of a bag's 16-bit images uses, as the node's parameter of this "
          "name.", 8, FULL_BITS, change=Change.AT_START),
@@ -23,15 +23,16 @@ CAMERA_SPECS: tuple[Spec, ...] = (
     Spec("rate_hz", 10.0, "Rate of images.", 0.1, 1000.0, unit="Hz", change=Change.AT_START),
     Spec("seed", 0, "Seed of the order of labelled images, of noise, and of random starts of attacks.", 0, 2**31 - 1,
          change=Change.AT_START),
-    Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START),
+    Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START, is_path=True),
     Spec("perception_node", "oat_perception", "Node whose `~/operating_point` is attacked.", change=Change.AT_START),
     Spec("scenario", "", "Scripted day: `day`, or a JSON file; empty: none. A scenario sets corruption, severity, "
-         "attack, confidence and battery itself.", change=Change.AT_START),
+         "attack, confidence and battery itself.", change=Change.AT_START, is_path=True),
     Spec("seconds_per_phase", 0.0, "Length of each phase of the scenario. 0: as the scenario says.", 0.0, 3600.0,
          unit="s", change=Change.AT_START),
     Spec("truth_file", "", "File for stamp, true label and treatment of each image, as JSON lines; empty: none.",
-         change=Change.AT_START),
-    Spec("frames_dir", "", "Folder for a PNG of each published image; empty: none.", change=Change.AT_START),
+         change=Change.AT_START, is_path=True),
+    Spec("frames_dir", "", "Folder for a PNG of each published image; empty: none.", change=Change.AT_START,
+         is_path=True),
     Spec("playing", True, "Publish images and signals. False: everything pauses, the scenario's clock included.",
          change=Change.ANY_TIME),
     Spec("corruption", "none", "Kind of corruption, as in CIFAR-10-C.", choices=("none", *CORRUPTIONS),

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from oat_runtime.compat import Self
-from oat_runtime.files import read_model
+from oat_runtime.files import expanded, read_model
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
@@ -138,4 +138,4 @@ def load_scenario(name: str) -> Scenario:
     """
     if name == "day":
         return DAY
-    return read_model(Scenario, name, what="a scenario", remedy="expected 'day' or the path of a JSON file")
+    return read_model(Scenario, expanded(name), what="a scenario", remedy="expected 'day' or the path of a JSON file")
