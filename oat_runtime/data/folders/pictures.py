@@ -66,7 +66,7 @@ def decode(picture: Picture, spec: InputSpec | None) -> list[Decoded]:
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
     is_whole = picture.cut is None
-    pixels_HWC = _pixels(picture.path, needed_px=max(spec.height, spec.width) if spec and is_whole else None)
+    pixels_HWC = read_picture(picture.path, needed_px=max(spec.height, spec.width) if spec and is_whole else None)
     parts = [pixels_HWC] if picture.cut is None else picture.cut(pixels_HWC)
     made = []
     for part_HWC, class_name in zip(parts, picture.class_names, strict=True):
@@ -75,7 +75,13 @@ def decode(picture: Picture, spec: InputSpec | None) -> list[Decoded]:
     return made
 
 
-def _pixels(path: Path, *, needed_px: int | None) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read a picture of a data set: `read_image`, but a TIFF file with holes is refused.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: it is a TIFF image, and Pillow is not installed to check it.
+    """
     if path.suffix.lower() in PICTURES_NOT_READ:
         raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
     pixels_HWC = read_image(path, needed_px=needed_px)
