@@ -12,7 +12,7 @@ from oat_runtime.data.cifar import CIFAR10, CIFAR100
 from oat_runtime.data.fashion_mnist import FASHION_MNIST
 from oat_runtime.data.folders import load_folder
 from oat_runtime.data.gtsrb import GTSRB
-from oat_runtime.data.image_set import ImageSet, Size, Split, mixed
+from oat_runtime.data.image_set import ImageSet, Split, mixed
 from oat_runtime.data.roots import data_roots
 from oat_runtime.data.sources import Source, load_source
 from oat_runtime.data.stl10 import STL10
@@ -66,11 +66,11 @@ def load_dataset(
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
     name, size = parse_name(name_or_path)
+    spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
     if name in SOURCES:
         return load_source(
-            name, SOURCES[name], split, root=root, download=download, size=size, resize=resize, limit=limit
+            name, SOURCES[name], split, root=root, download=download, spec=spec, resize=resize, limit=limit
         )
-    spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
     if name in BOX_SOURCES:
         source = BOX_SOURCES[name]
         index = source.index(data_roots(root))
@@ -78,7 +78,7 @@ def load_dataset(
     folder = _folder(name, root)
     if is_boxes(folder):
         return load_boxes(folder, split, spec=spec, skip_broken=skip_broken).first(limit)
-    return mixed(load_folder(folder, split, size=size, resize=resize, skip_broken=skip_broken)).first(limit)
+    return mixed(load_folder(folder, split, spec=spec, skip_broken=skip_broken)).first(limit)
 
 
 def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
@@ -129,7 +129,7 @@ def short_name(name_or_path: str) -> str:
     return PurePath(name_or_path).name
 
 
-def parse_name(name_or_path: str) -> tuple[str, Size | None]:
+def parse_name(name_or_path: str) -> tuple[str, tuple[int, int] | None]:
     """Split `NAME@SIDE` or `NAME@WIDTHxHEIGHT` into the name and (height, width) in pixels; None if it asks for none.
 
     Raises:

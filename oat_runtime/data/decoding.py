@@ -18,7 +18,7 @@ REDUCED_ABOVE_PX = 3840 * 2160
 """A JPEG frame with more pixels than 4K may be decoded at half, a quarter or an eighth of its sides."""
 DRAFT_TIMES = 4
 """A JPEG may be decoded at a half, a quarter or an eighth of its sides if its shorter side stays so many times as long
-as the longest side that is needed. Fitted to that, pixels differ by 0.3 to 0.5 of 255 levels on average from those of
+as the longest side that is needed. Fitted to that, pixels differ by 0.1 to 0.8 of 255 levels on average from those of
 the whole image (docs/log/own-pictures.md)."""
 FULL_BITS = 16
 """Bits that a value of a 16-bit image uses unless somebody says otherwise."""

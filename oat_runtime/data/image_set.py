@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.picked_images import Images, in_parts, pick
 from oat_runtime.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 Split = Literal["train", "test"]
-Size = tuple[int, int]
-"""Height and width in pixels."""
 Triple = tuple[float, float, float]
 LEAST_TO_FIT = 100
 """Clean images that the policy's estimator is fitted to at the least. Training warns early if it holds out fewer."""
@@ -167,11 +166,11 @@ def _as_held_out(data: ImageSet, validation_N: npt.NDArray[np.bool_], num_valida
     return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 
-def titled(name: str, split: Split, size: Size | None) -> str:
-    """Return what a set is called: `photos@64 train`, `photos@128x96 test`; without a size, `photos train`."""
-    if size is None:
+def titled(name: str, split: Split, spec: InputSpec | None) -> str:
+    """Return what a set is called: `photos@64 train`, `photos@128x96 test`; as it is stored, `photos train`."""
+    if spec is None:
         return f"{name} {split}"
-    height, width = size
+    height, width = spec.height, spec.width
     return f"{name}@{width} {split}" if height == width else f"{name}@{width}x{height} {split}"
 
 

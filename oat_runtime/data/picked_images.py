@@ -46,7 +46,8 @@ class PickedImages:
 
     def __getitem__(self, where: int | slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
         """Read one image (H, W, 3), or several (n, H, W, 3), into memory; `[:]` reads all."""
-        return np.array(self.stored_NHWC[self.rows_M[where]])
+        picked = self.stored_NHWC[self.rows_M[where]]
+        return picked.copy() if isinstance(where, int) else picked  # several are a copy already
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Read one image after another."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec, Resize
-from oat_runtime.data.image_set import ImageSet, Size, Split, is_by_class, mixed, titled
+from oat_runtime.data.image_set import ImageSet, Split, is_by_class, mixed, titled
 from oat_runtime.data.roots import data_roots
 from oat_runtime.errors import DataError
 from oat_runtime.extras import require
@@ -141,7 +141,7 @@ def load_source(
     *,
     root: Path | None,
     download: bool,
-    size: Size | None,
+    spec: InputSpec | None,
     resize: Resize = "center_crop",
     limit: int | None = None,
 ) -> ImageSet:
@@ -156,11 +156,10 @@ def load_source(
         if not download:
             raise _missing(source, roots)
         found = fetch_source(source, root)
-    height, width = size or (source.side, source.side)
-    spec = None
-    if height is not None and width is not None:
-        spec = InputSpec(height=height, width=width, resize=resize)
-    contents = found.location.read(found.folder, split, spec)
+    fitted = spec
+    if spec is None and source.side is not None:
+        fitted = InputSpec(height=source.side, width=source.side, resize=resize)
+    contents = found.location.read(found.folder, split, fitted)
     labels_N, expected = contents.labels_N, found.location.num_images[split]
     if len(labels_N) != expected:
         raise DataError(
@@ -179,10 +178,10 @@ def load_source(
         raise DataError(
             f"{found.folder}: expected {count} {split} images, got {len(images_NHWC)}: the copy is incomplete"
         )
-    if spec is not None and size is not None and images_NHWC.shape[1:3] != size:
+    if spec is not None and images_NHWC.shape[1:3] != (spec.height, spec.width):
         images_NHWC = np.stack([fit_frame(image, spec) for image in images_NHWC])
     groups_N = None if contents.groups_N is None else contents.groups_N[:count]
-    title = titled(name, split, size)
+    title = titled(name, split, spec)
     data = ImageSet(images_NHWC, labels_N[:count], source.class_names, title, groups_N, source.mirrors)
     return data if count < expected else mixed(data).first(limit)
 

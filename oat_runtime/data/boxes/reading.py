@@ -78,7 +78,7 @@ def read_crops(
         PickedImages(stack.images_NHWC, order_N),
         labels_N[order_N],
         index.class_names,
-        titled(name, split, (spec.height, spec.width)),
+        titled(name, split, spec),
         groups_N=group_F[frame_N[order_N]],
         mirrors=mirrors,
         names=tuple(names[at] for at in order_N.tolist()),

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.architecture import InputSpec, Resize
+from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
 from oat_runtime.data.folders.left_out import some
 from oat_runtime.data.folders.pictures import Picture
-from oat_runtime.data.image_set import ImageSet, Size, Split, titled
+from oat_runtime.data.image_set import ImageSet, Split, titled
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
 from oat_runtime.text import plain
@@ -23,9 +23,7 @@ _LOG = logging.getLogger(__name__)
 _NUM_BROKEN_NAMED = 20
 
 
-def load_folder(
-    folder: Path, split: Split, *, size: Size | None, resize: Resize = "center_crop", skip_broken: bool = False
-) -> ImageSet:
+def load_folder(folder: Path, split: Split, *, spec: InputSpec | None, skip_broken: bool = False) -> ImageSet:
     """Read one split of a folder of pictures, class by class, classes in alphabetical and files in frame order.
 
     `oat_runtime.data.folders.layout` says which layouts there are, and `oat_runtime.data.folders.groups` which images
@@ -34,8 +32,7 @@ def load_folder(
     Args:
         folder: the folder.
         split: `train` or `test`.
-        size: height and width that every image is fitted to; None: all images must have one size.
-        resize: how, where the shape differs; see `InputSpec`.
+        spec: what every image is fitted to; None: all images must have one size.
         skip_broken: leave out pictures that cannot be read, with a count, instead of refusing the folder.
 
     Returns:
@@ -46,7 +43,6 @@ def load_folder(
         DataError: what `index_folder` refuses, pictures that cannot be read, or sizes that differ.
         ConfigError: there are TIFF images, and Pillow is not installed to check them.
     """
-    spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
     index = index_folder(folder)
     has_test = "test" in index.parts
     wanted = [entry for entry in index.entries if not has_test or (entry.part == "test") == (split == "test")]
@@ -61,7 +57,7 @@ def load_folder(
         PickedImages(found.images_NHWC, places),
         np.array([entry.label for entry in entries], dtype=np.int64),
         index.class_names,
-        titled(folder.name, split, size),
+        titled(folder.name, split, spec),
         groups_N=groups_N if len(np.unique(groups_N)) < len(groups_N) else None,
         mirrors=False,  # an arrow to the left is none to the right
         names=tuple(entry.name for entry in entries),
