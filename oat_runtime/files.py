@@ -254,9 +254,7 @@ def read_model(
 def reason_of(error: ValidationError) -> str:
     """Return in one line which fields do not fit, and why; the first three, and how many more there are."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    reasons = [
-        f"{one_line('.'.join(map(str, e['loc'])))}: {one_line(e['msg'])}".removeprefix(": ")
-        for e in errors[:_MOST_REASONS]
-    ]
+    first = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in errors[:_MOST_REASONS]]
+    reasons = [f"{one_line(where)}: {one_line(what)}".removeprefix(": ") for where, what in first]
     more = f"; and {len(errors) - _MOST_REASONS} more" if len(errors) > _MOST_REASONS else ""
     return "; ".join(reasons) + more

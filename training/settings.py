@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,21 @@ def _parse_yaml(text: str) -> Any:
     return parse_yaml(text, max_characters=_MOST_BYTES, max_depth=_MOST_DEPTH, max_scalar=_MOST_SCALAR)
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes`, which may name parts of nested fields."""
+def _merged(base: dict[str, Any], changes: dict[str, Any], *, inside: str = "") -> dict[str, Any]:
+    """Return `base`, which holds every setting, with `changes`, which may name parts of nested fields.
+
+    Raises:
+        ConfigError: there is no such setting; it names the one that looks most like it.
+    """
     merged = dict(base)
     for key, value in changes.items():
-        old = base.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if key not in base:
+            close = get_close_matches(str(key), base, n=1)
+            what = f"did you mean {inside}{close[0]}?" if close else "training/config.py describes all settings"
+            raise ConfigError(f"there is no setting {quoted(f'{inside}{key}')}: {what}")
+        old = base[key]
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value, inside=f"{inside}{key}.") if both else value
     return merged
 
 

@@ -24,7 +24,7 @@ from oat_runtime.report import progress_bar
 from training.checkpoint import read_source
 from training.config import TrainConfig
 from training.distributed import World, device_argument
-from training.network.transplant import begin_from
+from training.network.transplant import Source, begin_from, check_name
 from training.reporting import (
     LogLines,
     Pace,
@@ -94,9 +94,13 @@ def train(
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
 
     Raises:
-        ConfigError: another process trains in this folder.
+        ConfigError: another process trains in this folder, or the weights to start from are of another network.
     """
     prepare_device(config, world.device)
+    source = None
+    if start is not None and not (run / "checkpoint.pt").is_file():
+        source = read_source(start)  # a mistake here is found before thousands of images are read
+        check_name(config.model, source)
     config, training_set, validation_set = load_data(config, download=download)
     with ExitStack() as stack:
         if world.leads:
@@ -110,6 +114,7 @@ def train(
             max_minutes=max_minutes,
             tensorboard=tensorboard,
             start=start,
+            source=source,
         )
 
 
@@ -123,6 +128,7 @@ def _train(
     max_minutes: float | None,
     tensorboard: bool,
     start: str | None,
+    source: Source | None,
 ) -> dict[str, float] | None:
     record = DataRecord.of(config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
@@ -131,7 +137,7 @@ def _train(
         check_division(run, record, validation_set)
         _go_on(trainer, checkpoint, start=start)
     else:
-        _begin(trainer, training_set, start=start)
+        _begin(trainer, training_set, source)
     config = trainer.config
     if not world.leads:
         with held_back() as stop:
@@ -173,15 +179,14 @@ def _train(
     return figures
 
 
-def _begin(trainer: Trainer, training_set: ImageSet, *, start: str | None) -> None:
+def _begin(trainer: Trainer, training_set: ImageSet, source: Source | None) -> None:
     config = trainer.config
     if config.restarts or config.start:
         raise ConfigError(
             f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
             "notes them as they happen (--from starts from other weights)"
         )
-    if start is not None:
-        source = read_source(start)
+    if source is not None:
         for line in begin_from(trainer.model, source, training_set.class_names):
             _LOG.info("%s", line)
         trainer.note_start(source.name)

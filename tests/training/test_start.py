@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.data import CIFAR10_CLASSES, ImageSet
-from oat_runtime.errors import CheckpointError, ConfigError
+from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from training import train as train_module
 from training.checkpoint import load_checkpoint, read_source
 from training.config import TrainConfig
@@ -155,6 +155,23 @@ def test_a_run_starts_from_another_and_keeps_the_record(
         assert torch.equal(state["blocks.0.conv1.weight"], begins.network.blocks[0].conv1.weight)
     assert train(second, tmp_path / "second", world=World()) is not None  # goes on without being told again
     assert json.loads((tmp_path / "second" / "config.json").read_text())["start"] == begins.name
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        ("gtsrb-wrn-16-2", "is a wrn-16-2, and this run trains a wrn-10-1: add --set"),
+        ("nothing", "no bundle 'nothing'"),
+    ],
+)
+def test_what_a_run_cannot_start_from_is_refused_before_an_image_is_read(
+    start: str, says: str, tiny_run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read 20,000 images takes minutes, and only then a wrong `--from` was refused."""
+    monkeypatch.setattr(train_module, "load_dataset", lambda *_, **__: pytest.fail("images were read"))
+    with pytest.raises(OATError, match=says):
+        train(tiny_run, tmp_path / "run", world=World(), start=start)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_shipped_bundle_can_be_started_from_by_its_name() -> None:

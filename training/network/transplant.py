@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oat_runtime.architecture import ADVERSARIAL, CLEAN, knot_weights
+from oat_runtime.architecture import ADVERSARIAL, CLEAN, ModelConfig, knot_weights
 from oat_runtime.errors import ConfigError
 from training.network.layers import SlimmableConv2d
 from training.network.norm import FiLMTable
@@ -46,11 +46,8 @@ def begin_from(model: OATNet, source: Source, class_names: Sequence[str]) -> Ite
     Raises:
         ConfigError: the source is a network of another name.
     """
+    check_name(model.config, source)
     ours, theirs = model.config, source.network.config
-    if ours.name != theirs.name:
-        fields = ["family", "depth", *(["widen_factor"] if theirs.family == "wide_resnet" else [])]
-        way = " ".join(f"--set model.{field}={getattr(theirs, field)}" for field in fields)
-        raise ConfigError(f"{source.name} is a {theirs.name}, and this run trains a {ours.name}: add {way}")
     yield f"starts from {source.name}, a {theirs.name}:"
     yield f"  convolutions: {_take_convolutions(model, source.network)}"
     yield f"  batch norms: {_take_norms(model, source.network)}"
@@ -64,6 +61,19 @@ def begin_from(model: OATNet, source: Source, class_names: Sequence[str]) -> Ite
         yield f"  classifier: taken, its {len(class_names)} classes are the same"
     else:
         yield f"  classifier: starts anew, for {ours.num_classes} classes"
+
+
+def check_name(config: ModelConfig, source: Source) -> None:
+    """Check that a network can begin from a source, before any image is read for it.
+
+    Raises:
+        ConfigError: the source is a network of another name.
+    """
+    theirs = source.network.config
+    if config.name != theirs.name:
+        fields = ["family", "depth", *(["widen_factor"] if theirs.family == "wide_resnet" else [])]
+        way = " ".join(f"--set model.{field}={getattr(theirs, field)}" for field in fields)
+        raise ConfigError(f"{source.name} is a {theirs.name}, and this run trains a {config.name}: add {way}")
 
 
 def _convolutions(model: OATNet) -> list[tuple[str, SlimmableConv2d]]:
