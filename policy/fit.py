@@ -142,9 +142,14 @@ def main(argv: list[str] | None = None) -> int:
         fitted_on=f"{len(data)} images of {options.images.name}, seed {options.seed}",
     )
     attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
-    print(f"wrote {bundle.path / 'estimator.json'}: the bundle is complete")
-    summary = {"name": "policy.fit", "num_images": len(data), "num_kinds": len(constants.kinds)}
-    print(json.dumps(summary | {"rates": [rates.model_dump(mode="json") for rates in constants.network]}))
+    estimator = bundle.path / "estimator.json"
+    print(
+        f"fitted to {len(data)} images: {len(constants.kinds)} kinds of image, and how often the network is unsure at "
+        f"{len(constants.network)} λ"
+    )
+    print(f"wrote {estimator}: the bundle is complete")
+    summary = {"num_images": len(data), "num_kinds": len(constants.kinds), "written": str(estimator)}
+    print(json.dumps({"name": "policy.fit"} | summary))
     return 0
 
 

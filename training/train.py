@@ -316,7 +316,7 @@ def main() -> int:
             print("the same command goes on")
         else:
             paths = shlex.join([str(run / "checkpoint.pt"), f"bundles/{run.name}"])
-            print(f"next: oat-export {paths}   (makes the bundle that a robot loads)")
+            print(f"next: oat-export {paths}\n      (that makes the bundle, which a robot loads)")
     return 0
 
 

@@ -48,9 +48,12 @@ def frame_files(folder: Path) -> list[Path]:
     """
     paths = in_frame_order(path for path in folder.iterdir() if is_image(path))
     if not paths:
-        within = any(is_image(path) for path in folder.rglob("*"))
-        where = " itself, only in folders below it: name one of those" if within else ""
-        raise DataError(f"{folder} holds no image{where}: expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        within = next((path.parent for path in folder.rglob("*") if is_image(path)), None)
+        if within is not None:
+            raise DataError(
+                f"{folder} holds no image itself, only in folders below it: name one of those, such as {within}"
+            )
+        raise DataError(f"{folder} holds no image: expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return paths
 
 

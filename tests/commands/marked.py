@@ -6,6 +6,7 @@ _APT = "needs root and ROS 2 from apt"
 _ROS2 = "needs the `ros2` command, which the wheels do not bring; the node's tests set the same over the same graph"
 _NETWORK = "fetches packages from the network"
 _MAKE = "takes minutes and changes .venv; CI calls it, and a dry run is made here"
+_OWN = "tests/ros runs the same commands on a graph, with a shipped bundle and other frames"
 _MINUTES = "takes minutes on a real graph; tests/ros holds what it measures"
 
 MARKED = {
@@ -13,6 +14,8 @@ MARKED = {
     "make test": _MAKE,
     "make dist": _MAKE,
     "python -m oat_perception.camera_replay_node --ros-args -p source:=0": "needs a webcam",
+    "python -m oat_perception.camera_replay_node --ros-args -p source:=my_frames": _OWN,
+    "python -m oat_perception.perception_node --ros-args -p bundle:=bundles/mine -p auto_activate:=true": _OWN,
     "sudo apt install ros-jazzy-ros-base ros-jazzy-vision-msgs python3-colcon-common-extensions python3-rosdep "
     "python3-venv": _APT,
     "sudo rosdep init; rosdep update": _APT,

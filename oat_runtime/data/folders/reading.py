@@ -105,7 +105,7 @@ def _report(index: FolderIndex, data: ImageSet, split: Split) -> None:
     if data.validation_N is not None:
         rows.append(f"{int(data.validation_N.sum()):8d} of them from the validation folder")
     if "test" not in index.parts:
-        rows.append("         test images are a fifth of each class, chosen by the hash of their names")
+        rows.append("         test images are about a fifth of each class, chosen by the hash of their names")
     rows += index.left_out.rows()
     level = logging.WARNING if index.left_out.names else logging.INFO
     _LOG.log(level, "%s:\n%s", data.name, "\n".join(rows))
