@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     check_frames(frames, options.frames)
     if skipped.num:
-        print(f"oat-calibrate: {skipped.num} images were left out: the node would drop them too", file=sys.stderr)
+        print(f"oat-calibrate: images left out: {skipped.num}", file=sys.stderr)
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
     blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
