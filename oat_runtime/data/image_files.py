@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.file_pixels import decode_file
 from oat_runtime.data.image_headers import MAX_PIXELS, most_bytes
 from oat_runtime.errors import DataError, InputError
@@ -55,7 +56,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def read_image(
-    path: Path, *, remedy: str = "replace or remove it", max_pixels: int = MAX_PIXELS
+    path: Path, *, remedy: str = "replace or remove it", max_pixels: int = MAX_PIXELS, bits: int = FULL_BITS
 ) -> npt.NDArray[np.uint8]:
     """Read an image file as uint8 RGB (H, W, 3), by the rules of `oat_runtime.data.file_pixels`, here and on a robot.
 
@@ -63,13 +64,14 @@ def read_image(
         path: the file.
         remedy: what the error advises.
         max_pixels: pixels that it may have.
+        bits: how many bits a value of 16 bits uses, 8 to 16.
 
     Raises:
         DataError: it is missing, cannot be decoded whole, has more pixels, or several pictures.
     """
     data = _content(path, remedy, max_pixels)
     try:
-        return decode_file(data, max_pixels=max_pixels)
+        return decode_file(data, max_pixels=max_pixels, bits=bits)
     except InputError as error:
         raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
 
