@@ -99,7 +99,7 @@ def read_frames(
         spec: of the network's input.
         topic: image topic of a bag; empty: its only one.
         limit: frames to read at most.
-        bits: how many bits a value of a bag's 16-bit images uses, 8 to 16.
+        bits: how many bits a value of 16-bit images uses, 8 to 16.
         skipped: takes the images of a folder or bag that the node could not use either; None: they are logged alone.
 
     Raises:
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         choices=range(8, FULL_BITS + 1),
         default=FULL_BITS,
         metavar="BITS",
-        help="bits that a value of the bag's 16-bit images uses, as the node's image_bits (default: %(default)s)",
+        help="bits that a value of 16-bit images uses, as the node's image_bits (default: %(default)s)",
     )
     parser.add_argument("--limit", type=a_count, default=5000, help="frames to read at most (default: %(default)s)")
     parser.add_argument("--seed", type=a_seed, default=0)
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     check_frames(frames, options.frames)
     if skipped.num:
-        print(f"oat-calibrate: {skipped.num} images were left out: the node would drop them too", file=sys.stderr)
+        print(f"oat-calibrate: images left out: {skipped.num}", file=sys.stderr)
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
     blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]

@@ -119,7 +119,7 @@ def _jpeg(header: Header, *, halvings: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image_HWC, np.uint8)
 
 
-def _mended(data: bytes | memoryview) -> bytes:
+def _mended(data: bytes | memoryview) -> memoryview:
     """Write the only legal numbers into the header of a JPEG of one scan: its JFIF revision, and which frequencies."""
     mended, at = bytearray(data), 2
     while (found := NEXT_MARKER.search(mended, at)) is not None:
@@ -132,7 +132,7 @@ def _mended(data: bytes | memoryview) -> bytes:
             break
         if marker != 0x01 and not 0xD0 <= marker <= 0xD7:
             at += length
-    return bytes(mended)
+    return memoryview(mended)
 
 
 def _by_opencv(header: Header, *, oriented: bool, halvings: int = 0, bits: int = FULL_BITS) -> npt.NDArray[np.uint8]:

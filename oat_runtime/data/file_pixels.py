@@ -3,6 +3,7 @@
 | a file holds | it becomes |
 | -- | -- |
 | 16 bits a channel | the nearest of 256 levels: value / 257; a PGM or PPM by the largest value that it states |
+| `bits` of 16 bits | the nearest of 256 levels, with the largest value of these bits as white |
 | floats (TIFF) | value x 255, if all values lie within 0 and 1; else it is refused |
 | transparency | its colour over mid grey, `BACKGROUND` |
 | grey, a palette, CMYK, white stored as 0 | the RGB that it stands for |
@@ -22,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.data.decoding import decode_rgb
+from oat_runtime.data.decoding import FULL_BITS, decode_rgb
 from oat_runtime.data.image_headers import MAX_PARTS, MAX_PIXELS, PNM_HEAD_BYTES, Header, read_header
 from oat_runtime.errors import InputError
 
@@ -37,13 +38,16 @@ _ROWS = 256
 _Image = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 
-def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS, needed_px: int | None = None) -> npt.NDArray[np.uint8]:
+def decode_file(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, bits: int = FULL_BITS, needed_px: int | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode a whole image file.
 
     Args:
         data: its bytes, of one of `oat_runtime.data.image_headers.FORMATS`.
         max_pixels: pixels that it may have.
         needed_px: the longest side that is needed: a far larger JPEG is decoded smaller; see `decode_rgb`.
+        bits: how many bits a value of 16 bits uses, 8 to 16: the largest of them is white.
 
     Returns:
         image_HWC: uint8 RGB, upright.
@@ -68,7 +72,7 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS, needed_px: int | N
     channels = 1 if stored.ndim == 2 else stored.shape[2]
     if tags and ((stored.dtype != np.uint8 and channels not in (1, 3)) or (channels == 1 and _EXTRA_SAMPLES in tags)):
         raise InputError("unknown values: a TIFF image of this kind with transparency or CMYK: save it as PNG")
-    maximum = _maximum(header, stored)
+    maximum = _maximum(header, stored, bits)
     is_inverted = stored.dtype != np.uint8 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # libtiff inverts 8 bits itself
     clear = _clear_grey(chunks)
     image = np.empty((*stored.shape[:2], 3), np.uint8)
@@ -94,13 +98,13 @@ def _stored(header: Header) -> _Image:
     return stored
 
 
-def _maximum(header: Header, stored: _Image) -> float:
+def _maximum(header: Header, stored: _Image, bits: int) -> float:
     """The value that stands for white."""
     if header.format == "PNM" and (found := _PNM_MAXIMUM.match(bytes(header.data[:PNM_HEAD_BYTES]))) is not None:
         maximum = float(found[1])
         is_text = bytes(header.data[:2]) in (b"P2", b"P3")
         return 255.0 if is_text and maximum <= 255 else maximum  # OpenCV has scaled those
-    return {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(stored.dtype, 1.0)
+    return {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 2.0**bits - 1}.get(stored.dtype, 1.0)
 
 
 def _eight_bits(stored: _Image, maximum: float) -> npt.NDArray[np.uint8]:
@@ -115,7 +119,7 @@ def _eight_bits(stored: _Image, maximum: float) -> npt.NDArray[np.uint8]:
     elif stored.dtype not in (np.uint8, np.uint16):
         raise InputError(f"unknown values: expected 8 or 16 bits, or floats, got {stored.dtype}: convert it")
     elif not (most := int(np.max(stored))) <= maximum <= 65535 or not maximum:
-        raise InputError(f"damaged: expected values up to {maximum:.0f}, which the image states, got {most}")
+        raise InputError(f"damaged: expected values up to {maximum:.0f}, as the image or image_bits states, got {most}")
     scaled: npt.NDArray[np.uint8] = np.asarray(cv2.convertScaleAbs(stored, alpha=255.0 / maximum), np.uint8)
     return scaled.reshape(stored.shape)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.file_pixels import decode_file
 from oat_runtime.data.image_headers import MAX_PIXELS, most_bytes
 from oat_runtime.errors import DataError, InputError
@@ -62,6 +63,7 @@ def read_image(
     *,
     remedy: str = "replace or remove it",
     max_pixels: int = MAX_PIXELS,
+    bits: int = FULL_BITS,
     needed_px: int | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Read an image file as uint8 RGB (H, W, 3), by the rules of `oat_runtime.data.file_pixels`, here and on a robot.
@@ -71,13 +73,14 @@ def read_image(
         remedy: what the error advises.
         max_pixels: pixels that it may have.
         needed_px: the longest side that is needed: a far larger JPEG is decoded smaller; see `decode_rgb`.
+        bits: how many bits a value of 16 bits uses, 8 to 16.
 
     Raises:
         DataError: it is missing, cannot be decoded whole, has more pixels, or several pictures.
     """
     data = _content(path, remedy, max_pixels)
     try:
-        return decode_file(data, max_pixels=max_pixels, needed_px=needed_px)
+        return decode_file(data, max_pixels=max_pixels, bits=bits, needed_px=needed_px)
     except InputError as error:
         raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
 

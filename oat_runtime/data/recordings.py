@@ -53,7 +53,7 @@ def recorded_images(
         skipped: takes the images that cannot be used.
         topic: image topic of a bag; empty: its only one.
         option: what a user sets to name the topic, for the error.
-        bits: how many bits a value of a bag's 16-bit images uses, 8 to 16.
+        bits: how many bits a value of 16-bit images uses, 8 to 16.
 
     Returns:
         Images (H, W, 3), uint8 RGB, decoded one by one.
@@ -64,13 +64,13 @@ def recorded_images(
     """
     if is_bag(path):
         return _any(camera_images(path, topic=topic, option=option, bits=bits, skip=skipped.add), skipped)
-    return _any(_files(frame_files(path), skipped), skipped)
+    return _any(_files(frame_files(path), skipped, bits), skipped)
 
 
-def _files(files: list[Path], skipped: Skipped) -> Iterator[npt.NDArray[np.uint8]]:
+def _files(files: list[Path], skipped: Skipped, bits: int) -> Iterator[npt.NDArray[np.uint8]]:
     for file in files:
         try:
-            image_HWC = read_image(file)
+            image_HWC = read_image(file, bits=bits)
         except DataError as error:
             skipped.add(error)
             continue

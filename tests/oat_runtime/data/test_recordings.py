@@ -81,6 +81,20 @@ def test_stamps_before_1970_change_nothing(tmp_path: Path) -> None:
     assert (levels, skipped.num) == (list(LEVELS), 0)
 
 
+def test_the_bits_of_a_camera_hold_for_folders_as_for_bags(tmp_path: Path) -> None:
+    """White is the largest value of the camera's bits."""
+    twelve = np.full((24, 32), 4095, np.uint16)
+    data = cv2.imencode(".png", twelve)[1].tobytes()
+    for path in (
+        _folder(tmp_path / "folder", [data]),
+        _bag(tmp_path / "bag", [data], encoding="mono16; png compressed "),
+    ):
+        levels = {bits: int(next(recorded_images(path, Skipped(), bits=bits)).max()) for bits in (12, 16)}
+        assert levels[12] == 255 and levels[16] in (15, 16)
+        with pytest.raises(DataError, match="image_bits"):
+            next(recorded_images(path, Skipped(), bits=10))
+
+
 def test_a_recording_of_which_nothing_can_be_used_is_an_error_with_the_reason(tmp_path: Path) -> None:
     images = [_jpeg(level) for level in LEVELS]
     for path, reason in (

@@ -29,7 +29,7 @@ from oat_perception.replay.scenario import Moment, Scenario, load_scenario
 from oat_perception.replay.sources import SourceImage, open_source
 from oat_perception.replay.treatment import Treatment, disturb, fit_square
 from oat_runtime.data import Skipped
-from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.errors import ConfigError, DataError, one_line
 from oat_runtime.extras import require
 from oat_runtime.files import expanded
 from oat_runtime.operating_point import OperatingPoint
@@ -60,7 +60,7 @@ class CameraReplay(SpecifiedParameters):
         self._scenario: Scenario | None = load_scenario(name) if name else None
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:
             self._scenario = self._scenario.with_seconds_per_phase(seconds)
-        self._skipped = Skipped(self.get_logger().warning)
+        self._skipped, self._told_of_skipped = Skipped(self.get_logger().warning), False
         self._frames = self._open()
         self._waiting = bool(self.get_parameter("wait_for_subscriber").value)
         self._sequence = 0
@@ -220,9 +220,9 @@ class CameraReplay(SpecifiedParameters):
 
     def _next(self) -> SourceImage | None:
         frame = next(self._frames, None)
-        if frame is None and self._skipped.num:
-            self.get_logger().warning(f"{self._skipped.num} images of {self._text('source')} were left out")
-            self._skipped.num = 0
+        if frame is None and self._skipped.num and not self._told_of_skipped:
+            self._told_of_skipped = True  # the next passes leave out the same
+            self.get_logger().warning(f"images of {one_line(self._text('source'))} left out: {self._skipped.num}")
         if frame is None and self._sequence and self.get_parameter("loop").value:
             self._frames = self._open()
             frame = next(self._frames, None)

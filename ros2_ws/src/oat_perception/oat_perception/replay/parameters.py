@@ -12,8 +12,8 @@ CAMERA_SPECS: tuple[Spec, ...] = (
     Spec("data_root", "", "Folder that holds CIFAR-10; empty: `$OAT_DATA`, else ../shared/data, else a download.",
          change=Change.AT_START, is_path=True),
     Spec("bag_topic", "", "Topic of a bag's images; empty: its only one.", change=Change.AT_START),
-    Spec("image_bits", FULL_BITS, "Bits that a value of a bag's 16-bit images uses, as the node's parameter of this "
-         "name.", 8, FULL_BITS, change=Change.AT_START),
+    Spec("image_bits", FULL_BITS, "Bits that a value of 16-bit images in a folder or bag uses, as the node's "
+         "parameter of this name.", 8, FULL_BITS, change=Change.AT_START),
     Spec("frame_side_px", 0, "Side of the square to which the centre of each image is scaled. 0: images stay as they "
          "are.", 0, 4096, unit="px", change=Change.AT_START),
     Spec("frame_id", "camera", "`frame_id` of the images.", change=Change.AT_START),

@@ -121,7 +121,7 @@ def open_source(
             file, or a video file.
         data_root: folder that holds CIFAR-10; see `find_cifar10`.
         topic: image topic of a bag; empty: its only one.
-        bits: how many bits a value of a bag's 16-bit images uses.
+        bits: how many bits a value of 16-bit images in a folder or bag uses.
         seed: order of labelled images.
         skipped: takes the images of a folder or bag that cannot be used; None: they are logged alone.
 
