@@ -49,6 +49,8 @@ def test_regions_turn_stale_when_images_go_without_them() -> None:
     matcher.put_image(1, "one", now_s=10.0, num_bytes=1)
     health = _health(10.1, image_s=10.1, work_s=None, confidence_s=10.1, battery_s=10.1)
     assert next_silence_s(replace(health, matching=matcher.state())) == pytest.approx(10.4)
+    assert status(10.4 - 1e-6).level == DiagnosticStatus.OK
+    assert status(10.4 + 1e-6).level == DiagnosticStatus.STALE, "at that very moment"
     assert matcher.overdue(10.4) is not None
     assert status(10.5).level == DiagnosticStatus.STALE
     assert "no publisher matches" in status(10.5).message

@@ -234,7 +234,8 @@ def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
 
 def _regions(health: Health, matching: MatchingState) -> DiagnosticStatus:
     level, message = DiagnosticStatus.OK, "no detections yet" if matching.heard_s is None else "detections arrive"
-    if matching.without_detections and matching.silent_since_s is not None:
+    overdue = matching.without_detections or (matching.due_s is not None and health.now_s >= matching.due_s)
+    if overdue and matching.silent_since_s is not None:
         level = DiagnosticStatus.STALE
         silent_s = health.now_s - matching.silent_since_s
         message = f"no detections for {silent_s:.1f} s: a publisher matches, and sends nothing: does the detector run?"
