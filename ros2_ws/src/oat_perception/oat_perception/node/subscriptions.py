@@ -71,6 +71,7 @@ class CameraSubscriptions:
                 self._overdue = None
             while self._subscriptions:
                 self._node.destroy_subscription(self._subscriptions.pop())
+            self._pipeline.pause()
 
     @property
     def num_detectors(self) -> int:
