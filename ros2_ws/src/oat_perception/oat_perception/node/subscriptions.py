@@ -74,9 +74,10 @@ class CameraSubscriptions:
             self._pipeline.pause()
 
     @property
-    def num_detectors(self) -> int:
-        """Publishers on `regions`."""
-        return self._node.count_publishers(self._node.resolve_topic_name("regions"))
+    def detectors(self) -> tuple[str, int]:
+        """The topic of detections as it is resolved, and how many publish on it."""
+        topic = self._node.resolve_topic_name("regions")
+        return topic, self._node.count_publishers(topic)
 
     def _subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> None:
         reliability = ReliabilityPolicy[str(self._node.get_parameter("image_reliability").value).upper()]
