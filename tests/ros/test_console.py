@@ -59,3 +59,19 @@ def test_it_prints_results_and_each_change_with_its_reason(peer, environment) ->
     assert process.returncode == 0
     assert "now λ 0.3 (operator)" in printed
     assert any("λ 0.3" in line and "images/s" in line for line in printed.splitlines())
+
+
+def test_it_says_unknown_what_limits_the_rate_and_how_many_images_it_leaves_out(start_graph) -> None:
+    graph = start_graph(max_rate_hz=5.0, min_confidence=1.0, probe_period_s=0.0)
+    peer = graph.peer
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.context.get_domain_id()), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        peer.until(lambda: peer.count_subscribers("/oat_perception/perception") > 1, "the console subscribes")
+        for _ in range(90):
+            peer.image.publish(peer.make_image())
+            peer.spin(1 / 30)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "now at most 5 images/s: max_rate_hz" in printed
+    assert any(line.startswith("unknown ") and "skipped for the rate" in line for line in printed.splitlines()), printed

@@ -174,7 +174,7 @@ def test_without_a_detector_whole_images_are_answered_and_diagnostics_say_why(st
     peer = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=0.5).peer
     assert peer.ask().class_name
     peer.until(lambda: peer.diagnoses["regions"].level == DiagnosticStatus.STALE, "diagnosed")
-    assert "no publisher matches" in peer.diagnoses["regions"].message
+    assert "is the topic /regions right? no publisher matches" in peer.diagnoses["regions"].message
     peer.ask()
     peer.until(lambda: peer.value("regions", "images answered without detections") >= 2, "they are counted")
     regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)

@@ -40,7 +40,7 @@ def _health(now_s: float, *, image_s: float, work_s: float | None, confidence_s:
 def test_regions_turn_stale_when_images_go_without_them() -> None:
     matcher: StampMatcher[str] = StampMatcher(queue_s=2.0, max_bytes=10**6, wait_s=0.4)
 
-    def status(now_s: float, **changed: int) -> DiagnosticStatus:
+    def status(now_s: float, **changed: tuple[str, int]) -> DiagnosticStatus:
         health = _health(now_s, image_s=now_s, work_s=None, confidence_s=now_s, battery_s=now_s)
         found = statuses(replace(health, matching=matcher.state(), **changed))
         return next(each for each in found if each.name.endswith("regions"))
@@ -49,15 +49,17 @@ def test_regions_turn_stale_when_images_go_without_them() -> None:
     matcher.put_image(1, "one", now_s=10.0, num_bytes=1)
     health = _health(10.1, image_s=10.1, work_s=None, confidence_s=10.1, battery_s=10.1)
     assert next_silence_s(replace(health, matching=matcher.state())) == pytest.approx(10.4)
+    assert status(10.4 - 1e-6).level == DiagnosticStatus.OK
+    assert status(10.4 + 1e-6).level == DiagnosticStatus.STALE, "at that very moment"
     assert matcher.overdue(10.4) is not None
     assert status(10.5).level == DiagnosticStatus.STALE
     assert "no publisher matches" in status(10.5).message
-    assert "sends nothing" in status(10.5, num_detectors=1).message
+    assert "sends nothing" in status(10.5, detectors=("/regions", 1)).message
     matcher.put_detections(7, "of no image", now_s=10.6)
-    assert "none has the stamp" in status(10.7, num_detectors=1).message
+    assert "none has the stamp" in status(10.7, detectors=("/regions", 1)).message
     with pytest.raises(InputError):
         matcher.put_detections(1, "too late", now_s=10.8)
-    assert status(10.9, num_detectors=1).level == DiagnosticStatus.OK
+    assert status(10.9, detectors=("/regions", 1)).level == DiagnosticStatus.OK
 
 
 @pytest.mark.parametrize(

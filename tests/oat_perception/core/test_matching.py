@@ -110,6 +110,17 @@ def test_no_image_goes_twice() -> None:
     assert matcher.put_image(2, 2, now_s=1.3, num_bytes=1) is None, "but the detector lives, so the next image waits"
 
 
+def test_a_pause_is_no_silence() -> None:
+    """While nobody wants results, no image comes; the first one afterwards waits for its detections as any other."""
+    matcher = matcher_of()
+    matcher.put_image(1, 1, now_s=0.0, num_bytes=1)
+    matcher.pause()
+    assert (matcher.state().due_s, matcher.state().counts["bytes waiting"]) == (None, 0)
+    assert matcher.overdue(60.0) is None
+    assert matcher.put_image(2, 2, now_s=60.0, num_bytes=1) is None
+    assert matcher.state().due_s == 61.0
+
+
 def test_an_image_now_and_then_has_its_own_wait() -> None:
     """A camera that is triggered each ten seconds, and a detector that needs 0.3 s."""
     matcher = matcher_of()

@@ -340,7 +340,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             num_dropped=0 if running is None else running.pipeline.num_dropped,
             num_skipped=0 if running is None else running.pipeline.num_skipped,
             matching=matching,
-            num_detectors=0 if running is None or matching is None else running.subscriptions.num_detectors,
+            detectors=("", 0) if running is None or matching is None else running.subscriptions.detectors,
             signals=signals,
             machine=machine,
             camera_timeout_s=float(self.get_parameter("camera_timeout_s").value),

@@ -126,6 +126,12 @@ class StampMatcher(Generic[_Image]):
             return None
         return self._without_detections()
 
+    def pause(self) -> None:
+        """Let no image wait, as long as none is wanted; the next one begins its wait anew."""
+        while self._queue:
+            self._remove(next(iter(self._queue)), _UNMATCHED)
+        self._early, self._since_s, self._without = None, None, False
+
     def state(self) -> MatchingState:
         """Return the state and the counts."""
         return MatchingState(

@@ -56,7 +56,7 @@ class Health:
         now_s: steady time.
         num_skipped: images left out by the policy's rate.
         matching: how images meet their detections; None where no regions are asked for.
-        num_detectors: publishers of detections.
+        detectors: topic of the detections, and how many publish on it.
         why_silent: tells why no image ever came, as far as the graph knows; empty where it knows nothing.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
@@ -77,7 +77,7 @@ class Health:
     now_s: float
     num_skipped: int = 0
     matching: MatchingState | None = None
-    num_detectors: int = 0
+    detectors: tuple[str, int] = ("", 0)
     why_silent: Callable[[], str] = str
     log: DecisionLog | None = None
     failures: Failures | None = None
@@ -244,18 +244,20 @@ def _point(health: Health, tally: Snapshot) -> DiagnosticStatus:
 
 
 def _regions(health: Health, matching: MatchingState) -> DiagnosticStatus:
+    topic, num_publishers = health.detectors
     level, message = DiagnosticStatus.OK, "no detections yet" if matching.heard_s is None else "detections arrive"
-    if matching.without_detections and matching.silent_since_s is not None:
+    overdue = matching.without_detections or (matching.due_s is not None and health.now_s >= matching.due_s)
+    if overdue and matching.silent_since_s is not None:
         level = DiagnosticStatus.STALE
         silent_s = health.now_s - matching.silent_since_s
         message = f"no detections for {silent_s:.1f} s: a publisher matches, and sends nothing: does the detector run?"
-        if not health.num_detectors:
-            message = f"no detections for {silent_s:.1f} s: no publisher matches: is the topic `regions` right?"
+        if not num_publishers:
+            message = f"no detections for {silent_s:.1f} s: is the topic {topic} right? no publisher matches"
         elif matching.heard_s is not None and matching.heard_s > matching.silent_since_s:
             message = f"no detections of an image for {silent_s:.1f} s: they come, and none has the stamp of an image"
         message += "; whole images are answered without them"
     counts = {name: str(count) for name, count in matching.counts.items()}
-    return _status(health, "regions", level, message, counts | {"publishers": str(health.num_detectors)})
+    return _status(health, "regions", level, message, counts | {f"publishers on {topic}": str(num_publishers)})
 
 
 def _signal(health: Health, name: str) -> DiagnosticStatus:

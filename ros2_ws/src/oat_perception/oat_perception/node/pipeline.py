@@ -134,6 +134,10 @@ class Pipeline:
         """Let an image go without detections that it has waited for too long."""
         self._go_on(self._matcher.overdue(time.monotonic()))
 
+    def pause(self) -> None:
+        """Let no image wait for detections while the camera is not listened to."""
+        self._matcher.pause()
+
     def accept_detections(self, serialized: bytes) -> None:
         """Take in a serialized vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp.
 

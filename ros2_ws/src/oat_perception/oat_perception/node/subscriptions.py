@@ -87,11 +87,13 @@ class CameraSubscriptions:
                 self._overdue = None
             while self._subscriptions:
                 self._node.destroy_subscription(self._subscriptions.pop())
+            self._pipeline.pause()
 
     @property
-    def num_detectors(self) -> int:
-        """Publishers on `regions`."""
-        return self._node.count_publishers(self._node.resolve_topic_name("regions"))
+    def detectors(self) -> tuple[str, int]:
+        """The topic of detections as it is resolved, and how many publish on it."""
+        topic = self._node.resolve_topic_name("regions")
+        return topic, self._node.count_publishers(topic)
 
     def why_silent(self) -> str:
         """Return why no image arrives, as far as the graph tells. It is logged where it becomes another one."""
