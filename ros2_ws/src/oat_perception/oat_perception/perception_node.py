@@ -21,11 +21,12 @@ These files do the rest:
 
     core/parameters.py        every parameter with its meaning, range and check
     core/loading.py           on configure: network, policy and decision log from the parameters
-    node/lifecycle.py         transitions that report why they failed
+    node/parameters.py        describes parameters, and answers a wrong name with the nearest
+    node/lifecycle.py         transitions that report who asked for them, and why they failed
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
-    node/spin.py              runs a node until it is interrupted
+    node/spin.py              runs a node until it is interrupted or has finished; interrupts.py takes the signals
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
 """

@@ -12,6 +12,8 @@ set -e
 . "$WORKSPACE/install/setup.bash"
 share="$WORKSPACE/install/share/oat_perception"
 # The camera's process must load the same profile, see docs/ros.md.
-export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$share/config/fastdds.xml}"
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE+own}" ]; then
+  export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$share/config/fastdds.xml}"
+fi
 exec "$WORKSPACE/install/lib/oat_perception/perception_node" --ros-args \
   --params-file "${PARAMS:-$share/config/perception.yaml}" -p "bundle:=$BUNDLE" -p auto_activate:=true "$@"

@@ -72,9 +72,7 @@ def spin(
                 parser.parse_args(remove_ros_args(given))
             node = make_node()
             if not keeps_log:
-                node.get_logger().warning(
-                    "no log file is kept: ROS_LOG_DIR and HOME name no folder to write in"
-                )
+                node.get_logger().warning("no log file is kept: ROS_LOG_DIR and HOME name no folder to write in")
             with _LogOf(node):
                 try:
                     return _spin(node, outcome, interrupts)
