@@ -27,7 +27,7 @@ from oat_runtime.errors import ConfigError, OATError, one_line
 
 REFUSED = 2
 """Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
-_BEAT_S = 0.2
+_BEAT_S = 0.5
 _OURS = ("oat_runtime", "policy", "oat_perception")
 _Node = TypeVar("_Node", bound=Node)
 
