@@ -23,11 +23,12 @@ These files do the rest:
 
     core/parameters.py        every parameter with its meaning, range and check
     core/loading.py           on configure: network, policy and decision log from the parameters
-    node/lifecycle.py         transitions that report why they failed
+    node/parameters.py        describes parameters, and answers a wrong name with the nearest
+    node/lifecycle.py         transitions that report who asked for them, and why they failed
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
-    node/spin.py              runs a node until it is interrupted
+    node/spin.py              runs a node until it is interrupted or has finished; interrupts.py takes the signals
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
 """
@@ -43,7 +44,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from oat_msgs.srv import GetTable, SetOperatingPoint
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
@@ -68,8 +68,6 @@ from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic
 from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError, one_line
 from oat_runtime.files import expanded
-
-_LAST_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,6 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         )
         self._configured: _Configured | None = None
         self._running: _Running | None = None
-        self._finalized_s: float | None = None
         # Ages and expiries must not follow a simulated or corrected clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._machine = Machine()
@@ -255,26 +252,6 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         always = self._configured.loaded.log is not None or bool(self.get_parameter("always_process").value)
         self._running.subscriptions.listen(always or self._configured.publishers.wanted)
 
-    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> Any:
-        """Set all of them or none; once the node is finalized, none."""
-        if self.state == "finalized":
-            return SetParametersResult(successful=False, reason="the node is finalized: start it again")
-        return super().set_parameters_atomically(parameter_list)
-
-    def outcome(self) -> int | None:
-        """Return the process's exit status once the node is finalized, so that whoever started the process sees it.
-
-        Its services answer for two more seconds: who shut it down asks for its state, as nav2's manager does.
-        """
-        if self.state != "finalized":
-            return None
-        if self._finalized_s is None:
-            self._finalized_s = time.monotonic()
-            self.get_logger().info(f"finalized: the process ends in {_LAST_ANSWERS_S:g} s")
-        if time.monotonic() - self._finalized_s < _LAST_ANSWERS_S:
-            return None
-        return 1 if self.problem else 0
-
     def _external(self, subscribed: SignalSubscriptions, now_s: float) -> ExternalSignals:
         held = self._commands.overrides.held
         return ExternalSignals(
@@ -289,12 +266,9 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         if self._running is not None and self._configured is not None:
             self._configured.publishers.announce(reason)
 
-    def _remedy(self, transition: str) -> str:
-        return "start it again" if self.state == "finalized" else f"{transition} it first"
-
     def _on_set_operating_point(self, request: Any, response: Any) -> Any:
         if self._running is None or self._configured is None:
-            response.message = f"the node is {self.state}: {self._remedy('activate')}"
+            response.message = self.refusal("activate")
             return response
         response.operating_point = copy.deepcopy(self._configured.publishers.last_point)
         loaded = self._configured.loaded
@@ -306,7 +280,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
 
     def _on_get_table(self, request: Any, response: Any) -> Any:
         if self._configured is None:
-            response.message = f"the node is {self.state}: {self._remedy('configure')}"
+            response.message = self.refusal("configure")
             return response
         bundle, table = self._configured.loaded.runtime.bundle, self._configured.loaded.core.policy.table
         response.success = True

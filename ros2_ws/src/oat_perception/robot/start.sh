@@ -21,7 +21,8 @@ if [ -n "${ACROSS_USERS:-}" ]; then
   profile="$share/config/fastdds_users.xml"
   export ROS_AUTOMATIC_DISCOVERY_RANGE=SYSTEM_DEFAULT # the profile itself stays on this machine
 fi
-export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$profile}"
-export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE-$FASTRTPS_DEFAULT_PROFILES_FILE}"
+if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE+own}${FASTDDS_DEFAULT_PROFILES_FILE+own}" ]; then
+  export FASTRTPS_DEFAULT_PROFILES_FILE="$profile" FASTDDS_DEFAULT_PROFILES_FILE="$profile"
+fi
 exec "$WORKSPACE/install/lib/oat_perception/perception_node" --ros-args \
   --params-file "${PARAMS:-$share/config/perception.yaml}" -p "bundle:=$BUNDLE" -p auto_activate:=true "$@"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 
 from oat_perception.node.guard import Failures
 from oat_runtime.errors import OATError, one_line
 
 _MOST_SHOWN = 1000
 """Characters of a reason: a path, and what is expected there."""
+_OVER = "finalized"
+_LAST_ANSWERS_S = 2.0
 
 
 class GuardedLifecycleNode(LifecycleNode):
@@ -24,6 +29,7 @@ class GuardedLifecycleNode(LifecycleNode):
     """
 
     problem = ""
+    _finalized_s: float | None = None
     asked_by = "the service change_state"
 
     @property
@@ -35,6 +41,30 @@ class GuardedLifecycleNode(LifecycleNode):
     def failures(self) -> Failures:
         """Failures of callbacks and of images in work."""
         return Failures(self.get_logger())
+
+    def refusal(self, transition: str) -> str:
+        """Return why the node cannot do something in this state, and the transition that it needs first."""
+        return f"the node is {self.state}: {'start it again' if self.state == _OVER else f'{transition} it first'}"
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> Any:
+        """Set all of them or none; once the node is finalized, none."""
+        if self.state == _OVER:
+            return SetParametersResult(successful=False, reason=self.refusal(""))
+        return super().set_parameters_atomically(parameter_list)
+
+    def outcome(self) -> int | None:
+        """Return the process's exit status once the node is finalized, so that whoever started the process sees it.
+
+        Its services answer for two more seconds: who shut it down asks for its state, as nav2's manager does.
+        """
+        if self.state != _OVER:
+            return None
+        if self._finalized_s is None:
+            self._finalized_s = time.monotonic()
+            self.get_logger().info(f"finalized: the process ends in {_LAST_ANSWERS_S:g} s")
+        if time.monotonic() - self._finalized_s < _LAST_ANSWERS_S:
+            return None
+        return 1 if self.problem else 0
 
 
 _DONE = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import rclpy
@@ -25,7 +27,7 @@ from oat_runtime.errors import ConfigError, OATError, one_line
 
 REFUSED = 2
 """Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
-_BEAT_S = 0.2
+_BEAT_S = 0.5
 _OURS = ("oat_runtime", "policy", "oat_perception")
 _Node = TypeVar("_Node", bound=Node)
 
@@ -58,13 +60,19 @@ def spin(
         return 0
     with Interrupts() as interrupts:
         try:
+            keeps_log = _can_keep_log()
             try:
-                rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+                rclpy.init(
+                    args=given if keeps_log else [*given, "--ros-args", "--disable-external-lib-logs"],
+                    signal_handler_options=SignalHandlerOptions.NO,
+                )
             except RuntimeError as error:  # a parameter file or an argument that rclpy cannot read
                 raise ConfigError(str(error)) from error
             if parser is not None:
                 parser.parse_args(remove_ros_args(given))
             node = make_node()
+            if not keeps_log:
+                node.get_logger().warning("no log file is kept: ROS_LOG_DIR and HOME name no folder to write in")
             with _LogOf(node):
                 try:
                     return _spin(node, outcome, interrupts)
@@ -77,6 +85,14 @@ def spin(
             return REFUSED
         finally:
             rclpy.try_shutdown()
+
+
+def _can_keep_log() -> bool:
+    """Return whether there is a folder for log files; rclpy does not start without one."""
+    named = next(filter(None, (os.environ.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME", "HOME"))), "")
+    folder = Path(os.path.expanduser(named)) if named else Path("/")
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return bool(named) and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def node_parser(module: str, about: str, specs: Iterable[Spec]) -> Parser:

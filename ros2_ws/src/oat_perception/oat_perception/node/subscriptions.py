@@ -79,7 +79,7 @@ class CameraSubscriptions:
             if self._compressed:
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:
-                self._subscribe(Image, topic, self._pipeline.accept)
+                self._subscribe(Image, "image", self._pipeline.accept)
         else:
             self.listening_since_s = None
             if self._overdue is not None:

@@ -57,8 +57,8 @@ class Watch:
             self._node.get_logger().info(f"{part}: {now.get(part, 'no longer watched')}")
         if "policy" in self._levels.keys() - before.keys():
             self._announce(f"the policy is {bad['policy'].message}")
-        # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
         self._tell_of_images(health)
+        # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
         due = health.now_s - self._published_s >= _DIAGNOSTICS_PERIOD_S - _PERIOD_S / 2
         if due or before != self._levels:
             array = DiagnosticArray(status=found)
