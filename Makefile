@@ -3,12 +3,14 @@
 #   PYTHON=python3.11   the interpreter that .venv is made from
 #   TORCH_INDEX=URL     package index to take torch from; without it, a machine without an NVIDIA driver takes torch's own
 #                       CPU builds, unless pip's settings name another source
+#   PYTHONS="3.10 3.12 3.13"   what `make pythons` tests, where they are installed
 #   SOAK_MINUTES=10     how long `make soak` sends images
 #   DEMO_ARGS=...  BENCH_ARGS=...  PYTEST_ARGS=...   passed on
 
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH_INDEX ?=
+PYTHONS ?= 3.10 3.12 3.13
 SOAK_MINUTES ?= 10
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
@@ -31,7 +33,7 @@ MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
 	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
 
-.PHONY: help setup ws demo test soak fuzz robot dist coverage lint format settings bench constraints clean
+.PHONY: help setup ws demo test soak fuzz robot pythons dist coverage lint format settings bench constraints clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@sed -nE 's/^#   ?/    /p' Makefile
@@ -54,6 +56,9 @@ robot: $(ROBOT) $(WS) ## what a robot installs, without torch: its size, and the
 	@cat .venv-robot/sizes.txt
 	OMP_NUM_THREADS=1 .venv-robot/bin/python -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)
 	OAT_VENV=.venv-robot && $(ROS) python -m pytest tests/ros/test_start.py $(PYTEST_ARGS)
+
+pythons: ## on each of PYTHONS that is installed: every test that needs no torch
+	@PYTEST_ARGS="$(PYTEST_ARGS)" tools/test_pythons.sh $(PYTHONS)
 
 # The wheel is made from the sdist, so both are whole.
 dist: $(SETUP) ## sdist and wheel in dist/; the wheel is installed and used in an empty environment
@@ -91,7 +96,7 @@ constraints: ## write what .venv holds as the new exact versions
 	$(PY) tools/write_constraints.py > .venv/constraints.txt && mv .venv/constraints.txt constraints.txt
 
 clean: ## remove what was built and installed
-	rm -rf .venv .venv-robot dist out ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .venv .venv-robot $(PYTHONS:%=.venv-%) dist out ros2_ws/build ros2_ws/install ros2_ws/log
 
 $(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros_wheels.py tools/torch_index.py
 	@tools/check_system.sh $(PYTHON)

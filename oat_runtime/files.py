@@ -21,6 +21,7 @@ from typing import IO, Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from oat_runtime.compat import possessive
 from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ MAX_JSON_DEPTH: Final = 32
 _MAX_DIGITS = 100
 _MOST_REASONS = 3
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING = re.compile(possessive(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'), re.DOTALL)
 """A JSON string, or what is left of one that does not end: it matches at every quotation mark, without going back."""
 _BRACKET = re.compile(rb"[\[\]{}]")
 _DIGITS = re.compile(rb"(?<![0-9])[0-9]{%d}" % (_MAX_DIGITS + 1))

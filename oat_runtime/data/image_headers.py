@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import simplejpeg
 
+from oat_runtime.compat import possessive
 from oat_runtime.errors import InputError
 from oat_runtime.image import MAX_SIDE_PX
 
@@ -34,7 +35,7 @@ _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 PNM_HEAD_BYTES = 4096
 """Bytes from the start of a PNM image within which its size must stand, whatever comments it has."""
-_PNM_GAP = rb"(?:#[^\r\n]*+[\r\n]|[ \t\n\v\f\r])*+"
+_PNM_GAP = possessive(rb"(?:#[^\r\n]*+[\r\n]|[ \t\n\v\f\r])*+")
 # OpenCV swallows whatever comes behind a number, so a space must. The last digit must be seen to be the last.
 _PNM = re.compile(rb"P[1-6]" + _PNM_GAP + rb"([0-9]{1,9})[ \t\n\v\f\r]" + _PNM_GAP + rb"([0-9]{1,9})[^0-9]")
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from oat_perception.bench.checks import ControlFigures, SizeFigures, StartFigures, checks, json_rows
+import pytest
+from oat_perception.bench.checks import (
+    ControlFigures,
+    Problems,
+    SizeFigures,
+    StartFigures,
+    checks,
+    json_rows,
+    show,
+)
+
+from oat_runtime.errors import OATError
 
 VGA = SizeFigures(
     "vga", "shipped", 300, 0.0, 0.01, 0.0, 9.0, 11.0, 12.0, 20.0, 3.0, 4.0, 5.0, 1.5, 9.0, 200.0, 190.0, 0.95
@@ -39,3 +50,24 @@ def test_checks_hold_within_the_limits_and_fail_beyond_them_or_unmeasured() -> N
     ]
     unmeasured = checks([replace(VGA, size="224")], CONTROL, START)
     assert [check.value for check in unmeasured[:3]] == [None, None, None]
+
+
+def test_what_ends_one_measurement_leaves_the_other_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    problems, late_ms = Problems(), dict(CONTROL.late_ms)
+    with problems.suppressed("fallbacks"):
+        late_ms["battery"] = None
+        raise OATError("not within 10 s")
+    assert problems.reasons == ["fallbacks: not within 10 s"]
+    assert capsys.readouterr().err == "not measured: fallbacks: not within 10 s\n"
+    control = replace(CONTROL, late_ms=late_ms, named_truly=None, num_good=None, num_answered=None)
+    found = checks([], control, StartFigures(0, "auto"))
+    assert [check.name for check in found if check.ok] == [
+        "lambda effective on the next image",
+        "lambda never prepared, time to run",
+        "malformed images counted",
+        "fallback after its time, confidence",
+        "fallback after its time, camera",
+        "fallback after its time, policy",
+    ]
+    show("title", [], StartFigures(0, "auto"), found)
+    assert len(json_rows([], control, StartFigures(0, "auto"))) == 2

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar, get_args
 
-from oat_perception.bench.checks import checks, json_rows, show
+from oat_perception.bench.checks import Problems, SizeFigures, StartFigures, checks, json_rows, show
 from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName
@@ -28,7 +28,7 @@ Found = TypeVar("Found")
 
 @command("oat_perception.bench")
 def main(argv: list[str] | None = None) -> int:
-    """Print a table for people, then one JSON line."""
+    """Print a table for people, then one JSON line. Return 1 if a figure could not be measured; stderr says why."""
     parser = Parser(prog="oat_perception.bench", description=__doc__)
     parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
@@ -44,14 +44,21 @@ def main(argv: list[str] | None = None) -> int:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             return process.submit(measure, options.bundle, profile, options.backend, extent).result()
 
-    sizes = [row for profile in extent.profiles for row in apart(measure_sizes, profile)]
-    control, start = apart(measure_control, "shipped"), apart(measure_starts, "shipped")
+    problems = Problems()
+    sizes: list[SizeFigures] = []
+    for profile in extent.profiles:
+        with problems.suppressed(f"images under the {profile} profile"):
+            sizes += apart(measure_sizes, profile)
+    control, missing = apart(measure_control, "shipped")
+    start = StartFigures(0, options.backend)
+    with problems.suppressed("starts"):
+        start = apart(measure_starts, "shipped")
     found = checks(sizes, control, start)
     show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", sizes, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
     rows = json_rows(sizes, control, start)
     print(json_line("oat_perception.bench", machine=machine, rows=rows, checks=found))
-    return 0
+    return int(bool(problems.reasons or missing))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
+from oat_runtime.errors import OATError, one_line
 from oat_runtime.report import Check, Row, checks_table, wide_console
 
 _LATE_MS = 10.0
@@ -45,33 +48,53 @@ class SizeFigures:
 
 @dataclass(frozen=True, slots=True)
 class ControlFigures:
-    """Figures of fallbacks, commands and malformed images. `late_ms` has the delay of each fallback; None: never."""
+    """Figures of fallbacks, commands and malformed images; None: not measured.
+
+    `late_ms` has the delay of each fallback; there None also means that it never came.
+    """
 
     late_ms: dict[str, float | None]
     num_switches: int
-    num_effective: int
-    reply_ms_p50: float
-    reply_ms_p99: float
-    unprepared_s: float
-    named_truly: bool
+    num_effective: int | None
+    reply_ms_p50: float | None
+    reply_ms_p99: float | None
+    unprepared_s: float | None
+    named_truly: bool | None
     num_malformed: int
-    num_counted: int
-    num_good: int
-    num_answered: int
+    num_counted: int | None
+    num_good: int | None
+    num_answered: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class StartFigures:
-    """Median and worst of several starts of the node; see `oat_perception.bench.start.Start`."""
+    """Median and worst of several starts of the node; see `oat_perception.bench.start.Start`. None: not measured."""
 
     num_starts: int
     backend: str
-    wall_s_p50: float
-    wall_s_max: float
-    cpu_s_p50: float
-    cpu_s_max: float
-    rss_mb_p50: float
-    rss_mb_max: float
+    wall_s_p50: float | None = None
+    wall_s_max: float | None = None
+    cpu_s_p50: float | None = None
+    cpu_s_max: float | None = None
+    rss_mb_p50: float | None = None
+    rss_mb_max: float | None = None
+
+
+class Problems:
+    """Why some figures are missing: what ends one measurement ends no other."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.reasons: list[str] = []
+
+    @contextlib.contextmanager
+    def suppressed(self, what: str) -> Iterator[None]:
+        """Note and tell why this measurement failed, and go on behind it."""
+        try:
+            yield
+        except OATError as error:
+            self.reasons.append(f"{what}: {one_line(error, most=1000)}")
+            print(f"not measured: {self.reasons[-1]}", file=sys.stderr, flush=True)
 
 
 def json_rows(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFigures) -> list[Row]:
@@ -83,6 +106,7 @@ def json_rows(sizes: Sequence[SizeFigures], control: ControlFigures, start: Star
 def checks(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFigures) -> list[Check]:
     """Return the checks of all figures against their limits."""
     vga = next((found for found in sizes if (found.size, found.profile) == ("vga", "shipped")), None)
+    named_truly = None if control.named_truly is None else float(control.named_truly)
     found = [
         Check.at_most("images lost, VGA at 30 Hz, shipped profile", [None if vga is None else vga.lost], 0.0),
         Check.at_most(
@@ -98,9 +122,9 @@ def checks(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFi
         ),
         Check.at_least("lambda effective on the next image", [control.num_effective], control.num_switches),
         Check.at_most("lambda never prepared, time to run", [control.unprepared_s], 1.0, "s"),
-        Check.at_least("results name the point that ran", [float(control.named_truly)], 1.0),
+        Check.at_least("results name the point that ran", [named_truly], 1.0),
         Check.at_least("malformed images counted", [control.num_counted], control.num_malformed),
-        Check.at_least("good images among them answered", [control.num_answered], control.num_good),
+        Check.at_least("good images among them answered", [control.num_answered], control.num_good or 1),
         Check.at_most(
             "CPU time from the start of the process to its first result", [start.cpu_s_p50], _START_CPU_S, "s"
         ),
@@ -116,10 +140,14 @@ def show(title: str, sizes: Sequence[SizeFigures], start: StartFigures, found: l
     table = Table("", *(f"{figures.size} {figures.profile}" for figures in sizes), title=title)
     for name in [field.name for field in fields(SizeFigures)][2:]:
         values = [getattr(figures, name) for figures in sizes]
-        table.add_row(name, *("-" if value is None else f"{value:.3g}" for value in values))
+        table.add_row(name, *map(_shown, values))
     starts = Table("", "median", "worst", title=f"{start.num_starts} starts to the first result, {start.backend}")
     for name in ("wall_s", "cpu_s", "rss_mb"):
-        starts.add_row(name, *(f"{getattr(start, f'{name}_{part}'):.3g}" for part in ("p50", "max")))
+        starts.add_row(name, *(_shown(getattr(start, f"{name}_{part}")) for part in ("p50", "max")))
     console = wide_console(columns=150)
     for part in (table, starts, checks_table(found)):
         console.print(part)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -34,14 +34,15 @@ SETTINGS: dict[str, Any] = {
     "margin": 0.0,
 }
 """The node's parameters for the signals' fallbacks, so that each comes soon."""
+_BIG_PX = 8000
+"""Side of a PNG that a node decodes for several times `policy_timeout_s`. Grey keeps the message small."""
 POLICY_SETTINGS: dict[str, Any] = {
     "image_transport": "compressed",
     "image_reliability": "reliable",
+    "max_pixels": _BIG_PX**2,
     "policy_timeout_s": 0.2,
 }
 """The node's parameters for the fallback on an image that takes too long."""
-_BIG_PX = 8000
-"""Side of a PNG that a node decodes for several times `policy_timeout_s`. Grey keeps the message small."""
 _IMAGE_PERIOD_S = 0.01
 _AFTER_S = 0.3
 """Images go on for so long after the last fallback was due, and all of them must be answered under it."""
@@ -49,16 +50,21 @@ _EARLY_S = 0.1
 """A fallback that comes more than this before its time is another one."""
 _NUM_TRIES = 3
 _PATIENCE_S = 5.0
+_WELL_TIMEOUT_S = 30.0
 
 
 def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
     """Return how many milliseconds after its configured time each fallback takes effect; None: never, or far too early.
 
-    First confidence and battery fall silent while images go on. Their fallbacks take effect when the last image was
-    sent that was still answered without them. Then the camera falls silent. Its fallback takes effect when the
-    diagnostics that report it arrive.
+    Confidence and battery fall silent while images go on. Their fallbacks take effect when the last image was sent that
+    was still answered without them. The decision's reason tells which ones those are: a policy may choose the width of
+    an unknown battery for other reasons as well.
+
+    Raises:
+        OATError: signals that arrive have no effect; the message says what the last answer said.
     """
     reasons: dict[int, str] = {}
+    last = ["no image was answered"]
 
     def keep(record: DecisionRecord) -> None:
         reasons[stamp_ns(record)] = record.reason
@@ -68,20 +74,33 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
         camera.battery.publish(BatteryState(percentage=1.0, present=True))
         return time.monotonic()
 
-    def distrusts(answer: Perception) -> bool:
+    def reason_of(answer: Perception) -> str:
         camera.wait(lambda: stamp_ns(answer) in reasons, "the decision of an answered image")
-        return "environment confidence stale" in reasons[stamp_ns(answer)]
+        return reasons[stamp_ns(answer)]
+
+    def distrusts(answer: Perception) -> bool:
+        return "environment confidence stale" in reason_of(answer)
 
     def is_narrow(answer: Perception) -> bool:
-        return bool(answer.width == SETTINGS["battery_unknown_width"])
+        return bool(answer.width == SETTINGS["battery_unknown_width"]) and "(battery stale)" in reason_of(answer)
 
     def is_well() -> bool:
         speak()
         answer = camera.ask()
-        return bool(reasons) and not is_narrow(answer) and not distrusts(answer)
+        camera.spin_until(time.monotonic() + _IMAGE_PERIOD_S)
+        reason = reasons.get(stamp_ns(answer), "its decision is not heard")
+        last[0] = (
+            f"confidence {answer.environment_confidence:g} of {answer.environment_confidence_age_ms:.0f} ms ago, "
+            f"battery {answer.battery_fraction:g} of {answer.battery_age_ms:.0f} ms ago, λ={answer.lambda_value:g}, "
+            f"width {answer.width:g}: {reason}"
+        )
+        return stamp_ns(answer) in reasons and "environment confidence" not in reason and "(battery" not in reason
 
     subscription = camera.create_subscription(DecisionRecord, f"{NODE}/decision", keep, 10)
-    camera.wait(is_well, "trust and a full battery have their effect")
+    try:
+        camera.wait(is_well, "trust and a full battery have their effect", timeout_s=_WELL_TIMEOUT_S)
+    except OATError as error:
+        raise OATError(f"{error}; the last answer: {last[0]}") from error
     spoke_s = speak()
     confidence_due_s = spoke_s + SETTINGS["confidence_max_age_s"]
     battery_due_s = spoke_s + SETTINGS["battery_max_age_s"] + SETTINGS["battery_hold_s"]
@@ -92,6 +111,14 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
         narrow.append((sent_s, is_narrow(answer)))
         camera.spin_until(sent_s + _IMAGE_PERIOD_S)
     camera.destroy_subscription(subscription)
+    return {
+        "confidence": _late_ms(distrusted, due_s=confidence_due_s),
+        "battery": _late_ms(narrow, due_s=battery_due_s),
+    }
+
+
+def camera_fallback(camera: Camera) -> float | None:
+    """Return the same for a camera that falls silent, as the diagnostics report it."""
 
     def fall_silent() -> float:
         camera.ask()
@@ -100,11 +127,7 @@ def signal_fallbacks(camera: Camera) -> dict[str, float | None]:
         camera.ask()
         return sent_s + float(SETTINGS["camera_timeout_s"])
 
-    return {
-        "confidence": _late_ms(distrusted, due_s=confidence_due_s),
-        "battery": _late_ms(narrow, due_s=battery_due_s),
-        "camera": _diagnosed_ms(camera, "camera", DiagnosticStatus.STALE, fall_silent),
-    }
+    return _diagnosed_ms(camera, "camera", DiagnosticStatus.STALE, fall_silent)
 
 
 def policy_fallback(camera: Camera) -> float | None:

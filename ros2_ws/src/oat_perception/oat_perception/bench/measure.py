@@ -15,9 +15,15 @@ import rclpy
 from ament_index_python.packages import get_package_share_directory
 
 from oat_perception.bench.camera import Camera, Run
-from oat_perception.bench.checks import ControlFigures, SizeFigures, StartFigures
+from oat_perception.bench.checks import ControlFigures, Problems, SizeFigures, StartFigures
 from oat_perception.bench.control import Control, prepared_switches, survive_malformed, unprepared_switch
-from oat_perception.bench.fallbacks import POLICY_SETTINGS, SETTINGS, policy_fallback, signal_fallbacks
+from oat_perception.bench.fallbacks import (
+    POLICY_SETTINGS,
+    SETTINGS,
+    camera_fallback,
+    policy_fallback,
+    signal_fallbacks,
+)
 from oat_perception.bench.start import measure_start, summary
 from oat_perception.node.processes import module_command, running
 from oat_runtime.backends import BackendName
@@ -159,15 +165,15 @@ def _joined(runs: list[Run]) -> Run:
 
 
 def _peak(camera: Camera, extent: Extent, allowed_hz: float, *, pid: int) -> float | None:
-    """Return the highest rate that leaves at most 5 % of the images without an answer; None: not even 30 Hz."""
-    best, low_hz, high_hz = None, RATE_HZ, 1.5 * allowed_hz
+    """Return the highest rate that leaves at most 5 % of the images without an answer; None: not even a few Hz."""
+    best, low_hz, high_hz = None, RATE_HZ, max(RATE_HZ, 1.5 * allowed_hz)
     for step in range(extent.peak_steps + 1):
         rate_hz = low_hz if step == 0 else (low_hz + high_hz) / 2
         answered_hz = _answered_hz(camera, extent, rate_hz, pid=pid)
         if answered_hz is not None:
             best, low_hz = max(best or 0.0, answered_hz), rate_hz
         elif step == 0:
-            return None
+            low_hz, high_hz = 0.0, RATE_HZ
         else:
             high_hz = rate_hz
     return best
@@ -182,27 +188,40 @@ def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) ->
     return None
 
 
-def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> ControlFigures:
-    """Measure switches, malformed images and fallbacks."""
+def measure_control(
+    bundle: Path, profile: str, backend: Backend, extent: Extent
+) -> tuple[ControlFigures, tuple[str, ...]]:
+    """Measure switches, malformed images and fallbacks, each by itself; and return why some of them are missing."""
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
     settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
-    with _domain(profile), running(_node(bundle, backend, {**settings, **SETTINGS})):
+    problems = Problems()
+    late_ms: dict[str, float | None] = dict.fromkeys(("confidence", "battery", "camera", "policy"))
+    effective = reply_p50 = reply_p99 = unprepared_s = named_truly = counted = good = answered = None
+    node = _node(bundle, backend, {**settings, **SETTINGS})
+    with _domain(profile), problems.suppressed("the node's answers"), running(node):
         camera = Camera(image_HWC, reliable=True, depth=100)
         camera.wait_for_answer()
-        late_ms = signal_fallbacks(camera)
+        with problems.suppressed("fallbacks of confidence and battery"):
+            late_ms |= signal_fallbacks(camera)
+        with problems.suppressed("fallback of the camera"):
+            late_ms["camera"] = camera_fallback(camera)
         control = Control(camera)
-        effective, reply_ms = prepared_switches(camera, control, runtime.table.lambdas, num=extent.num_switches)
-        reply_p50, reply_p99 = p50_p99(np.array(reply_ms))
-        unprepared_s, named_truly = unprepared_switch(camera, control, runtime, image_HWC)
-        control.set_lambda(-1.0)
-        counted, good, answered = survive_malformed(camera, num=extent.num_malformed)
+        with problems.suppressed("λ by parameter"):
+            effective, reply_ms = prepared_switches(camera, control, runtime.table.lambdas, num=extent.num_switches)
+            reply_p50, reply_p99 = p50_p99(np.array(reply_ms))
+        with problems.suppressed("λ that was never prepared"):
+            unprepared_s, named_truly = unprepared_switch(camera, control, runtime, image_HWC)
+        with problems.suppressed("malformed images"):
+            control.set_lambda(-1.0)
+            counted, good, answered = survive_malformed(camera, num=extent.num_malformed)
         camera.destroy_node()
-    with _domain(profile), running(_node(bundle, backend, POLICY_SETTINGS)):
+    node = _node(bundle, backend, POLICY_SETTINGS)
+    with _domain(profile), problems.suppressed("fallback of the policy"), running(node):
         camera = Camera(image_HWC)
         late_ms["policy"] = policy_fallback(camera)
         camera.destroy_node()
-    return ControlFigures(
+    figures = ControlFigures(
         late_ms=late_ms,
         num_switches=extent.num_switches,
         num_effective=effective,
@@ -215,6 +234,7 @@ def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent
         num_good=good,
         num_answered=answered,
     )
+    return figures, tuple(problems.reasons)
 
 
 def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> StartFigures:
