@@ -104,11 +104,19 @@ def enlarged(box: tuple[int, int, int, int], *, height: int, width: int, spec: I
     if spec.region_margin is None:
         return box
     left, top, right, bottom = box
-    scale = (1 + 2 * spec.region_margin) * max((bottom - top) / spec.height, (right - left) / spec.width)
-    rows, columns = min(height, round(spec.height * scale)), min(width, round(spec.width * scale))
+    rows_wanted, columns_wanted = region_size(bottom - top, right - left, spec)
+    rows, columns = min(height, round(rows_wanted)), min(width, round(columns_wanted))
     top = min(max(0, (top + bottom - rows) // 2), height - rows)
     left = min(max(0, (left + right - columns) // 2), width - columns)
     return left, top, left + columns, top + rows
+
+
+def region_size(height: float, width: float, spec: InputSpec) -> tuple[float, float]:
+    """Return height and width in pixels of the region around a box of this size, wherever it lies."""
+    if spec.region_margin is None:
+        return height, width
+    scale = (1 + 2 * spec.region_margin) * max(height / spec.height, width / spec.width)
+    return spec.height * scale, spec.width * scale
 
 
 def _check(frame: object) -> None:
