@@ -15,6 +15,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import DataError
+from policy.bench import __main__ as bench_module
 from policy.bench import hazards, stage
 from policy.bench import streams as make
 from policy.bench.__main__ import main
@@ -84,6 +85,23 @@ def test_a_bundle_without_estimator_or_images_that_are_not_there_are_named(
     assert "no bundle at" in capsys.readouterr().err
     assert main(["--bundle", str(bundle.path), "--images", str(tmp_path)]) == 2
     assert "unknown data set 'synthetic'" in capsys.readouterr().err
+
+
+def test_a_bundle_s_own_images_are_read_as_its_run_read_them(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle of a folder with broken pictures, trained with --skip-broken, could not be played."""
+    provenance = bundle.manifest.provenance.model_copy(update={"recipe": {"skip_broken": True}})
+    skipping = dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": provenance}))
+    asked: list[bool] = []
+
+    def load(*_: object, skip_broken: bool, **__: object) -> ImageSet:
+        asked.append(skip_broken)
+        raise DataError("that is enough")
+
+    monkeypatch.setattr(bench_module, "load_dataset", load)
+    for one in (bundle, skipping):
+        monkeypatch.setattr(Bundle, "load", lambda path, one=one: one)
+        assert main(["--bundle", str(bundle.path)]) == 2
+    assert asked == [False, True]
 
 
 def test_predictions_outlive_a_new_estimator_and_not_other_weights(

@@ -13,6 +13,7 @@ import torch
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
+from oat_runtime.operating_point import OperatingPoint, Proportion, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
 from training import export as export_module
@@ -20,6 +21,8 @@ from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.evaluation import cache
 from training.evaluation.counting import Bools
+from training.evaluation.table import accuracies
+from training.evaluation.text_table import markdown, share
 from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights
 from training.trainer import Trainer
@@ -108,6 +111,18 @@ def test_each_table_is_counted_on_its_own_images(bundle: Bundle) -> None:
             totals = {m.condition: m.num_total for m in row.measurements}
             assert totals == {"clean": num_clean, "pgd-20": 6} | dict.fromkeys(conditions, 3)
     assert (bundle.select.split, bundle.report.split) == ("validation", "test")
+
+
+def test_its_accuracies_are_shown_at_the_ends_of_lambda_and_width(bundle: Bundle) -> None:
+    """An export ended with a path and a hash."""
+    shown = markdown(accuracies(bundle.report)).splitlines()[-4:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown]
+    assert [(width, lam) for width, lam, *_ in cells] == [("1", "0"), ("1", "1"), ("0.5", "0"), ("0.5", "1")]
+    for width, lam, *counts in cells:
+        row = bundle.report.row(OperatingPoint(float(lam), float(width)))
+        corrupted = [m for m in row.measurements if m.regime in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)]
+        of_all = Proportion(sum(m.num_correct for m in corrupted), sum(m.num_total for m in corrupted))
+        assert counts == [share(count) for count in (row.condition("clean"), row.condition("pgd-20"), of_all)]
 
 
 def test_the_outcomes_are_those_of_the_report(bundle: Bundle) -> None:

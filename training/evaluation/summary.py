@@ -32,10 +32,11 @@ def summary(documents: Mapping[str, Document]) -> list[str]:
 
 
 def _accuracy(rows: list[Row]) -> Iterator[str]:
-    attacks = [name for name in dict.fromkeys(row["condition"] for row in rows) if name not in ("clean", "worst-case")]
+    conditions = dict.fromkeys(row["condition"] for row in rows)
+    attacks = [name for name in conditions if name not in ("clean", "worst-case")]
     worst, how = "worst-case", f"under the worst of {len(attacks)} attacks"
-    if len(attacks) == 1:
-        worst, how = attacks[0], f"under {plain(attacks[0]).upper()}"
+    if attacks and (len(attacks) == 1 or worst not in conditions):
+        worst, how = attacks[-1], f"under {plain(attacks[-1]).upper()}"
     for lam in _ends(rows):
         at = {row["condition"]: _count(row) for row in rows if row["lambda"] == lam}
         attacked = f", and {_percent(at[worst])} {how}" if attacks else ""

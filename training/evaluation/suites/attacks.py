@@ -77,7 +77,7 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
     names = list(dict.fromkeys(row["condition"] for row in rows))
     widths = widths_of(rows)
     shown = widths if len(widths) == 1 else [widths[0], widths[-1]]
-    with style.new_figure(4.6 * len(shown) + 1.9, 4.0) as figure:
+    with style.new_figure(5.4 * len(shown), 4.9) as figure:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         of_attacks = style.many_looks(len(names) - 1)
         looks = dict(zip(names, [{"color": style.INK, "marker": "o"}, *of_attacks], strict=True))
@@ -92,7 +92,8 @@ def accuracy_by_lambda(rows: list[Row]) -> style.Figure:
             style.title(axes, f"Width {width:g}")
             style.lambda_axis(axes)
         panels[0].set_ylabel("Accuracy, %")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+        # On a phone, what stands at the right is out of sight.
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
     return figure
 
 
