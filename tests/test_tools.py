@@ -164,6 +164,19 @@ def _profile_after_ros_env(**environment: str) -> str:
     return done.stdout
 
 
+def test_a_checkout_whose_path_ros_would_cut_is_refused_before_set_up(tmp_path: Path) -> None:
+    (tmp_path / "größe").mkdir()
+    ended = subprocess.run(
+        [ROOT / "tools" / "check_system.sh", sys.executable],
+        cwd=tmp_path / "größe",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Expected a path of ASCII letters" in ended.stderr or "lacks" in ended.stderr
+
+
 def test_a_shell_for_ros_loads_the_shipped_dds_profile_unless_it_has_one() -> None:
     shipped = ROOT / "ros2_ws" / "src" / "oat_perception" / "config" / "fastdds.xml"
     assert shipped.is_file()

@@ -31,6 +31,12 @@ if [ -n "$missing" ]; then
   exit 1
 fi
 
+if [ -n "$(pwd | LC_ALL=C tr -d '\001-\177')" ]; then
+  echo "Expected a path of ASCII letters (ROS cuts others off when it builds messages), got $(pwd)." >&2
+  echo "Remedy: move this checkout. Bundles, logs and images may lie anywhere." >&2
+  exit 1
+fi
+
 if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
   echo "Expected Linux on x86_64 (the ROS 2 wheels exist for that), got $(uname -s) on $(uname -m)." >&2
   echo "Remedy: use ROS 2 Jazzy from apt, as the README says under 'On a robot'." >&2

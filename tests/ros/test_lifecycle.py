@@ -58,6 +58,15 @@ def test_impossible_transitions_are_answered_and_survived(start_graph) -> None:
     peer.until(lambda: graph.node.outcome() == 0, "the process ends, so that whoever started it sees it")
 
 
+def test_a_camera_that_nobody_listens_to_is_worth_one_warning(start_graph, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("oat_perception.node.watch._IDLE_S", 0.2)
+    graph = start_graph(auto_activate=False, listen=False)
+    graph.peer.until(lambda: graph.node.count_publishers("/image"), "the node sees the camera")
+    graph.peer.spin(1.0)
+    told = "a camera publishes on /image, but this node is unconfigured and takes no image: activate it"
+    assert capfd.readouterr().err.count(told) == 1
+
+
 def test_a_wrong_bundle_is_explained_and_can_be_put_right(start_graph, bundle: Path, tmp_path: Path) -> None:
     graph = start_graph(auto_activate=False, bundle=str(tmp_path / "nowhere"))
     peer = graph.peer

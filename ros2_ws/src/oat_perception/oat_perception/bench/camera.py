@@ -109,8 +109,7 @@ class Camera(Node):
             seconds: how long.
             pid: process that answers, whose CPU time counts.
         """
-        self._sent_s.clear()
-        self.answers.clear()
+        self.forget()
         before = time.process_time(), cpu_s(pid)
         start_s, count = time.monotonic(), 0
         while count < seconds * rate_hz:
@@ -132,6 +131,11 @@ class Camera(Node):
             node_cpu_s=after[1] - before[1],
             seconds=took_s,
         )
+
+    def forget(self) -> None:
+        """Count no more answers to the images so far, which a node may give on its way out."""
+        self._sent_s.clear()
+        self.answers.clear()
 
     def send(self, message: Image | None = None) -> int:
         """Send one image with a stamp of its own; returns the stamp in nanoseconds."""

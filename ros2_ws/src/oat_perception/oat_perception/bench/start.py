@@ -48,7 +48,7 @@ def measure_start(
         OATError: the node ended, or no result came in time.
     """
     camera.wait(lambda: not camera.images.get_subscription_count(), "the node before has left the graph")
-    camera.answers.clear()
+    camera.forget()
     started_s = time.monotonic()
     with running(command, cwd=cwd, env=env) as process:
         due_s = started_s
