@@ -217,7 +217,7 @@ def _report(index: BoxIndex, data: ImageSet, split: Split, crops: list[FrameCrop
         f"each frame has {rules.backgrounds_per_frame} of background",
     ]
     if data.validation_N is not None:
-        rows.append(f"{int(data.validation_N.sum()):8d} of them from the validation folder")
+        rows.append(f"{int(data.validation_N.sum()):8d} of them are held out for validation")
     if "test" not in index.parts:
         rows.append("         test frames are a fifth of the groups, chosen by the hash of their names")
     rows += index.left_out.rows()

@@ -21,6 +21,8 @@ from oat_runtime.errors import DataError
 
 _TABLE = "sessions.csv"
 _FIRST_TEST_DAY = "20260312"
+_VALIDATION_EVERY = 6
+"""Every sixth training session in their order of time: a single one, drawn by chance, says little about the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class BoxSource:
         title: for people.
         folder: that holds the sessions and their table, below a data root.
         description: class names and crops.
-        part_of: the split of a session; None where it is of none.
+        part_of: the split of a session; None where it is of none. Some training sessions then become validation.
         mirrors: whether a mirror image keeps its class.
     """
 
@@ -72,13 +74,15 @@ class BoxSource:
                 )
         if found:
             raise DataError(f"{root}: {min(found)} is not in {_TABLE}: remove the folder")
+        part_of = {name: part for name, session in sessions.items() if (part := self.part_of(session)) is not None}
+        training = sorted(name for name, part in part_of.items() if part == "train")
+        part_of |= dict.fromkeys(training[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY], "validation")
         frames = tuple(
-            replace(frame, part=part)
-            for frame in index.frames
-            if (part := self.part_of(sessions[frame.session])) is not None
+            replace(frame, part=part_of[frame.session]) for frame in index.frames if frame.session in part_of
         )
-        parts: tuple[Part, ...] = ("train", "test")
-        return replace(index, frames=frames, parts=parts)
+        parts: tuple[Part, ...] = ("train", "validation", "test")
+        found_parts = {frame.part for frame in frames} | {"test"}
+        return replace(index, frames=frames, parts=tuple(part for part in parts if part in found_parts))
 
 
 def _sessions(table: Path) -> dict[str, Session]:
@@ -109,5 +113,5 @@ BOX_SOURCES: dict[str, BoxSource] = {
         _TITLE, "robocup", Description((*_NAMES, BACKGROUND), CropRules(backgrounds_per_frame=0)), _poor_light
     ),
 }
-"""`robocup`: sessions in usable light, those from 12 March 2026 on are the test set. `robocup-poor-light`: the others,
-a test set alone. Its labels are incomplete, so it has no background crops."""
+"""`robocup`: sessions in usable light. Those from 12 March 2026 on are the test set, every sixth before is validation.
+`robocup-poor-light`: the others, a test set alone. Its labels are incomplete, so it has no background crops."""

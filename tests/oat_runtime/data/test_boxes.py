@@ -432,9 +432,9 @@ def test_the_beginning_of_a_set_is_a_sample_and_always_the_same(tmp_path: Path) 
 
 
 def robocup(root: Path) -> Path:
-    """Two early sessions, two late ones, one in poor light."""
+    """Seven early sessions, two late ones, one in poor light."""
     rows = ["session,group,num_frames"]
-    main = ("20190606_r2", "20260311_r4", "20260312_r5", "20260602_r5")
+    main = (*(f"2019060{day}_r2" for day in range(1, 7)), "20260311_r4", "20260312_r5", "20260602_r5")
     for place, name in enumerate((*main, "20190706_r5")):
         for number in range(2):
             save(root / "robocup" / name / f"{number}.png", 10 * place + number, f"{BALL}\n3 0.75 0.5 0.25 0.5\n")
@@ -447,11 +447,14 @@ def test_robocup_is_divided_by_day_and_poor_light_is_never_trained_on(tmp_path: 
     root = robocup(tmp_path)
     train, test = (load_dataset("robocup@16", split, root=root) for split in ("train", "test"))
     assert train.class_names == ("ball", "robot", "human", "goal post", "background")
-    assert {name.split("/")[0] for name in frame_names(train)} == {"20190606_r2", "20260311_r4"}
+    assert {name.split("/")[0] for name in frame_names(train)} == {
+        *(f"2019060{day}_r2" for day in range(1, 7)),
+        "20260311_r4",
+    }
     assert {name.split("/")[0] for name in frame_names(test)} == {"20260312_r5", "20260602_r5"}
     assert set(train.labels_N.tolist()) == {0, 1, 4}  # parked robots are robots
-    training, validation = split_validation(train, 1, seed=0)
-    assert not {name.split("/")[0] for name in frame_names(training) & frame_names(validation)}
+    _, validation = split_validation(train, 1, seed=0)
+    assert {name.split("/")[0] for name in frame_names(validation)} == {"20190606_r2"}  # every sixth session
     dark = load_dataset("robocup-poor-light@16", "test", root=root)
     assert dark.class_names == train.class_names and set(dark.labels_N.tolist()) == {0, 1}
     assert {name.split("/")[0] for name in frame_names(dark)} == {"20190706_r5"}
@@ -469,7 +472,7 @@ def test_the_real_sessions_are_whole_where_they_are_at_hand() -> None:
         pytest.skip("no robocup data")
     found = BOX_SOURCES["robocup"].index(data_roots())
     num = Counter(frame.part for frame in found.frames)
-    assert num == {"train": 1058, "test": 731}
+    assert num == {"train": 1058 - 170, "validation": 170, "test": 731}
     assert min(frame.session for frame in found.frames if frame.part == "test") == "20260312_r5"
-    labels_N = np.concatenate([frame.labels_N for frame in found.frames if frame.part == "train"])
+    labels_N = np.concatenate([frame.labels_N for frame in found.frames if frame.part != "test"])
     assert np.bincount(labels_N).tolist() == [1134, 3570 + 243, 2259, 1408]
