@@ -129,4 +129,5 @@ def correct(checkpoint: Path, config: TrainConfig) -> np.ndarray:
     load_weights(model, kept)
     data = load_dataset(config.dataset, "test")
     nets = [folded(model, lam=lam, width=1.0) for lam in (0.0, 1.0)]
-    return np.stack([outcomes_of(net, data, attack=None) for net in nets]).mean(axis=0)
+    share_N: np.ndarray = np.stack([outcomes_of(net, data, attack=None) for net in nets]).mean(axis=0)
+    return share_N
