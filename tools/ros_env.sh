@@ -48,7 +48,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST
 # Without it, large images between processes are lost. Set it empty for Fast DDS's own settings.
 if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}" ]; then
   export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE-$_oat_root/ros2_ws/src/oat_perception/config/fastdds.xml}"
-  # Kilted and later know only the other name.
+  # Kilted calls this name deprecated; Humble knows no other.
   case "${ROS_DISTRO:-}" in
     humble | jazzy) ;;
     *) export FASTDDS_DEFAULT_PROFILES_FILE="$FASTRTPS_DEFAULT_PROFILES_FILE" ;;

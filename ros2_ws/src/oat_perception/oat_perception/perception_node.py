@@ -211,6 +211,8 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
 
     def release(self) -> None:
         """Stop, and release all that configure took; harmless if there is nothing."""
+        if not hasattr(self, "_commands"):  # refused at start; Kilted destroys such a node as well
+            return
         self._stop()
         configured, self._configured = self._configured, None
         self._commands.unbind()
