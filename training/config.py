@@ -83,6 +83,9 @@ class TrainConfig(StrictModel):
     muon_learning_rate: float = Field(default=0.05, gt=0)
     """Peak for the convolutions, on the schedule of `learning_rate`: length of a step relative to the weight's."""
     learning_rate: float = Field(default=0.1, gt=0)
+    start_rate: float = Field(default=0.2, gt=0, le=1)
+    """Share of all learning rates that a run with a `start` takes. Trained weights are about half as long as random
+    ones, so that the same step turns them further."""
     schedule: Literal["cosine", "linear", "steps"] = "cosine"
     """After the warm-up: along a cosine to zero; straight to zero (with a long warm-up, one cycle); or constant, and a
     tenth after 50 % and again after 75 % of all steps."""

@@ -121,8 +121,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, pro
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Return the learning rate at `progress` in [0, 1]: a linear warm-up, then the schedule."""
-    peak = config.learning_rate
+    """Return the learning rate at `progress` in [0, 1]: a linear warm-up, then the schedule; lower with a `start`."""
+    peak = config.learning_rate * (config.start_rate if config.start else 1.0)
     if progress < config.warmup:
         return peak * progress / config.warmup
     if config.schedule == "steps":

@@ -190,6 +190,8 @@ def _begin(trainer: Trainer, training_set: ImageSet, source: Source | None) -> N
         for line in begin_from(trainer.model, source, training_set.class_names):
             _LOG.info("%s", line)
         trainer.note_start(source.name)
+        share, peak = config.start_rate, config.start_rate * config.learning_rate
+        _LOG.info("  learning rate: %g of that from random weights, %g at its peak (start_rate)", share, peak)
 
 
 def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:

@@ -39,6 +39,18 @@ def test_steps_divide_the_learning_rate_by_ten_twice() -> None:
     assert rates == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_run_that_starts_from_other_weights_turns_them_less(optimizer: str, tiny_run: TrainConfig) -> None:
+    """At the rate for random weights, a start from a bundle was forgotten within a hundred steps."""
+    config = tiny_run.model_copy(update={"optimizer": optimizer, "start_rate": 0.25})
+    rates = []
+    for start in ("", "bundle some"):
+        steps = make_optimizer(OATNet(config.model), config)
+        set_learning_rate(steps, config.model_copy(update={"start": start}), 0.5)
+        rates.append([group["lr"] for group in steps.param_groups])
+    assert rates[1] == pytest.approx([0.25 * rate for rate in rates[0]])
+
+
 def test_weight_decay_spares_norms_film_and_biases(tiny_run: TrainConfig) -> None:
     net = OATNet(tiny_run.model)
     optimizer = make_optimizer(net, tiny_run)
