@@ -28,22 +28,25 @@ pytestmark = pytest.mark.slow
 WATCHED = """
 import os, sys
 from pathlib import Path
-from oat_runtime.data import ImageSet
 from training import train
 from training.trainer import Trainer
 
 train._SAVE_EVERY_S = 0.0
 folder = Path(sys.argv.pop(1))
 (folder / os.environ["RANK"]).write_text(str(os.getpid()))
-run_step, alone = Trainer.run_step, []
+begin, run_step, alone = Trainer.__init__, Trainer.run_step, []
+
+
+def begun(self, config, data, **options):
+    begin(self, config, data, **options)
+    self.data = data
 
 
 def watched(self):
     if not self.world.leads:
         return run_step(self)
     if not alone:
-        data = ImageSet(self.images_NHWC.numpy(), self.labels_N.numpy(), ("ant", "bee"), "same", mirrors=self.mirror)
-        alone.append(Trainer(self.config, data))
+        alone.append(Trainer(self.config, self.data))
     alone[0].step = self.step
     alone[0].model.load_state_dict(self.model.state_dict())
     expected, metrics = run_step(alone[0]), run_step(self)
@@ -52,7 +55,7 @@ def watched(self):
     return metrics
 
 
-Trainer.run_step = watched
+Trainer.__init__, Trainer.run_step = begun, watched
 sys.exit(train.main())
 """
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
