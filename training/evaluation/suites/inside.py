@@ -17,7 +17,6 @@ from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
 from training.network import folded
 
-
 _MOST_SIDE = 48
 """Pixels a side of the images and maps that are kept: a suite's file holds at most 200,000 values."""
 
