@@ -209,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
         write_whole(options.output, content)
     row = "on frames that the fit did not see", sum(map(len, held_out)), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
     wide_console().print(text_table("False alarms", ("", "frames", "before", "after"), [row]))
+    if not options.attach:
+        print(f"next: give the node the parameter estimator:={options.output}")
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "num_left_out": skipped.num,
                "false_alarm_share_before": before, "false_alarm_share_after": after,
                "independence": constants.independence, "drift_noise": constants.drift_noise,

@@ -176,7 +176,16 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
         return config
     if checkpoint.finished and set(changed) <= {"epochs", "steps"}:
         return config.model_copy(update={"restarts": (*config.restarts, checkpoint.step)})
-    raise CheckpointError(f"{path} is of another configuration (differs in {changed}): start a new run folder")
+    remedy = "start a new run folder with --run"
+    if set(changed) <= {"epochs", "steps"}:
+        remedy += (
+            f", or finish this run as it began ({_asked_before(checkpoint.config, changed)}) and then ask for more"
+        )
+    raise CheckpointError(f"{path} is of another configuration (differs in {changed}): {remedy}")
+
+
+def _asked_before(config: TrainConfig, changed: list[str]) -> str:
+    return ", ".join(f"{key}={getattr(config, key)}" for key in changed)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool = False) -> None:

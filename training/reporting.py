@@ -224,6 +224,8 @@ class Pace:
             return None
         step_s = (trainer.seconds - self.started_s) / _NUM_TIMED
         num_left = trainer.num_steps - trainer.step
+        if not num_left:
+            return None
         later = "; these are clean steps, later ones take longer" if trainer.step < trainer.num_clean_steps else ""
         return (
             f"{step_s:.2g} s a step: the {num_left} steps that are left take about {in_words(step_s * num_left)}, "

@@ -108,8 +108,8 @@ def _folder(name: str, root: Path | None) -> Path:
             return folder
     where = " or ".join(map(str, roots))
     if full.is_absolute():
-        raise DataError(f"no folder {full}, and none called {full.name} under {where}: bring it back, or set OAT_DATA "
-                        "to the folder that holds it now")  # fmt: skip
+        raise DataError(f"no folder {full}, and none called {full.name} under {where}: check the path, or set "
+                        "OAT_DATA to the folder that holds it now")  # fmt: skip
     raise DataError(
         f"unknown data set {name!r}: expected one of {', '.join(sorted({*SOURCES, *BOX_SOURCES}))}, or a folder of "
         f"images by class or of frames with boxes, here or under {where}"
@@ -137,6 +137,8 @@ def parse_name(name_or_path: str) -> tuple[str, tuple[int, int] | None]:
     """
     match = re.fullmatch(r"(.+)@([0-9]{1,4})(?:x([0-9]{1,4}))?", name_or_path)
     if match is None:
+        if re.search(r"@[0-9][^/@]*$", name_or_path) and not expanded(name_or_path).exists():
+            raise DataError(f"a size is @SIDE or @WIDTHxHEIGHT in pixels, such as @64 or @128x96, got {name_or_path!r}")
         return name_or_path, None
     width, height = int(match[2]), int(match[3] or match[2])
     if width not in _SIDES or height not in _SIDES:

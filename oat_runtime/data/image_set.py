@@ -149,7 +149,11 @@ def split_validation(
         is_held_out_N = np.isin(groups_N, groups[order[taken]])
         held_out, training = np.flatnonzero(is_held_out_N), np.flatnonzero(~is_held_out_N)
         if not len(training):
-            raise DataError(f"{data.name}: holding out {num_validation} images leaves no whole group to train on")
+            raise DataError(
+                f"{data.name}: holding out {num_validation} images leaves no whole group to train "
+                f"on, and there are {len(groups)}: add groups, such as scenes or sessions in folders of their "
+                "own, or set num_validation lower"
+            )
     return data.subset(training, f"{data.name} less validation"), data.subset(held_out, f"{data.name} validation")
 
 

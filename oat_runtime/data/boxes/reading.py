@@ -212,7 +212,7 @@ def _report(index: BoxIndex, data: ImageSet, split: Split, crops: list[FrameCrop
     groups, what = len(np.unique(data.groups_N)), "sessions" if _has_sessions(index) else "near copies"
     rows = [
         f"{len(data):8d} crops read as {split}: {some(of_class, 50)}",
-        f"{len(crops):8d} frames in {groups} groups: {what} are not divided",
+        f"{len(crops):8d} frames in {groups} {'group' if groups == 1 else 'groups'}: {what} are not divided",
         f"         a crop is a box of at least {rules.min_side_px} pixels with {rules.margin:.0%} around it; "
         f"each frame has {rules.backgrounds_per_frame} of background",
     ]

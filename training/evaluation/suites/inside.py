@@ -17,6 +17,9 @@ from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
 from training.network import folded
 
+_MOST_SIDE = 48
+"""Pixels a side of the images and maps that are kept: a suite's file holds at most 200,000 values."""
+
 
 def run(job: Job) -> Result:
     """Measure batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width."""
@@ -25,6 +28,7 @@ def run(job: Job) -> Result:
     batches = list(job.batches())[: -(-num // BATCH)]
     x_NCHW, y_N = (torch.cat(parts)[:num] for parts in zip(*batches, strict=True))
     rows: list[Row] = []
+    every = -(-max(x_NCHW.shape[2:]) // _MOST_SIDE)
     model = job.judged.model
     attack = ATTACKS["pgd-7"]
     for found in inspection.norm_statistics(model, x_NCHW, y_N, lambdas=job.lambdas, width=width, attack=attack):
@@ -42,7 +46,7 @@ def run(job: Job) -> Result:
         aligned_N = inspection.alignment(gradient, x_NCHW)
         aligned_N = aligned_N[torch.isfinite(aligned_N)]
         half = 1.96 * float(aligned_N.std()) / max(1, len(aligned_N)) ** 0.5
-        maps = gradient[:6].abs().amax(dim=1)
+        maps = gradient[:6, :, ::every, ::every].abs().amax(dim=1)
         maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         rows.append(
             {"part": "saliency", "network": name, "lambda": lam, "num_total": len(aligned_N),
@@ -53,7 +57,7 @@ def run(job: Job) -> Result:
     rows += [
         {"part": "cost"} | asdict(inspection.cost(model, width=at, height=height, columns=columns)) for at in job.widths
     ]
-    rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6].tolist()})
+    rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6][:, ::every, ::every].tolist()})
     return Result(rows, attacks=[attack])
 
 
