@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Provenance, Temperature, outcome_key
@@ -23,6 +24,10 @@ HAS_ROS = all(find_spec(name) for name in ("rclpy", "oat_msgs", "oat_perception"
 HAS_TORCH = find_spec("torch") is not None
 
 Floats = npt.NDArray[np.float32]
+
+# A busy machine is slow, and the first example pays for imports.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
 
 collect_ignore = [
     *([] if HAS_ROS else [str(ROS_TESTS)]),

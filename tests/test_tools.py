@@ -65,8 +65,10 @@ def silent_index() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def _choose(torch_index: ModuleType, cpu_index: str, *, named: str = "", driver: Path = Path("/none")):
-    return torch_index.choose(named, driver_file=driver, cpu_index=cpu_index, timeout_s=1.0)
+def _choose(
+    torch_index: ModuleType, cpu_index: str, *, named: str = "", driver: Path = Path("/none"), timeout_s: float = 30.0
+):
+    return torch_index.choose(named, driver_file=driver, cpu_index=cpu_index, timeout_s=timeout_s)
 
 
 def test_without_a_gpu_the_cpu_index_goes_before_pips_default(torch_index, index) -> None:
@@ -76,7 +78,7 @@ def test_without_a_gpu_the_cpu_index_goes_before_pips_default(torch_index, index
 
 
 def test_an_index_that_never_answers_is_not_waited_for(torch_index, silent_index) -> None:
-    choice = _choose(torch_index, silent_index)
+    choice = _choose(torch_index, silent_index, timeout_s=1.0)
     assert choice.options == ()
     assert silent_index in choice.reason and "TORCH_INDEX" in choice.reason
 

@@ -17,8 +17,8 @@ from pathlib import Path
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 TIMEOUT_S = 5.0
-_PIP_START_S = 5.0
-"""What pip itself may take beside the index's answer, on a slow machine."""
+_PIP_START_S = 60.0
+"""What pip itself may take beside the index's answer, on a slow and busy machine; a mistake costs gigabytes."""
 _SOURCE = re.compile(r"^(?:global|install|:env:)\.(index-url|extra-index-url|find-links|no-index)=", re.MULTILINE)
 """A source that `pip install` uses; settings of pip's other commands do not count."""
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")

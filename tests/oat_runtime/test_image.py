@@ -35,7 +35,7 @@ def test_a_batch_is_scaled_as_its_frames_are() -> None:
     assert np.array_equal(x_NCHW, np.stack([network_input(frame, CIFAR) for frame in frames]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 90),

@@ -48,7 +48,7 @@ frames = st.tuples(gaps, images, networks, st.just(CLEAR) | readings, readings)
 streams = st.lists(st.tuples(frames, st.integers(1, 12)), min_size=1, max_size=12).map(
     lambda runs: [frame for frame, repeats in runs for _ in range(repeats)]
 )
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def _signals(typical: Typical, stream: list[tuple[Any, ...]]) -> list[Signals]:

@@ -51,7 +51,7 @@ def test_one_odd_frame_does_not_flip_a_settled_belief(constants: EstimatorConsta
     assert _top(belief) is Regime.HIGH_FREQUENCY
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=st.lists(st.lists(st.floats(-50, 50), min_size=12, max_size=12), min_size=1, max_size=8))
 def test_belief_is_a_distribution_and_one_frame_moves_odds_by_the_cap(
     constants: EstimatorConstants, frames: list[list[float]]

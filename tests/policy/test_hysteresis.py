@@ -16,7 +16,7 @@ MAYBE_MISSING = SCORES.flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     inputs=st.lists(st.tuples(st.floats(0, 3), MAYBE_MISSING), min_size=1, max_size=60),
     margin=st.sampled_from([0.0, 0.05]),
