@@ -89,9 +89,7 @@ def _verdict(documents: Mapping[str, Document]) -> str:
     if not warnings and not failed:
         return "Nothing looks suspect: there is no warning, and every check holds."
     told = [
-        f"{num} {what}{'s' if num > 1 else ''}"
-        for num, what in ((warnings, "warning"), (failed, "failed check"))
-        if num
+        what if num == 1 else f"{num} {what}s" for num, what in ((warnings, "warning"), (failed, "failed check")) if num
     ]
     return f"Read the {' and the '.join(told)} before you trust these figures."
 

@@ -31,6 +31,7 @@ def counted_publisher(node: Node, kind: Any, topic: str, depth: int, *, on_count
     Humble has no event for that, so there a timer asks for the number until the publisher is destroyed.
     """
 
+    @functools.wraps(on_count)  # a failure is counted under its name
     def on_matched(event: Any) -> None:
         on_count(event.current_count)
 
