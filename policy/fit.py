@@ -19,7 +19,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
-from oat_runtime.data import LEAST_TO_FIT, ImageSet, read_labelled_npz
+from oat_runtime.data import LEAST_TO_FIT, ImageSet, check_fingerprint, read_labelled_npz
 from oat_runtime.errors import DataError, one_line
 from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
@@ -127,8 +127,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     require("torch", extra="torch", by="policy.fit")
     bundle = Bundle.load(options.bundle)
-    data = read_labelled_npz(options.images, limit=options.count)
+    everything = read_labelled_npz(options.images)
+    data = everything.first(options.count)
     check_images(data, bundle, options.images)
+    check_fingerprint(everything, bundle.fingerprints.validation, whose=f"{bundle.path.name}, held out for validation")
     width = bundle.select.widths[-1]
     constants = fit_network(
         bundle.tensors(),

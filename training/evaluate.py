@@ -16,7 +16,6 @@ from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
-from oat_runtime.data import load_dataset
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
@@ -32,7 +31,6 @@ from training.evaluation.results_page import write_results
 from training.evaluation.suite import Job, counted
 from training.evaluation.suites import SUITES
 from training.evaluation.summary import summary
-from training.network import network_of
 from training.origin import machine
 
 _LOG = logging.getLogger(__name__)
@@ -88,12 +86,9 @@ def _check_again(args: argparse.Namespace) -> int:
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
-    skip_broken = bundle.manifest.provenance.recipe.get("skip_broken") is True
-    data = load_dataset(
-        bundle.report.dataset, "test",
-        download=args.download, limit=args.count, resize=bundle.input.resize, skip_broken=skip_broken,
-    )  # fmt: skip
-    cache = OutcomeCache(None, network_of(bundle.tensors(), config))
+    judged = load_judged(args.network)
+    data = judged.images("test", download=args.download).first(args.count)
+    cache = OutcomeCache(None, judged.model)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes()
     rows = []

@@ -109,11 +109,12 @@ def summary(config: TrainConfig, training: ImageSet, validation: ImageSet, test_
 def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
     """Compare a division with the one that a run began with.
 
-    Nothing is compared in a folder where no run began, or where another division was asked for: that is another
-    configuration, which the checkpoint refuses.
+    Nothing is compared where another division was asked for: that is another configuration, which the checkpoint
+    refuses.
 
     Raises:
-        DataError: they differ, by name: classes, added, missing or changed images, or images that changed sides.
+        DataError: they differ, by name: classes, added, missing or changed images, or images that changed sides; or
+            nobody kept what the pictures of a folder were.
     """
     if (run / RECORD).is_file():
         kept = _read_record(run)
@@ -123,8 +124,13 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
         differences = _differences(kept, found)
     elif (run / HELD_OUT).is_file():  # a run that was begun before there were records
         differences = _other_validation(run / HELD_OUT, validation)
+    elif found.training.files is None:
+        return  # the pictures of a folder change, official data sets do not
     else:
-        return
+        raise DataError(
+            f"{run} holds no {RECORD}, which says the run's images and classes: copy the whole folder of the run, not "
+            "its checkpoint alone, or train anew in another folder"
+        )
     if differences:
         raise DataError(
             f"{found.dataset}: the data set changed since the run in {run} began: {'; '.join(differences)}; "

@@ -25,6 +25,8 @@ from oat_runtime.bundle.manifest import (
     PROBE,
     SCHEMA_VERSION,
     WEIGHTS,
+    DataSummary,
+    Fingerprints,
     Manifest,
     Precision,
     of_schema_1,
@@ -117,6 +119,11 @@ class Bundle:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by label."""
         return self.manifest.class_names
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """Which images the network was trained and counted on, as far as the bundle says it."""
+        return (self.manifest.data or DataSummary()).fingerprints
 
     @property
     def input(self) -> InputSpec:

@@ -21,7 +21,15 @@ from oat_runtime.data.camera_messages import (
 from oat_runtime.data.catalog import SOURCES, lasting_name, load_dataset, load_frames, short_name
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
-from oat_runtime.data.image_set import LEAST_TO_FIT, ImageSet, Split, fingerprint, mixed, split_validation
+from oat_runtime.data.image_set import (
+    LEAST_TO_FIT,
+    ImageSet,
+    Split,
+    check_fingerprint,
+    fingerprint,
+    mixed,
+    split_validation,
+)
 from oat_runtime.data.npz import read_images_npz, read_labelled_npz, write_labelled_npz
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.data.recordings import Skipped, recorded_images
@@ -40,6 +48,7 @@ __all__ = [
     "Split",
     "camera_images",
     "check_compressed",
+    "check_fingerprint",
     "check_image",
     "data_roots",
     "fetch_source",

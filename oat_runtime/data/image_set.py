@@ -187,6 +187,24 @@ def fingerprint(data: ImageSet) -> str:
     return digest.hexdigest()
 
 
+def check_fingerprint(data: ImageSet, expected: str | None, *, whose: str) -> None:
+    """Refuse images that are not the very ones that a bundle names; nothing is compared where it names none.
+
+    Args:
+        data: a whole part of a data set.
+        expected: `fingerprint` of the images that the bundle knows.
+        whose: the bundle, and what these images were to it, for the error.
+
+    Raises:
+        DataError: they are others.
+    """
+    if expected is not None and fingerprint(data) != expected:
+        raise DataError(
+            f"{data.name}: expected the very images of {whose}, got {len(data)} of which some are others, changed, or "
+            "of another class: bring the data set back as it was, or train and export again"
+        )
+
+
 def image_digest(image_HWC: npt.NDArray[np.uint8], class_name: str) -> int:
     """Return 64 bits of a hash of an image's pixels and its class's name."""
     digest = hashlib.blake2b(np.ascontiguousarray(image_HWC).data, digest_size=8)

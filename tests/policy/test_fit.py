@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.bundle import Bundle
-from oat_runtime.data import LEAST_TO_FIT
+from oat_runtime.bundle import Bundle, Fingerprints
+from oat_runtime.data import LEAST_TO_FIT, ImageSet, fingerprint
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
 from policy import fit as fit_module
@@ -78,6 +78,24 @@ def test_images_that_no_fit_can_use_are_refused_before_the_network_is_measured(
     np.savez(file, images=np.zeros((num, side, side, 3), np.uint8), labels=np.zeros(num, np.int64))
     assert main([str(tiny_bundle().path), "--images", str(file)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_images_of_another_run_are_refused(
+    images: np.ndarray, tiny_bundle: Callable[[], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Regression: any images of the right size were fitted to, and the bundle did not say that they were others."""
+    bundle, labels_N = tiny_bundle(), np.arange(100) % 10
+    own = ImageSet(images, labels_N, (), "own")
+    monkeypatch.setattr(Bundle, "fingerprints", Fingerprints(validation=fingerprint(own)))
+    monkeypatch.setattr(fit_module, "fit_network", lambda *_, **__: pytest.fail("it was measured"))
+    file = tmp_path / "validation.npz"
+    np.savez(file, images=images, labels=labels_N[::-1])
+    assert main([str(bundle.path), "--images", str(file)]) == 2
+    assert f"expected the very images of {bundle.path.name}, held out for validation" in capsys.readouterr().err
+    np.savez(file, images=images, labels=labels_N)
+    with pytest.raises(pytest.fail.Exception, match="it was measured"):
+        main([str(bundle.path), "--images", str(file), "--count", "100"])
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

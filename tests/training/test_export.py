@@ -20,6 +20,7 @@ from training import export as export_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.evaluation import cache
+from training.evaluation import judged as judged_module
 from training.evaluation.counting import Bools
 from training.evaluation.table import accuracies
 from training.evaluation.text_table import markdown, share
@@ -52,7 +53,7 @@ def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def loader(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (evaluate_module, export_module):
+    for module in (judged_module, export_module):
         monkeypatch.setattr(module, "load_dataset", lambda name, split, limit=None, **_: sets[split].first(limit))
 
 
@@ -230,13 +231,42 @@ def test_evaluating_again_agrees_image_by_image(
 
 @pytest.mark.usefixtures("loader")
 def test_another_network_does_not_agree(
-    bundle: Bundle, sets: Sets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    test_set = sets["test"]
-    flipped = ImageSet(test_set.images_NHWC, (test_set.labels_N + 1) % 10, test_set.class_names, "wrong")
-    monkeypatch.setitem(sets, "test", flipped)
+    other = judged_module.load_judged(bundle.path)
+    with torch.no_grad():
+        for weight in other.model.classifier.parameters():
+            weight.neg_()
+    monkeypatch.setattr(evaluate_module, "load_judged", lambda path: other)
     assert command(monkeypatch, evaluate_module.main, str(bundle.path), "--count", "20") == 1
     assert not json.loads(capsys.readouterr().out.splitlines()[-1])["checks"][0]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--count", "3"], "kept for its test"),
+        (["--suite", "calibration", "--count", "3"], "kept for its test"),
+        (["--suite", "calibration", "--count", "3", "--split", "validation"], "held out for validation"),
+    ],
+)
+@pytest.mark.usefixtures("loader")
+def test_a_bundle_is_judged_on_no_other_images_than_its_own(
+    arguments: list[str],
+    part: str,
+    bundle: Bundle,
+    sets: Sets,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Regression: two classes that changed names, or pictures that were added, gave other figures and exit status 0."""
+    for split in ("train", "test"):
+        changed = replace(sets[split], labels_N=(sets[split].labels_N + 1) % 10)
+        monkeypatch.setitem(sets, split, changed)
+    out = ["--out", str(tmp_path)]
+    assert command(monkeypatch, evaluate_module.main, str(bundle.path), *arguments, *out) == 2
+    assert f"expected the very images of {bundle.path.name}, {part}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

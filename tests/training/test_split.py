@@ -93,6 +93,13 @@ def test_a_run_that_kept_validation_images_alone_is_held_to_them(patches: Patche
         check(tmp_path, training, replace(validation, images_NHWC=validation.images_NHWC[::-1].copy()))
 
 
+def test_a_checkpoint_alone_does_not_say_which_pictures_its_classes_were(patches: Patches, tmp_path: Path) -> None:
+    """Regression: a checkpoint copied without its run shipped with swapped labels after two classes swapped."""
+    check(tmp_path, *halves(patches(30)))  # images without files are those of an official set
+    with pytest.raises(DataError, match=rf"holds no {RECORD}, which says .* classes: copy the whole folder of the run"):
+        check(tmp_path, *halves(named(patches(30))))
+
+
 @pytest.mark.parametrize("num_validation", [2, 7, 12])
 def test_a_stratified_division_takes_of_each_class_in_proportion(num_validation: int) -> None:
     labels_N = np.array([0] * 60 + [1] * 30 + [2] * 3)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.data import ImageSet, Split, load_dataset, split_validation
+from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
 from oat_runtime.errors import ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
@@ -56,13 +56,18 @@ class Judged:
                     f"{self.name} is a checkpoint, and those are judged on validation images, so that nothing is "
                     "chosen by the test set: leave --split out, or export a bundle first"
                 )
-            return self._of_its_classes(self._loaded("test", download=download))
+            data = self._of_its_classes(self._loaded("test", download=download))
+            check_fingerprint(data, self.bundle.fingerprints.test, whose=f"{self.name}, kept for its test")
+            return data
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
         everything = self._of_its_classes(self._loaded("train", download=download))
         stratified = self.recipe.get("split") == "stratified"
         training, validation = split_validation(everything, num, seed=seed, stratified=stratified)
+        if self.bundle is not None:
+            held_out = self.bundle.fingerprints.validation
+            check_fingerprint(validation, held_out, whose=f"{self.name}, held out for validation")
         if self.run is not None:
             record = DataRecord.of(TrainConfig.model_validate(self.recipe), training, validation)
             check_division(self.run, record, validation)

@@ -114,15 +114,15 @@ def is_boxes(root: Path) -> bool:
     if not texts:
         return False
     paired = [text for image in sorted(images) for text in _places(root, image) if text in texts]
+    boxes = next((text for text in (*paired, *sorted(texts.difference(paired))) if has_boxes(text)), None)
     if not has_description(root):
-        boxes = next((text for text in paired[:_NUM_NAMED] if has_boxes(text)), None)
         if boxes is not None:
             raise DataError(
                 f"{root}: {boxes.relative_to(root)} holds boxes, but no file names their classes: add classes.txt to "
                 "read boxes, or move the text files away to read each folder as a class"
             )
         return False
-    if not paired:
+    if not paired and boxes is None:
         return (root / _IMAGES).is_dir() and (root / _LABELS).is_dir()
     names, folders = set(read_description(root).names), {image.parent.name for image in images if image.parent != root}
     if folders and folders <= names:

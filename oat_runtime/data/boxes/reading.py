@@ -187,9 +187,9 @@ def _divided(
 
 
 def _sessions(frames: list[BoxFrame]) -> npt.NDArray[np.int64]:
-    """The index of the first frame in each frame's session."""
-    firsts: dict[str, int] = {}
-    return np.array([firsts.setdefault(frame.session, at) for at, frame in enumerate(frames)], np.int64)
+    """The index of the first frame in each frame's session; one that is in two splits counts as two."""
+    firsts: dict[tuple[str, str], int] = {}
+    return np.array([firsts.setdefault((frame.session, frame.part), at) for at, frame in enumerate(frames)], np.int64)
 
 
 def _as_folder(index: BoxIndex, frames: list[BoxFrame]) -> tuple[FolderIndex, list[Entry]]:

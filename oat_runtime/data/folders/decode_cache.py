@@ -94,7 +94,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
     """
     with _place(root, spec, part) as folder, held(folder, by="reader of these pictures", waits=True):
         key = _key(pictures, spec)
-        found = _opened(folder, key)
+        found = _opened(folder, key, spec)
         if found is not None:
             _LOG.info("%d images of %s come from the cache %s", len(found.images_NHWC), root, folder)
             return found
@@ -142,7 +142,7 @@ def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
     return digest.hexdigest()
 
 
-def _opened(folder: Path, key: str) -> DecodedPictures | None:
+def _opened(folder: Path, key: str, spec: InputSpec | None) -> DecodedPictures | None:
     """What is kept, if it belongs to `key` and is whole."""
     if not (folder / _RECORD).is_file():
         return None
@@ -157,7 +157,8 @@ def _opened(folder: Path, key: str) -> DecodedPictures | None:
             raise DataError(f"{_BESIDE} is not the file that was written")
         beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
         images_NHWC = _mapped(folder)
-        if images_NHWC.dtype != np.uint8 or images_NHWC.shape[:1] != beside["checksums"].shape:
+        size = images_NHWC.shape[1:3] if spec is None else (spec.height, spec.width)
+        if images_NHWC.dtype != np.uint8 or images_NHWC.shape != (len(beside["checksums"]), *size, 3):
             raise DataError(f"{_PIXELS} holds {images_NHWC.dtype} of shape {images_NHWC.shape}")
         if not np.array_equal(_checksums(images_NHWC), beside["checksums"]):
             raise DataError(f"{_PIXELS} is not the file that was written")

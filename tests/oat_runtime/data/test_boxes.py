@@ -316,6 +316,23 @@ def test_what_could_be_boxes_and_folders_of_classes_is_refused(tmp_path: Path) -
     assert load_dataset(f"{tmp_path}@16", "train").class_names == ("ball", "robot")
 
 
+@pytest.mark.parametrize("place", ["day{}/labels/{}.txt", "day{}/{}.TXT", "boxes/day{}/{}.txt"])
+def test_boxes_that_belong_to_no_image_never_make_sessions_classes(place: str, tmp_path: Path) -> None:
+    """Regression: the folders of the sessions became the classes, and the boxes were left out as no images."""
+    root = described(tmp_path / "frames")
+    for day in range(2):
+        for number in range(3):
+            save(root / f"day{day}" / f"{number}.png", 10 * day + number, None)
+            text = root / place.format(day, number)
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text(f"{BALL}\n")
+    with pytest.raises(DataError, match="6 text files of boxes are wrong"):
+        load_dataset(f"{root}@16", "train")
+    (root / "data.yaml").unlink()
+    with pytest.raises(DataError, match="holds boxes, but no file names their classes"):
+        load_dataset(f"{root}@16", "train")
+
+
 def test_two_meanings_of_one_file_are_refused(tmp_path: Path) -> None:
     root = described(tmp_path / "frames")
     first = save(root / "images" / "1.png", 1, labels="labels")
@@ -364,6 +381,21 @@ def test_no_split_divides_a_session_or_a_frame(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == len(set.union(*parts)) == 15
     assert any({"0.png", "12.png", "13.png", "14.png"} <= part for part in parts)
     assert {frame.name for frame in frames_of_split(index_boxes(tmp_path / "single"), "test")} == parts[2]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_that_a_list_holds_out_for_validation_are_never_test_frames(first: int, tmp_path: Path) -> None:
+    """Regression: the first frame of a session decided for all of it, so that there were none or far too many."""
+    root = sessions(tmp_path / "frames", 5)
+    names = [f"day{day}/{number}.png" for day in range(5) for number in range(4)]
+    held_out = set(names[first::4])
+    (root / "train.txt").write_text("".join(f"{name}\n" for name in names if name not in held_out))
+    (root / "val.txt").write_text("".join(f"{name}\n" for name in names if name in held_out))
+    described(root, "train: train.txt\nval: val.txt\n")
+    train, test = both(root)
+    assert train.validation_N is not None
+    assert {name for name in frame_names(train) if name in held_out} == held_out
+    assert len(frame_names(test)) == 3 and not frame_names(test) & (held_out | frame_names(train))
 
 
 def test_backgrounds_touch_no_box_and_depend_on_their_frame_alone(tmp_path: Path) -> None:

@@ -160,6 +160,15 @@ def test_a_damaged_cache_is_noticed_and_made_again(
     np.testing.assert_array_equal(again.images_NHWC[:], expected)
 
 
+def test_pixels_in_another_shape_are_not_believed(photos: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = load(photos).images_NHWC[:].copy()
+    pixels = next((home / "pictures").iterdir()) / "pixels.npy"
+    whole = pixels.read_bytes()
+    pixels.write_bytes(whole.replace(b"16, 16, 3)", b"8, 32, 3) ", 1))
+    np.testing.assert_array_equal(load(photos).images_NHWC[:], expected)
+    assert "decoded again" in caplog.text
+
+
 PROGRAM = """
 import os, sys
 from pathlib import Path
