@@ -200,8 +200,8 @@ def check_fingerprint(data: ImageSet, expected: str | None, *, whose: str) -> No
     """
     if expected is not None and fingerprint(data) != expected:
         raise DataError(
-            f"{data.name}: expected the very images of {whose}, got {len(data)} of which some are others, changed, or "
-            "of another class: bring the data set back as it was, or train and export again"
+            f"{data.name}: expected the very images of {whose}, got {len(data)} of which some are others, changed, of "
+            "another class, or fitted by another version of OpenCV: bring them back as they were, or export again"
         )
 
 
