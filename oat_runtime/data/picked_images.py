@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +44,26 @@ class PickedImages:
         """Number of picked images."""
         return len(self.rows_M)
 
-    def __getitem__(self, where: int | slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+    def __getitem__(self, where: int | slice | npt.NDArray[np.integer[Any]] | tuple[Any, ...]) -> npt.NDArray[np.uint8]:
         """Read one image (H, W, 3), or several (n, H, W, 3), into memory; `[:]` reads all."""
-        picked = self.stored_NHWC[self.rows_M[where]]
-        return picked.copy() if isinstance(where, int) else picked  # several are a copy already
+        if isinstance(where, tuple):
+            picked, *within = where
+            images = self[picked]
+            return images[tuple(within) if images.ndim < self.ndim else (slice(None), *within)]
+        found = self.stored_NHWC[self.rows_M[where]]
+        return found.copy() if found.ndim < self.ndim else found  # several are a copy already
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Read one image after another."""
         return (self[at] for at in range(len(self)))
+
+    if not TYPE_CHECKING:  # our own code is held to read parts; whoever loads a data set may treat it as an array
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what an array of all images has, such as `mean`; all of them are read for it."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return getattr(self[:], name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Read all, for `numpy.asarray`."""
