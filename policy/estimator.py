@@ -34,6 +34,8 @@ _Vector = NDArray[np.float64]
 _CORRUPTED = (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)
 _MIN_FORGETTING = 1e-4
 """Least share of belief that returns to the prior each frame, so that no belief ever becomes certain."""
+_UNINFORMED = 1e-3
+"""Largest difference of a probability from the prior at which nothing is known any more."""
 _NUM_STATISTICS = len(ImageStatistics._fields)
 _DEGREES_OF_FREEDOM = 4.0
 """Kinds are multivariate Student t. With Gaussian tails, contrast at severity 5 was unlike anything fitted, and 35 of
@@ -211,6 +213,11 @@ class RegimeFilter(Remembering):
         if self._belief_K.min() < 0.0 or not math.isclose(self._belief_K.sum(), 1.0, rel_tol=1e-6):
             raise DataError(f"expected a belief that sums to 1, got {quoted(saved)}")
 
+    @property
+    def informed(self) -> bool:
+        """Whether any frame still moves the belief away from the prior; False at the start, and long after the last."""
+        return float(np.abs(self._belief_K - self._prior_K).max()) > _UNINFORMED
+
     def posterior(self) -> dict[Regime, float]:
         """Return the probability of each regime: the sum over its kinds."""
         masses = {regime: 0.0 for regime in Regime}
@@ -280,18 +287,21 @@ class RegimeFilter(Remembering):
         if not self._constants.network:
             return np.zeros(len(self._belief_K))
         rates = min(self._constants.network, key=lambda known: (abs(known.lam - network.point.lam), known.lam))
-        low = network.confidence < self._constants.low_confidence_below
+        low = network.confidence is not None and network.confidence < self._constants.low_confidence_below
         evidence_K = self._config.evidence_weight * self._log_rates(rates.low_confidence, low)
         if network.disagrees is not None:
             evidence_K = evidence_K + self._log_rates(rates.disagreement, network.disagrees)
         return evidence_K
 
-    def _log_rates(self, rates: dict[Regime, float], happened: bool) -> _Vector:
-        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes."""
+    def _log_rates(self, rates: dict[Regime, float], happened: float) -> _Vector:
+        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes.
+
+        Of several regions of a frame, a share of them happened: then this is their mean.
+        """
         drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
-        return np.array([math.log(rate if happened else 1 - rate) for rate in rates_K])
+        return np.array([happened * math.log(rate) + (1 - happened) * math.log(1 - rate) for rate in rates_K])
 
 
 def _is_usual(kind: ImageKind) -> bool:
