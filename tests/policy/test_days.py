@@ -19,10 +19,11 @@ from oat_runtime.plain_net import fold
 from oat_runtime.untrained import untrained_tensors
 from policy.bench.__main__ import main
 from policy.bench.days import detectors, renormalized
+from policy.bench.days.alarms import _judged
 from policy.bench.days.latency import Latencies
 from policy.bench.days.record import Recorder
 from policy.bench.days.sessions import Session, orders_of, sessions_of, venues_of
-from policy.bench.days.trials import _judged, accuracy
+from policy.bench.days.trials import accuracy
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants

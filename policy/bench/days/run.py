@@ -15,7 +15,7 @@ from oat_runtime.data import load_frames
 from oat_runtime.data.boxes import frames_of_split
 from oat_runtime.report import Report
 from oat_runtime.text import PlainConsole
-from policy.bench.days import latency, trials
+from policy.bench.days import alarms, latency, trials
 from policy.bench.days.record import Recorder
 from policy.bench.days.sessions import Session, orders_of, sessions_of
 from policy.bench.days.world import World
@@ -62,9 +62,10 @@ def play_days(
         days.row("sessions", session.name, venue=session.venue, frames=len(record), regions=len(record.labels_N))
     finding = []
     report.measure("players", lambda: finding.append(trials.players(days)))
-    report.measure("alarms", partial(trials.alarms, days, known))
+    report.measure("alarms", partial(alarms.alarms, days, known))
+    report.measure("alarm's promise", partial(alarms.promise, days))
     report.measure(
-        "calibration", partial(trials.calibration, days, constants, bundle.input, most=effort.most_calibrated)
+        "calibration", partial(alarms.calibration, days, constants, bundle.input, most=effort.most_calibrated)
     )
     report.measure("attacked days", partial(trials.attacked, days))
 
