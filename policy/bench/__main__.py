@@ -31,7 +31,7 @@ from oat_runtime.timing import interleave, p50_p99
 from policy.bench import hazards, trials
 from policy.bench.days.run import QUICK as QUICK_DAYS
 from policy.bench.days.run import Effort as Days
-from policy.bench.days.run import play_days
+from policy.bench.days.run import play_days, tables
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         print(finding)
         about = _about(bundle, options.threads, started_s) | {"images": bundle.report.dataset}
-        return report.finish(about, played(report.rows), finding=finding)
+        return report.finish(about, *tables(report.rows), finding=finding)
     is_npz = options.images is not None and options.images.suffix == ".npz"
     if is_npz:
         data = read_labelled_npz(options.images)

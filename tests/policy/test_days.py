@@ -115,10 +115,11 @@ def test_alarms_in_usual_light_are_false_and_delays_start_with_the_adverse_sessi
     adverse = World.__new__(World)
     adverse.adverse_G = np.array([False] * 4 + [True] * 4 + [False] * 4)
     raised = np.array([0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], bool)
-    found = _judged(adverse, [np.arange(12)], [detectors.begins(raised)], [raised])
+    found = _judged(adverse, [np.arange(12)], [raised])
     assert (found["false_alarms"], found["mean_delay_frames"], found["num_changes"]) == (1.0, 3.0, 1.0)
+    assert found["usual_in_alarm"] == 3 / 8
     never = np.zeros(12, bool)
-    assert _judged(adverse, [np.arange(12)], [never], [never])["mean_delay_frames"] == 4.0
+    assert _judged(adverse, [np.arange(12)], [never])["mean_delay_frames"] == 4.0
 
 
 def test_adwin_finds_a_change_of_mean_and_hardly_another() -> None:

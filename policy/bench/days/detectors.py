@@ -1,4 +1,4 @@
-"""Raise alarms on a stream of frames: ours, the belief, and what others use. Each gives the frames of its alarms.
+"""Raise alarms on a stream of frames: ours, the belief, and what others use. Each says on which frames it is raised.
 
 ADWIN and the Mahalanobis distance are a few lines of our own, after the papers that are named: the libraries that have
 them would bring pandas, and torch models of their own.
@@ -6,7 +6,7 @@ them would bring pandas, and torch models of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,8 @@ from policy.image import ImageStatistics
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-Detector = Callable[[float], Bools]
-"""From a sensitivity to whether an alarm begins at each frame."""
 _EWMA_GAIN = 0.2
-_MOST_WINDOW, _LEAST_PART = 400, 5
+_MOST_WINDOW, _LEAST_PART, _HELD = 400, 5, 10
 
 
 def begins(raised_T: Sequence[bool] | Bools) -> Bools:
@@ -41,8 +39,11 @@ def ours(stats_TS: Floats, constants: EstimatorConstants, *, hours: float, frame
 
 
 def adwin(value_T: Floats, *, delta: float) -> Bools:
-    """Return where a window of values in [0, 1] falls apart into two means (Bifet and Gavaldà, SDM 2007)."""
-    begins_T, window = np.zeros(len(value_T), bool), np.empty(0)
+    """Return where a window of values in [0, 1] fell apart into two means, and the ten frames from there on.
+
+    Bifet and Gavaldà, "Learning from time-changing data with adaptive windowing", SDM 2007.
+    """
+    raised_T, window = np.zeros(len(value_T), bool), np.empty(0)
     for t, value in enumerate(value_T.tolist()):
         window = np.append(window, value)[-_MOST_WINDOW:]
         while len(window) >= 2 * _LEAST_PART:
@@ -51,14 +52,14 @@ def adwin(value_T: Floats, *, delta: float) -> Bools:
             first = sums[cuts - 1] / cuts
             second = (sums[-1] - sums[cuts - 1]) / (len(window) - cuts)
             inverse = 1 / cuts + 1 / (len(window) - cuts)
-            log = np.log(2 * np.log(max(3, len(window))) / delta)
+            log = max(0.05, float(np.log(2 * np.log(len(window)) / delta)))
             most = np.sqrt(2 * inverse * window.var() * log) + 2 / 3 * inverse * log
             apart = np.flatnonzero(np.abs(first - second) > most)
             if not len(apart):
                 break
-            begins_T[t] = True
+            raised_T[t : t + _HELD] = True
             window = window[cuts[apart[-1]] :]
-    return begins_T
+    return raised_T
 
 
 def mahalanobis(train_NC: NDArray[np.float32], labels_N: NDArray[np.int64], feature_NC: NDArray[np.float32]) -> Floats:
@@ -75,9 +76,9 @@ def mahalanobis(train_NC: NDArray[np.float32], labels_N: NDArray[np.int64], feat
 
 
 def above_mean(value_T: Floats, *, limit: float) -> Bools:
-    """Return where the running mean of a distance rises above a limit."""
+    """Return where the running mean of a distance is above a limit."""
     raised, mean = [], float(value_T[0])
     for value in value_T.tolist():
         mean += _EWMA_GAIN * (value - mean)
         raised.append(mean > limit)
-    return begins(np.array(raised))
+    return np.array(raised)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
+from rich.table import Table
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import load_frames
 from oat_runtime.data.boxes import frames_of_split
-from oat_runtime.report import Report
+from oat_runtime.report import Report, Row, text_table
 from oat_runtime.text import PlainConsole
 from policy.bench.days import alarms, latency, trials
 from policy.bench.days.record import Recorder
@@ -21,6 +23,13 @@ from policy.bench.days.sessions import Session, orders_of, sessions_of
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
 from policy.estimator import EstimatorConstants
+
+_INTERVALS = {
+    "accuracy": ("low_95", "high_95"),
+    "over_best_fixed": ("over_best_fixed_low", "over_best_fixed_high"),
+    "attacked_accuracy": ("attacked_low", "attacked_high"),
+}
+_SHARES = ("frames_all_right", "usual_light", "poor_light", "regret", "usual_in_alarm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,29 @@ def play_days(
 
     report.measure("streaming", streaming)
     return finding[0] if finding else ""
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """Return the figures for people, a table a trial: shares in percent, and those with intervals in one column."""
+    found = []
+    for trial in dict.fromkeys(str(row["trial"]).partition(",")[0] for row in rows if "trial" in row):
+        of_trial = [_shown(row) for row in rows if str(row.get("trial")).partition(",")[0] == trial]
+        columns = list(dict.fromkeys(name for row in of_trial for name in row))
+        if all(row["trial"] == trial for row in of_trial):
+            columns.remove("trial")
+        cells = [[row.get(name) for name in columns] for row in of_trial]
+        found.append(text_table(trial, [name.replace("_", " ") for name in columns], cells))
+    return found
+
+
+def _shown(row: Row) -> Row:
+    shown = dict(row)
+    for name, ends in _INTERVALS.items():
+        if name in shown:
+            low, high = (100 * shown.pop(end) for end in ends)
+            shown[name] = f"{100 * shown[name]:.1f} ({low:.1f} to {high:.1f})"
+    shares = [name for name in shown if name in _SHARES or name.endswith((", before", ", after"))]
+    return shown | {name: f"{100 * shown[name]:.1f}" for name in shares}
 
 
 def _known(

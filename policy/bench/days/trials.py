@@ -133,7 +133,7 @@ def players(days: Days) -> str:
     title = f"real days: policy over the best fixed λ={best:g}"
     days.check(title, 100 * ours.value, -_MOST_LOST, "points", least=True)
     p50, p99 = p50_p99(np.concatenate([play.step_ms_T for play in policy]))
-    days.row("real days", "policy", decision_p50_ms=p50, decision_p99_ms=p99)
+    days.row("decision time", "policy", p50_ms=p50, p99_ms=p99)
     compared = f"the oracle gains {100 * gain.value:.2f} points over λ={best:g} on these days, the policy "
     compared += f"{100 * ours.value:+.2f} ({100 * ours.low:+.2f} to {100 * ours.high:+.2f})"
     worth = "No λ is worth switching to" if gain.value < _WORTH_SWITCHING else "Switching λ is worth something"
