@@ -28,6 +28,8 @@ class Regime(StrEnum):
     UNKNOWN = "unknown"
 
 
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""The arithmetic of a network. An engine need not offer each, and a bundle need not be counted in each."""
 MEASURED_REGIMES = (Regime.CLEAN, Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY, Regime.ADVERSARIAL)
 
 

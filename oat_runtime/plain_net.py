@@ -28,6 +28,8 @@ from oat_runtime.architecture import (
     layout,
     scaled,
 )
+from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.quantization import Quantization, Ranges
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -79,6 +81,7 @@ class PlainNet:
         final: the last norm of a pre-activation network; a ReLU follows it.
         weight_KC: classifier weights, applied to the mean of each channel over the image.
         bias_K: classifier biases.
+        ranges: of the activations, by site, where the network is to run in int8; see `oat_runtime.quantization`.
     """
 
     normalize: Affine
@@ -88,6 +91,7 @@ class PlainNet:
     final: Affine | None
     weight_KC: Floats
     bias_K: Floats
+    ranges: Ranges | None = None
 
     def affines(self) -> dict[str, Affine]:
         """Return the affines that depend on λ, by name, in the order in which `constants` lists them."""
@@ -146,7 +150,9 @@ class PlainNet:
         return sum(array.size for array in (*arrays, self.weight_KC, self.bias_K))
 
 
-def fold(tensors: Tensors, config: ModelConfig, *, lam: float, width: float) -> PlainNet:
+def fold(
+    tensors: Tensors, config: ModelConfig, *, lam: float, width: float, quantization: Quantization | None = None
+) -> PlainNet:
     """Return the plain network of one operating point, with every norm multiplied into its convolution.
 
     γ, β and their products with the batch norm's weight and bias are taken in float32, as in training. All else is in
@@ -158,11 +164,15 @@ def fold(tensors: Tensors, config: ModelConfig, *, lam: float, width: float) -> 
         lam: λ in the trained range; one between 0 and the smallest trained λ > 0 runs at that one, see
             `oat_runtime.architecture.effective_lambda`.
         width: one of the architecture's widths.
+        quantization: what int8 needs, from which the network takes the ranges of its activations.
 
     Raises:
         OperatingPointError: λ or width is not offered.
     """
-    return _assemble(tensors, config, lam, width, _fused)
+    net = _assemble(tensors, config, lam, width, _fused)
+    if quantization is None:
+        return net
+    return dataclasses.replace(net, ranges=quantization.at(OperatingPoint(lam, width), config))
 
 
 def share(tensors: Tensors, config: ModelConfig, *, width: float, lam: float | None = None) -> PlainNet:

@@ -103,10 +103,16 @@ class OATRuntime:
         self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
         start, probes = _safest(bundle.select), bundle.probes()
+        quantization = bundle.quantization() if precision == "int8" else None
+        if precision == "int8" and quantization is None:
+            raise BackendError(
+                f"the bundle {bundle.manifest.name} holds no activation ranges, which int8 needs: use "
+                "precision='float32', or export it with oat-export --precision int8"
+            )
         self.backend: BackendName
         self.precision: Precision
         self.backend, self.precision = choose(
-            lambda: fold(tensors, self._config, lam=start.lam, width=start.width),
+            lambda: fold(tensors, self._config, lam=start.lam, width=start.width, quantization=quantization),
             probes[start],
             Settings(self._input_chw[1:], num_threads=self.num_threads, device=device),
             backend=None if backend == "auto" else backend,
@@ -121,9 +127,10 @@ class OATRuntime:
             self._config,
             get_backend(self.backend),
             settings,
-            form=plans,
+            form="folded" if self.precision == "int8" else plans,
             budget_mb=memory_budget_mb,
             check=ProbeCheck(bundle, probes, self.precision) if check_probe else None,
+            quantization=quantization,
         )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
@@ -154,18 +161,19 @@ class OATRuntime:
             device: `cpu` or `cuda`.
             backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
                 for a few seconds at first and remembered in the user's cache folder.
-            precision: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a named engine; with `backend="auto"`
-                the faster one of float32 and bfloat16, where the device computes in it.
-            plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`.
+            precision: `float32`, `bfloat16`, `float16`, `int8`, or `auto`: float32 on a named engine; with
+                `backend="auto"` the faster one of float32 and bfloat16, where the device computes in it.
+            plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`; int8 is always folded.
             num_threads: CPU threads of the network; all that this process may use by default.
-            memory_budget_mb: megabytes of weights that folded plans may hold, in float32; 64 by default.
+            memory_budget_mb: megabytes of weights that folded plans may hold, 64 by default; a weight counts four
+                bytes, in int8 one.
             check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one
                 width at each knot, a folded one at its point (between two knots there is no probe). It costs one image
                 a knot.
 
         Raises:
             BundleError: the bundle cannot be trusted, or its network does not compute what the probe says.
-            BackendError: the engine is not installed or refuses the network.
+            BackendError: the engine is not installed or refuses the network, or the bundle holds nothing for int8.
             InputError: an unknown device, precision or form of plans.
         """
         return cls(

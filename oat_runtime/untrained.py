@@ -6,6 +6,7 @@ code with what is compared with it (`oat_runtime.plain_net.fold` and `share`).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import ConvShape, ModelConfig, layout, scaled, tensor_shapes
 from oat_runtime.plain_net import Affine, Block, Convolution, Floats, PlainNet
+from oat_runtime.quantization import activation_sites
 
 
 def untrained_tensors(config: ModelConfig, *, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
@@ -64,6 +66,18 @@ def static_net(config: ModelConfig, width: float) -> PlainNet:
         weight_KC=_random(rng, (config.num_classes, scaled(parts.num_features, width))),
         bias_K=np.zeros(config.num_classes, np.float32),
     )
+
+
+def untrained_int8_net(config: ModelConfig, width: float) -> PlainNet:
+    """Return `static_net` with a range for each activation, for int8: as wide as most have, from 0 behind a ReLU."""
+    signed = (".conv2", ".shortcut")
+    ranges = {
+        site: (0.0 if site.endswith((".pre", ".conv1")) else -8.0, 8.0)
+        if layout(config).pre_activation
+        else (-8.0 if site.endswith(signed) else 0.0, 8.0)
+        for site in activation_sites(config)
+    }
+    return dataclasses.replace(static_net(config, width), ranges=ranges)
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:

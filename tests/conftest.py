@@ -17,6 +17,7 @@ from oat_runtime.bundle.writer import save_bundle
 from oat_runtime.data.folders import decode_cache
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingPoint, OperatingRow, OperatingTable, Regime
 from oat_runtime.plain_net import Affine, Convolution, PlainNet, fold
+from oat_runtime.quantization import Quantization, Range, as_range
 from oat_runtime.untrained import untrained_tensors
 
 ROS_TESTS, TRAINING_TESTS = Path(__file__).parent / "ros", Path(__file__).parent / "training"
@@ -131,12 +132,35 @@ def make_shaken_tensors(config: ModelConfig, *, seed: int = 0) -> dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def plain_logits() -> Callable[[PlainNet, Floats], Floats]:
+def plain_logits() -> Callable[..., Floats]:
     """A plain network's logits, by definition and without an engine."""
     return logits_of
 
 
-def logits_of(net: PlainNet, x_NCHW: Floats) -> Floats:
+@pytest.fixture(scope="session")
+def quantization_of() -> Callable[..., Quantization]:
+    """A maker of what int8 needs: the ranges of every activation over some images."""
+    return ranges_over
+
+
+def ranges_over(tensors: dict[str, Any], config: ModelConfig, x_NCHW: Floats) -> Quantization:
+    found: dict[OperatingPoint, dict[str, Range]] = {}
+    for point in (OperatingPoint(lam, width) for lam in config.lambdas for width in config.widths):
+        seen = found[point] = {}
+
+        def watch(site: str, x: Floats, seen: dict[str, Range] = seen) -> Floats:
+            seen[site] = as_range(float(x.min()), float(x.max()))
+            return x
+
+        logits_of(fold(tensors, config, lam=point.lam, width=point.width), x_NCHW, watch)
+    return Quantization.of(config, found, measured="random images")
+
+
+def _as_it_is(site: str, x: Floats) -> Floats:
+    return x
+
+
+def logits_of(net: PlainNet, x_NCHW: Floats, at_site: Callable[[str, Floats], Floats] = _as_it_is) -> Floats:
     def affine(x: Floats, by: Affine | None) -> Floats:
         return x if by is None else x * by.scale_C[:, None, None] + by.bias_C[:, None, None]
 
@@ -156,11 +180,15 @@ def logits_of(net: PlainNet, x_NCHW: Floats) -> Floats:
     if net.pool:
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
         x = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max(axis=(4, 5))
-    for block in net.blocks:
-        active = x if block.pre is None else relu(affine(x, block.pre))
-        skip = x if block.shortcut is None else conv(active, block.shortcut)
-        x = conv(relu(conv(active, block.conv1)), block.conv2) + skip
+    x = at_site("stem", x)
+    for index, block in enumerate(net.blocks):
+        name = f"blocks.{index}"
+        active = x if block.pre is None else at_site(f"{name}.pre", relu(affine(x, block.pre)))
+        skip = x if block.shortcut is None else at_site(f"{name}.shortcut", conv(active, block.shortcut))
+        hidden = at_site(f"{name}.conv1", relu(conv(active, block.conv1)))
+        x = at_site(f"{name}.conv2", conv(hidden, block.conv2)) + skip
         x = x if block.pre is not None else relu(x)
+        x = at_site(name, x) if index + 1 < len(net.blocks) else x
     x = x if net.final is None else relu(affine(x, net.final))
     return (x.mean(axis=(2, 3)) @ net.weight_KC.T + net.bias_K).astype(np.float32)
 

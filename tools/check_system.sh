@@ -10,6 +10,18 @@ need() { # need PACKAGE WHAT: remember a missing package
   - $2"
 }
 
+if [ -n "$(pwd | LC_ALL=C tr -d '\001-\177')" ]; then
+  echo "Expected a path of ASCII letters (ROS cuts others off when it builds messages), got $(pwd)." >&2
+  echo "Remedy: move this checkout. Bundles, logs and images may lie anywhere." >&2
+  exit 1
+fi
+
+if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
+  echo "Expected Linux on x86_64 (the ROS 2 wheels exist for that), got $(uname -s) on $(uname -m)." >&2
+  echo "Remedy: use ROS 2 Jazzy from apt, as the README says under 'On a robot'." >&2
+  exit 1
+fi
+
 if ! command -v "$python" >/dev/null 2>&1; then
   need "python3 python3-venv python3-dev" "$python: not found"
 elif ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
@@ -28,17 +40,5 @@ command -v cc >/dev/null 2>&1 || need gcc "a C compiler (cc), to build the ROS 2
 if [ -n "$missing" ]; then
   echo "This machine lacks:$problems" >&2
   echo "Remedy: sudo apt-get update && sudo apt-get install --yes$missing" >&2
-  exit 1
-fi
-
-if [ -n "$(pwd | LC_ALL=C tr -d '\001-\177')" ]; then
-  echo "Expected a path of ASCII letters (ROS cuts others off when it builds messages), got $(pwd)." >&2
-  echo "Remedy: move this checkout. Bundles, logs and images may lie anywhere." >&2
-  exit 1
-fi
-
-if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
-  echo "Expected Linux on x86_64 (the ROS 2 wheels exist for that), got $(uname -s) on $(uname -m)." >&2
-  echo "Remedy: use ROS 2 Jazzy from apt, as the README says under 'On a robot'." >&2
   exit 1
 fi

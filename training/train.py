@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.backends.trials import bfloat16_works
 from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, lasting_name, load_dataset
 from oat_runtime.errors import ConfigError, quoted

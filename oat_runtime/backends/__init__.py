@@ -7,8 +7,9 @@ import importlib.metadata
 import importlib.util
 from typing import Literal, get_args
 
-from oat_runtime.backends.plan import Compiled, CompileFn, Device, Plan, Precision, Settings
+from oat_runtime.backends.plan import Compiled, CompileFn, Device, Plan, Settings
 from oat_runtime.errors import BackendError, quoted
+from oat_runtime.operating_point import Precision
 
 BackendName = Literal["torch", "openvino", "onnxruntime", "tensorrt"]
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from oat_runtime.backends import BackendName, Plan, Precision, available, get_backend, versions
-from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.plan import Floats, MakeNet, Settings
+from oat_runtime.backends.trials import bfloat16_works, shows
 from oat_runtime.bundle import Probe
-from oat_runtime.bundle.manifest import UNSTATED_SHARE
+from oat_runtime.bundle.manifest import unstated_share
 from oat_runtime.devices import device_name
 from oat_runtime.errors import BackendError, one_line
 from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, user_cache, write_whole
@@ -95,15 +95,16 @@ def measure(
     """
     plans: dict[Candidate, Plan] = {}
     x_NCHW, expected = probe.x_NCHW[:1], probe.logits_NK[:1]
+    largest = max(float(np.abs(probe.logits_NK).max()), 1e-6)
     refusals = []
     for candidate in candidates:
         try:
             plan = _plan(make_net, settings, candidate)
-            error = float(np.abs(plan(x_NCHW) - expected).max() / max(float(np.abs(expected).max()), 1e-6))
+            error = float(np.abs(plan(x_NCHW) - expected).max()) / largest
         except BackendError as refusal:
             refusals.append(str(refusal))
             continue
-        if error <= UNSTATED_SHARE:
+        if error <= unstated_share(candidate[1]):
             plans[candidate] = plan
         else:
             refusals.append(f"{candidate[0]} {candidate[1]} computes something else: logits off by {error:.0%}")
@@ -131,7 +132,7 @@ def _precisions(name: BackendName, settings: Settings, precision: Precision | No
     if settings.device == "cuda":
         fast = name in ("torch", "tensorrt")
     else:
-        fast = name == "openvino" and has_amx() and _works_in_bfloat16(name)
+        fast = name == "openvino" and shows("amx_bf16") and _works_in_bfloat16(name)
     return ("float32", "bfloat16") if fast else ("float32",)
 
 
@@ -141,14 +142,6 @@ def _works_in_bfloat16(name: Literal["openvino"]) -> bool:
         return bfloat16_works(name)
     except BackendError as error:
         _LOG.warning("bfloat16 is left out of the choice: %s", error)
-        return False
-
-
-def has_amx() -> bool:
-    """Return whether the CPU multiplies bfloat16 tiles (AMX). Without that, bfloat16 is no faster than float32."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
         return False
 
 

@@ -30,17 +30,21 @@ def to_onnx(net: PlainNet, *, input_hw: tuple[int, int], constants: ConstantsFor
         input_hw: rows and columns of its images.
         constants: where the λ-dependent affines have theirs.
     """
-    graph = _Graph(net, constants)
+    return serialized(Graph(net, constants), net, input_hw)
+
+
+def serialized(graph: Graph, net: PlainNet, input_hw: tuple[int, int]) -> bytes:
+    """Write a network into an empty graph, and return the model."""
     inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", 3, *input_hw]), *graph.constant_inputs()]
     graph.network(net)
     output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", len(net.bias_K)])
     proto = helper.make_graph(graph.nodes, "plain_net", inputs, [output], graph.initializers)
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-    serialized: bytes = model.SerializeToString()
-    return serialized
+    content: bytes = model.SerializeToString()
+    return content
 
 
-class _Graph:
+class Graph:
     """Nodes and tensors written so far. Every method that writes a layer returns the name of its output."""
 
     def __init__(self, net: PlainNet, constants: ConstantsForm) -> None:
@@ -75,8 +79,11 @@ class _Graph:
         if net.pool:
             pooling: dict[str, Any] = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}
             x = self._node("MaxPool", [x], ["pool.out"], **pooling)
+        x = self._site("stem", x)
         for index, block in enumerate(net.blocks):
             x = self._block(f"blocks.{index}", block, x)
+            if index + 1 < len(net.blocks):
+                x = self._site(f"blocks.{index}", x)
         if net.final is not None:
             x = self._relu("final", self._affine("final", net.final, x))
         x = self._node("GlobalAveragePool", [x], ["mean.out"])
@@ -87,22 +94,29 @@ class _Graph:
     def _block(self, name: str, block: Block, x: str) -> str:
         active = x
         if block.pre is not None:
-            active = self._relu(f"{name}.pre", self._affine(f"{name}.pre", block.pre, x))
-        skip = x if block.shortcut is None else self._convolution(f"{name}.shortcut", block.shortcut, active)
+            active = self._site(f"{name}.pre", self._relu(f"{name}.pre", self._affine(f"{name}.pre", block.pre, x)))
+        skip = x
+        if block.shortcut is not None:
+            skip = self._site(f"{name}.shortcut", self._convolution(f"{name}.shortcut", block.shortcut, active))
         hidden = self._relu(f"{name}.conv1", self._convolution(f"{name}.conv1", block.conv1, active))
-        out = self._convolution(f"{name}.conv2", block.conv2, hidden)
-        total = self._node("Add", [out, skip], [f"{name}.sum"])
+        out = self._convolution(f"{name}.conv2", block.conv2, self._site(f"{name}.conv1", hidden))
+        total = self._node("Add", [self._site(f"{name}.conv2", out), skip], [f"{name}.sum"])
         return total if block.pre is not None else self._relu(name, total)
 
+    def _site(self, name: str, x: str) -> str:
+        """Round an activation to 8 bits, in a graph that does; see `oat_runtime.quantization.activation_sites`."""
+        return x
+
     def _convolution(self, name: str, conv: Convolution, x: str) -> str:
-        tensors = [self._tensor(f"{name}.weight", conv.weight_OIHW)]
-        if conv.bias_O is not None:
-            tensors.append(self._tensor(f"{name}.bias", conv.bias_O))
         out = self._node(
-            "Conv", [x, *tensors], [f"{name}.out"], kernel_shape=conv.weight_OIHW.shape[2:],
+            "Conv", [x, *self._weights(name, conv, x)], [f"{name}.out"], kernel_shape=conv.weight_OIHW.shape[2:],
             strides=[conv.stride] * 2, pads=[conv.padding] * 4,
         )  # fmt: skip
         return out if conv.affine is None else self._affine(name, conv.affine, out)
+
+    def _weights(self, name: str, conv: Convolution, x: str) -> list[str]:
+        tensors = [self._tensor(f"{name}.weight", conv.weight_OIHW)]
+        return tensors if conv.bias_O is None else [*tensors, self._tensor(f"{name}.bias", conv.bias_O)]
 
     def _affine(self, name: str, affine: Affine, x: str) -> str:
         scale, bias = f"{name}.affine.scale", f"{name}.affine.bias"
@@ -127,5 +141,5 @@ class _Graph:
         return outputs[0]
 
     def _tensor(self, name: str, array: npt.NDArray[Any]) -> str:
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name

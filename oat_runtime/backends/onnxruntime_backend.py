@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from oat_runtime.backends.int8_graph import refuse_shared, to_int8_onnx
 from oat_runtime.backends.onnx_graph import CONSTANTS, INPUT, to_onnx
 from oat_runtime.backends.plan import Compiled, Device, Floats, MakeNet, Settings
 from oat_runtime.errors import BackendError
@@ -47,15 +48,19 @@ def providers(engine: str, device: Device, *, precision: str = "float32") -> lis
 
 
 def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
-    """Compile for the CPU or CUDA provider, in float32; see `oat_runtime.backends.plan.CompileFn`.
+    """Compile in float32, or on the CPU in int8; see `oat_runtime.backends.plan.CompileFn`.
 
     Raises:
         BackendError: the provider is missing, or ONNX Runtime refuses network or precision.
     """
-    if settings.precision != "float32":
+    offered = ("float32", "int8") if settings.device == "cpu" else ("float32",)
+    if settings.precision not in offered:
         raise BackendError(
-            f"the onnxruntime engine runs in float32, got {settings.precision!r}: use another engine for it"
+            f"the onnxruntime engine runs in {' or '.join(offered)} on {settings.device}, got "
+            f"{settings.precision!r}: use another engine for it"
         )
+    if settings.precision == "int8":
+        refuse_shared(shared)
     return _compile("onnxruntime", make_net, settings, shared)
 
 
@@ -76,6 +81,8 @@ def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -
             f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu, or use backend='torch'"
         )
     net = make_net()
+    if settings.precision == "int8":
+        return _Network(_session(to_int8_onnx(net, input_hw=settings.input_hw), _options(settings), chosen))
     if shared and settings.device == "cpu" and (network := _optimized(net, settings, chosen)) is not None:
         return network
     graph = to_onnx(net, input_hw=settings.input_hw, constants="vector" if shared else "inside")

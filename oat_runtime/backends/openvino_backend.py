@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import openvino
 
-from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.backends.int8_graph import refuse_shared, to_int8_onnx
 from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, powers_of_two
+from oat_runtime.backends.trials import bfloat16_works, int8_works
 from oat_runtime.errors import BackendError
 
 _CORE = openvino.Core()
-_TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}
+_TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16, "int8": openvino.Type.f32}
+"""What is computed in where nothing else is said; an int8 graph says where it rounds."""
 _LARGEST_BATCH = 8
 """More images run in pieces of this size. A WRN-16-2 took 1.38 ms an image in pieces of 8 and 1.44 in one of 32, whose
 features leave the caches; a shared plan passes over them more often and lost up to 1.2 times at 32."""
@@ -25,7 +27,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     """Compile for OpenVINO; see `oat_runtime.backends.plan.CompileFn`.
 
     Raises:
-        BackendError: OpenVINO refuses the network, the device or the precision, or bfloat16 crashes on this CPU.
+        BackendError: OpenVINO refuses the network, the device or the precision, or a precision crashes on this CPU.
     """
     if settings.device != "cpu":
         raise BackendError(f"the openvino engine runs on the cpu, got device {settings.device!r}")
@@ -33,6 +35,10 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         raise BackendError(f"the openvino engine runs in {sorted(_TYPES)}, got {settings.precision!r}")
     if settings.precision == "bfloat16" and not bfloat16_works("openvino"):
         raise BackendError("bfloat16 crashes OpenVINO on this CPU: use precision='float32'")
+    if settings.precision == "int8":
+        refuse_shared(shared)
+        if not int8_works():
+            raise BackendError("int8 crashes OpenVINO on this CPU: use backend='onnxruntime', or precision='float32'")
     return compile_unchecked(make_net, settings, shared=shared)
 
 
@@ -94,12 +100,18 @@ class _Network:
             "NUM_STREAMS": 1,
         }
         try:
-            graph = to_onnx(self._make_net(), input_hw=settings.input_hw, constants=self._form)
+            graph = self._graph()
             model = _CORE.read_model(graph, b"")
             model.reshape({INPUT: [batch, 3, *settings.input_hw]})
             return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO refused the network ({error}): use backend='torch'") from error
+
+    def _graph(self) -> bytes:
+        net, input_hw = self._make_net(), self._settings.input_hw
+        if self._settings.precision == "int8":
+            return to_int8_onnx(net, input_hw=input_hw)
+        return to_onnx(net, input_hw=input_hw, constants=self._form)
 
     def plan(self, constants_V: Floats | None = None) -> OpenVINOPlan:
         return OpenVINOPlan(self, constants_V)

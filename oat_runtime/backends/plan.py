@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from oat_runtime.operating_point import Precision
 from oat_runtime.plain_net import PlainNet
 
-Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
 MakeNet = Callable[[], PlainNet]
@@ -23,7 +23,8 @@ class Settings:
 
     Attributes:
         input_hw: rows and columns of the images.
-        precision: of the arithmetic; inputs, constants and logits are float32 always.
+        precision: of the arithmetic; inputs, constants and logits are float32 always. Of `int8` see
+            `oat_runtime.backends.int8_graph`; its networks are folded and hold `PlainNet.ranges`.
         num_threads: CPU threads of one call.
         device: where it runs.
     """

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oat_runtime.backends.bfloat16 import bfloat16_works
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Plan, Settings, powers_of_two
 from oat_runtime.backends.torch_net import TorchNet
+from oat_runtime.backends.trials import bfloat16_works
 from oat_runtime.errors import BackendError
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +34,8 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
             "torch's threads are not there in a fork of the process that used it, and a call would wait for them: use "
             "backend='onnxruntime' or 'openvino' there, or start processes with the method 'spawn' or 'forkserver'"
         )
+    if settings.precision == "int8":
+        raise BackendError("the torch engine does not run in int8: use backend='openvino' or 'onnxruntime'")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("torch sees no CUDA device: use device='cpu', or install a build of torch with CUDA")
     if settings.device == "cpu" and settings.precision == "float16":

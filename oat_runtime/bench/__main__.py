@@ -11,7 +11,7 @@ from typing import get_args
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName, Precision, available, versions
-from oat_runtime.backends.choice import has_amx
+from oat_runtime.backends.trials import shows
 from oat_runtime.bench.accuracy import accuracy
 from oat_runtime.bench.latency import Latency
 from oat_runtime.bench.memory import memory
@@ -62,7 +62,7 @@ def machine(runtime: OATRuntime) -> Row:
     return {
         "device": device_name(runtime.device),
         "cores": len(os.sched_getaffinity(0)),
-        "amx": has_amx(),
+        "amx": shows("amx_bf16"),
         "power_mode": power_mode(),
         "load_average_1_min": os.getloadavg()[0],
         "threads": runtime.num_threads,

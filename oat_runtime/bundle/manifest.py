@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.compat import Self
-from oat_runtime.operating_point import OperatingPoint, OperatingTable, StrictModel
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Precision, StrictModel
 
 SCHEMA_VERSION: Final = 2
 NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
@@ -24,15 +24,20 @@ MAX_ATTACHED_BYTES: Final = 16 * 2**20
 """Size of a file that is neither weights, probe nor outcomes."""
 FLOAT32_ATOL: Final = 2e-3
 """Largest logit difference from the probe that float32 may show on another machine: engines showed up to 3e-5."""
-UNSTATED_SHARE: Final = 0.05
-"""Where a manifest states no tolerance for a precision, logits may differ from the trained network's by this share of
-their largest absolute value: bf16 keeps 8 bits (1/256) and a network multiplies that by a few; an engine that computes
-something else is far beyond it."""
+_UNSTATED_SHARE, _UNSTATED_SHARE_INT8 = 0.05, 0.1
 
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
-"""What a bundle may be counted in. An engine need not offer it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tolerance = Annotated[float, Field(gt=0, le=100)]
+
+
+def unstated_share(precision: Precision) -> float:
+    """Return by how much logits may differ from the trained network's where a manifest states no tolerance.
+
+    It is a share of their largest absolute value. bfloat16 keeps 8 bits (1/256), and a network multiplies that by a
+    few. int8 rounds every activation to 256 values over all that it may be: the logits of the shipped bundles moved by
+    up to 4 %. An engine that computes something else is far beyond both.
+    """
+    return _UNSTATED_SHARE_INT8 if precision == "int8" else _UNSTATED_SHARE
 
 
 def is_plain(name: str) -> bool:
@@ -169,7 +174,7 @@ class Manifest(StrictModel):
         What the manifest states counts up to the share that holds without a statement. So nobody who exchanges the
         weights can state that they need not fit.
         """
-        most = UNSTATED_SHARE * largest_logit
+        most = unstated_share(precision) * largest_logit
         return min(self.probe_atol.get(precision, most), max(most, FLOAT32_ATOL))
 
 

@@ -28,7 +28,6 @@ from oat_runtime.bundle.manifest import (
     DataSummary,
     Fingerprints,
     Manifest,
-    Precision,
     of_schema_1,
     outcome_key,
 )
@@ -36,8 +35,9 @@ from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.bundle.tensor_files import Expected, check_header, most_bytes, read_header, read_tensors
 from oat_runtime.compat import Self, sha256_of
 from oat_runtime.errors import BundleError, one_line, quoted
-from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, reason_of
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, read_model, reason_of
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Precision
+from oat_runtime.quantization import Quantization
 
 _LOG = logging.getLogger(__name__)
 _ARCHITECTURE = "the manifest's architecture"
@@ -148,6 +148,22 @@ class Bundle:
             raise BundleError(f"{one_line(path)}: expected an object, got {quoted(document)}: fit it again")
         return document
 
+    def quantization(self) -> Quantization | None:
+        """Read what int8 needs beside the weights; None where the bundle has none.
+
+        Raises:
+            BundleError: the file cannot be read, or does not fit the architecture.
+        """
+        if self.manifest.quantization is None:
+            return None
+        path, what, remedy = self.path / self.manifest.quantization, "activation ranges", "measure them again"
+        found = read_model(Quantization, path, what=what, remedy=remedy, error=BundleError)
+        try:
+            found.check(self.manifest.model)
+        except ValueError as error:
+            raise BundleError(f"{one_line(path)} does not fit {_ARCHITECTURE} ({error}): {remedy}") from None
+        return found
+
     def temperature(self, point: OperatingPoint, precision: Precision = "float32") -> float:
         """Softmax temperature at `point`, linear in λ between the trained ones."""
         fitted = self.manifest.figures[self.counted_in(precision)].temperatures
@@ -221,14 +237,24 @@ class Bundle:
         *,
         point: OperatingPoint,
         precision: Precision,
+        largest_logit: float | None = None,
     ) -> float:
         """Return the largest difference of an engine's logits from the probe's at one point.
+
+        Args:
+            logits_NK: the engine's, of some images of the probe.
+            expected_NK: the probe's, of the same images.
+            point: where.
+            precision: what the engine computes in.
+            largest_logit: the largest absolute value of all the probe's logits at this point; of `expected_NK` by
+                default.
 
         Raises:
             BundleError: it exceeds the tolerance of the precision, or a logit is not finite.
         """
         difference = float(np.abs(logits_NK - expected_NK).max())
-        allowed = self.manifest.tolerance(precision, float(np.abs(expected_NK).max()))
+        largest = float(np.abs(expected_NK).max()) if largest_logit is None else largest_logit
+        allowed = self.manifest.tolerance(precision, largest)
         if not difference <= allowed:  # also where it is NaN
             raise BundleError(
                 f"probe of {one_line(self.path)} differs by {difference:.3g} at {point}, allowed {allowed:g} in "

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from oat_runtime.bundle.manifest import (
 from oat_runtime.bundle.reader import Bundle
 from oat_runtime.errors import BundleError, one_line, quoted
 from oat_runtime.files import write_whole
-from oat_runtime.operating_point import OperatingTable
+from oat_runtime.operating_point import OperatingTable, Precision
 from oat_runtime.plain_net import Tensors
+from oat_runtime.quantization import QUANTIZATION, Quantization
 
 
 def _compact(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -86,10 +88,10 @@ def save_bundle(
             written.
     """
     check_target(path)
-    files = {
+    files: dict[str, bytes] = {
         WEIGHTS: safetensors.numpy.save({key: _compact(array) for key, array in tensors.items()}),
         PROBE: safetensors.numpy.save(dict(probe)),
-        OUTCOMES: safetensors.numpy.save({key: np.packbits(value) for key, value in outcomes.items()}),
+        OUTCOMES: _packed(outcomes),
     }
     manifest = Manifest(
         name=name,
@@ -104,14 +106,19 @@ def save_bundle(
         files={file: _entry(content) for file, content in files.items()},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(path) as partial:
+        _fill(partial, files, manifest)
+        Bundle.load(partial).tensors()
+    return Bundle.load(path)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` that takes its place when the block ends, and is gone if the block fails."""
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        for file, content in files.items():
-            (partial / file).write_bytes(content)
-        for file, content in _manifest_files(manifest).items():
-            (partial / file).write_bytes(content)
+        yield partial
         partial.chmod(0o755)
-        Bundle.load(partial).tensors()
         older = path.with_name(f".{path.name}-older")
         if path.exists():
             os.replace(path, older)
@@ -124,7 +131,11 @@ def save_bundle(
         shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Bundle.load(path)
+
+
+def _fill(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
+    for file, content in {**files, **_manifest_files(manifest)}.items():
+        (folder / file).write_bytes(content)
 
 
 def check_target(path: Path) -> None:
@@ -153,6 +164,84 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     return _rewrite(
         bundle, bundle.manifest.model_copy(update={"files": bundle.manifest.files | {name: _entry(content)}})
     )
+
+
+def attach_quantization(bundle: Bundle, quantization: Quantization, *, probe_atol: float) -> Bundle:
+    """Put into a bundle what int8 needs; figures that were counted in int8 before hold no longer, and go.
+
+    Args:
+        bundle: the bundle, which is replaced whole or not at all.
+        quantization: the ranges of its activations.
+        probe_atol: by how much int8 logits may differ from the probe's on any machine; see `Manifest.tolerance`, which
+            allows no more than 10 % of the largest logit.
+
+    Raises:
+        BundleError: the ranges do not fit the architecture, or the bundle would not be read again; nothing changed.
+    """
+    try:
+        quantization.check(bundle.manifest.model)
+    except ValueError as error:
+        raise BundleError(f"these activation ranges are not of {bundle.manifest.name}: {error}") from None
+    figures = {name: found for name, found in bundle.manifest.figures.items() if name != "int8"}
+    changes = {
+        "quantization": QUANTIZATION,
+        "probe_atol": bundle.manifest.probe_atol | {"int8": probe_atol},
+        "figures": figures,
+    }
+    content = (quantization.model_dump_json() + "\n").encode()
+    files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, figures)}
+    return _replaced(bundle, changes, files)
+
+
+def attach_figures(
+    bundle: Bundle, precision: Precision, figures: Figures, outcomes: Mapping[str, npt.NDArray[np.bool_]]
+) -> Bundle:
+    """Put into a bundle what was counted in another precision than float32, in place of what was before.
+
+    Args:
+        bundle: the bundle, which is replaced whole or not at all.
+        precision: what the network ran in.
+        figures: the tables and temperatures.
+        outcomes: per-image outcomes of the table `report`, by `outcome_key` with this precision.
+
+    Raises:
+        BundleError: the bundle would not be read again; nothing changed.
+    """
+    others = {name: found for name, found in bundle.manifest.figures.items() if name != precision}
+    packed = _outcomes_of(bundle, others, outcomes)
+    return _replaced(bundle, {"figures": others | {precision: figures}}, {OUTCOMES: packed})
+
+
+def _outcomes_of(
+    bundle: Bundle, precisions: Iterable[Precision], more: Mapping[str, npt.NDArray[np.bool_]] | None = None
+) -> bytes:
+    """Pack the bundle's outcomes of some precisions, and more."""
+    found = dict(more or {})
+    for precision in precisions:
+        found |= {
+            key if precision == "float32" else f"{precision}/{key}": hits
+            for key, hits in bundle.outcomes(precision).items()
+        }
+    return _packed(found)
+
+
+def _packed(outcomes: Mapping[str, npt.NDArray[np.bool_]]) -> bytes:
+    packed: bytes = safetensors.numpy.save({key: np.packbits(value) for key, value in outcomes.items()})
+    return packed
+
+
+def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
+    """Put other files and another manifest into a copy of the bundle, which takes its place if it can be read."""
+    entries = {name: _entry(content) for name, content in files.items()}
+    manifest = bundle.manifest.model_copy(update={**changes, "files": bundle.manifest.files | entries})
+    with _partial(bundle.path) as partial:
+        shutil.copytree(bundle.path, partial, dirs_exist_ok=True)
+        _fill(partial, files, manifest)
+        made = Bundle.load(partial)
+        made.quantization()
+        for precision in made.manifest.figures:
+            made.outcomes(precision)
+    return Bundle.load(bundle.path)
 
 
 def upgrade(bundle: Bundle) -> Bundle:

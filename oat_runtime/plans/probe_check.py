@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from oat_runtime.backends import Plan, Precision
 from oat_runtime.bundle import Bundle, Probe
 from oat_runtime.operating_point import OperatingPoint
@@ -18,10 +20,12 @@ class ProbeCheck:
 
     def __init__(self, bundle: Bundle, probes: Mapping[OperatingPoint, Probe], precision: Precision) -> None:
         """Keep one image a point of the bundle's `probes`, for an engine that runs in `precision`."""
-        self._bundle, self._precision, self._probes = bundle, precision, dict[OperatingPoint, Probe]()
+        self._bundle, self._precision = bundle, precision
+        self._probes, self._largest = dict[OperatingPoint, Probe](), dict[OperatingPoint, float]()
         for index, (point, probe) in enumerate(probes.items()):
             first = index % len(probe.x_NCHW)
             one = slice(first, first + 1)
+            self._largest[point] = float(np.abs(probe.logits_NK).max())
             self._probes[point] = Probe(probe.x_NCHW[one].copy(), probe.logits_NK[one].copy())
 
     def __call__(self, point: OperatingPoint, plan: Plan) -> None:
@@ -33,4 +37,10 @@ class ProbeCheck:
         probe = self._probes.get(point) or next(iter(self._probes.values()))
         logits_NK = plan(probe.x_NCHW)
         if point in self._probes:
-            self._bundle.check_logits(logits_NK, probe.logits_NK, point=point, precision=self._precision)
+            self._bundle.check_logits(
+                logits_NK,
+                probe.logits_NK,
+                point=point,
+                precision=self._precision,
+                largest_logit=self._largest[point],
+            )

@@ -45,7 +45,7 @@ def test_a_signal_while_a_node_is_imported_ends_it_in_one_line(tmp_path: Path, n
     program = tmp_path / "oat_perception" / name
     program.parent.mkdir()
     program.write_text(f"import os, oat_perception\nos.kill(os.getpid(), {int(number)})\nwhile True: pass")
-    ended = _run(sys.executable, "-P", str(program))
+    ended = _run(sys.executable, str(program))
     line = f"oat_perception: {signal.Signals(number).name} came before the node began\n"
     assert (ended.returncode, ended.stderr) == (0, line)
 

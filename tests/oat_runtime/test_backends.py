@@ -94,7 +94,7 @@ def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_doe
 
 def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
     need("openvino")
-    from oat_runtime.backends.bfloat16 import bfloat16_works
+    from oat_runtime.backends.trials import bfloat16_works
 
     if not bfloat16_works("openvino"):
         pytest.skip("bfloat16 does not work on this CPU")
@@ -119,7 +119,7 @@ def test_the_static_network_runs_on_every_engine(plain_logits: Logits, engine: B
     ("engine", "settings", "says"),
     [
         ("torch", Settings(HW, "float16"), "float32 or bfloat16 on the cpu, got 'float16'"),
-        ("onnxruntime", Settings(HW, "bfloat16"), "runs in float32, got 'bfloat16'"),
+        ("onnxruntime", Settings(HW, "bfloat16"), "runs in float32 or int8 on cpu, got 'bfloat16'"),
         ("openvino", Settings(HW, "float16"), "got 'float16'"),
         ("openvino", Settings(HW, device="cuda"), "runs on the cpu, got device 'cuda'"),
         ("tensorrt", Settings(HW), "no provider for tensorrt on cpu"),
@@ -187,7 +187,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     found = Measured({("torch", "float32"): 3.0, ("openvino", "float32"): 2.0})
     monkeypatch.setattr(choice, "measure", found)
     monkeypatch.setattr(choice, "available", lambda device: ("openvino", "torch"))
-    monkeypatch.setattr(choice, "has_amx", lambda: False)
+    monkeypatch.setattr(choice, "shows", lambda feature: False)
     monkeypatch.setattr(choice, "versions", lambda name: f"{name} 1.0")
     return found
 
@@ -281,21 +281,21 @@ def test_a_trial_of_bfloat16_that_cannot_be_made_is_no_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Regression: the trial imported torch, and where that was missing its failure was taken for a crash."""
-    from oat_runtime.backends import bfloat16
+    from oat_runtime.backends import trials
 
     for code, works in (("", True), ("import os; os.abort()", False)):
-        bfloat16.bfloat16_works.cache_clear()
-        monkeypatch.setitem(bfloat16._TRIALS, "openvino", code)
-        assert bfloat16.bfloat16_works("openvino") is works
-    bfloat16.bfloat16_works.cache_clear()
-    monkeypatch.setitem(bfloat16._TRIALS, "openvino", "import a_package_that_is_not_there")
+        trials.bfloat16_works.cache_clear()
+        monkeypatch.setitem(trials._BFLOAT16, "openvino", code)
+        assert trials.bfloat16_works("openvino") is works
+    trials.bfloat16_works.cache_clear()
+    monkeypatch.setitem(trials._BFLOAT16, "openvino", "import a_package_that_is_not_there")
     with pytest.raises(BackendError, match="could not be tried: ModuleNotFoundError"):
-        bfloat16.bfloat16_works("openvino")
-    monkeypatch.setattr(choice, "has_amx", lambda: True)
+        trials.bfloat16_works("openvino")
+    monkeypatch.setattr(choice, "shows", lambda feature: True)
     with caplog.at_level(logging.WARNING):
         assert choice._precisions("openvino", Settings(HW), None) == ("float32",)
     assert "bfloat16 is left out of the choice" in caplog.text
-    bfloat16.bfloat16_works.cache_clear()
+    trials.bfloat16_works.cache_clear()
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

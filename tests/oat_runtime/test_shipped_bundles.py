@@ -8,7 +8,7 @@ import pytest
 
 from oat_runtime import SHIPPED_BUNDLE, Bundle, OATRuntime, OperatingPoint
 from oat_runtime.backends import BackendName, available
-from oat_runtime.backends.bfloat16 import bfloat16_works
+from oat_runtime.backends.trials import bfloat16_works
 from oat_runtime.errors import BundleError
 
 BUNDLES = SHIPPED_BUNDLE.parent

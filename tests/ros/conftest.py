@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import threading
 import time
@@ -37,16 +36,13 @@ from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from policy.estimator import PRIOR, EstimatorConstants, ImageKind
 from policy.image import image_statistics
+from tests.ros.domains import next_domain
 
 NAME = "/oat_perception"
 TIMEOUT_S = 60.0
 """Generous: a busy machine is slow. A law that is broken only fails later."""
 _START_TIMEOUT_S = 180.0
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# Test runs on one machine at the same time start at different places.
-_DOMAINS = itertools.cycle(range(1, 101))
-for _ in range(os.getpid() * 13 % 100):
-    next(_DOMAINS)
 
 
 def clear_image() -> np.ndarray:
@@ -223,7 +219,7 @@ class Graph:
 
     def __init__(self, bundle: Path, parameters: dict[str, Any]) -> None:
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=next(_DOMAINS))
+        rclpy.init(context=self.context, domain_id=next_domain())
         given = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1, "bundle": str(bundle)}
         given |= {"auto_activate": True, **parameters}
         self.node = PerceptionNode(

@@ -22,9 +22,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import BatteryState, Image
 
 from oat_runtime.errors import ConfigError
+from tests.ros.domains import next_domain
 
 TIMEOUT_S = 20.0
-_DOMAINS = itertools.count(60)
 
 
 class Scene:
@@ -32,7 +32,7 @@ class Scene:
 
     def __init__(self, on_a_thread, **parameters) -> None:
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=next(_DOMAINS))
+        rclpy.init(context=self.context, domain_id=next_domain())
         given = {"source": "foolbox", "rate_hz": 50.0, **parameters}
         overrides = [Parameter(name, value=value) for name, value in given.items()]
         try:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.commands.marked import ON_THE_GRAPH
 from tests.commands.reading import ROOT
+from tests.ros.domains import next_domain
 
 NODE, WATCH, REPLAY_SETTINGS, SETTINGS = ON_THE_GRAPH
 _TIMEOUT_S = 120.0
@@ -26,9 +27,8 @@ _Start = Callable[[str], "tuple[subprocess.Popen[bytes], Path]"]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[_Start]:
     """Start a command in a shell of its own, in this test's domain: (its process, the file with what it prints)."""
-    domain = str(1 + (os.getpid() * 13 + 70) % 100)
-    environment = {**os.environ, "ROS_DOMAIN_ID": domain, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
-    environment["PYTHONUNBUFFERED"] = "1"
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain()), "OMP_NUM_THREADS": "1"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(command: str) -> tuple[subprocess.Popen[bytes], Path]:

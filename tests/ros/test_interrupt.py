@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from oat_perception.node.processes import module_command
 
-_DOMAINS = itertools.count(30)
+from tests.ros.domains import next_domain
+
 _AT_A_TIME = 4
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
@@ -31,7 +32,7 @@ def _begun(pid: int) -> bool:
 def _interrupt(module: str, settings: dict[str, object], delays_s: np.ndarray, folder: Path) -> None:
     """Start a process for each delay, and interrupt it so long after it began to make its node."""
     command = module_command(module, settings)
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS)), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain()), "OMP_NUM_THREADS": "1"}
     logs = [folder / f"{delay_s}.log" for delay_s in delays_s]
     processes = []
     try:
@@ -81,7 +82,7 @@ def test_an_interrupt_ends_a_process_well_whenever_it_comes(module, settings, nu
 def test_a_second_signal_on_the_way_out_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     """Regression: it met Python's own handlers, or none, and the status was 1, -2 or -15."""
     settings = {"bundle": str(bundle), "backend": "onnxruntime", "num_threads": 1, "auto_activate": True}
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS)), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain()), "OMP_NUM_THREADS": "1"}
     for first, second in itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2):
         log = tmp_path / f"{first}{second}.log"
         with log.open("w") as stream:
@@ -117,7 +118,7 @@ spin(lambda: Stuck("stuck"), name="stuck")
 
 
 def test_a_node_that_hangs_on_its_way_out_ends_with_the_third_interrupt() -> None:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(next(_DOMAINS))}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
     process = subprocess.Popen([sys.executable, "-c", STUCK], env=environment, stdout=subprocess.PIPE)
     try:
         until_s = time.monotonic() + _START_TIMEOUT_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 
@@ -15,12 +14,13 @@ from oat_perception.node.processes import module_command
 
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.errors import OATError
+from tests.ros.domains import next_domain
 
 
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[Camera]:
     """A camera in a domain of its own."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() * 13 + 50) % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next_domain()))
     rclpy.init()
     camera = Camera(np.zeros((32, 32, 3), np.uint8))
     yield camera

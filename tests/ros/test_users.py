@@ -20,6 +20,8 @@ from rclpy.context import Context
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
+from tests.ros.domains import next_domain
+
 CONFIG = Path(oat_perception.__file__).resolve().parents[1] / "config"
 NUM = 15
 _NODE, _CAMERA = 2001, 2002
@@ -93,7 +95,7 @@ def test_other_users_are_heard_with_their_profile_and_named_without(
         "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT" if documented else "LOCALHOST",
-        "ROS_DOMAIN_ID": str(1 + (os.getpid() * 13 + 70 + documented) % 100),
+        "ROS_DOMAIN_ID": str(next_domain()),
         "HOME": str(tmp_path),
         "ROS_LOG_DIR": str(tmp_path),
     }

@@ -1,6 +1,7 @@
 """Image sources give the pixels and labels that were stored, and say what is wrong with a path."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from oat_runtime.image import InputSpec
 from policy.calibrate import read_frames
 
 GRID = 50
+# Only its images are read, so what it imports is not needed.
+needs_foolbox = pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox is not installed")
 
 
 def _rgb(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -48,15 +51,15 @@ def test_one_pass_shows_each_image_once_with_its_own_label_in_the_seeds_order(tm
     assert [f.index for f in frames] == [f.index for f in again] != [f.index for f in other]
 
 
+@needs_foolbox
 def test_foolbox_carries_twenty_labelled_images():
-    pytest.importorskip("foolbox")
     labelled = sources.load_foolbox_cifar10()
     assert labelled.images_NHWC.shape == (20, 32, 32, 3)
     assert labelled.labels_N[:6].tolist() == [3, 8, 8, 0, 6, 6]  # the official test labels
 
 
+@needs_foolbox
 def test_without_data_and_network_the_last_resort_is_foolbox(tmp_path, monkeypatch):
-    pytest.importorskip("foolbox")
     monkeypatch.delenv("OAT_DATA", raising=False)
     monkeypatch.setattr(sources, "find_cifar10", lambda data_root: None)
     assert sources.load_cifar10_test().name == "20 images from foolbox"

@@ -99,14 +99,14 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
 
 
 def _check_bundle(path: Path) -> None:
-    """Refuse a network that was trained on other images than the demo's, before an earlier run's files are removed."""
-    require("torch", extra="torch", by="the demo's attacker")
+    """Refuse a network of other images than the demo's, or no torch, before an earlier run's files are removed."""
     dataset = Bundle.load(path).manifest.provenance.dataset
     if dataset != "cifar10":
         raise ConfigError(
             f"the demo plays CIFAR-10, and {path.name} was trained on {dataset}: choose another --bundle, or play "
             "images of your own with camera_replay's `source`"
         )
+    require("torch", extra="torch", by="the demo's attacker")
 
 
 def _fresh_folder(folder: Path) -> Path:
