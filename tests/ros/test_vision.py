@@ -148,6 +148,7 @@ def test_a_region_has_only_the_best_hypotheses_above_the_least_score_and_a_track
     assert track == single, "the first image of a track is its mean"
     dark_track, dark_single = scores(np.zeros((32, 32, 3), np.uint8))
     assert dark_track != dark_single
+    peer.until(lambda: labels, "the labels, kept for whoever comes later")
     assert labels[0].threshold == pytest.approx(0.02)
 
 
