@@ -59,6 +59,21 @@ class Judged:
             data = self._of_its_classes(self._loaded("test", download=download))
             check_fingerprint(data, self.bundle.fingerprints.test, whose=f"{self.name}, kept for its test")
             return data
+        return self._division(download=download)[1]
+
+    def parts(self, *, download: bool = False) -> tuple[ImageSet, ImageSet]:
+        """Return the images that it was trained on, and those that were held out for validation.
+
+        Raises:
+            ConfigError: it does not say which were held out.
+            DataError: the data set is not at hand, or is not the one that the network was trained on.
+        """
+        training, validation = self._division(download=download)
+        if self.bundle is not None:
+            check_fingerprint(training, self.bundle.fingerprints.train, whose=f"{self.name}, trained on")
+        return training, validation
+
+    def _division(self, *, download: bool) -> tuple[ImageSet, ImageSet]:
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
@@ -71,7 +86,7 @@ class Judged:
         if self.run is not None:
             record = DataRecord.of(TrainConfig.model_validate(self.recipe), training, validation)
             check_division(self.run, record, validation)
-        return validation
+        return training, validation
 
     def _loaded(self, split: Split, *, download: bool) -> ImageSet:
         skip_broken = self.recipe.get("skip_broken") is True
