@@ -9,10 +9,10 @@ from typing import Any, Literal
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
-from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.errors import BundleError, ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
-from training.network import OATNet, network_of
+from training.network import OATNet, Rounding, int8_engines, network_of
 from training.split import DataRecord, check_division
 
 JudgedSplit = Literal["test", "validation"]
@@ -42,6 +42,22 @@ class Judged:
     def weights_sha256(self) -> str:
         """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
         return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
+
+    def rounding(self) -> Rounding:
+        """Return how it runs in int8 on this machine, on the fastest engine that does.
+
+        Raises:
+            BackendError: no engine runs in int8 here.
+            BundleError: it holds no activation ranges.
+            ConfigError: a checkpoint, which holds none.
+        """
+        if self.bundle is None:
+            raise ConfigError(f"{self.name} is a checkpoint, and int8 needs a bundle: run oat-export first")
+        if (quantization := self.bundle.quantization()) is None:
+            raise BundleError(
+                f"{self.name} holds no activation ranges: run oat-export {self.bundle.path} --precision int8"
+            )
+        return Rounding(quantization, (self.bundle.input.height, self.bundle.input.width), int8_engines()[0])
 
     def images(self, split: JudgedSplit, *, download: bool = False) -> ImageSet:
         """Return the images to judge it on.

@@ -13,6 +13,7 @@ from training.evaluation.suites import (
     dedicated,
     inside,
     joint,
+    rounding,
     transfer,
     unseen,
 )
@@ -28,6 +29,7 @@ SUITES = {
         corruptions.SUITE,
         calibration.SUITE,
         inside.SUITE,
+        rounding.SUITE,
         crosscheck.SUITE,
         dedicated.SUITE,
     )
