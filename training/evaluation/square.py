@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,7 +80,7 @@ def _margins(logits_NK: Tensor, y_N: Tensor) -> Tensor:
 def _side(query: int, num_queries: int, height: int, width: int) -> int:
     """Return the side of the squares of one query, in pixels."""
     halvings = sum(query * 10_000 / num_queries > at for at in _HALVED_AT)
-    side = round((_FIRST_SHARE * 0.5**halvings * height * width) ** 0.5)
+    side = round(math.sqrt(_FIRST_SHARE * math.pow(0.5, halvings) * height * width))
     return min(max(side, 1), height - 1, width - 1)
 
 
