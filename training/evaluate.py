@@ -150,7 +150,7 @@ def _run_suites(args: argparse.Namespace) -> int:
             attacks=tuple(args.attacks or LINF_ATTACKS),
             num_steps=args.steps,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
-            cache_folder=folder / "kept",
+            cache_folder=(args.out or home) / "kept",
             rounding=rounding,
         )
         for name in names:

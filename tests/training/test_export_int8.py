@@ -14,6 +14,7 @@ import torch
 from oat_runtime.backends import available
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
+from oat_runtime.operating_point import OperatingPoint as P
 from oat_runtime.runtime import OATRuntime
 from training import evaluate as evaluate_module
 from training import export as export_module
@@ -21,9 +22,11 @@ from training import export_int8 as int8_module
 from training.augment import to_unit
 from training.evaluation import cache
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools
+from training.evaluation.counting import ATTACKS, Bools
 from training.evaluation.judged import load_judged
 from training.evaluation.paired import differences
+from training.evaluation.suite import Job
+from training.evaluation.suites import SUITES
 from training.network import Rounding
 
 pytestmark = [
@@ -165,9 +168,9 @@ def test_suites_count_in_int8_or_say_that_they_do_not(
     assert "inside: counted in float32 only, not in int8" in capsys.readouterr().err
     assert run(monkeypatch, evaluate_module.main, str(counted.path), "--suite", "rounding") == 2
     assert "rounding: counted in int8 only, not in float32" in capsys.readouterr().err
-    chosen = ["--steps", "2", "--suite", "attacks", "rounding", "--attacks", "fgsm"]
+    chosen = ["--steps", "2", "--suite", "attacks", "paired", "rounding", "--attacks", "fgsm"]
     assert run(monkeypatch, evaluate_module.main, *command, *chosen) in (0, 1)
-    for name in ("attacks", "rounding"):
+    for name in ("attacks", "paired", "rounding"):
         document = json.loads((tmp_path / f"{name}.json").read_text())
         assert document["machine"]["arithmetic"].startswith("int8 on onnxruntime")
     assert "attacked with gradients of the float32 network" in capsys.readouterr().out
@@ -178,3 +181,20 @@ def test_suites_count_in_int8_or_say_that_they_do_not(
         attacks = ("clean", "pgd-20", "apgd-t", "square", "float32 to int8")
         assert counts["worst-case"] <= min(counts[name] for name in attacks)
         assert {"int8 to float32", "float32 pgd-20", "float32 clean"} < set(counts)
+
+
+def test_paired_differences_are_those_of_both_networks_on_the_same_images(
+    counted: Bundle, sets: dict[str, ImageSet]
+) -> None:
+    judged, data, attack = load_judged(counted.path), sets["test"].first(6), ATTACKS["fgsm"]
+    rounding = judged.rounding()
+    job = Job(judged, data, (1.0,), (0.5,), attack, attacks=("fgsm",), rounding=rounding)
+    found = SUITES["paired"].run(job)
+    correct = {}
+    for name, one in (("int8", rounding), ("float32", None)):
+        of_point = [OutcomeCache(None, judged.model, one).outcomes(P(1.0, 0.5), data, attack=a) for a in (None, attack)]
+        correct[name] = [of_point[0].sum(), (of_point[0] & of_point[1]).sum()]
+    expected = [100 * (int(ours) - int(its)) / 6 for ours, its in zip(correct["int8"], correct["float32"], strict=True)]
+    assert [row["gained"] for row in found.rows] == pytest.approx(expected)
+    assert [row["num_correct"] for row in found.rows] == correct["int8"]
+    assert len(found.checks) == 3 and SUITES["paired"].tables[0](found.rows).row_count == 1

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from oat_runtime import style
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
-from oat_runtime.report import Check, Row
+from oat_runtime.report import Check
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from training.evaluation.attack_checks import worst_case
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import Bools, batches, progress, surely_above
 from training.evaluation.square import square_linf
-from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
+from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
 _MOST_IMAGES, _NUM_QUERIES, _MIDDLE = 500, 1000, 0.4
@@ -79,25 +78,6 @@ def _correct(net: LogitsFn, x_NCHW: torch.Tensor, y_N: torch.Tensor) -> Bools:
     return correct_N
 
 
-def gaps_of_attacks(rows: list[Row]) -> style.Figure:
-    """Draw int8's accuracy under each attack over λ, a panel for each width."""
-    names = [name for name in dict.fromkeys(row["condition"] for row in rows) if "float32 " not in name]
-    widths = widths_of(rows)
-    looks = dict(zip(names, style.many_looks(len(names)), strict=True))
-    with style.new_figure(5.4 * len(widths), 4.9) as figure:
-        panels = figure.subplots(1, len(widths), squeeze=False, sharey=True)[0]
-        for axes, width in zip(panels, widths, strict=True):
-            for name, look in looks.items():
-                curve = over_lambda(rows, name, width)
-                x, y = ([row[key] for row in curve] for key in ("lambda", "accuracy"))
-                style.join_over_lambda(axes, x, x, [100 * value for value in y], **look, label=name)
-            style.title(axes, f"Width {width:g}")
-            style.lambda_axis(axes)
-        panels[0].set_ylabel("Accuracy, %")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
-    return figure
-
-
 SUITE = Suite(
     name="rounding",
     about="int8 under attacks with gradients of the float32 network, and under attacks that need no gradient: Square "
@@ -105,7 +85,6 @@ SUITE = Suite(
     "only hid the gradients, those would break more. “worst-case” counts an image as right if none of them broke it.",
     run=run,
     tables=(by_condition,),
-    figures={"rounding": gaps_of_attacks},
     needs_more=True,
     precisions=("int8",),
 )
