@@ -261,4 +261,6 @@ def test_the_command_exports_a_finished_run_only(
     assert "has not ended: run oat-train again" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert command(monkeypatch, export_module.main, str(partial), *arguments, "--unfinished") == 0
-    assert Bundle.load(tmp_path / "out").sha256[:12] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert Bundle.load(tmp_path / "out").sha256[:12] in said
+    assert said.endswith(f"for int8, then: oat-export {tmp_path / 'out'} --precision int8\n")

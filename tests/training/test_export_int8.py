@@ -159,6 +159,15 @@ def test_the_commands_count_in_int8_and_agree_with_each_other(
     assert {row["agreement"] for row in json.loads(said.splitlines()[-1])["rows"]} == {1.0}
 
 
+def test_a_checkpoint_becomes_a_bundle_with_int8_in_one_command(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["--attacked", "1", "--corrupted", "1", "--device", "cpu", "--precision", "int8"]
+    assert run(monkeypatch, export_module.main, str(checkpoint), str(tmp_path / "both"), *few) in (0, 1)
+    made = Bundle.load(tmp_path / "both")
+    assert set(made.manifest.figures) == {"float32", "int8"} and "int8" in made.manifest.probe_atol
+
+
 def test_suites_count_in_int8_or_say_that_they_do_not(
     counted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
