@@ -45,6 +45,9 @@ MARKED = {
     "oat-export bundles/my-net --precision int8": _INT8,
     "oat-evaluate bundles/NAME --precision int8 --attack pgd-20 --count 1000": _INT8,
     "oat-evaluate bundles/NAME --precision int8 --suite attacks paired rounding --attacks pgd-20 apgd-t": _INT8,
+    "python -m policy.bench --bundle bundles/NAME --days": (
+        "needs a bundle that was trained on boxes; tests/policy/test_days.py plays one with --quick"
+    ),
     "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (
         "needs the extra `crosscheck`, which `make setup` leaves out"
     ),
