@@ -67,8 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="shares of the channels to count at (default: all trained)",
     )
     parser.add_argument("--split", choices=["test", "validation"], help="default: test for a bundle")
+    parser.add_argument("--precision", choices=["float32", "int8"], default="float32",
+                        help="int8: count what a robot runs in int8; attacks take the gradients of the float32 network "
+                        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--beside", type=a_path, nargs="+", default=[], help="bundles or checkpoints to compare with")
-    parser.add_argument("--out", type=output_folder, help="folder for a JSON file a suite (default: out/evaluate/NAME)")
+    parser.add_argument(
+        "--out",
+        type=output_folder,
+        help="folder for a JSON file a suite (default: out/evaluate/NAME, in int8 NAME/int8)",
+    )
     parser.add_argument(
         "--plots", type=output_folder, help="folder for figures and index.html, drawn from the JSON files"
     )
@@ -88,9 +95,9 @@ def _check_again(args: argparse.Namespace) -> int:
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     judged = load_judged(args.network)
     data = judged.images("test", download=args.download).first(args.count)
-    cache = OutcomeCache(None, judged.model)
+    cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
-    stored = bundle.outcomes()
+    stored = bundle.outcomes(args.precision) if args.precision in bundle.manifest.figures else {}
     rows = []
     for point in progress(points, "evaluating"):
         correct_N = cache.outcomes(point, data, attack=attack)
@@ -107,6 +114,8 @@ def _check_again(args: argparse.Namespace) -> int:
     wide_console().print(table)
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
     check = Check.at_least("agreement", agreements, 0.99, "share of images")
+    if args.precision != "float32":
+        wide_console().print(f"Counted in {cache.about}; attacks take the gradients of the float32 network.")
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
     print(json_line("oat-evaluate", machine=about, rows=rows, checks=[check]))
     return 0 if check.ok or not agreements else 1
@@ -118,8 +127,16 @@ def _run_suites(args: argparse.Namespace) -> int:
     unknown = sorted(set(names) - set(SUITES))
     if unknown:
         raise ConfigError(f"unknown suite {', '.join(unknown)}: expected {', '.join(SUITES)} or all")
+    if others := [name for name in names if args.precision not in SUITES[name].precisions]:
+        text = f"{', '.join(others)}: counted in {' and '.join(SUITES[others[0]].precisions)} only"
+        if args.suite != ["all"]:
+            raise ConfigError(f"{text}, not in {args.precision}")
+        PlainConsole(stderr=True).print(f"left out: {text}")
+        names = [name for name in names if name not in others]
     judged = load_judged(args.network, device=args.device)
-    folder = args.out or Path("out") / "evaluate" / judged.name
+    rounding = judged.rounding() if args.precision == "int8" else None
+    home = Path("out") / "evaluate" / judged.name
+    folder = args.out or (home / "int8" if rounding else home)
     documents = []
     if names:
         split: JudgedSplit = args.split or ("validation" if judged.bundle is None else "test")
@@ -133,7 +150,8 @@ def _run_suites(args: argparse.Namespace) -> int:
             attacks=tuple(args.attacks or LINF_ATTACKS),
             num_steps=args.steps,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
-            cache_folder=folder / "kept",
+            cache_folder=(args.out or home) / "kept",
+            rounding=rounding,
         )
         for name in names:
             suite = SUITES[name]

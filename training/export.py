@@ -1,10 +1,16 @@
-"""`oat-export`: measure a finished checkpoint and write it as a bundle. Run it again to go on after a stop."""
+"""`oat-export`: measure a finished checkpoint and write it as a bundle, or count a bundle in int8.
+
+Run it again to go on after a stop.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shlex
 import sys
+import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,22 +21,30 @@ from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
-from oat_runtime.errors import CheckpointError
+from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.report import wide_console
+from oat_runtime.report import json_line, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS
+from training.evaluation.documents import check_text
+from training.evaluation.judged import load_judged
+from training.evaluation.paired import differences, differences_checks, differences_table
 from training.evaluation.table import Conditions, accuracies, fit_temperature, measure_table
+from training.export_int8 import export_int8
 from training.network import OATNet, probe_of, tensors_of
 from training.optimizer import decayed_weights
+from training.origin import machine
 from training.reporting import LogLines
 from training.split import HELD_OUT, DataRecord, check_division, divided, summary
 
 _LOG = logging.getLogger(__name__)
 _ATTACK = ATTACKS["pgd-20"]
+_NUM_ATTACKED, _NUM_CORRUPTED = 1000, 500
+_KEPT = "measured"
+"""Folder in a run's folder with the outcomes that were counted."""
 
 
 def export(
@@ -83,7 +97,7 @@ def export(
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )
-    cache = OutcomeCache(None if run is None else run / "measured", model)
+    cache = OutcomeCache(None if run is None else run / _KEPT, model)
     select_rows, _ = measure_table(cache, select_conditions, title="select table")
     report_rows, outcomes = measure_table(cache, report_conditions, title="report table")
     points = [OperatingPoint(lam, width) for lam in config.model.lambdas for width in config.model.widths]
@@ -120,21 +134,40 @@ def export(
 def main() -> int:
     """Command line of `oat-export`."""
     parser = Parser(prog="oat-export", description=__doc__)
-    parser.add_argument("checkpoint", type=a_path, help="a checkpoint.pt of a finished run")
-    parser.add_argument("bundle", type=output_folder, help="the folder to make, as in bundles/my-net")
-    parser.add_argument("--attacked", type=a_count, default=1000,
+    parser.add_argument("source", type=a_path,
+                        help="a checkpoint.pt of a finished run; with --precision int8, also a bundle")  # fmt: skip
+    parser.add_argument("bundle", type=output_folder, nargs="?",
+                        help="the folder to make of a checkpoint, as in bundles/my-net")  # fmt: skip
+    parser.add_argument("--precision", choices=["float32", "int8"], default="float32",
+                        help="int8: also measure activation ranges and count both tables in int8")  # fmt: skip
+    parser.add_argument("--attacked", type=a_count,
                         help="images of each table that are attacked, with PGD-20: projected gradient descent of 20 "
-                        "steps (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--corrupted", type=a_count, default=500,
-                        help="images of each table under each corruption (default: %(default)s)")  # fmt: skip
+                        f"steps (default: {_NUM_ATTACKED}; of a bundle, as many as in float32)")  # fmt: skip
+    parser.add_argument("--corrupted", type=a_count,
+                        help="images of each table under each corruption "
+                        f"(default: {_NUM_CORRUPTED}; of a bundle, as many as in float32)")  # fmt: skip
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
-    checkpoint = load_checkpoint(args.checkpoint)
+    if args.bundle is None:
+        if args.precision != "int8" or args.source.is_file():
+            raise ConfigError("expected the bundle's folder too, as in oat-export CHECKPOINT bundles/my-net")
+        bundle = Bundle.load(args.source)
+        return _count_int8(args, bundle, Path("out") / "export" / bundle.path.name)
+    bundle = _export_checkpoint(args)
+    if args.precision == "int8":
+        return _count_int8(args, bundle, args.source.parent / _KEPT)
+    print(f"for int8, then: {shlex.join(['oat-export', str(bundle.path), '--precision', 'int8'])}")
+    return 0
+
+
+def _export_checkpoint(args: argparse.Namespace) -> Bundle:
+    """Export in float32, and say what comes next."""
+    checkpoint = load_checkpoint(args.source)
     if not checkpoint.finished and not args.unfinished:
-        raise CheckpointError(f"{args.checkpoint} is of a run that has not ended: run oat-train again to go on")
+        raise CheckpointError(f"{args.source} is of a run that has not ended: run oat-train again to go on")
     config = checkpoint.config
     load = partial(
         load_dataset, config.dataset, download=args.download, resize=config.resize, skip_broken=config.skip_broken
@@ -145,17 +178,37 @@ def main() -> int:
         args.bundle,
         training_set=load("train"),
         test_set=load("test"),
-        num_attacked=args.attacked,
-        num_corrupted=args.corrupted,
+        num_attacked=args.attacked or _NUM_ATTACKED,
+        num_corrupted=args.corrupted or _NUM_CORRUPTED,
         device=args.device,
-        run=args.checkpoint.parent,
+        run=args.source.parent,
     )
     wide_console().print(accuracies(bundle.report))
     print(f"wrote {bundle.path} ({bundle.sha256[:12]})")
-    arguments = shlex.join([str(bundle.path), "--images", str(args.checkpoint.with_name(HELD_OUT))])
+    arguments = shlex.join([str(bundle.path), "--images", str(args.source.with_name(HELD_OUT))])
     print(f"next: python -m policy.fit {arguments}")
     print("      (the policy needs the estimator that this puts into the bundle)")
-    return 0
+    return bundle
+
+
+def _count_int8(args: argparse.Namespace, bundle: Bundle, kept: Path) -> int:
+    """Count a bundle in int8 and print what that gains and loses; return 1 if it loses more than it should."""
+    started = time.process_time()
+    judged = load_judged(bundle.path, device=args.device)
+    bundle = export_int8(
+        judged, num_attacked=args.attacked, num_corrupted=args.corrupted, kept=kept, download=args.download
+    )
+    found = differences(bundle)
+    checks = differences_checks(found)
+    wide_console().print(differences_table(found), *map(check_text, checks), sep="\n")
+    print(f"counted in int8 in {(time.process_time() - started) / 60.0:.1f} minutes of CPU time")
+    print(f"wrote {bundle.path} ({bundle.sha256[:12]}); device profiles of it must be measured again")
+    rows = [
+        {"lambda": point.lam, "width": point.width, "sa": asdict(clean), "ra": asdict(attacked)}
+        for point, (clean, attacked) in found.items()
+    ]
+    print(json_line("oat-export", machine=machine(args.device), rows=rows, checks=checks))
+    return 0 if all(check.ok for check in checks) else 1
 
 
 if __name__ == "__main__":

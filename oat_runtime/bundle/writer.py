@@ -166,7 +166,14 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     )
 
 
-def attach_quantization(bundle: Bundle, quantization: Quantization, *, probe_atol: float) -> Bundle:
+def attach_quantization(
+    bundle: Bundle,
+    quantization: Quantization,
+    *,
+    probe_atol: float,
+    figures: Figures | None = None,
+    outcomes: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> Bundle:
     """Put into a bundle what int8 needs; figures that were counted in int8 before hold no longer, and go.
 
     Args:
@@ -174,6 +181,8 @@ def attach_quantization(bundle: Bundle, quantization: Quantization, *, probe_ato
         quantization: the ranges of its activations.
         probe_atol: by how much int8 logits may differ from the probe's on any machine; see `Manifest.tolerance`, which
             allows no more than 10 % of the largest logit.
+        figures: what was counted in int8 with these ranges; None where nothing was.
+        outcomes: per-image outcomes that belong to `figures`; see `attach_figures`.
 
     Raises:
         BundleError: the ranges do not fit the architecture, or the bundle would not be read again; nothing changed.
@@ -182,14 +191,14 @@ def attach_quantization(bundle: Bundle, quantization: Quantization, *, probe_ato
         quantization.check(bundle.manifest.model)
     except ValueError as error:
         raise BundleError(f"these activation ranges are not of {bundle.manifest.name}: {error}") from None
-    figures = {name: found for name, found in bundle.manifest.figures.items() if name != "int8"}
+    others = {name: found for name, found in bundle.manifest.figures.items() if name != "int8"}
     changes = {
         "quantization": QUANTIZATION,
         "probe_atol": bundle.manifest.probe_atol | {"int8": probe_atol},
-        "figures": figures,
+        "figures": others if figures is None else others | {"int8": figures},
     }
     content = (quantization.model_dump_json() + "\n").encode()
-    files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, figures)}
+    files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, others, outcomes)}
     return _replaced(bundle, changes, files)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from oat_runtime.architecture import InputSpec, ModelConfig
+from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
 from oat_runtime.operating_point import OperatingPoint, Proportion, Regime
@@ -26,48 +26,8 @@ from training.evaluation.table import accuracies
 from training.evaluation.text_table import markdown, share
 from training.network import LambdaBatch, OATNet, network_of
 from training.optimizer import decayed_weights
-from training.trainer import Trainer
 
 Sets = dict[str, ImageSet]
-
-
-@pytest.fixture(scope="module")
-def sets(patches: Callable[..., ImageSet]) -> Sets:
-    return {"train": replace(patches(60, size=16, seed=1), region_margin=0.25), "test": patches(20, size=16, seed=2)}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_run: TrainConfig, sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps, finished."""
-    model = ModelConfig(depth=10, widen_factor=1, widths=(0.5, 1.0), lambdas=(0.0, 1.0))
-    config = tiny_run.model_copy(update={"model": model, "epochs": 1, "num_validation": 10})
-    training, _ = split_validation(sets["train"], config.num_validation, seed=config.seed)
-    trainer = Trainer(config, training)
-    for _ in trainer.run():
-        pass
-    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
-    trainer.save(path)
-    save_checkpoint(replace(load_checkpoint(path), hardware="a large GPU"), path)  # exported elsewhere than trained
-    return path
-
-
-@pytest.fixture
-def loader(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (judged_module, export_module):
-        monkeypatch.setattr(module, "load_dataset", lambda name, split, limit=None, **_: sets[split].first(limit))
-
-
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Path, sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_module.export(
-        load_checkpoint(checkpoint),
-        tmp_path_factory.mktemp("bundles") / "exported",
-        training_set=sets["train"],
-        test_set=sets["test"],
-        num_attacked=6,
-        num_corrupted=3,
-        device="cpu",
-    )
 
 
 def command(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *arguments: str) -> int:
@@ -301,4 +261,6 @@ def test_the_command_exports_a_finished_run_only(
     assert "has not ended: run oat-train again" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert command(monkeypatch, export_module.main, str(partial), *arguments, "--unfinished") == 0
-    assert Bundle.load(tmp_path / "out").sha256[:12] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert Bundle.load(tmp_path / "out").sha256[:12] in said
+    assert said.endswith(f"for int8, then: oat-export {tmp_path / 'out'} --precision int8\n")

@@ -18,9 +18,9 @@ from oat_runtime.data import ImageSet, fingerprint
 from oat_runtime.data.npz import read_arrays
 from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
-from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from training.evaluation.counting import Bools, outcomes_of
-from training.network import OATNet, folded
+from training.network import OATNet, Rounding, folded
 from training.origin import commit_of_code, is_committed
 
 _LOG = logging.getLogger(__name__)
@@ -32,18 +32,23 @@ class OutcomeCache:
     Args:
         root: folder that networks share; None keeps nothing, and neither does code with uncommitted changes.
         model: the network, whose weights are part of the key.
+        rounding: counts in int8, which is part of the key too; None: in float32.
 
     Attributes:
         model: the network.
-        plain: returns the folded network of a point, as it is deployed.
+        precision: what is counted in.
+        about: the same for people, with the engine.
+        plain: returns the folded network of a point, as it is deployed; in int8 see `training.network.RoundedNet`.
         cached_s: how long it took, at the time, to count what has been taken from the disk since.
     """
 
-    def __init__(self, root: Path | None, model: OATNet) -> None:
+    def __init__(self, root: Path | None, model: OATNet, rounding: Rounding | None = None) -> None:
         self.model, self.cached_s = model, 0.0
+        self.precision: Precision = "float32" if rounding is None else "int8"
+        self.about = "float32" if rounding is None else str(rounding)
         # A table asks for one point after another, a suite again and again for all λ of a width.
         self.plain: Callable[[OperatingPoint], nn.Module] = lru_cache(maxsize=8)(
-            lambda point: folded(model, lam=point.lam, width=point.width)
+            lambda point: rounding.net(model, point) if rounding else folded(model, lam=point.lam, width=point.width)
         )
         commit = commit_of_code()
         if root is None or not is_committed(commit):
@@ -52,6 +57,8 @@ class OutcomeCache:
         digest = hashlib.sha256(commit.encode())
         for name, tensor in model.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        if rounding is not None:
+            digest.update(rounding.digest)
         self._folder = root / digest.hexdigest()[:16]
 
     def outcomes(self, point: OperatingPoint, data: ImageSet, *, attack: AttackSpec | None = None) -> Bools:
@@ -68,9 +75,9 @@ class OutcomeCache:
             data: the images.
             count: counts them.
         """
-        if self._folder is None:
+        file = self.file(key, data, ".npz")
+        if file is None:
             return count()
-        file = self._folder / f"{hashlib.sha256(f'{key} {fingerprint(data)}'.encode()).hexdigest()[:16]}.npz"
         if (kept := _read(file, num=len(data))) is not None:
             self.cached_s += kept[1]
             return kept[0]
@@ -80,6 +87,12 @@ class OutcomeCache:
         np.savez(archive_bytes, correct_N=correct_N, seconds=time.monotonic() - started)
         write_whole(file, archive_bytes.getvalue())
         return correct_N
+
+    def file(self, key: str, data: ImageSet, ending: str) -> Path | None:
+        """Return where what belongs to `key` and `data` is stored; None where nothing is."""
+        if self._folder is None:
+            return None
+        return self._folder / f"{hashlib.sha256(f'{key} {fingerprint(data)}'.encode()).hexdigest()[:16]}{ending}"
 
 
 def _read(file: Path, *, num: int) -> tuple[Bools, float] | None:

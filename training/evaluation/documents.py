@@ -20,6 +20,9 @@ from training.evaluation.suite import Job, Suite
 from training.evaluation.suites import SUITES
 from training.origin import commit_of_code, machine
 
+_ARITHMETIC = "arithmetic"
+"""Key of `Document.machine`: what the network ran in and on, if not in float32 on torch."""
+
 
 class Document(StrictModel):
     """The results of one suite, with all that is needed to judge and repeat them."""
@@ -56,9 +59,15 @@ class Document(StrictModel):
         return SUITES[self.name]
 
     def setting(self) -> str:
-        """Return one sentence: how many images, how long, which attacks."""
-        images = f"{self.num_images:,} {self.split} images, {self.minutes:g} minutes"
-        return f"{'; '.join([images, *map(attack_text, self.attacks)])}."
+        """Return one sentence: how many images, how long, in which arithmetic if not float32, which attacks."""
+        said = [f"{self.num_images:,} {self.split} images, {self.minutes:g} minutes"]
+        if _ARITHMETIC in self.machine:
+            said.append(f"{self.machine[_ARITHMETIC]}, attacked with gradients of the float32 network")
+        return f"{'; '.join([*said, *map(attack_text, self.attacks)])}."
+
+
+def _arithmetic(job: Job) -> Row:
+    return {} if job.rounding is None else {_ARITHMETIC: str(job.rounding)}
 
 
 def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Document:
@@ -75,7 +84,7 @@ def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Do
         split=split,
         num_images=len(job.data),
         attacks=tuple(result.attacks),
-        machine=machine(job.device),
+        machine=machine(job.device) | _arithmetic(job),
         commit=commit_of_code(),
         minutes=round(seconds / 60.0, 2),
         rows=result.rows,

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
-from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.errors import BundleError, ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
-from training.network import OATNet, network_of
+from training.network import OATNet, Rounding, int8_engines, network_of
 from training.split import DataRecord, check_division
 
 JudgedSplit = Literal["test", "validation"]
@@ -43,6 +43,22 @@ class Judged:
         """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
         return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
 
+    def rounding(self) -> Rounding:
+        """Return how it runs in int8 on this machine, on the fastest engine that does.
+
+        Raises:
+            BackendError: no engine runs in int8 here.
+            BundleError: it holds no activation ranges.
+            ConfigError: a checkpoint, which holds none.
+        """
+        if self.bundle is None:
+            raise ConfigError(f"{self.name} is a checkpoint, and int8 needs a bundle: run oat-export first")
+        if (quantization := self.bundle.quantization()) is None:
+            raise BundleError(
+                f"{self.name} holds no activation ranges: run oat-export {self.bundle.path} --precision int8"
+            )
+        return Rounding(quantization, (self.bundle.input.height, self.bundle.input.width), int8_engines()[0])
+
     def images(self, split: JudgedSplit, *, download: bool = False) -> ImageSet:
         """Return the images to judge it on.
 
@@ -59,6 +75,21 @@ class Judged:
             data = self._of_its_classes(self._loaded("test", download=download))
             check_fingerprint(data, self.bundle.fingerprints.test, whose=f"{self.name}, kept for its test")
             return data
+        return self._division(download=download)[1]
+
+    def parts(self, *, download: bool = False) -> tuple[ImageSet, ImageSet]:
+        """Return the images that it was trained on, and those that were held out for validation.
+
+        Raises:
+            ConfigError: it does not say which were held out.
+            DataError: the data set is not at hand, or is not the one that the network was trained on.
+        """
+        training, validation = self._division(download=download)
+        if self.bundle is not None:
+            check_fingerprint(training, self.bundle.fingerprints.train, whose=f"{self.name}, trained on")
+        return training, validation
+
+    def _division(self, *, download: bool) -> tuple[ImageSet, ImageSet]:
         num, seed = self.recipe.get("num_validation"), self.recipe.get("seed")
         if not isinstance(num, int) or not isinstance(seed, int):
             raise ConfigError(f"{self.name} does not say which images were held out: evaluate it on the test set")
@@ -71,7 +102,7 @@ class Judged:
         if self.run is not None:
             record = DataRecord.of(TrainConfig.model_validate(self.recipe), training, validation)
             check_division(self.run, record, validation)
-        return validation
+        return training, validation
 
     def _loaded(self, split: Split, *, download: bool) -> ImageSet:
         skip_broken = self.recipe.get("skip_broken") is True

@@ -12,12 +12,13 @@ from rich.table import Table
 from torch import Tensor
 
 from oat_runtime.data import ImageSet
-from oat_runtime.operating_point import AttackSpec, OperatingPoint
+from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from oat_runtime.report import Check, Row
 from oat_runtime.style import Figure
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, proportion
 from training.evaluation.judged import Judged
+from training.network import Rounding
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Job:
         num_steps: steps of Auto-PGD.
         beside: networks to compare with.
         cache_folder: where outcomes are stored, so that a stopped suite can go on; None: nowhere.
+        rounding: counts in int8; None: in float32.
     """
 
     judged: Judged
@@ -45,11 +47,12 @@ class Job:
     num_steps: int | None = None
     beside: tuple[Judged, ...] = ()
     cache_folder: Path | None = None
+    rounding: Rounding | None = None
 
     @cached_property
     def cache(self) -> OutcomeCache:
         """The outcomes of the network that were counted before."""
-        return OutcomeCache(self.cache_folder, self.judged.model)
+        return OutcomeCache(self.cache_folder, self.judged.model, self.rounding)
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +73,7 @@ class Job:
         return [OperatingPoint(lam, max(self.widths)) for lam in self.lambdas]
 
     def plain(self, point: OperatingPoint) -> torch.nn.Module:
-        """Return the folded network of one point, as it is deployed."""
+        """Return the folded network of one point, as it is deployed in the job's precision."""
         return self.cache.plain(point)
 
     def outcomes(self, point: OperatingPoint, *, attack: AttackSpec | None = None) -> Bools:
@@ -136,7 +139,8 @@ class Suite:
         run: counts.
         tables: its rows as tables.
         figures: its rows as pictures, by the name of the file.
-        needs_more: whether it needs more than the network, so that `all` leaves it out.
+        needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
+        precisions: what it can count in.
     """
 
     name: str
@@ -145,6 +149,7 @@ class Suite:
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
     needs_more: bool = False
+    precisions: tuple[Precision, ...] = ("float32",)
 
     @property
     def title(self) -> str:

@@ -55,7 +55,9 @@ def measure_point(
             Measurement(condition=condition, regime=regime, num_correct=num_correct, num_total=num_total)
         )
     row = OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
-    return row, {outcome_key(condition, point): correct_N for condition, _, correct_N in found}
+    return row, {
+        outcome_key(condition, point, precision=cache.precision): correct_N for condition, _, correct_N in found
+    }
 
 
 def measure_table(

@@ -6,14 +6,18 @@ Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020 ("the pap
 from training.network.deployed import folded, network_of, probe_of, tensors_of
 from training.network.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
 from training.network.oat_net import OATNet, frozen, untracked
+from training.network.rounded import RoundedNet, Rounding, int8_engines
 
 __all__ = [
     "LambdaBatch",
     "OATNet",
+    "RoundedNet",
+    "Rounding",
     "SlimmableConv2d",
     "SlimmableLinear",
     "folded",
     "frozen",
+    "int8_engines",
     "network_of",
     "probe_of",
     "tensors_of",

@@ -13,6 +13,8 @@ from training.evaluation.suites import (
     dedicated,
     inside,
     joint,
+    paired,
+    rounding,
     transfer,
     unseen,
 )
@@ -28,6 +30,8 @@ SUITES = {
         corruptions.SUITE,
         calibration.SUITE,
         inside.SUITE,
+        paired.SUITE,
+        rounding.SUITE,
         crosscheck.SUITE,
         dedicated.SUITE,
     )

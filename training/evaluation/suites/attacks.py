@@ -109,4 +109,5 @@ SUITE = Suite(
     run=run,
     tables=(by_condition,),
     figures={"attack-frontier": frontier, "attacks-by-lambda": accuracy_by_lambda},
+    precisions=("float32", "int8"),
 )

@@ -22,7 +22,7 @@ def run(job: Job) -> Result:
     labels_N = torch.from_numpy(job.data.labels_N).to(job.device)
     for point in progress(job.points(), "calibration"):
         logits = job.logits(point)
-        fitted = 1.0 if job.judged.bundle is None else job.judged.bundle.temperature(point)
+        fitted = 1.0 if job.judged.bundle is None else job.judged.bundle.temperature(point, job.cache.precision)
         for name, temperature in (("raw", 1.0), ("fitted", fitted)):
             row = {"lambda": point.lam, "width": point.width, "condition": name, "temperature": temperature}
             found = reliability(logits, labels_N, temperature=temperature)
@@ -116,4 +116,5 @@ SUITE = Suite(
     run=run,
     tables=(errors,),
     figures={"calibration": calibration_curves},
+    precisions=("float32", "int8"),
 )

@@ -133,4 +133,5 @@ SUITE = Suite(
     run=run,
     tables=(by_class, confused),
     figures={"confusion": confusion_maps},
+    precisions=("float32", "int8"),
 )

@@ -79,4 +79,5 @@ SUITE = Suite(
     run=run,
     tables=(by_kind,),
     figures={"corruptions": corruption_bars},
+    precisions=("float32", "int8"),
 )

@@ -71,4 +71,5 @@ SUITE = Suite(
     run=run,
     tables=(matrix,),
     figures={"transfer": transfer_map},
+    precisions=("float32", "int8"),
 )
