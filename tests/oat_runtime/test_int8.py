@@ -70,6 +70,20 @@ def test_int8_computes_the_network_at_every_lambda_and_width(
     assert all(np.abs(seen[point] - got).max() > 1e-3 for other, got in seen.items() if other != point)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_of_any_size_gives_what_each_image_gives_alone(engine: BackendName) -> None:
+    """Sizes around the pieces of eight; on OpenVINO those between one and eight share one network."""
+    need(engine)
+    plan = get_backend(engine)(lambda: untrained_int8_net(CONFIGS["wide_resnet"], 0.5), Settings(HW, "int8")).plan()
+    x_NCHW = images(17)
+    expected = np.concatenate([plan(x_NCHW[at : at + 1]) for at in range(len(x_NCHW))])
+    for num in (5, 7, 8, 9, 17, 2):
+        np.testing.assert_allclose(plan(x_NCHW[:num]), expected[:num], atol=1e-3 * np.abs(expected).max())
+    plan.bare(x_NCHW)()
+    if engine == "openvino":
+        assert sorted(plan.network._requests) == [-1, 1, 8]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_onnxruntime_fuses_all_convolutions_but_the_first_and_all_additions_but_the_last(
     family: str, tmp_path: Path
