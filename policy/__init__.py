@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.estimator import constants_of as constants_of
     from policy.image import ImageStatistics as ImageStatistics
     from policy.image import image_statistics as image_statistics
+    from policy.image import mean_statistics as mean_statistics
     from policy.record import Gap as Gap
     from policy.record import header_line as header_line
     from policy.record import step_line as step_line
@@ -29,15 +30,16 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.signals import Reading as Reading
     from policy.signals import Signals as Signals
     from policy.signals import SignalState as SignalState
+    from policy.signals import network_signals as network_signals
 
 _NAMES = {
     "config": "BatteryStep PolicyConfig Quantity",
     "controller": "AdaptivePolicy",
     "decision": "ChosenBy Decision Rule",
     "estimator": "EstimatorConstants constants_of",
-    "image": "ImageStatistics image_statistics",
+    "image": "ImageStatistics image_statistics mean_statistics",
     "record": "Gap header_line step_line",
-    "signals": "NetworkSignals Override Reading SignalState Signals",
+    "signals": "NetworkSignals Override Reading SignalState Signals network_signals",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

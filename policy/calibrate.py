@@ -1,7 +1,8 @@
 """`oat-calibrate`: fit the estimator to your own camera, from clean frames without labels.
 
-The network does not run. The image kinds are fitted to the frames and to corrupted copies of them. How an attack
-changes the statistics, and how often the network's confidence is low, is taken from the bundle.
+For a bundle that was trained on boxes, a "frame" is one region. The network does not run. The image kinds are fitted to
+the frames and to corrupted copies of them. How an attack changes the statistics, and how often the network's confidence
+is low, is taken from the bundle.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,14 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
-from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, read_images_npz, recorded_images
+from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, load_frames, read_images_npz, recorded_images
+from oat_runtime.data.boxes import BoxFrame, CropRules
+from oat_runtime.data.boxes.crops import cut_out, frame_crops
+from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.camera_messages import NEARLY_BLACK
 from oat_runtime.data.decoding import FULL_BITS
-from oat_runtime.errors import DataError, one_line
+from oat_runtime.data.folders.left_out import some
+from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
@@ -42,7 +48,7 @@ from policy.ranks import NormalScores
 _MAX_FITTED = 400
 """Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
 _NUM_BLOCKS = 10
-_MIN_FRAMES = 2 * LEAST_TO_FIT - 1
+MIN_FRAMES = 2 * LEAST_TO_FIT - 1
 """A trial fit on half of the blocks then has the frames that a fit needs."""
 _LEAST_CONTRAST = 1.0
 """Standard deviation of a frame's bytes under which it shows nothing: a covered lens, or one that is not awake yet."""
@@ -117,6 +123,48 @@ def read_frames(
     return np.stack(frames)
 
 
+def read_regions(name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), limit: int) -> Images:
+    """Read the regions (N, H, W, 3), uint8, of frames with boxes, frame by frame as a box-trained network sees them.
+
+    Args:
+        name: of a data set of frames with boxes, or the path of a folder of them.
+        spec: of the network's input.
+        sessions: beginnings of the names of the sessions to read; empty: all.
+        limit: regions to read at most.
+
+    Raises:
+        DataError: no such frames, or none of these sessions.
+    """
+    index = load_frames(name)
+    background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
+    wanted = [frame for frame in index.frames if not sessions or frame.session.startswith(sessions)]
+    if not wanted:
+        known = some(sorted({frame.session for frame in index.frames}))
+        raise DataError(f"{name}: no session begins with {quoted(sessions)}: expected one of {known}")
+    return regions_of(wanted, index.rules, spec, background=background, limit=limit)
+
+
+def regions_of(
+    frames: Sequence[BoxFrame], rules: CropRules, spec: InputSpec, *, background: int | None, limit: int
+) -> Images:
+    """Return the regions (N, H, W, 3) of frames, uint8: boxes, and background unless its label is None.
+
+    Raises:
+        DataError: there are none, or an image cannot be read.
+    """
+    crops: list[Images] = []
+    for frame in frames:
+        image_HWC = frame.read()
+        height, width = image_HWC.shape[:2]
+        chosen = frame_crops(frame, height=height, width=width, rules=rules, spec=spec, background=background)
+        crops += cut_out(image_HWC, chosen.boxes_N4, spec)
+        if len(crops) >= limit:
+            break
+    if not crops:
+        raise DataError(f"{len(frames)} frames hold no region of at least {rules.min_side_px} pixels")
+    return np.stack(crops[:limit])
+
+
 def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
     """Return the share of frames that raise a false alarm; each block is one stream."""
     stats = [statistics_of(block) for block in blocks]
@@ -130,9 +178,9 @@ def check_frames(frames_NHWC: Images, source: Path) -> None:
         DataError: there are too few, some show nothing, or most equal the one before.
     """
     num = len(frames_NHWC)
-    if num < _MIN_FRAMES:
+    if num < MIN_FRAMES:
         raise DataError(
-            f"expected at least {_MIN_FRAMES} frames, got {num} of {one_line(source)}: "
+            f"expected at least {MIN_FRAMES} frames, got {num} of {one_line(source)}: "
             f"a fit needs {LEAST_TO_FIT}, and half of the frames are left out to count false alarms"
         )
     empty_N = np.array([frame.std() < _LEAST_CONTRAST for frame in frames_NHWC])
@@ -159,7 +207,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run from the command line: fit, print the false alarms before and after, and write the constants."""
     parser = Parser(prog="oat-calibrate", description=__doc__)
     parser.add_argument("bundle", type=a_path, help="bundle whose constants are refitted; it is left as it is")
-    parser.add_argument("frames", type=a_path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file")
+    parser.add_argument("frames", type=a_path, help="image folder, .npz with `images`, rosbag2 folder or .mcap file; "
+                        "for a bundle that was trained on boxes, frames with boxes, or an .npz of regions")  # fmt: skip
+    parser.add_argument("--sessions", default="", metavar="NAME,NAME",
+                        help="of frames with boxes: how the names of the sessions begin (default: all)")  # fmt: skip
     parser.add_argument("--topic", default="", help="image topic of the bag (default: its only one)")
     parser.add_argument(
         "--image-bits",
@@ -184,14 +235,21 @@ def main(argv: list[str] | None = None) -> int:
     if not shipped.ranks:
         raise DataError(f"the estimator of {bundle.path} is of an earlier version: run `python -m policy.fit` again")
     skipped = Skipped(lambda line: print(f"oat-calibrate: {line}", file=sys.stderr))
-    frames = read_frames(
-        options.frames,
-        bundle.input,
-        topic=options.topic,
-        limit=options.limit,
-        bits=options.image_bits,
-        skipped=skipped,
-    )
+    if bundle.input.region_margin is not None and options.frames.suffix != ".npz":
+        # Whole frames say nothing of what such a network sees.
+        sessions = tuple(filter(None, options.sessions.split(",")))
+        frames = read_regions(str(options.frames), bundle.input, sessions=sessions, limit=options.limit)
+    elif options.sessions:
+        raise DataError(f"--sessions is for bundles that were trained on boxes, and {bundle.path.name} was not")
+    else:
+        frames = read_frames(
+            options.frames,
+            bundle.input,
+            topic=options.topic,
+            limit=options.limit,
+            bits=options.image_bits,
+            skipped=skipped,
+        )
     check_frames(frames, options.frames)
     if skipped.num:
         print(f"oat-calibrate: images left out: {skipped.num}", file=sys.stderr)

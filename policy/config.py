@@ -143,6 +143,10 @@ class PolicyConfig(StrictModel):
     evidence_cap_nats: Annotated[float, Quantity("nats", most=100.0)] = Field(default=4.0, gt=0, description=
         "Most by which one image moves the log odds between two kinds of image.")
 
+    false_alarm_hours: Annotated[float, Quantity("h", least=0.001, most=1e5)] = Field(default=1.0, gt=0, description=
+        "Least mean time between two false alarms. It is guaranteed while images are like those of the calibration. A "
+        "longer time delays true alarms: ten times as long takes about two images more.")
+
     bundle_sha256: str = Field(default="", description=
         "SHA-256 that the bundle must have, as 64 hex digits; empty: any bundle.")
     device: str = Field(default="", description=

@@ -157,7 +157,7 @@ class AdaptivePolicy(Remembering):
         config, network = self.config, signals.network
         states = {
             "clock": clock,
-            "image": image_state(signals.image),
+            "image": image_state(signals.image, signals.num_regions),
             "network": (SignalState.MISSING if network is None else network.state(max_age_s=config.network_max_age_s)),
             "confidence": signals.confidence.state(low=0.0, high=1.0, max_age_s=config.confidence_max_age_s),
             "battery": signals.battery.state(low=0.0, high=1.0, max_age_s=config.battery_max_age_s),
@@ -177,7 +177,8 @@ class AdaptivePolicy(Remembering):
         network: NetworkSignals | None = signals.network if states["network"] is SignalState.OK else None
         self._filter.update(image, network, elapsed_s=forward_s)
         confidence, doubt = 0.0, f"environment confidence {states['confidence'].value}"
-        if image is None:
+        held = states["image"] is SignalState.NOTHING and self._filter.informed
+        if image is None and not held:
             doubt = f"image {states['image'].value}"
         elif states["confidence"] is SignalState.OK and signals.confidence.value is not None:
             confidence = signals.confidence.value

@@ -24,6 +24,7 @@ from oat_runtime.compat import Self
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.files import reason_of
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
+from policy.alarm import DEGREES_OF_FREEDOM, Alarm, Reference, e_value, log_t, ratios
 from policy.config import PolicyConfig
 from policy.image import ImageStatistics
 from policy.ranks import NormalScores, Ranks
@@ -34,10 +35,9 @@ _Vector = NDArray[np.float64]
 _CORRUPTED = (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)
 _MIN_FORGETTING = 1e-4
 """Least share of belief that returns to the prior each frame, so that no belief ever becomes certain."""
+_UNINFORMED = 1e-3
+"""Largest difference of a probability from the prior at which nothing is known any more."""
 _NUM_STATISTICS = len(ImageStatistics._fields)
-_DEGREES_OF_FREEDOM = 4.0
-"""Kinds are multivariate Student t. With Gaussian tails, contrast at severity 5 was unlike anything fitted, and 35 of
-27,000 clean frames looked corrupted instead of 2 (validation images)."""
 _DRIFT_GAIN = 0.2
 """Weight of the newest frame in the running mean of drift."""
 _DRIFT_PRIOR = 0.02
@@ -50,8 +50,8 @@ _RESEMBLANCE = 0.1
 """Difference of cosines at which drift resembles one kind e times less than another."""
 DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
 """Expected squared length of the running mean of independent clean frames, whitened."""
-ALARM_BELOW = 0.4
-"""Probability of the usual kinds below which the estimator raises an alarm."""
+_UNUSUAL_BELOW = 0.4
+"""Probability of the usual kinds below which the belief is that something changed."""
 STRENGTHS = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
 """Severities of a corruption that make up one kind of image, with a name like `fog-mild`."""
 PRIOR = {
@@ -130,6 +130,8 @@ class EstimatorConstants(StrictModel):
     network: tuple[NetworkRates, ...] = ()
     """Empty: the network's own signals are not used as evidence."""
     low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
+    reference: tuple[tuple[float, ...], ...] = ()
+    """Normal scores of clean frames, by which the alarm prices its bets. Empty: it follows the belief."""
     independence: float = Field(default=1.0, gt=0, le=1)
     """Share of a frame's evidence that is new after the frames before it: 1 for independent images."""
     fitted_on: str = ""
@@ -140,6 +142,8 @@ class EstimatorConstants(StrictModel):
             raise ValueError(f"constants of another version: expected {ImageStatistics._fields}, got {self.statistics}")
         if len(self.ranks) not in (0, _NUM_STATISTICS):
             raise ValueError(f"ranks must be of all {_NUM_STATISTICS} statistics or of none, got {len(self.ranks)}")
+        if any(len(scores) != _NUM_STATISTICS for scores in self.reference):
+            raise ValueError(f"reference must hold {_NUM_STATISTICS} scores for each frame")
         missing = set(MEASURED_REGIMES) - {kind.regime for kind in self.kinds}
         if missing:
             raise ValueError(f"no kind of image for {sorted(missing)}: fit at least one for each measurable regime")
@@ -169,7 +173,7 @@ def constants_of(document: object, *, where: str | os.PathLike[str]) -> Estimato
 class RegimeFilter(Remembering):
     """Update the belief with every frame. The same inputs give the same bits on the same machine."""
 
-    _REMEMBERED = ("_belief_K", "_drift_S")
+    _REMEMBERED = ("_belief_K", "_drift_S", "_alarm")
 
     def __init__(self, constants: EstimatorConstants, config: PolicyConfig) -> None:
         """Start from the prior."""
@@ -187,6 +191,8 @@ class RegimeFilter(Remembering):
         clean_log_scale = float(self._log_scale_K[self._clean])
         far = 2.0 * max(0.0, clean_log_scale - constants.outlier_log_density)
         self._unknown_evidence = clean_log_scale + _log_t(far)
+        self._reference = self._priced_by(constants.reference) if constants.reference else None
+        self._alarm = Alarm(config.false_alarm_hours)
         self._prior_K = self._priors()
         self._belief_K = self._prior_K.copy()
         self._drift_S = np.zeros(_NUM_STATISTICS)
@@ -198,7 +204,11 @@ class RegimeFilter(Remembering):
         self._drift_S = (1 - forgetting) * self._drift_S
         evidence_K = np.zeros(len(self._belief_K))
         if image is not None:
-            evidence_K += config.evidence_weight * self._constants.independence * self._image_evidence(image)
+            shift_S = self._shift()
+            image_K = self._image_evidence(image)
+            if self._reference is not None:
+                self._alarm.update(self._e_value(self._reference, image_K, shift_S), elapsed_s=elapsed_s)
+            evidence_K += config.evidence_weight * self._constants.independence * image_K
         if network is not None:
             evidence_K += self._network_evidence(network)
         evidence_K = np.maximum(evidence_K - evidence_K.max(), -config.evidence_cap_nats)
@@ -206,10 +216,15 @@ class RegimeFilter(Remembering):
         self._belief_K = belief_K / belief_K.sum()
 
     def restore(self, saved: Any) -> None:
-        """As in `Remembering`; the belief is one."""
-        super().restore(saved)
+        """As in `Remembering`; the belief is one. Logs of earlier versions hold no alarm."""
+        super().restore({"alarm": self._alarm.snapshot()} | saved if isinstance(saved, dict) else saved)
         if self._belief_K.min() < 0.0 or not math.isclose(self._belief_K.sum(), 1.0, rel_tol=1e-6):
             raise DataError(f"expected a belief that sums to 1, got {quoted(saved)}")
+
+    @property
+    def informed(self) -> bool:
+        """Whether any frame still moves the belief away from the prior; False at the start, and long after the last."""
+        return float(np.abs(self._belief_K - self._prior_K).max()) > _UNINFORMED
 
     def posterior(self) -> dict[Regime, float]:
         """Return the probability of each regime: the sum over its kinds."""
@@ -233,13 +248,20 @@ class RegimeFilter(Remembering):
         return spread_K
 
     def alarmed(self) -> bool:
-        """Return whether the images look unusual.
+        """Return whether the images are unlike the calibration's; see `policy.alarm` for how often that is false.
+
+        Constants of earlier versions hold no frames of the calibration, so there it is what is believed.
+        """
+        return self.unusual() if self._reference is None else self._alarm.raised
+
+    def unusual(self) -> bool:
+        """Return whether the belief is that something changed.
 
         Mild haze, snow and brightness count as usual, because a run of bright or pale scenes looks the same. They
         caused most false alarms. Counting them as usual delayed no alarm for a kind at severity 3 or more
         (docs/log/policy-noticing.md).
         """
-        return float(self._belief_K[:-2] @ self._usual_K) < ALARM_BELOW
+        return float(self._belief_K[:-2] @ self._usual_K) < _UNUSUAL_BELOW
 
     def _priors(self) -> _Vector:
         prior = self._constants.prior
@@ -254,8 +276,8 @@ class RegimeFilter(Remembering):
         score_S = self._normal(np.array([image]))[0]
         white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, score_S - self._means_KS)
         squares_K = np.einsum("ki,ki->k", white_KS, white_KS)
-        log_density_K = self._log_scale_K - 0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * np.log1p(
-            squares_K / _DEGREES_OF_FREEDOM
+        log_density_K = self._log_scale_K - 0.5 * (DEGREES_OF_FREEDOM + _NUM_STATISTICS) * np.log1p(
+            squares_K / DEGREES_OF_FREEDOM
         )
         drifted = self._drift_evidence(white_KS[self._clean])
         return np.array([*log_density_K, drifted, self._unknown_evidence])
@@ -267,31 +289,53 @@ class RegimeFilter(Remembering):
         is 1 on average: an adaptive CUSUM (Lorden and Pollak, "Nonanticipating estimation", Ann. Statist. 2005). The
         move is shrunk by the length that chance alone gives (James and Stein 1961).
         """
-        length2 = float(self._drift_S @ self._drift_S)
-        shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
-        apart_S = white_S - shrink * self._drift_S
+        apart_S = white_S - self._shift()
         stray = float(np.linalg.norm(white_S))
         self._drift_S = self._drift_S + _DRIFT_GAIN * (
             white_S * min(1.0, _MAX_STRAY / max(stray, 1e-9)) - self._drift_S
         )
         return float(self._log_scale_K[self._clean]) + _log_t(float(apart_S @ apart_S))
 
+    def _shift(self) -> _Vector:
+        """Return how far images have moved from clean, whitened, as far as it is more than chance gives."""
+        length2 = float(self._drift_S @ self._drift_S)
+        shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
+        return shrink * self._drift_S
+
+    def _e_value(self, reference: Reference, log_density_K: _Vector, shift_S: _Vector) -> float:
+        """Return the frame's e-value: a bet on the unusual kinds, as probable as the frames before made them."""
+        unusual_K = self._belief_K * ~np.append(self._usual_K, [False, False])
+        weight_K = unusual_K / unusual_K.sum()
+        ratio = float(ratios(log_density_K, log_density_K[self._clean]) @ weight_K)
+        return float(e_value(ratio, reference.price(weight_K, shift_S)) ** self._constants.independence)
+
+    def _priced_by(self, reference: tuple[tuple[float, ...], ...]) -> Reference:
+        apart_NKS = np.array(reference)[:, None, :] - self._means_KS
+        white_NKS = np.einsum("kij,nkj->nki", self._whitening_KSS, apart_NKS)
+        log_NK = self._log_scale_K + log_t(np.einsum("nki,nki->nk", white_NKS, white_NKS), _NUM_STATISTICS)
+        beyond_N2 = np.full((len(reference), 2), self._unknown_evidence)
+        clean_N1 = log_NK[:, [self._clean]]
+        return Reference(ratios(np.hstack([log_NK, beyond_N2]), clean_N1), white_NKS[:, self._clean])
+
     def _network_evidence(self, network: NetworkSignals) -> _Vector:
         if not self._constants.network:
             return np.zeros(len(self._belief_K))
         rates = min(self._constants.network, key=lambda known: (abs(known.lam - network.point.lam), known.lam))
-        low = network.confidence < self._constants.low_confidence_below
+        low = network.confidence is not None and network.confidence < self._constants.low_confidence_below
         evidence_K = self._config.evidence_weight * self._log_rates(rates.low_confidence, low)
         if network.disagrees is not None:
             evidence_K = evidence_K + self._log_rates(rates.disagreement, network.disagrees)
         return evidence_K
 
-    def _log_rates(self, rates: dict[Regime, float], happened: bool) -> _Vector:
-        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes."""
+    def _log_rates(self, rates: dict[Regime, float], happened: float) -> _Vector:
+        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes.
+
+        Of several regions of a frame, a share of them happened: then this is their mean.
+        """
         drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
-        return np.array([math.log(rate if happened else 1 - rate) for rate in rates_K])
+        return np.array([happened * math.log(rate) + (1 - happened) * math.log(1 - rate) for rate in rates_K])
 
 
 def _is_usual(kind: ImageKind) -> bool:
@@ -301,4 +345,4 @@ def _is_usual(kind: ImageKind) -> bool:
 
 def _log_t(square: float) -> float:
     """Return the log density of a Student t at a squared whitened distance, up to a constant."""
-    return -0.5 * (_DEGREES_OF_FREEDOM + _NUM_STATISTICS) * math.log1p(square / _DEGREES_OF_FREEDOM)
+    return -0.5 * (DEGREES_OF_FREEDOM + _NUM_STATISTICS) * math.log1p(square / DEGREES_OF_FREEDOM)

@@ -17,6 +17,8 @@ from oat_runtime.errors import InputError
 Images = NDArray[np.uint8]
 """Network inputs as bytes, (N, H, W, C) RGB."""
 _MIN_SIDE = 16
+_MOST_REGIONS = 6
+"""Of a frame, evenly spread: one of 64x64 takes 0.9 ms, and a mean over more says little more."""
 _FLOOR = 1e-3
 # Difference of two Laplacians: blind to edges and gradients of the scene (Immerkaer,
 # "Fast noise variance estimation", 1996).
@@ -108,6 +110,19 @@ def image_statistics(x_CHW: NDArray[np.float32]) -> ImageStatistics:
         log_spikes=math.log(luma_spread + _FLOOR) - math.log(luma_noise + _FLOOR),
         log_flatness=math.log10(flat + 1e-2),
     )
+
+
+def mean_statistics(x_NCHW: NDArray[np.float32]) -> ImageStatistics | None:
+    """Return the mean statistics of a frame's regions, of six of them if there are more; None without regions.
+
+    Args:
+        x_NCHW: the network's input of each region; see `image_statistics`, which also says what is refused.
+    """
+    if not len(x_NCHW):
+        return None
+    chosen = np.linspace(0, len(x_NCHW) - 1, min(_MOST_REGIONS, len(x_NCHW))).round().astype(int)
+    mean_S = np.mean([image_statistics(x_NCHW[at]) for at in chosen.tolist()], axis=0)
+    return ImageStatistics(*mean_S.tolist())
 
 
 def _noise(plane: _Plane) -> tuple[float, float]:

@@ -180,15 +180,23 @@ def _network(plain: dict[str, Any] | None) -> NetworkSignals | None:
         return None
     return NetworkSignals(
         point=OperatingPoint(float(plain["point"]["lam"]), float(plain["point"]["width"])),
-        confidence=float(plain["confidence"]),
-        disagrees=None if plain["disagrees"] is None else _of_type(bool, plain["disagrees"]),
+        confidence=_number(plain["confidence"]),
+        disagrees=_disagreement(plain["disagrees"]),
         latency_ms=_number(plain["latency_ms"]),
         age_s=float(plain["age_s"]),
     )
 
 
+def _disagreement(value: Any) -> bool | float | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if not 0.0 <= (share := float(value)) <= 1.0:
+        raise ValueError(f"expected a share in [0, 1], got {value}")
+    return share
+
+
 def _signals(plain: dict[str, Any]) -> Signals:
-    image = plain["image"]
+    image, num_regions = plain["image"], plain.get("num_regions")
     return Signals(
         now_s=float(plain["now_s"]),
         image=None if image is None else ImageStatistics(*(float(value) for value in image)),
@@ -198,4 +206,5 @@ def _signals(plain: dict[str, Any]) -> Signals:
         override_lam=_override(plain["override_lam"]),
         override_width=_override(plain["override_width"]),
         safety_lock=_of_type(bool, plain["safety_lock"]),
+        num_regions=None if num_regions is None else _of_type(int, num_regions),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from oat_runtime.compat import StrEnum
 from oat_runtime.operating_point import OperatingPoint
@@ -18,6 +20,8 @@ class SignalState(StrEnum):
     STALE = "stale"
     INVALID = "invalid"
     CLOCK_REGRESSED = "clock_regressed"
+    NOTHING = "nothing"
+    """Of an image in which no region was named to a network that judges regions: the belief stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +56,49 @@ class NetworkSignals:
 
     Attributes:
         point: the operating point that produced it.
-        confidence: calibrated confidence in [0, 1].
-        disagrees: whether the probe gave another label; None without a probe.
+        confidence: calibrated confidence in [0, 1]; None if the frame had no region to judge.
+        disagrees: whether the probe gave another label, or the share of regions for which it did; None without a probe.
         latency_ms: time of the network alone; None if unknown.
         age_s: seconds since that frame.
     """
 
     point: OperatingPoint
-    confidence: float
-    disagrees: bool | None = None
+    confidence: float | None
+    disagrees: bool | float | None = None
     latency_ms: float | None = None
     age_s: float = 0.0
 
     def state(self, *, max_age_s: float) -> SignalState:
         """Return the state of confidence and disagreement; the latency is checked separately."""
         return Reading(self.confidence, self.age_s).state(low=0.0, high=1.0, max_age_s=max_age_s)
+
+
+def network_signals(
+    confidences: Sequence[float],
+    labels: Sequence[int],
+    probed: Sequence[int] = (),
+    *,
+    of_regions: bool,
+    point: OperatingPoint,
+    latency_ms: float | None,
+    age_s: float = 0.0,
+) -> NetworkSignals:
+    """Sum up what the network said of one frame; the node and the benchmark both take it from here.
+
+    Args:
+        confidences: of the whole image alone, or of each region.
+        labels: of the same.
+        probed: their labels at the opposite λ; empty without a probe.
+        of_regions: the answers are of regions: then the confidence is their median, and the disagreement the share of
+            other labels.
+        point: the operating point that gave the answers.
+        latency_ms: time of the network alone; None if unknown.
+        age_s: seconds since that frame.
+    """
+    differ = [bool(now != then) for now, then in zip(labels, probed, strict=True)] if len(probed) else []
+    confidence = median(confidences) if len(confidences) else None
+    disagrees = (sum(differ) / len(differ) if of_regions else differ[0]) if differ else None
+    return NetworkSignals(point, confidence, disagrees, latency_ms, age_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +119,14 @@ class Signals:
 
     Attributes:
         now_s: monotonic time; a step backwards becomes the state CLOCK_REGRESSED.
-        image: statistics of the network's input of this frame.
+        image: statistics of the network's input of this frame; for a network that judges regions, their mean.
         network: the network's result on the previous frame.
         confidence: environment confidence in [0, 1]; 1 is clear and trusted.
         battery: state of charge in [0, 1]; 87.0 is invalid, not 87 %.
         override_lam: the operator's λ.
         override_width: the operator's width.
         safety_lock: whether the safety point is forced.
+        num_regions: regions that were named in this frame to a network that judges regions; None: it judges images.
     """
 
     now_s: float
@@ -104,10 +137,14 @@ class Signals:
     override_lam: Override | None = None
     override_width: Override | None = None
     safety_lock: bool = False
+    num_regions: int | None = None
 
 
-def image_state(image: ImageStatistics | None) -> SignalState:
-    """Return the state of a frame's statistics: MISSING without a frame, INVALID if one is not finite."""
+def image_state(image: ImageStatistics | None, num_regions: int | None = None) -> SignalState:
+    """Return the state of a frame's statistics: INVALID if one is not finite.
+
+    Without statistics it is NOTHING if the frame came and no region was named in it, otherwise MISSING.
+    """
     if image is None:
-        return SignalState.MISSING
+        return SignalState.NOTHING if num_regions == 0 else SignalState.MISSING
     return SignalState.OK if all(math.isfinite(value) for value in image) else SignalState.INVALID

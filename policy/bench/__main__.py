@@ -29,6 +29,9 @@ from oat_runtime.report import Check, Report, Row, machine, text_table
 from oat_runtime.text import PlainConsole
 from oat_runtime.timing import interleave, p50_p99
 from policy.bench import hazards, trials
+from policy.bench.days.run import QUICK as QUICK_DAYS
+from policy.bench.days.run import Effort as Days
+from policy.bench.days.run import play_days, tables
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
@@ -101,6 +104,15 @@ def played(rows: list[Row]) -> Table:
     return text_table("What was played", ("trial", "player", "accuracy", "95 %", "worst segment", "else"), cells)
 
 
+def _about(bundle: Bundle, threads: int, started_s: float) -> Row:
+    return machine("cpu", threads=threads) | {
+        "bundle": bundle.path.name,
+        "bundle_sha256": bundle.sha256,
+        "energy": f"simulated, {_SIMULATED_WATTS:g} W while the network runs",
+        "minutes": round((time.perf_counter() - started_s) / 60, 1),
+    }
+
+
 @command("policy.bench")
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; return 0 if all checks hold, 1 if one fails, 2 if something was not measured."""
@@ -119,6 +131,11 @@ def main(argv: list[str] | None = None) -> int:
         "--count", type=a_count, help="images a corruption (default: 250; quick: 16); under 100 decide less"
     )
     parser.add_argument("--threads", type=a_count, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--days",
+        action="store_true",
+        help="play real days: sessions of frames with boxes, venue after venue",
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute, which decides less")
     options = parser.parse_args(argv)
     started_s = time.perf_counter()
@@ -129,6 +146,16 @@ def main(argv: list[str] | None = None) -> int:
     config = PolicyConfig()
     if options.config is not None:
         config = read_model(PolicyConfig, options.config, what="a policy configuration")
+    if options.days:
+        report = Report("policy.bench.days")
+        effort = QUICK_DAYS if options.quick else Days()
+        finding = play_days(
+            report, bundle, constants, config,
+            root=options.images, cache=options.cache, effort=effort, num_threads=options.threads,
+        )  # fmt: skip
+        print(finding)
+        about = _about(bundle, options.threads, started_s) | {"images": bundle.report.dataset}
+        return report.finish(about, *tables(report.rows), finding=finding)
     is_npz = options.images is not None and options.images.suffix == ".npz"
     if is_npz:
         data = read_labelled_npz(options.images)
@@ -145,30 +172,26 @@ def main(argv: list[str] | None = None) -> int:
             f"{data.name}: expected the classes of {bundle.path.name} ({quoted(bundle.class_names)}), got "
             f"{quoted(data.class_names)}: name its own test images with --images"
         )
-    effort = _QUICK if options.quick else _FULL
+    streams = _QUICK if options.quick else _FULL
     count = options.count or (_QUICK_COUNT if options.quick else _COUNT)
     network = RecordedNetwork(
         options.cache,
         bundle,
         data,
         count=count,
-        num_attacked=effort.num_attacked,
-        num_clean=effort.num_clean_frames,
+        num_attacked=streams.num_attacked,
+        num_clean=streams.num_clean_frames,
         num_threads=options.threads,
     )
-    stage = Stage(Report("policy.bench"), network, constants, config, effort)
+    stage = Stage(Report("policy.bench"), network, constants, config, streams)
     for condition in track(stage.conditions(), description="the network", console=PlainConsole(stderr=True)):
         network.predictions(condition)
     table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
     run(stage, table)
-    about = machine("cpu", threads=options.threads) | {
-        "bundle": bundle.path.name,
-        "bundle_sha256": bundle.sha256,
+    about = _about(bundle, options.threads, started_s) | {
         "images": data.name,
         "images_per_condition": network.count,
-        "energy": f"simulated, {_SIMULATED_WATTS:g} W while the network runs",
-        "seeds": effort.num_seeds,
-        "minutes": round((time.perf_counter() - started_s) / 60, 1),
+        "seeds": streams.num_seeds,
     }
     return stage.report.finish(about, played(stage.report.rows))
 

@@ -65,7 +65,7 @@ def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
     return OATRuntime(bundle, backend=engine, precision="float32", num_threads=num_threads)
 
 
-def _network_id(bundle: Bundle) -> str:
+def network_id(bundle: Bundle) -> str:
     """Return a hash, in 16 digits, of all that predictions depend on. The estimator is not part of it."""
     manifest = bundle.manifest
     parts = manifest.model_dump(mode="json", include={"model", "input", "temperatures"})
@@ -114,7 +114,7 @@ class RecordedNetwork:
         self.labels_N = data.labels_N
         self._column = {int(p): column for column, p in enumerate(self.reference)}
         images_id = f"{zlib.crc32(data.images_NHWC[:].tobytes()):08x}"
-        self.folder = folder / f"{_network_id(bundle)}-{images_id}-v{_SCHEMA}"
+        self.folder = folder / f"{network_id(bundle)}-{images_id}-v{_SCHEMA}"
         self._num_threads = num_threads
         self._runtime: OATRuntime | None = None
         self._nets: dict[float, Callable[[Tensor], Tensor]] = {}

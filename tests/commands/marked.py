@@ -41,6 +41,9 @@ MARKED = {
     'ros2_ws/src/oat_perception/robot/constraints.txt "$(ls dist/*.whl)[onnxruntime]"': _NETWORK,
     "python -m oat_perception.bench": _MINUTES,
     "python -m oat_runtime.bench": "takes minutes; tests/oat_runtime/test_bench.py runs it with --quick",
+    "python -m policy.bench --bundle bundles/NAME --days": (
+        "needs a bundle that was trained on boxes; tests/policy/test_days.py plays one with --quick"
+    ),
     "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (
         "needs the extra `crosscheck`, which `make setup` leaves out"
     ),

@@ -13,7 +13,7 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
-from policy.calibrate import check_frames, main, read_frames
+from policy.calibrate import check_frames, main, read_frames, read_regions
 from policy.estimator import EstimatorConstants
 from policy.kinds import count_alarms, fit_estimator, statistics_of
 
@@ -149,3 +149,19 @@ def test_an_estimator_of_an_earlier_version_is_refused(
     bundle = attach_file(tiny_bundle(), "estimator.json", constants.model_dump_json().encode())
     assert main([str(bundle.path), str(tmp_path)]) == 2
     assert "run `python -m policy.fit` again" in capsys.readouterr().err
+
+
+def test_a_box_trained_networks_frames_are_the_regions_of_the_sessions_that_are_named(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [a, b]\ncrops: {backgrounds_per_frame: 0}\n")
+    rng = np.random.default_rng(0)
+    for day, session in enumerate(("20260501_r1", "20260502_r2", "20260601_r1")):
+        (tmp_path / session).mkdir()
+        image = np.full((80, 120, 3), 60 * day, np.uint8) + rng.integers(0, 9, (80, 120, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / session / "1.png"), image)
+        (tmp_path / session / "1.txt").write_text("0 0.3 0.5 0.4 0.5\n1 0.7 0.4 0.3 0.6\n")
+    spec = InputSpec(height=32, width=32, region_margin=0.1)
+    levels = read_regions(str(tmp_path), spec, sessions=("202605",), limit=9).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, [4, 4, 64, 64], atol=1.0)
+    assert len(read_regions(str(tmp_path), spec, limit=3)) == 3
+    with pytest.raises(DataError, match="no session begins with"):
+        read_regions(str(tmp_path), spec, sessions=("2027",), limit=9)

@@ -206,6 +206,20 @@ def test_a_lost_image_means_unknown(
     assert _settle(policy, image, frames=1).point.lam == 1.0
 
 
+def test_the_belief_holds_while_no_region_is_named_and_is_unknown_before_the_first_and_long_after_the_last(
+    table: OperatingTable, constants: EstimatorConstants, typical: Typical
+) -> None:
+    def empty(now_s: float) -> Decision:
+        return policy.step(Signals(now_s, confidence=CLEAR, num_regions=0))
+
+    policy = AdaptivePolicy(table, PolicyConfig(), constants)
+    assert {empty(0.1 * step).point.lam for step in range(30)} == {1.0}
+    believed = _settle(policy, typical[Regime.CLEAN])
+    assert believed.point.lam <= 0.1
+    assert empty(20.0).point == believed.point
+    assert empty(5000.0).point.lam == 1.0
+
+
 def test_time_going_backwards_is_a_state_and_means_unknown(
     table: OperatingTable, constants: EstimatorConstants, typical: Typical
 ) -> None:

@@ -89,10 +89,10 @@ def test_a_drift_that_nobody_fitted_is_noticed_and_one_odd_frame_is_not_one(cons
     assert posterior[Regime.HIGH_FREQUENCY] + posterior[Regime.LOW_FREQUENCY] > 0.9
 
 
-def test_mild_haze_is_no_alarm_and_strong_haze_or_mild_noise_is(
+def test_mild_haze_is_usual_and_strong_haze_or_mild_noise_is_not(
     constants: EstimatorConstants, typical: Typical
 ) -> None:
-    for regime, strength, alarmed in (
+    for regime, strength, unusual in (
         (Regime.LOW_FREQUENCY, "mild", False),
         (Regime.LOW_FREQUENCY, "strong", True),
         (Regime.HIGH_FREQUENCY, "mild", True),
@@ -105,7 +105,7 @@ def test_mild_haze_is_no_alarm_and_strong_haze_or_mild_noise_is(
         for _ in range(30):
             belief.update(typical[regime], None, elapsed_s=FRAME_S)
         assert _top(belief) is regime
-        assert belief.alarmed() is alarmed
+        assert belief.unusual() is unusual
 
 
 def test_drift_counts_as_the_corrupted_kind_in_whose_direction_it_strays(

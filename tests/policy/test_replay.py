@@ -4,6 +4,7 @@ import json
 import math
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def _write_log(path: Path, table: OperatingTable, constants: EstimatorConstants 
             Override(0.75) if 210 <= step < 230 else None,
             safety_lock=240 <= step < 245,
         )
+        if step >= 270:  # a network that judges regions; in every fifth frame there are none
+            network = NetworkSignals(OperatingPoint(0.4, 1.0), None if step % 5 == 1 else 0.4, step % 4 / 4, 5.0, 0.03)
+            image = None if step % 5 == 0 else image
+            signals = replace(signals, image=image, network=network, num_regions=0 if step % 5 == 0 else 3)
         lines.append(step_line(signals, policy.step(signals)))
         sent.append(signals)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
 from policy.image import UNUSABLE, image_statistics
-from policy.signals import NetworkSignals, Override, Reading, SignalState, image_state
+from policy.signals import NetworkSignals, Override, Reading, SignalState, image_state, network_signals
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,21 @@ def test_a_constant_image_has_finite_statistics(flat: float) -> None:
 def test_statistics_refuse_what_is_not_a_network_input(x: np.ndarray) -> None:
     with pytest.raises(InputError, match="expected a float32 RGB array"):
         image_statistics(x)
+
+
+def test_network_signals_of_one_image_are_its_own_and_those_of_regions_are_median_and_share() -> None:
+    point = OperatingPoint(0.0, 1.0)
+    whole = network_signals([0.7], [3], [4], of_regions=False, point=point, latency_ms=2.0)
+    assert whole == NetworkSignals(point, 0.7, True, 2.0, 0.0)
+    assert type(whole.disagrees) is bool
+    of_regions = network_signals([0.9, 0.2, 0.6], [1, 2, 3], [1, 0, 3], of_regions=True, point=point, latency_ms=None)
+    assert (of_regions.confidence, of_regions.disagrees) == (0.6, 1 / 3)
+    nothing = network_signals([], [], of_regions=True, point=point, latency_ms=2.0)
+    assert (nothing.confidence, nothing.disagrees, nothing.latency_ms) == (None, None, 2.0)
+    assert nothing.state(max_age_s=1.0) is SignalState.MISSING
+
+
+def test_a_frame_without_regions_is_no_lost_image() -> None:
+    assert image_state(None, num_regions=0) is SignalState.NOTHING
+    assert image_state(None, num_regions=2) is SignalState.MISSING
+    assert image_state(None) is SignalState.MISSING

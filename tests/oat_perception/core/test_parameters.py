@@ -63,7 +63,17 @@ def test_every_field_says_what_it_means_and_what_none_stands_for(model: type[Pol
 
 def test_a_name_with_a_unit_carries_that_unit() -> None:
     """Read by a program, `dwell_s` and its `s` must not come apart."""
-    suffixes = {"s": "s", "ms": "ms", "hz": "Hz", "w": "W", "wh": "Wh", "nats": "nats", "px": "px", "mb": "MB"}
+    suffixes = {
+        "s": "s",
+        "hours": "h",
+        "ms": "ms",
+        "hz": "Hz",
+        "w": "W",
+        "wh": "Wh",
+        "nats": "nats",
+        "px": "px",
+        "mb": "MB",
+    }
     for spec in (*SPECS, *(spec for spec in CAMERA_SPECS if spec.name != "seconds_per_phase")):
         assert spec.unit == suffixes.get(spec.name.rpartition("_")[2], ""), spec.name
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
-from oat_perception.core.regions import RotatedBox
+from oat_perception.core.regions import RotatedBox, cut_out
 
 from oat_runtime.errors import InputError
+from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.config import PolicyConfig
+from policy.image import image_statistics
 from policy.signals import Override, SignalState
 
 FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
@@ -75,11 +77,10 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     asked = iter([probed, None, None])
     monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
     first, second, third = (_run(core, now_s) for now_s in (0.0, 0.1, 0.2))
-    assert first.probe is not None
-    assert first.probe.point == probed
+    assert [probe.point for probe in first.probes] == [probed]
     assert first.probe_ms > 0
     assert first.prediction.point != probed
-    assert (second.probe, second.probe_ms) == (None, 0.0)
+    assert (second.probes, second.probe_ms) == ((), 0.0)
     assert second.signals.network is not None
     assert second.signals.network.disagrees == bool(shift)
     assert third.signals.network is not None
@@ -199,3 +200,46 @@ def test_only_the_policys_first_decision_says_how_the_policy_was_built(core: Per
     assert not _run(core, 0.0).record_header, "a decision that is not recorded cannot carry it"
     monkeypatch.setattr(core.policy, "step", step)
     assert [bool(_run(core, now_s).record_header) for now_s in (0.1, 0.2, 0.3)] == [True, False, False]
+
+
+def test_the_policy_is_told_of_the_regions_where_the_network_judges_regions(
+    core: PerceptionCore, runtime: OATRuntime, monkeypatch
+) -> None:
+    """The whole image says nothing to a network that was trained on boxes."""
+    boxes = ((0, 0, 20, 20), None, (10, 5, 50, 48), (20, 0, 64, 40))
+    step = core.policy.step
+    asked = iter([OperatingPoint(0.0, 0.5), None])
+    monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=next(asked)))
+    first = core.process(replace(FRAME, boxes=boxes), external=ExternalSignals(), now_s=0.0)
+    seen = [answer for answer in first.regions if answer is not None]
+    assert len(first.probes) == len(seen) == 3
+    told = _run(core, 0.1).signals.network
+    assert told is not None
+    assert told.confidence == sorted(answer.confidence for answer in seen)[1]
+    assert told.disagrees == sum(a.label != b.label for a, b in zip(seen, first.probes, strict=True)) / 3
+
+
+def test_a_box_trained_networks_images_are_its_regions_and_without_any_the_belief_holds(
+    runtime: OATRuntime, monkeypatch
+) -> None:
+    spec = runtime.bundle.input.model_copy(update={"region_margin": 0.0})
+    manifest = runtime.bundle.manifest.model_copy(update={"input": spec})
+    monkeypatch.setattr(runtime, "bundle", replace(runtime.bundle, manifest=manifest))
+    core = PerceptionCore(runtime, PolicyConfig(confidence_topic="absent"))
+    silent = _run(core, 0.0)
+    assert silent.decision.states["image"] is SignalState.MISSING, "a silent detector is no empty scene"
+    empty = core.process(replace(FRAME, boxes=()), external=ExternalSignals(), now_s=0.05)
+    assert (empty.signals.image, empty.signals.num_regions) == (None, 0)
+    assert empty.decision.states["image"] is SignalState.NOTHING
+    boxes = ((0, 0, 40, 40), (10, 5, 50, 48))
+    judged = core.process(replace(FRAME, boxes=boxes), external=ExternalSignals(), now_s=0.1)
+    assert judged.signals.num_regions == len(boxes)
+    statistics = [image_statistics(network_input(cut_out(FRAME.image_HWC, box, spec), spec)) for box in boxes]
+    np.testing.assert_allclose(judged.signals.image, np.mean(statistics, axis=0))
+    after = _run(core, 0.2)
+    assert after.signals.network is not None
+    assert after.signals.network.confidence is not None
+    later = _run(core, 0.3)
+    assert later.signals.network is not None
+    assert (later.signals.network.confidence, later.probes) == (None, ())
+    assert later.decision.states["network"] is SignalState.MISSING

@@ -151,6 +151,11 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         )
         if loaded.log is not None:
             self.get_logger().info(f"every decision goes to {one_line(expanded(values['decision_log']).absolute())}")
+        if runtime.bundle.input.region_margin is not None and not regions.most:
+            self.get_logger().warning(
+                "this bundle was trained on boxes and max_regions is 0, so it answers for whole images, of which it "
+                "knows nothing: set max_regions, and publish the boxes of a detector on `regions`"
+            )
         if loaded.core.policy.constants is None:
             self.get_logger().warning(
                 "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "

@@ -23,9 +23,9 @@ from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
 from policy.estimator import EstimatorConstants, constants_of
-from policy.image import image_statistics
+from policy.image import image_statistics, mean_statistics
 from policy.record import Gap, header_line
-from policy.signals import NetworkSignals, Override, Reading, Signals
+from policy.signals import NetworkSignals, Override, Reading, Signals, network_signals
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +37,13 @@ class CameraFrame:
     Attributes:
         image_HWC: uint8 RGB, any size and strides; never changed.
         received_s: when it came, on the clock of `PerceptionCore.process`'s `now_s`.
-        boxes: regions to classify beside the whole image, at the same operating point; None: a region without pixels.
+        boxes: regions to classify beside the whole image, at the same operating point; one that is None has no pixels.
+            None: no detector named any, not even that there are none.
     """
 
     image_HWC: npt.NDArray[np.uint8]
     received_s: float
-    boxes: tuple[Box | None, ...] = ()
+    boxes: tuple[Box | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class FrameResult:
 
     Attributes:
         prediction: the network's result, with the point that produced it.
-        probe: its result at the opposite λ; None if no probe was due.
+        probes: its results at the opposite λ, for each region of a frame with regions, else for the image; empty if no
+            probe was due.
         regions: its result for each of the frame's boxes; None for a box without pixels.
         signals: the inputs of the decision.
         decision: the policy's choice for this frame.
@@ -100,7 +102,7 @@ class FrameResult:
     """
 
     prediction: Prediction
-    probe: Prediction | None
+    probes: tuple[Prediction, ...]
     regions: tuple[Prediction | None, ...]
     signals: Signals
     decision: Decision
@@ -170,15 +172,17 @@ class PerceptionCore:
         started = time.perf_counter()
         x_NCHW = self._inputs(frame)
         fitted = time.perf_counter()
+        judges_regions = self._runtime.bundle.input.region_margin is not None
         signals = Signals(
             now_s=now_s,
-            image=image_statistics(x_NCHW[0]),
+            image=mean_statistics(x_NCHW[1:]) if judges_regions else image_statistics(x_NCHW[0]),
             network=self._previous(now_s),
             confidence=external.confidence,
             battery=external.battery,
             override_lam=external.override_lam,
             override_width=external.override_width,
             safety_lock=external.safety_lock,
+            num_regions=len(x_NCHW) - 1 if judges_regions and frame.boxes is not None else None,
         )
         decision, policy_failed = self._decide(signals)
         try:
@@ -210,26 +214,29 @@ class PerceptionCore:
         # One batch, so that no switch comes between the image and its regions.
         prediction, *of_regions = self._runtime.predict_inputs(x_NCHW)
         answers = iter(of_regions)
+        # A network that judges regions says nothing of a whole image.
+        judges_regions = bool(of_regions) or self._runtime.bundle.input.region_margin is not None
+        judged, x_judged_NCHW = (of_regions, x_NCHW[1:]) if judges_regions else ([prediction], x_NCHW[:1])
         predicted = time.perf_counter()
-        probe = None
-        if decision.probe is not None and decision.probe != prediction.point:
-            (probe,) = self._runtime.predict_inputs(x_NCHW[:1], at=decision.probe)
-        probe_ms = 0.0 if probe is None else 1e3 * (time.perf_counter() - predicted)
-        self._last = (
-            NetworkSignals(
-                point=prediction.point,
-                confidence=prediction.confidence,
-                disagrees=None if probe is None else probe.label != prediction.label,
-                # Of the whole batch, where regions came with the image: the deadline is for all of one inference, so
-                # regions count as a machine that is that much slower than its profile of one image.
-                latency_ms=prediction.latency_ms,
-            ),
-            now_s,
+        probes: list[Prediction] = []
+        if judged and decision.probe is not None and decision.probe != prediction.point:
+            probes = self._runtime.predict_inputs(x_judged_NCHW, at=decision.probe)
+        probe_ms = 1e3 * (time.perf_counter() - predicted) if probes else 0.0
+        # The time is that of the whole batch, where regions came with the image: the deadline is for all of one
+        # inference, so regions count as a machine that is that much slower than its profile of one image.
+        last = network_signals(
+            [answer.confidence for answer in judged],
+            [answer.label for answer in judged],
+            [answer.label for answer in probes],
+            of_regions=judges_regions,
+            point=prediction.point,
+            latency_ms=prediction.latency_ms,
         )
+        self._last = last, now_s
         return FrameResult(
             prediction=prediction,
-            probe=probe,
-            regions=tuple(None if box is None else next(answers) for box in frame.boxes),
+            probes=tuple(probes),
+            regions=tuple(None if box is None else next(answers) for box in frame.boxes or ()),
             signals=signals,
             decision=decision,
             note=_note(decision.point, expected, prediction.point),
@@ -261,7 +268,7 @@ class PerceptionCore:
         """Return the network's inputs, (1 + R, 3, H, W): the whole image, then each region that has pixels."""
         spec = self._runtime.bundle.input
         # One crop at a time: a turned one is a copy.
-        crops = (cut_out(frame.image_HWC, box, spec) for box in frame.boxes if box is not None)
+        crops = (cut_out(frame.image_HWC, box, spec) for box in frame.boxes or () if box is not None)
         return np.stack([network_input(pixels, spec) for pixels in itertools.chain((frame.image_HWC,), crops)])
 
     def _previous(self, now_s: float) -> NetworkSignals | None:

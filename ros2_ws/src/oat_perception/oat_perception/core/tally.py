@@ -101,7 +101,7 @@ class Tally:
         """Count a published result."""
         with self._lock:
             self.num_processed += 1
-            self.num_probes += result.probe is not None
+            self.num_probes += bool(result.probes)
             self._done_s.append(now_s)
             self._inference_ms.append(result.prediction.latency_ms)
             self._total_ms.append(total_ms)

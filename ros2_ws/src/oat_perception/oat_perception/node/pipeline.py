@@ -228,10 +228,12 @@ class Pipeline:
         encoding = getattr(message, "encoding", None) or message.format.partition(";")[0].strip()
         self.tally.shone(brightest, is_dark=brightest < camera_messages.nearly_black(encoding))
 
-    def _boxes(self, asked: Any, height: int, width: int) -> tuple[Box | None, ...]:
-        """Return each detection's box in pixels; None, counted and logged, for a box that cannot be cut out."""
+    def _boxes(self, asked: Any, height: int, width: int) -> tuple[Box | None, ...] | None:
+        """Return each detection's box in pixels, or None, counted and logged, if it cannot be cut out; None unasked."""
+        if asked is None:
+            return None
         boxes: list[Box | None] = []
-        detections = () if asked is None else asked.detections
+        detections = asked.detections
         for detection in detections[: self._max_regions]:
             try:
                 boxes.append(box_of(detection.bbox, height=height, width=width))

@@ -163,7 +163,7 @@ def _key(point: OperatingPoint) -> Any:
 
 
 def _annotated(frame: CameraFrame, result: FrameResult, header: Header, *, min_confidence: float) -> Image:
-    pairs = zip(frame.boxes, result.regions, strict=True)
+    pairs = zip(frame.boxes or (), result.regions, strict=True)
     canvas_HWC = annotate(
         frame.image_HWC,
         result.prediction,
