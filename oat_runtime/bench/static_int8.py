@@ -11,6 +11,7 @@ import numpy as np
 
 from oat_runtime.backends import BackendName, Settings
 from oat_runtime.backends.plan import Floats
+from oat_runtime.errors import BackendError, one_line
 from oat_runtime.plain_net import PlainNet
 
 Infer = Callable[[Floats], Floats]
@@ -20,10 +21,17 @@ def quantize_static(net: PlainNet, calibration_NCHW: Floats, *, input_hw: tuple[
     """Return a network as ONNX Runtime's `quantize_static` makes it of the float one: ONNX, with rounding marked.
 
     Weights are signed with a scale a channel, activations unsigned, ranges those of all values: what it offers for x86.
-    """
-    from onnxruntime import quantization as tool
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    Raises:
+        BackendError: the tool cannot be loaded.
+    """
+    try:
+        from onnxruntime import quantization as tool
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:  # older ones may want sympy
+        raise BackendError(
+            f"onnxruntime's quantize_static cannot be loaded ({one_line(error)}): pip install onnxruntime sympy"
+        ) from None
     from oat_runtime.backends.onnx_graph import INPUT, to_onnx
 
     class Reader(tool.CalibrationDataReader):  # type: ignore[misc]

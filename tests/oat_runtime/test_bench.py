@@ -1,6 +1,7 @@
 """Laws of the benchmark: its yardstick is the same network, its timing is fair, and what is not measured is not ok."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import available
 from oat_runtime.bench import __main__ as bench
-from oat_runtime.bench import int8, latency, switch
+from oat_runtime.bench import int8, latency, static_int8, switch
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint
@@ -123,6 +124,7 @@ def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
 ) -> None:
     if not set(int8.ENGINES) <= set(available()):
         pytest.skip("needs both engines")
+    pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
     monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
     found = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
     found.num_switches = 5
@@ -137,6 +139,14 @@ def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
         "int8_over_fastest_static_32", "int8_over_fastest_static_32_cpu",
     }  # fmt: skip
     assert rows["int8_weights_over_static"]["value"] < 3.0
+
+
+def test_a_missing_tool_of_the_anchor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization.shape_inference", None)
+    net = static_net(ModelConfig(depth=10, widen_factor=1), 0.5)
+    with pytest.raises(BackendError, match=r"quantize_static cannot be loaded .*: pip install onnxruntime sympy"):
+        static_int8.quantize_static(net, np.zeros((1, 3, 32, 32), np.float32), input_hw=(32, 32))
 
 
 def test_the_median_over_the_points_counts_and_the_worst_is_told() -> None:
