@@ -17,13 +17,14 @@ import numpy.typing as npt
 from oat_runtime.architecture import effective_lambda
 from oat_runtime.backends import BackendName, Device, Plan, Precision, Settings, get_backend
 from oat_runtime.backends.choice import choose
-from oat_runtime.bundle import Bundle
+from oat_runtime.bundle import Bundle, LossBound
+from oat_runtime.bundle.loss import DEFAULT_LOSS
 from oat_runtime.compat import Self
 from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.plain_net import fold
-from oat_runtime.plans import PlanForm, PlanStore, ProbeCheck, ReadyPlan
+from oat_runtime.plans import PlanForm, PlanStore, ProbeCheck, ReadyPlan, no_int8
 from oat_runtime.prediction import Floats, Prediction, softmax
 
 __all__ = ["Activation", "OATRuntime", "Prediction"]
@@ -88,6 +89,7 @@ class OATRuntime:
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
         check_probe: bool = True,
+        int8_loss: LossBound = DEFAULT_LOSS,
     ) -> None:
         """Start at the widest width and the λ of the safest row of the bundle's `select` table."""
         for name, value, allowed in (
@@ -103,7 +105,9 @@ class OATRuntime:
         self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
         start, probes = _safest(bundle.select), bundle.probes()
-        quantization = bundle.quantization() if precision == "int8" else None
+        reason = no_int8(bundle, tensors, bound=int8_loss, budget_mb=memory_budget_mb)
+        may_be_int8 = precision == "int8" or (precision == backend == "auto" and not reason)
+        quantization = bundle.quantization() if may_be_int8 else None
         if precision == "int8" and quantization is None:
             raise BackendError(
                 f"the bundle {bundle.manifest.name} holds no activation ranges, which int8 needs: use "
@@ -118,6 +122,7 @@ class OATRuntime:
             backend=None if backend == "auto" else backend,
             precision=None if precision == "auto" else precision,
             bundle_sha256=bundle.sha256,
+            no_int8=reason,
         )
         self.table: OperatingTable = bundle.table("select", self.precision)
         self.table_precision = bundle.counted_in(self.precision)
@@ -130,7 +135,7 @@ class OATRuntime:
             form="folded" if self.precision == "int8" else plans,
             budget_mb=memory_budget_mb,
             check=ProbeCheck(bundle, probes, self.precision) if check_probe else None,
-            quantization=quantization,
+            quantization=quantization if self.precision == "int8" else None,
         )
         self._lock = threading.Lock()
         self._knobs = threading.Lock()  # one knob reads the other: two threads must not lose one's change
@@ -153,6 +158,7 @@ class OATRuntime:
         num_threads: int | None = None,
         memory_budget_mb: float | None = None,
         check_probe: bool = True,
+        int8_loss: LossBound = DEFAULT_LOSS,
     ) -> Self:
         """Verify a bundle and make its runtime.
 
@@ -162,7 +168,8 @@ class OATRuntime:
             backend: `torch`, `openvino`, `onnxruntime`, `tensorrt`, or `auto`: the fastest of those installed, measured
                 for a few seconds at first and remembered in the user's cache folder.
             precision: `float32`, `bfloat16`, `float16`, `int8`, or `auto`: float32 on a named engine; with
-                `backend="auto"` the faster one of float32 and bfloat16, where the device computes in it.
+                `backend="auto"` the fastest of float32, bfloat16 where the device computes in it, and int8 where its
+                loss is within `int8_loss`.
             plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`; int8 is always folded.
             num_threads: CPU threads of the network; all that this process may use by default.
             memory_budget_mb: megabytes of weights that folded plans may hold, 64 by default; a weight counts four
@@ -170,6 +177,8 @@ class OATRuntime:
             check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one
                 width at each knot, a folded one at its point (between two knots there is no probe). It costs one image
                 a knot.
+            int8_loss: how much accuracy `auto` may give up for int8 at any point, by the bundle's own counts. A bundle
+                without counts in int8 never runs in it unless `precision` says so.
 
         Raises:
             BundleError: the bundle cannot be trusted, or its network does not compute what the probe says.
@@ -185,6 +194,7 @@ class OATRuntime:
             num_threads=num_threads,
             memory_budget_mb=memory_budget_mb,
             check_probe=check_probe,
+            int8_loss=int8_loss,
         )
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _SECONDS = 0.5
 """Measuring time of all candidates together; each gets at least `_MIN_ROUNDS` turns."""
 _MIN_ROUNDS = 5
+_MOST_OF_INT8 = 0.9
+"""Share of the fastest other candidate's time that int8 may take to be chosen: for less, nobody gives up accuracy."""
 
 Candidate = tuple[BackendName, Precision]
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -41,18 +43,21 @@ def choose(
     backend: BackendName | None,
     precision: Precision | None,
     bundle_sha256: str,
+    no_int8: str = "nobody asked for it",
     cache: Path | None = None,
 ) -> Candidate:
-    """Return the fastest engine and precision for one image at a time.
+    """Return the fastest engine and precision for one image at a time, and log which and why.
 
     Args:
         make_net: a folded network of the bundle at full width.
         probe: reference images, with the logits that the network must give for them.
         settings: settings of the engine; the precision in them is ignored.
         backend: take this one; None compares all that are installed.
-        precision: take this one; None compares float32 with bfloat16 where the device computes in it, and is float32,
-            in which the tables were measured, if the engine was named.
+        precision: take this one; None compares float32 with bfloat16 where the device computes in it, and with int8
+            where that may be chosen; it is float32 if the engine was named.
         bundle_sha256: the network's identity.
+        no_int8: why int8 may not be chosen unless it is named, for people; empty if it may. The networks of `make_net`
+            hold ranges then.
         cache: file of stored choices; `cache_path()` by default.
 
     Raises:
@@ -67,22 +72,40 @@ def choose(
         )
     if len(names) == 1 and precision is not None:
         return names[0], precision
+    with_int8 = precision is None and not no_int8
+    if precision is None and no_int8:
+        _LOG.info("int8 is left out of the choice: %s", no_int8)
     cache = cache or cache_path()
-    key = _key(names, precision, settings, bundle_sha256)
+    key = _key(names, "any precision, int8" if with_int8 else precision or "any precision", settings, bundle_sha256)
     known = None if cache is None else _read(cache).get(key)
-    possible = {f"{name} {kind}": (name, kind) for name in names for kind in _PRECISIONS if precision in (None, kind)}
+    kinds = [kind for kind in _PRECISIONS if (precision is None and (with_int8 or kind != "int8")) or kind == precision]
+    possible = {f"{name} {kind}": (name, kind) for name in names for kind in kinds}
     if isinstance(known, str) and known in possible:
+        _LOG.info("engine for one image on %d threads: %s, measured before", settings.num_threads, known)
         return possible[known]
-    candidates = [(name, kind) for name in names for kind in _precisions(name, settings, precision)]
+    candidates = [
+        (name, kind) for name in names for kind in _precisions(name, settings, precision, with_int8=with_int8)
+    ]
     if len(candidates) == 1:
         return candidates[0]
     times = measure(make_net, probe, settings, candidates)
-    best = min(times, key=lambda candidate: times[candidate])
+    best = _best(times)
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
     _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
+    if with_int8 and best[1] != "int8":
+        _LOG.info("int8 is not chosen: it must take at most %g of the time of another precision", _MOST_OF_INT8)
     if cache is not None:
         _remember(cache, key, best)
     return best
+
+
+def _best(times: Mapping[Candidate, float]) -> Candidate:
+    """Return the fastest candidate; one in int8 if it is faster by enough than all others."""
+    fastest = sorted(times, key=lambda candidate: times[candidate])
+    others = [candidate for candidate in fastest if candidate[1] != "int8"]
+    if others and times[fastest[0]] > _MOST_OF_INT8 * times[others[0]]:
+        return others[0]
+    return fastest[0]
 
 
 def measure(
@@ -125,7 +148,9 @@ def _plan(make_net: MakeNet, settings: Settings, candidate: Candidate) -> Plan:
     return get_backend(name)(make_net, chosen).plan()
 
 
-def _precisions(name: BackendName, settings: Settings, precision: Precision | None) -> tuple[Precision, ...]:
+def _precisions(
+    name: BackendName, settings: Settings, precision: Precision | None, *, with_int8: bool
+) -> tuple[Precision, ...]:
     """What to compare. On a CPU only OpenVINO's bfloat16: torch's took longer than OpenVINO's float32 (8.6, 8.1 ms)."""
     if precision is not None:
         return (precision,)
@@ -133,7 +158,8 @@ def _precisions(name: BackendName, settings: Settings, precision: Precision | No
         fast = name in ("torch", "tensorrt")
     else:
         fast = name == "openvino" and shows("amx_bf16") and _works_in_bfloat16(name)
-    return ("float32", "bfloat16") if fast else ("float32",)
+    in_int8 = with_int8 and settings.device == "cpu" and name in ("openvino", "onnxruntime")
+    return ("float32", *(("bfloat16",) if fast else ()), *(("int8",) if in_int8 else ()))
 
 
 def _works_in_bfloat16(name: Literal["openvino"]) -> bool:
@@ -151,11 +177,11 @@ def cache_path() -> Path | None:
     return None if folder is None else folder / "backends.json"
 
 
-def _key(names: Sequence[BackendName], precision: Precision | None, settings: Settings, bundle_sha256: str) -> str:
+def _key(names: Sequence[BackendName], precision: str, settings: Settings, bundle_sha256: str) -> str:
     """Return all that a choice depends on, as one text."""
     engines = ", ".join(versions(name) for name in names)
     threads = f"{settings.num_threads} threads"
-    return " | ".join([bundle_sha256, device_name(settings.device), threads, precision or "any precision", engines])
+    return " | ".join([bundle_sha256, device_name(settings.device), threads, precision, engines])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from oat_runtime.plain_net import PlainNet
 _LOG = logging.getLogger(__name__)
 _OFFSET = 2**20
 """Offset of the marker numbers: float32 holds integers up to 2^24 exactly, and no trained weight is that large."""
+_LARGEST_INT8_BATCH = 8
+"""More images run in pieces of this size in int8. At batch 32 a WRN-16-4 takes 5 % less so at full width, 21 % less at
+half, because features stay in the caches. In float32 it makes no difference."""
 
 Provider = tuple[str, dict[str, Any]]
 
@@ -82,7 +85,8 @@ def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -
         )
     net = make_net()
     if settings.precision == "int8":
-        return _Network(_session(to_int8_onnx(net, input_hw=settings.input_hw), _options(settings), chosen))
+        session = _session(to_int8_onnx(net, input_hw=settings.input_hw), _options(settings), chosen)
+        return _Network(session, largest_batch=_LARGEST_INT8_BATCH)
     if shared and settings.device == "cpu" and (network := _optimized(net, settings, chosen)) is not None:
         return network
     graph = to_onnx(net, input_hw=settings.input_hw, constants="vector" if shared else "inside")
@@ -152,29 +156,35 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
 class _Network:
     """A session. Several threads could call it at once, but they would share its threads."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, *, largest_batch: int | None = None) -> None:
+        self._session, self._largest_batch = session, largest_batch
 
     def plan(self, constants_V: Floats | None = None) -> ONNXRuntimePlan:
-        return ONNXRuntimePlan(self._session, constants_V)
+        return ONNXRuntimePlan(self._session, constants_V, self._largest_batch)
 
 
 class ONNXRuntimePlan:
     """A session, with the constants of one λ if its network is shared."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, constants_V: Floats | None) -> None:
-        self._session = session
+    def __init__(
+        self, session: onnxruntime.InferenceSession, constants_V: Floats | None, largest_batch: int | None
+    ) -> None:
+        self._session, self._largest_batch = session, largest_batch
         self._constants = {} if constants_V is None else {CONSTANTS: np.ascontiguousarray(constants_V)}
 
     def __call__(self, x_NCHW: Floats) -> Floats:
-        """Logits of a batch."""
-        logits_NK: Floats = self._session.run(None, {INPUT: x_NCHW, **self._constants})[0]
-        return logits_NK
+        """Logits of a batch, which runs in pieces if it is larger than the largest one."""
+        logits: list[Floats] = [self._session.run(None, feeds)[0] for feeds in self._feeds(x_NCHW)]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
-        """One `InferenceSession.run`."""
-        feeds = {INPUT: x_NCHW, **self._constants}
-        return lambda: self._session.run(None, feeds)
+        """`InferenceSession.run` for each piece."""
+        feeds_of_all = self._feeds(x_NCHW)
+        return lambda: [self._session.run(None, feeds) for feeds in feeds_of_all]
+
+    def _feeds(self, x_NCHW: Floats) -> list[dict[str, Floats]]:
+        size = self._largest_batch or len(x_NCHW)
+        return [{INPUT: x_NCHW[at : at + size], **self._constants} for at in range(0, len(x_NCHW), size)]
 
 
 class _Slot:

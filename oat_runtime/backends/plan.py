@@ -74,3 +74,8 @@ def powers_of_two(num: int, *, largest: int) -> list[int]:
     pieces = [largest] * (num // largest)
     rest = num % largest
     return pieces + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+
+
+def equal_pieces(num: int, *, largest: int) -> list[int]:
+    """Return the sizes of the pieces in which `num` images run where any size will do: `largest` each, and a rest."""
+    return [largest] * (num // largest) + ([num % largest] if num % largest else [])

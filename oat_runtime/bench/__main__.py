@@ -13,9 +13,11 @@ from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName, Precision, available, versions
 from oat_runtime.backends.trials import shows
 from oat_runtime.bench.accuracy import accuracy
+from oat_runtime.bench.int8 import Int8
 from oat_runtime.bench.latency import Latency
 from oat_runtime.bench.memory import memory
 from oat_runtime.bench.switch import stream, switches
+from oat_runtime.bundle import LossBound
 from oat_runtime.commands import Parser, a_count, a_path, command
 from oat_runtime.devices import device_name, power_mode
 from oat_runtime.plans import PlanForm
@@ -38,11 +40,23 @@ LIMITS = {
     "top1_agreement_bfloat16": (99.8, "% at least"),
     "sa_shift_bfloat16": (0.2, "points at most"),
     "ra_shift_bfloat16": (0.5, "points at most"),
+    "int8_speedup_full_width": (2.4, "× at least"),
+    "int8_speedup_full_width_cpu": (2.4, "× at least"),
+    "int8_speedup_half_width": (1.9, "× at least"),
+    "int8_speedup_half_width_cpu": (1.9, "× at least"),
+    "int8_over_fastest_static_1": (1.05, "× at most"),
+    "int8_over_fastest_static_1_cpu": (1.05, "× at most"),
+    "int8_over_fastest_static_32": (1.08, "× at most"),
+    "int8_over_fastest_static_32_cpu": (1.08, "× at most"),
+    "switch_prepared_p99_int8": (200.0, "µs at most"),
+    "int8_weights_over_static": (3.0, "× at most"),
 }
 """The worst row of each comparison counts. "No slower" allows the 3 % that equal networks are allowed."""
 QUICK = ("switch_prepared_p99", "stream_frames_lost_or_mixed", "memory_shared_over_static")
 """The checks that a quick run can decide. Its median ratios have a standard error of some 2 %, as large as their limits
 allow. The 99th percentile of 50 frames is the slowest one, and one of 100 images is a whole point."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
+"""Those of the shared plans, which every part but that of int8 measures."""
 _AGREEMENT = {
     "top1_agreement_bfloat16": "top1_agreement_percent",
     "sa_shift_bfloat16": "sa_shift_points",
@@ -90,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=a_path, nargs="?", default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--quick", action="store_true", help="under a minute on an idle machine; decides less")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
-    parser.add_argument("--precision", choices=("auto", *get_args(Precision)), default="auto")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="int8 has a part of its own")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=a_count, help="CPU threads of the network (default: all of this process)")
     parser.add_argument(
@@ -100,8 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     runtime = OATRuntime.load(
-        args.bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads
-    )
+        args.bundle, device=args.device, backend=args.backend, precision=args.precision, num_threads=args.threads,
+        int8_loss=LossBound(sa_points=-100.0, ra_points=-100.0),  # no int8: it has a part of its own
+    )  # fmt: skip
     report = Report("oat_runtime")
     latency = Latency(runtime, seconds=QUICK_SECONDS if args.quick else FULL_SECONDS, quick=args.quick)
     networks: list[Path | None] = [args.bundle] if args.quick else [args.bundle, None]
@@ -114,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "switches": lambda: switches(runtime, num_switches=300 if args.quick else 2000),
         "switches under a stream": lambda: stream(runtime, num_switches=20 if args.quick else 200),
         "memory": lambda: memory(networks, latency.settings, runtime.backend, forms=forms),
+        "int8 against float32 and static networks": Int8(
+            runtime.bundle, num_threads=runtime.num_threads, seconds=latency.seconds, root=args.data, quick=args.quick
+        ).rows,
         "agreement with the reference": lambda: accuracy(
             runtime, root=args.data, num_images=num_images, num_attacked=num_attacked
         ),

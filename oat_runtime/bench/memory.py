@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -41,9 +42,9 @@ def memory(
     """
     rows = []
     for bundle in networks:
-        static = _in_a_process("static", bundle, settings, backend)
+        static = held_in_a_process("static", bundle, settings, backend)
         for form in forms:
-            held = _in_a_process(form, bundle, settings, backend)
+            held = held_in_a_process(form, bundle, settings, backend)
             rows.append(
                 {
                     "comparison": f"memory_{form}_over_static",
@@ -57,7 +58,12 @@ def memory(
     return rows
 
 
-def _in_a_process(way: Way, bundle: Path | None, settings: Settings, backend: BackendName) -> float | None:
+def held_in_a_process(way: Way, bundle: Path | None, settings: Settings, backend: BackendName) -> float | None:
+    """Return the megabytes that one way of holding a network takes, in a process of its own; None if unknown.
+
+    Raises:
+        BackendError: the process did not end well.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
             return process.submit(_held_mb, way, bundle, settings, backend).result()
@@ -69,7 +75,8 @@ def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendNa
     """Return how much more memory this process has with the network(s) than with the engine and a small network."""
     compile_network = get_backend(backend)
     small = ModelConfig(depth=10, widen_factor=1)
-    warm = PlanStore(untrained_tensors(small), small, compile_network, settings, form="shared", budget_mb=None)
+    in_float = dataclasses.replace(settings, precision="float32") if settings.precision == "int8" else settings
+    warm = PlanStore(untrained_tensors(small), small, compile_network, in_float, form="shared", budget_mb=None)
     warm.make(OperatingPoint(1.0, 0.5))
     gc.collect()
     before = resident_mb()
@@ -81,7 +88,10 @@ def _held_mb(way: Way, path: Path | None, settings: Settings, backend: BackendNa
         held = [network, network.plan()]
     else:
         tensors = untrained_tensors(LARGE) if bundle is None else bundle.tensors()
-        store = PlanStore(tensors, config, compile_network, settings, form=way, budget_mb=1e6)
+        quantization = bundle.quantization() if bundle is not None and settings.precision == "int8" else None
+        store = PlanStore(
+            tensors, config, compile_network, settings, form=way, budget_mb=1e6, quantization=quantization
+        )
         for lam in config.lambdas:
             for factor in config.widths:
                 store.make(OperatingPoint(lam, factor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oat_runtime.bundle.loss import LossBound
 from oat_runtime.bundle.manifest import (
     DataSummary,
     Figures,
@@ -21,6 +22,7 @@ __all__ = [
     "Fingerprints",
     "HeldOut",
     "LogitsAt",
+    "LossBound",
     "Manifest",
     "Probe",
     "Provenance",

@@ -15,7 +15,7 @@ from oat_runtime.architecture import ModelConfig, knot_weights
 from oat_runtime.backends import Compiled, CompileFn, Plan, Settings
 from oat_runtime.backends.plan import Floats
 from oat_runtime.devices import give_memory_back
-from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.operating_point import OperatingPoint, Precision
 from oat_runtime.plain_net import PlainNet, Tensors, constants, fold, share
 from oat_runtime.quantization import Quantization
 
@@ -183,8 +183,12 @@ class PlanStore:
         return sum(map(self._num_bytes, self._folded))
 
     def _num_bytes(self, point: OperatingPoint) -> int:
-        """Return the bytes of a folded network's weights, in float32 or int8."""
-        return (1 if self._settings.precision == "int8" else 4) * self._shared_net(point.width).num_weights
+        return folded_bytes(self._tensors, self._config, width=point.width, precision=self._settings.precision)
 
     def _shared_net(self, width: float) -> PlainNet:
         return share(self._tensors, self._config, width=width)
+
+
+def folded_bytes(tensors: Tensors, config: ModelConfig, *, width: float, precision: Precision) -> int:
+    """Return the bytes that the weights of one folded network count: one each in int8, otherwise four."""
+    return (1 if precision == "int8" else 4) * share(tensors, config, width=width).num_weights

@@ -293,7 +293,7 @@ def test_a_trial_of_bfloat16_that_cannot_be_made_is_no_answer(
         trials.bfloat16_works("openvino")
     monkeypatch.setattr(choice, "shows", lambda feature: True)
     with caplog.at_level(logging.WARNING):
-        assert choice._precisions("openvino", Settings(HW), None) == ("float32",)
+        assert choice._precisions("openvino", Settings(HW), None, with_int8=False) == ("float32",)
     assert "bfloat16 is left out of the choice" in caplog.text
     trials.bfloat16_works.cache_clear()
 

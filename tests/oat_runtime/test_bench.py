@@ -1,6 +1,7 @@
 """Laws of the benchmark: its yardstick is the same network, its timing is fair, and what is not measured is not ok."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import available
 from oat_runtime.bench import __main__ as bench
-from oat_runtime.bench import latency, switch
+from oat_runtime.bench import int8, latency, static_int8, switch
+from oat_runtime.bundle import Bundle
 from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import PlainNet, fold
@@ -111,10 +113,59 @@ def test_the_command_ends_with_one_json_line_of_every_check(
     assert [check["name"] for check in document["checks"]] == list(bench.QUICK)
     assert all(check["value"] is not None for check in document["checks"])
     measured = {row["comparison"] for row in document["rows"] if row.get("value") is not None}
-    assert {name for name in bench.LIMITS if "bfloat16" not in name} - measured <= {
+    assert {name for name in bench.LIMITS if "bfloat16" not in name and "int8" not in name} - measured <= {
         "auto_over_openvino", "auto_over_onnxruntime",
     }  # fmt: skip
     assert len([row for row in document["rows"] if row["comparison"] == "shared_over_static"]) == 2
+
+
+def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
+    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not set(int8.ENGINES) <= set(available()):
+        pytest.skip("needs both engines")
+    pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
+    monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
+    found = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
+    found.num_switches = 5
+    rows = {row["comparison"]: row for row in found.rows()}
+    point = rows["int8_point"]
+    assert point["calibrated_on"] == "2 images of the probe, because none was not found"
+    assert {f"static {name} static int8" for name in int8.ENGINES} <= point["all_p50_ms"].keys()
+    anchors = {key: ms for key, ms in point["all_p50_ms"].items() if key.startswith("static ")}
+    assert f"static {point['anchor']}" == min(anchors, key=anchors.__getitem__)
+    assert {name for name in bench.LIMITS if "int8" in name} - rows.keys() == {
+        "int8_speedup_half_width", "int8_speedup_half_width_cpu",
+        "int8_over_fastest_static_32", "int8_over_fastest_static_32_cpu",
+    }  # fmt: skip
+    assert rows["int8_weights_over_static"]["value"] < 3.0
+
+
+def test_a_missing_tool_of_the_anchor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization.shape_inference", None)
+    net = static_net(ModelConfig(depth=10, widen_factor=1), 0.5)
+    with pytest.raises(BackendError, match=r"quantize_static cannot be loaded .*: pip install onnxruntime sympy"):
+        static_int8.quantize_static(net, np.zeros((1, 3, 32, 32), np.float32), input_hw=(32, 32))
+
+
+def test_the_median_over_the_points_counts_and_the_worst_is_told() -> None:
+    points = [
+        {"batch": 1, "width": width, "lambda": 0.0}
+        | {f"{name}{suffix}": value for name in ("speedup", "over_static") for suffix in ("", "_cpu")}
+        | {"over_static_95": [value, value], "over_static_95_cpu": [value, value]}
+        for width, value in ((1.0, 3.0), (0.75, 1.0), (0.5, 2.0))
+    ]
+    rows = {row["comparison"]: row for row in int8._summaries(points)}
+    assert rows["int8_over_fastest_static_1"]["value"] == 2.0 and rows["int8_over_fastest_static_1"]["worst"] == 3.0
+    assert (rows["int8_speedup_full_width"]["value"], rows["int8_speedup_half_width_cpu"]["value"]) == (3.0, 2.0)
+    low, high = int8._interval(np.arange(100.0))
+    assert 38 <= low <= 41 and 58 <= high <= 61
+
+
+def test_a_bundle_without_ranges_is_not_measured_in_int8(tiny_bundle: Path) -> None:
+    found = int8.Int8(Bundle.load(tiny_bundle), num_threads=1, seconds=0.0, root=None, quick=True).rows()
+    assert [row["comparison"] for row in found] == ["int8"] and "not_measured" in found[0]
 
 
 def test_a_stream_names_a_mixed_frame(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,3 +163,16 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_it_measures(
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     assert main([str(tmp_path / "nothing"), "--plot", str(tmp_path / "profile.png")]) == 2
     assert capsys.readouterr().err == "oat-profile: --plot needs matplotlib: pip install 'oat-robot[plots]'\n"
+
+
+def test_a_profile_of_int8_fits_int8_alone(int8_bundle: Path) -> None:
+    """The policy's budget reads these latencies: it must not take those of another precision."""
+    pytest.importorskip("onnxruntime")
+    runtime = OATRuntime.load(int8_bundle, backend="onnxruntime", precision="int8", num_threads=1)
+    measured = measure(runtime, seconds_per_point=1e-4, batches=(1,))
+    runtime.close()
+    assert (measured.precision, measured.plans) == ("int8", "folded")
+    filled = measured.apply(runtime.table, **IN_USE | {"precision": "int8"})
+    assert all(row.latency_ms_p50 for row in filled.rows) and "onnxruntime int8" in filled.device
+    with pytest.raises(ConfigError, match="precision: profile int8, in use float32"):
+        measured.apply(runtime.table, **IN_USE)

@@ -308,6 +308,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
                 machine["battery's power (W)"] = f"{external.battery_power_w:.1f}"
             bundle = {"bundle": runtime.bundle.manifest.name, "bundle sha256": runtime.bundle.sha256}
             bundle |= {"back end": runtime.backend, "precision": runtime.precision}
+            bundle |= {"figures counted in": runtime.table_precision}
             signals = signal_states(configured.loaded.config, self._external(external, now_s))
         return Health(
             node=self.get_fully_qualified_name(),

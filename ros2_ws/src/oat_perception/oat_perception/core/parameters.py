@@ -164,8 +164,9 @@ SPECS: tuple[Spec, ...] = (
          "argument.", is_path=True),
     Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on one "
          "image.", choices=("auto", *get_args(BackendName))),
-    Spec("precision", "auto", "Arithmetic of the network. auto: float32, in which the tables were measured, where "
-         "`backend` names an engine; with `backend` auto, the faster one of float32 and bfloat16 on this machine.",
+    Spec("precision", "auto", "Arithmetic of the network. auto: float32 where `backend` names an engine; with "
+         "`backend` auto, the fastest one on this machine of float32, bfloat16, and int8 where the bundle's counts say "
+         "that it loses at most 0.5 points on clean images and 1 point under attack at every operating point.",
          choices=("auto", *get_args(Precision))),
     Spec("profile", "", "File of this device's latencies, which oat-profile writes; empty: none. `deadline_ms` needs "
          "it.", is_path=True),
