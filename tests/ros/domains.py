@@ -7,8 +7,8 @@ import itertools
 import socket
 from collections.abc import Iterator
 
-_NUM_DOMAINS = 100  # from 1 on; above 101, DDS ports meet the ephemeral ones
-_AT_A_TIME = 10
+_NUM_DOMAINS = 99  # from 1 on; above 101, DDS ports meet the ephemeral ones
+_AT_A_TIME = 33  # a module's shared graph lives as long as its tests, so domains must not come back before that
 
 
 def next_domain() -> int:
@@ -18,8 +18,8 @@ def next_domain() -> int:
 
 @functools.cache
 def _claimed() -> tuple[Iterator[int], socket.socket]:
-    """Claim a tenth of the domains until this process ends: two graphs in one domain would answer each other."""
-    for first in range(1, _NUM_DOMAINS, _AT_A_TIME):
+    """Claim a third of the domains until this process ends: two graphs in one domain would answer each other."""
+    for first in range(1, _NUM_DOMAINS + 1, _AT_A_TIME):
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0oat-robot-test-domains-{first}")
