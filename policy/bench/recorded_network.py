@@ -59,6 +59,23 @@ class Predictions:
     confidence_NP: NDArray[np.float32]
 
 
+def answers(
+    runtime: OATRuntime, x_NCHW: NDArray[np.float32], points: Sequence[OperatingPoint]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return labels and calibrated confidences (N, P) of network inputs at several points."""
+    label_NP = np.empty((len(x_NCHW), len(points)), np.uint8)
+    confidence_NP = np.empty((len(x_NCHW), len(points)), np.float32)
+    for p, point in enumerate(points):
+        runtime.set_point(lam=point.lam, width=point.width)
+        for start in range(0, len(x_NCHW), _BATCH):
+            part = slice(start, start + _BATCH)
+            logits_NK = runtime.infer(x_NCHW[part]) / runtime.bundle.temperature(point)
+            exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+            label_NP[part, p] = logits_NK.argmax(axis=1)
+            confidence_NP[part, p] = exp_NK.max(axis=1) / exp_NK.sum(axis=1)
+    return label_NP, confidence_NP
+
+
 def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
     """Return the engine to measure with: the same one everywhere if it is there, in the precision of the tables."""
     engine: BackendName = "openvino" if "openvino" in available() else "torch"
@@ -213,14 +230,4 @@ class RecordedNetwork:
             self._runtime.prepare()
         x_NCHW = np.stack([network_input(image, self.bundle.input) for image in images_NHWC])
         stats_NS = np.array([image_statistics(x_CHW) for x_CHW in x_NCHW], np.float32)
-        label_NP = np.empty((len(x_NCHW), len(points)), np.uint8)
-        confidence_NP = np.empty((len(x_NCHW), len(points)), np.float32)
-        for p, point in enumerate(points):
-            self._runtime.set_point(lam=point.lam, width=point.width)
-            for start in range(0, len(x_NCHW), _BATCH):
-                part = slice(start, start + _BATCH)
-                logits_NK = self._runtime.infer(x_NCHW[part]) / self.bundle.temperature(point)
-                exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-                label_NP[part, p] = logits_NK.argmax(axis=1)
-                confidence_NP[part, p] = exp_NK.max(axis=1) / exp_NK.sum(axis=1)
-        return Predictions(stats_NS, label_NP, confidence_NP)
+        return Predictions(stats_NS, *answers(self._runtime, x_NCHW, points))

@@ -17,31 +17,22 @@ import pytest
 
 from oat_runtime import backends
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import BackendName, Plan, Precision, Settings, available, choice, get_backend
+from oat_runtime.backends import BackendName, Plan, Precision, Settings, choice, get_backend
 from oat_runtime.backends.plan import powers_of_two
 from oat_runtime.bundle import Probe
 from oat_runtime.data.roots import BESIDE_PROJECT, data_roots
 from oat_runtime.errors import BackendError
 from oat_runtime.plain_net import Affine, Convolution, PlainNet, constants, fold, share
 from oat_runtime.untrained import static_net
+from tests.oat_runtime.engines import HW, images, need
 
 MakeTensors = Callable[..., dict[str, Any]]
 Logits = Callable[[PlainNet, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 CPU_ENGINES = ("torch", "openvino", "onnxruntime")
-HW = (16, 16)
 CONFIGS = {
     "wide_resnet": ModelConfig(depth=10, widen_factor=1),
     "resnet": ModelConfig(family="resnet", depth=10, stem="7x7-stride2-pool", widths=(0.25, 0.5)),
 }
-
-
-def images(num: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(2).random((num, 3, *HW), dtype=np.float32)
-
-
-def need(engine: BackendName) -> None:
-    if engine not in available():
-        pytest.skip(f"{engine} is not installed")
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import BackendName, Settings, available, get_backend
+from oat_runtime.backends import BackendName, Settings, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
 from oat_runtime.bundle import Bundle, outcome_key, writer
 from oat_runtime.bundle.writer import attach_figures, attach_file, attach_quantization
@@ -24,23 +24,14 @@ from oat_runtime.plain_net import Convolution, PlainNet, fold
 from oat_runtime.quantization import Quantization, activation_sites, as_range
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.untrained import static_net, untrained_int8_net
+from tests.oat_runtime.engines import HW, images, need
 
 P, Floats = OperatingPoint, npt.NDArray[np.float32]
-HW = (16, 16)
 ENGINES: tuple[BackendName, ...] = ("onnxruntime", "openvino")
 CONFIGS = {
     "wide_resnet": ModelConfig(depth=10, widen_factor=1, lambdas=(0.2, 1.0), widths=(0.5, 1.0)),
     "resnet": ModelConfig(family="resnet", depth=10, stem="7x7-stride2-pool", lambdas=(0.2, 1.0), widths=(0.125, 0.25)),
 }
-
-
-def images(num: int) -> Floats:
-    return np.random.default_rng(2).random((num, 3, *HW), dtype=np.float32)
-
-
-def need(engine: BackendName) -> None:
-    if engine not in available():
-        pytest.skip(f"{engine} is not installed")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

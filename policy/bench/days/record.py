@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,9 +31,11 @@ from policy.attackable import as_bytes
 from policy.bench.attacks import ATTACKS, attack
 from policy.bench.days.renormalized import renormalized
 from policy.bench.days.sessions import Session
-from policy.bench.recorded_network import float32_runtime, network_id
+from policy.bench.recorded_network import answers, float32_runtime, network_id
 from policy.image import mean_statistics
 from policy.rates import opposite
+
+_LOG = logging.getLogger(__name__)
 
 _BATCH = 100
 _SCHEMA = 1
@@ -107,8 +110,8 @@ class Recorder:
         if path.is_file():
             try:
                 return SessionRecord(**read_arrays(path, names_of))
-            except DataError:
-                pass  # damaged: it is recorded again
+            except DataError as error:
+                _LOG.warning("recording again, since what was kept is damaged: %s", error)
         record, content = self._measure(session), io.BytesIO()
         np.savez_compressed(content, **{name: getattr(record, name) for name in names_of})
         write_whole(path, content.getvalue())
@@ -133,7 +136,7 @@ class Recorder:
         hostile_LNCHW = [self._attacked(lam, x_NCHW[attacked], labels_N[attacked]) for lam in self.lambdas]
         at_lambda = tuple(OperatingPoint(lam, self.widest) for lam in self.lambdas)
         label_NP, confidence_NP = self._answers(x_NCHW, self.points)
-        answers = [self._answers(hostile_NCHW, at_lambda) for hostile_NCHW in hostile_LNCHW]
+        attacked_answers = [self._answers(hostile_NCHW, at_lambda) for hostile_NCHW in hostile_LNCHW]
         return SessionRecord(
             start_F=start_F,
             labels_N=labels_N,
@@ -143,8 +146,8 @@ class Recorder:
             feature_NC=self._features(x_NCHW),
             renormalized_N=self._renormalized(x_NCHW, start_F),
             attacked_stats_LFS=np.stack([_statistics(hostile_NCHW, bounds) for hostile_NCHW in hostile_LNCHW]),
-            attacked_label_LNL=np.stack([labels for labels, _ in answers]),
-            attacked_confidence_LNL=np.stack([confidences for _, confidences in answers]),
+            attacked_label_LNL=np.stack([labels for labels, _ in attacked_answers]),
+            attacked_confidence_LNL=np.stack([confidences for _, confidences in attacked_answers]),
         )
 
     def _crops(self, session: Session) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -165,17 +168,7 @@ class Recorder:
         if self._runtime is None:
             self._runtime = float32_runtime(self.bundle, num_threads=self._num_threads)
             self._runtime.prepare()
-        label_NP = np.empty((len(x_NCHW), len(points)), np.uint8)
-        confidence_NP = np.empty((len(x_NCHW), len(points)), np.float32)
-        for p, point in enumerate(points):
-            self._runtime.set_point(lam=point.lam, width=point.width)
-            for start in range(0, len(x_NCHW), _BATCH):
-                part = slice(start, start + _BATCH)
-                logits_NK = self._runtime.infer(x_NCHW[part]) / self.bundle.temperature(point)
-                exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-                label_NP[part, p] = logits_NK.argmax(axis=1)
-                confidence_NP[part, p] = exp_NK.max(axis=1) / exp_NK.sum(axis=1)
-        return label_NP, confidence_NP
+        return answers(self._runtime, x_NCHW, points)
 
     def _net(self, lam: float) -> TorchNet:
         if lam not in self._nets:
