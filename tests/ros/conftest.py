@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import shutil
 import threading
@@ -233,6 +234,9 @@ class Graph:
         self._spinning.close()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)
+        # A lifecycle node is part of a cycle. Until it is collected it stays in its domain, under the name of the next.
+        del self.node, self.peer, self.thread
+        gc.collect()
 
 
 StartGraph = Callable[..., Graph]
