@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-from oat_perception.demo.day_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
 from oat_perception.demo.figures import accuracy_by_phase, timeline
 from oat_perception.demo.live_view import LiveView
 from oat_perception.demo.report import write_report
+from oat_perception.demo.run_record import FIXED, RESULTS, SUMMARY, TRUTH, load_day, write_lines
 from oat_perception.replay.scenario import Manual, Phase, Scenario
 
 from oat_runtime.errors import DataError
