@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from oat_perception.core.parameters import SPECS, policy_config
 from oat_perception.demo.run_record import Run
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import OATError
@@ -27,17 +25,16 @@ class DayCheck:
     detail: str
 
 
-def check_day(run: Run, decision_log: Path, *, bundle: Path, settings: Mapping[str, Any]) -> tuple[DayCheck, ...]:
+def check_day(run: Run, decision_log: Path, *, bundle: Path, config: PolicyConfig) -> tuple[DayCheck, ...]:
     """Check all conditions on a finished day. They hold for any network: whether λ gains anything is not among them.
 
     Args:
         run: the joined run.
         decision_log: the node's log.
         bundle: what the policy chose among.
-        settings: the node's parameters that differ from their defaults.
+        config: of the policy.
     """
     table = Bundle.load(bundle).select
-    config = policy_config({**{spec.name: spec.default for spec in SPECS}, **settings})
     return (
         _answered(run),
         _replays(decision_log),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from oat_perception.replay.treatment import disturb
 from oat_runtime.data import read_image
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
 
 
 def other_answers(
@@ -23,13 +25,15 @@ def other_answers(
     clean: Callable[[Record], Bytes],
     runtime: OATRuntime,
     attacker: Attacker,
+    config: PolicyConfig,
     seed: int,
     progress: Callable[[int], None],
 ) -> list[Record]:
     """Return what other operating points say of the recorded images, with the runtime that the node uses.
 
-    Every image is answered at the least and the greatest λ, at full width. An image that a narrowed network answered is
-    answered again at that point and at full width, one after the other, so that their times can be compared.
+    Every image is answered at the least and the greatest λ, at full width. An image of a network that the battery had
+    narrowed is answered again at that point and at full width, one after the other, so that their times can be
+    compared.
 
     An attacked image was made against the node's operating point, so it would flatter any other point. Therefore each
     point gets its own attack on the same clean image, with the same random start.
@@ -40,6 +44,7 @@ def other_answers(
         clean: gives the image of a line of truth.jsonl before it was corrupted or attacked.
         runtime: a runtime of the node's bundle.
         attacker: of the same bundle.
+        config: of the policy; its ladder tells when the battery narrows the network.
         seed: the camera's seed.
         progress: told the number of images done.
 
@@ -48,7 +53,9 @@ def other_answers(
     """
     lambdas, widest = runtime.table.lambdas, runtime.table.widths[-1]
     ends = [OperatingPoint(lam, widest) for lam in (lambdas[0], lambdas[-1])]
-    points = [[*((FIXED_LAMBDA, point) for point in ends), *_narrowed(frame, widest, runtime)] for frame in frames]
+    points = [
+        [*((FIXED_LAMBDA, point) for point in ends), *_narrowed(frame, widest, runtime, config)] for frame in frames
+    ]
     runtime.prepare({point for of_frame in points for _, point in of_frame})
     answers = []
     for done, (frame, of_frame) in enumerate(zip(frames, points, strict=True), start=1):
@@ -67,9 +74,15 @@ def other_answers(
     return answers
 
 
-def _narrowed(frame: ReplayedFrame, widest: float, runtime: OATRuntime) -> Iterator[tuple[str, OperatingPoint]]:
-    """Yield the node's own point and the same λ at full width, if the policy had narrowed the network."""
+def _narrowed(
+    frame: ReplayedFrame, widest: float, runtime: OATRuntime, config: PolicyConfig
+) -> Iterator[tuple[str, OperatingPoint]]:
+    """Yield the node's own point and the same λ at full width, if the battery forbade full width."""
     if frame.result is None or frame.answer["width_source"] != "adaptive" or not frame.point.width < widest:
+        return
+    charge = frame.answer["battery"]
+    step = None if charge is None or math.isnan(charge) else config.battery_step(charge)
+    if step is None or step.max_width >= widest:
         return
     for role, width in ((OWN_POINT, frame.point.width), (FULL_WIDTH, widest)):
         yield role, runtime.effective(lam=frame.point.lam, width=width)

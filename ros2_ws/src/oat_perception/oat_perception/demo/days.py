@@ -140,7 +140,8 @@ DAYS = {
         shown=("ball", "robot", "goal post"),
         hidden="human",
         pictured=("bright_hall", "attack", "low_battery"),
-        settings={"max_regions": 64},
+        # OpenVINO compiles a network for each number of regions, which takes a moment each time.
+        settings={"max_regions": 64, "backend": "onnxruntime"},
         limits=(
             "The boxes are drawn by hand and come with two boxes of background a frame, which stand for a detector’s "
             "false alarms. A real detector misses objects, and its boxes are less exact.",

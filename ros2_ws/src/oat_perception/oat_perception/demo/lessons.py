@@ -54,7 +54,7 @@ def _under_attack(frames: Sequence[ReplayedFrame], attack: dict[str, Any], day: 
     return _section(
         "What was won under attack",
         _points(own, fixed[least]),
-        f"against fixed {lam_text(least)}",
+        f"of accuracy, against fixed {lam_text(least)}",
         f"With the policy right on {share_text(own)} {day.things}, at fixed {lam_text(least)} on "
         f"{share_text(fixed[least])}, at fixed {lam_text(most)} on {share_text(fixed[most])}. The attack is "
         f"{escape(attack['name'])} with ε&nbsp;=&nbsp;{of_255(attack['epsilon'])} of the pixels’ range, made anew for "
@@ -70,7 +70,7 @@ def _on_clear_days(frames: Sequence[ReplayedFrame], title: str, day: Day) -> str
     return _section(
         "What clear days cost",
         _points(own, fixed[least]),
-        f"against fixed {lam_text(least)}",
+        f"of accuracy, against fixed {lam_text(least)}",
         f"In “{escape(title)}” right on {share_text(own)} {day.things}, at fixed {lam_text(least)} on "
         f"{share_text(fixed[least])}. Fixed {lam_text(most)}, which is always robust, is right on "
         f"{share_text(fixed[most])}.",

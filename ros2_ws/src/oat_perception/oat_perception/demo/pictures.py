@@ -24,7 +24,7 @@ from oat_runtime.image import enlarged
 from oat_runtime.style import Axes, Figure, lam_text
 from oat_runtime.text import html_text as escape
 
-_IMAGES_PER_PHASE, _REGIONS_PER_PHASE = 4, 8
+_IMAGES_PER_PHASE, _REGIONS_PER_PHASE = 4, 6
 _RIGHT, _WRONG = "#00b88f", "#ff6a1a"
 _PICTURED = 2
 _ASPECT = 1.5
@@ -80,7 +80,7 @@ class Shown:
         ][:_PICTURED]
         if not chosen:
             return None
-        with style.new_figure(10.8, 4.6) as figure:
+        with style.new_figure(9.0, 3.6) as figure:
             panels = figure.subplots(1, len(chosen), squeeze=False)[0]
             for axes, (title, frame) in zip(panels, chosen, strict=True):
                 self._draw(axes, title, frame)
@@ -165,23 +165,27 @@ def to_html(figure: Figure) -> str:
 def _name(
     axes: Axes, box: Any, text: str, colour: str, taken: list[tuple[float, float, float, float]], part: Any
 ) -> None:
-    """Draw a box, and its answer above it, or higher where another one stands."""
+    """Draw a box, and its answer above or below it: the nearest place where no other answer stands."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     left, top, right, bottom = box
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.8))
     unit = (part[2] - part[0]) / 100  # a hundredth of the part's width
-    long, high = 1.75 * unit * len(text), 4.6 * unit
+    long, high = 1.8 * unit * len(text), 4.4 * unit
     x = min(max(left, part[0] + unit), part[2] - long - unit)
-    y = top - unit
-    while any(x < b[2] and x + long > b[0] and y > b[1] and y - high < b[3] for b in taken):
-        y -= high
-    taken.append((x, y - high, x + long, y))
-    if y < top - 2 * unit:
+    above, below = top - unit, bottom + unit + high
+    places = [place for n in range(8) for place in (above - n * high, below + n * high)]
+    words = [(x, y - high, x + long, y) for y in places if part[1] + high < y < part[3]]
+    free = [place for place in words if not any(_touch(place, other) for other in taken)]
+    taken.append(free[0] if free else (x, above - high, x + long, above))
+    y = taken[-1][3]
+    if y < above:
         axes.plot((x + unit, x + unit), (y, top), color=colour, linewidth=0.8)
+    elif y > below:
+        axes.plot((x + unit, x + unit), (bottom, y - high), color=colour, linewidth=0.8)
     edge = [withStroke(linewidth=2.5, foreground="black")]
-    axes.text(x, y, text, color="white", fontsize=8.5, va="bottom", path_effects=edge)
+    axes.text(x, y, text, color="white", fontsize=9.5, va="bottom", path_effects=edge)
 
 
 def _part(frame: ReplayedFrame, kept: list[int], height: int, width: int) -> tuple[int, int, int, int]:

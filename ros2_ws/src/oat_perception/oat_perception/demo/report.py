@@ -164,12 +164,18 @@ table { width: 100%; }
 .switches .reason { white-space: normal; font-size: 13.5px; min-width: 320px; }
 .time { text-align: right; } .same { color: #9aa3aa; }
 .strip { padding: 12px 0; border-bottom: 1px solid var(--line); }
-.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 44%), 1fr)); gap: 16px; }
+.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 29%), 1fr)); gap: 14px; }
 figure { margin: 0; display: flex; flex-direction: column; gap: 10px; font-size: 14px; line-height: 1.3; }
 figure img { width: 80px; height: 80px; flex: none; image-rendering: pixelated; border-radius: 3px; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .checks { list-style: none; padding: 0; } .checks span { color: var(--ink); }
 footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px; max-width: none; }
+@media (max-width: 699px) { .switches, .switches tbody { display: block; } .switches thead { display: none; }
+  .switches tr { display: flex; flex-wrap: wrap; column-gap: 14px; padding: 8px 0;
+    border-bottom: 1px solid var(--line); }
+  .switches td { border: 0; padding: 0; } .switches .reason { min-width: 100%; }
+  .switches .time::after { content: " s"; }
+  .switches td::before { content: attr(data-name) " "; color: var(--faint); } }
 @media (min-width: 700px) { figure { flex-direction: row; }
   .strip { display: grid; grid-template-columns: 124px 1fr; } }
 @media print { main { max-width: none; padding: 0; } .wide, tr, .strip { break-inside: avoid; }

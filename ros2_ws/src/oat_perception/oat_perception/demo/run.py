@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import Progress
 
+from oat_perception.core.parameters import SPECS, policy_config
 from oat_perception.demo.checks import DayCheck, check_day
 from oat_perception.demo.client import CAMERA, PERCEPTION, DemoClient
 from oat_perception.demo.days import Day, Images
@@ -46,6 +47,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
 from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
 
 _START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
@@ -85,7 +87,7 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
     _act(options, folder, images, class_names, console)
     _compare(options, folder, images, load_run(folder, options.scenario).frames, console)
     done = load_run(folder, options.scenario)
-    checks = check_day(done, folder / DECISIONS, bundle=options.bundle, settings=_node_settings(options.day))
+    checks = check_day(done, folder / DECISIONS, bundle=options.bundle, config=_policy_config(options.day))
     _write_summary(options, folder, done, images.origin, checks)
     report = write_report(folder)
     for check in checks:
@@ -181,6 +183,10 @@ def _node_settings(day: Day) -> dict[str, Any]:
     }
 
 
+def _policy_config(day: Day) -> PolicyConfig:
+    return policy_config({spec.name: spec.default for spec in SPECS} | _node_settings(day))
+
+
 def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, view: LiveView) -> None:
     """Let the day run, act as the operator when the script says so, and show what happens."""
     client.set_on(CAMERA, {"playing": True})
@@ -228,7 +234,8 @@ def _compare(options: Options, folder: Path, images: Images, frames: Sequence[Re
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("The same images at other points", total=len(frames))
         torch.set_num_threads(1)  # one small image at a time: more threads only wait for one another
-        runtime = OATRuntime.load(options.bundle, num_threads=1)
+        backend = options.day.settings.get("backend", "auto")
+        runtime = OATRuntime.load(options.bundle, backend=backend, num_threads=1)
         try:
             answers = other_answers(
                 frames,
@@ -236,6 +243,7 @@ def _compare(options: Options, folder: Path, images: Images, frames: Sequence[Re
                 clean=images.clean,
                 runtime=runtime,
                 attacker=Attacker(options.bundle),
+                config=_policy_config(options.day),
                 seed=options.seed,
                 progress=lambda done: progress.update(task, completed=done),
             )

@@ -81,8 +81,8 @@ def switch_table(run: Run) -> str:
         return "<p>The operating point never changed.</p>"
     titles = {phase.name: escape(phase.title) for phase in run.scenario.phases}
     rows = "".join(
-        f"<tr><td class=time>{s.t_s:.1f}<td>{titles[s.phase]}<td>{_arrow(s.before.lam, s.after.lam)}"
-        f"<td>{_arrow(s.before.width, s.after.width)}"
+        f"<tr><td class=time>{s.t_s:.1f}<td>{titles[s.phase]}<td data-name=λ>{_arrow(s.before.lam, s.after.lam)}"
+        f"<td data-name=width>{_arrow(s.before.width, s.after.width)}"
         f"<td>{escape(s.source.replace('_', ' '))}<td class=reason>{escape(s.reason)}"
         for s in run.switches
     )
