@@ -57,7 +57,7 @@ class Shown:
 
     def samples(self, run: Run) -> str:
         """Return a strip of samples for each phase, as HTML."""
-        rows = []
+        rows, kind = [], "strip regions" if self._day.has_regions else "strip"
         for phase in run.scenario.phases:
             found = [
                 (frame, number)
@@ -68,7 +68,7 @@ class Shown:
             most = _REGIONS_PER_PHASE if self._day.has_regions else _IMAGES_PER_PHASE
             places = dict.fromkeys(len(found) * (2 * i + 1) // (2 * most) for i in range(most))
             figures = "".join(self._sample(*found[place]) for place in places if found)
-            rows.append(f"<section class=strip><h3>{escape(phase.title)}</h3><div>{figures}</div></section>")
+            rows.append(f'<section class="{kind}"><h3>{escape(phase.title)}</h3><div>{figures}</div></section>')
         return "".join(rows)
 
     def picture(self, run: Run) -> Figure | None:
@@ -76,7 +76,7 @@ class Shown:
         chosen = [
             (phase.title, frame)
             for phase in run.scenario.phases
-            if phase.name in self._day.pictured and (frame := self._fullest(run.of(phase))) is not None
+            if phase.name in self._day.pictured and (frame := self._clearest(run.of(phase))) is not None
         ][:_PICTURED]
         if not chosen:
             return None
@@ -99,15 +99,20 @@ class Shown:
             if name in self._day.shown and not any(_touch(seen, person) for person in people):
                 yield number
 
-    def _fullest(self, frames: tuple[ReplayedFrame, ...]) -> ReplayedFrame | None:
-        """Return the frame with the most kinds of things, then the most things, among those without people."""
-        best: tuple[tuple[int, int], ReplayedFrame] | None = None
+    def _clearest(self, frames: tuple[ReplayedFrame, ...]) -> ReplayedFrame | None:
+        """Return the frame without people that shows the most kinds of things, and these the largest in its part.
+
+        What the node said of it plays no part.
+        """
+        best: tuple[tuple[int, float], ReplayedFrame] | None = None
         for frame in frames:
-            names = [self._day.class_names[label] for label in frame.truths]
-            kept = [name for name in names if name in self._day.shown]
+            names = {self._day.class_names[label] for label in frame.truths}
+            kept = self._kept(frame)
             if frame.result is None or self._day.hidden in names or not kept:
                 continue
-            key = len(set(kept)), len(kept)
+            left, _, right, _ = _part(frame, kept, *self._image(frame).shape[:2])
+            sides = [max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in (frame.truth["boxes"][n] for n in kept)]
+            key = len(names & set(self._day.shown)), sum(sides) / len(sides) / (right - left)
             if best is None or key > best[0]:
                 best = key, frame
         return best and best[1]
@@ -153,6 +158,11 @@ class Shown:
         return read_image(self._frames_dir / frame.truth["file"])
 
 
+def save_picture(figure: Figure, to: Path | io.BytesIO) -> None:
+    """Write a picture as WebP, without empty borders."""
+    figure.savefig(to, format="webp", dpi=110, bbox_inches="tight", pad_inches=0.08)
+
+
 def to_html(figure: Figure) -> str:
     """Return a figure as a picture that stands in a page."""
     content = io.BytesIO()
@@ -181,9 +191,9 @@ def _name(
     taken.append(free[0] if free else (x, above - high, x + long, above))
     y = taken[-1][3]
     if y < above:
-        axes.plot((x + unit, x + unit), (y, top), color=colour, linewidth=0.8)
+        axes.plot((x + unit, x + unit), (y, top), color=colour, linewidth=1.4)
     elif y > below:
-        axes.plot((x + unit, x + unit), (bottom, y - high), color=colour, linewidth=0.8)
+        axes.plot((x + unit, x + unit), (bottom, y - high), color=colour, linewidth=1.4)
     edge = [withStroke(linewidth=2.5, foreground="black")]
     axes.text(x, y, text, color="white", fontsize=9.5, va="bottom", path_effects=edge)
 
@@ -193,10 +203,10 @@ def _part(frame: ReplayedFrame, kept: list[int], height: int, width: int) -> tup
     boxes_N4 = np.array([frame.truth["boxes"][n] for n in kept])
     left, top = boxes_N4[:, :2].min(axis=0)
     right, bottom = boxes_N4[:, 2:].max(axis=0)
-    columns = min(width, round(1.15 * max(right - left, _ASPECT * 1.6 * (bottom - top), width / 2)))
-    rows = min(height, round(columns / _ASPECT))
+    columns = min(width, round(1.15 * max(right - left, _ASPECT * (bottom - top), width / 2)))
+    rows = min(height, max(round(columns / _ASPECT), bottom - top))
     at_left = int(np.clip((left + right - columns) // 2, 0, width - columns))
-    at_top = int(np.clip((top + bottom) // 2 - 0.55 * rows, 0, height - rows))
+    at_top = int(np.clip((top + bottom - rows) // 2, 0, height - rows))
     return at_left, at_top, at_left + columns, at_top + rows
 
 

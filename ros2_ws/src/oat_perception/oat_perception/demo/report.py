@@ -10,7 +10,7 @@ from typing import Any
 from oat_perception.demo.days import DAYS, Day
 from oat_perception.demo.figures import accuracy_by_phase, timeline, to_svg
 from oat_perception.demo.lessons import lessons, share_text
-from oat_perception.demo.pictures import Shown, to_html
+from oat_perception.demo.pictures import Shown, save_picture, to_html
 from oat_perception.demo.run_record import SUMMARY, Run, load_run
 from oat_perception.demo.tables import phase_table, phases_note, switch_table
 from oat_perception.replay.scenario import Scenario
@@ -39,7 +39,7 @@ def write_report(folder: Path) -> Path:
     figure = timeline(run)
     figure.savefig(folder / "timeline.png", dpi=150)
     if picture := shown.picture(run):
-        picture.savefig(folder / PICTURE, dpi=110)
+        save_picture(picture, folder / PICTURE)
     body = _BODY.format(
         title=escape(day.title),
         lessons=lessons(run, summary, day),
@@ -164,7 +164,7 @@ table { width: 100%; }
 .switches .reason { white-space: normal; font-size: 13.5px; min-width: 320px; }
 .time { text-align: right; } .same { color: #9aa3aa; }
 .strip { padding: 12px 0; border-bottom: 1px solid var(--line); }
-.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 29%), 1fr)); gap: 14px; }
+.strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 44%), 1fr)); gap: 16px; }
 figure { margin: 0; display: flex; flex-direction: column; gap: 10px; font-size: 14px; line-height: 1.3; }
 figure img { width: 80px; height: 80px; flex: none; image-rendering: pixelated; border-radius: 3px; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
@@ -178,6 +178,8 @@ footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px;
   .switches td::before { content: attr(data-name) " "; color: var(--faint); } }
 @media (min-width: 700px) { figure { flex-direction: row; }
   .strip { display: grid; grid-template-columns: 124px 1fr; } }
+.regions div { grid-template-columns: repeat(auto-fill, minmax(min(125px, 29%), 1fr)); gap: 14px; }
+.regions figure { flex-direction: column; gap: 4px; }
 @media print { main { max-width: none; padding: 0; } .wide, tr, .strip { break-inside: avoid; }
   h2 { break-after: avoid; } body { font-size: 13px; } }
 """
