@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not in th
 
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from oat_perception.camera_replay_node import CameraReplay  # noqa: E402
+from oat_perception.core.regions import box_of  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+
+from tests.oat_perception.replay.test_frames import save_robocup  # noqa: E402
 
 NAME = "/oat_perception"
 # Of vision_msgs 4.1.1, which Jazzy ships; computed from its own message files.
@@ -99,6 +105,29 @@ def test_each_region_is_answered_in_its_place_as_if_it_were_an_image(start_graph
     alone = peer.ask(crop)
     seen = {h.hypothesis.class_id: h.hypothesis.score for h in answer.detections[0].results}
     assert seen == pytest.approx({str(k): score for k, score in enumerate(alone.probabilities)}, abs=1e-6)
+
+
+def test_a_replayed_session_comes_with_its_boxes_and_each_is_answered(start_graph, on_a_thread, tmp_path) -> None:
+    graph = start_graph(max_regions=16, probe_period_s=0.0, lambda_=0.3)
+    asked: list[Any] = []
+    answers: list[Any] = []
+    graph.peer.create_subscription(vision.Detection2DArray, "regions", asked.append, 50)
+    graph.peer.create_subscription(vision.Detection2DArray, f"{NAME}/detections", answers.append, 50)
+    given = {
+        "source": "robocup/20260502_r5",
+        "data_root": str(save_robocup(tmp_path)),
+        "rate_hz": 10.0,
+        "truth_file": str(tmp_path / "truth.jsonl"),
+    }
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    with on_a_thread(CameraReplay(context=graph.context, parameter_overrides=overrides)):
+        graph.peer.until(lambda: len(answers) >= 4 and len(asked) >= 4, "frames with boxes are answered")
+    truth = {line["stamp_ns"]: line for line in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines())}
+    for message in (*asked, *answers):
+        line = truth[message.header.stamp.sec * 10**9 + message.header.stamp.nanosec]
+        boxes = [box_of(found.bbox, height=96, width=128) for found in message.detections]
+        assert boxes == [tuple(box) for box in line["boxes"]] and len(boxes) == len(line["labels"]) == 4
+    assert all(found.results for message in answers for found in message.detections)
 
 
 def test_detections_without_their_image_are_counted(start_graph) -> None:
