@@ -12,6 +12,8 @@ _INT8 = "needs a bundle that was counted in int8, which takes minutes; tests/tra
 
 MARKED = {
     "make demo": _MAKE,
+    "make demo DEMO_ARGS=--robot": _MAKE,
+    "make demo DEMO_ARGS=--robot && cp out/demo/picture.webp docs/images/robot.webp": _MAKE,
     "make test": _MAKE,
     "make dist": _MAKE,
     "python -m oat_perception.camera_replay_node --ros-args -p source:=0": "needs a webcam",
