@@ -17,6 +17,8 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 
+_MORE_TRIES = 2
+
 
 def other_answers(
     frames: Sequence[ReplayedFrame],
@@ -33,7 +35,7 @@ def other_answers(
 
     Every image is answered at the least and the greatest λ, at full width. An image of a network that the battery had
     narrowed is answered again at that point and at full width, one after the other, so that their times can be
-    compared.
+    compared: each is the least of three.
 
     An attacked image was made against the node's operating point, so it would flatter any other point. Therefore each
     point gets its own attack on the same clean image, with the same random start.
@@ -66,6 +68,9 @@ def other_answers(
             if truth["attack"] != "none":
                 frame_HWC = _attacked(truth, clean(truth), attacker, point, seed)
             labels, latency_ms = _answer(runtime, frame_HWC, truth, point)
+            if role != FIXED_LAMBDA:  # a busy machine only ever adds
+                tries = (_answer(runtime, frame_HWC, truth, point) for _ in range(_MORE_TRIES))
+                latency_ms = min(latency_ms, *(again_ms for _, again_ms in tries))
             answers.append(
                 {"stamp_ns": truth["stamp_ns"], "role": role, "lambda": point.lam, "width": point.width,
                  "labels": labels, "latency_ms": latency_ms}

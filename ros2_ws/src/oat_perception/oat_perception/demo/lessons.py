@@ -96,8 +96,9 @@ def _from_the_battery(frames: Iterable[ReplayedFrame], day: Day) -> str:
         f"{100 * (1 - own_ms / full_ms):.0f}&nbsp;%",
         "of the network’s time",
         f"At width {', '.join(f'{width:g}' for width in widths)} it took {own_ms:.1f}&nbsp;ms an image, at full width "
-        f"{full_ms:.1f}&nbsp;ms (medians of {len(both)} images, timed one after the other after the run). It was right "
-        f"on {share_text(own_share)} {day.things}, at full width and the same λ on {share_text(full_share)}.",
+        f"{full_ms:.1f}&nbsp;ms (medians of {len(both)} images, each the least of three tries, timed in turn after the "
+        f"run). It was right on {share_text(own_share)} {day.things}, at full width and the same λ on "
+        f"{share_text(full_share)}.",
     )
 
 
