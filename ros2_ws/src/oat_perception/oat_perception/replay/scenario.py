@@ -140,7 +140,7 @@ ROBOT_DAY = Scenario(
             battery=0.84,
         ),
         Phase(
-            name="attack", title="Attack", seconds=13, source="robocup/20260503_r3", attack="pgd-10", confidence=0.1,
+            name="attack", title="Attack", seconds=18, source="robocup/20260503_r3", attack="pgd-10", confidence=0.1,
             battery=0.76, max_rate_hz=1.5,
         ),
         Phase(name="low_battery", title="Low battery", seconds=10, source="robocup/20260503_r5", battery=0.10),
