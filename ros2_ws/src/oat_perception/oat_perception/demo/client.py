@@ -11,6 +11,7 @@ from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from oat_msgs.msg import DecisionRecord, Perception
 from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -33,14 +34,15 @@ class DemoClient(Node):
         reasons: reason of the decision for each image, by the image's stamp.
     """
 
-    def __init__(self, class_names: Sequence[str], *, regions: bool) -> None:
+    def __init__(self, class_names: Sequence[str], *, regions: bool, context: Context | None = None) -> None:
         """Subscribe.
 
         Args:
             class_names: of the node's bundle.
             regions: whether the node answers regions, and not whole images.
+            context: of rclpy; None: the default one.
         """
-        super().__init__("demo")
+        super().__init__("demo", context=context)
         self._results: dict[int, Record] = {}
         self._regions: dict[int, list[Record]] = {}
         self._class_names, self._has_regions = class_names, regions
@@ -55,7 +57,7 @@ class DemoClient(Node):
             name: self.create_client(SetParametersAtomically, f"{name}/set_parameters_atomically")
             for name in (PERCEPTION, CAMERA)
         }
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self)
 
     def spin(self, seconds: float = _SPIN_S) -> None:
