@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from oat_perception.demo.days import DAYS
+from oat_perception.demo.pictures import Shown, save_picture
 from oat_perception.demo.report import PICTURE, write_report
-from oat_perception.demo.run_record import FIXED, RESULTS, SUMMARY, TRUTH, write_lines
+from oat_perception.demo.run_record import FIXED, RESULTS, SUMMARY, TRUTH, load_run, write_lines
 
 ROBOT_DAY = DAYS["robot"]
 NAMES = ROBOT_DAY.class_names
@@ -49,21 +50,23 @@ def _frame(number: int, *, people: bool) -> tuple[dict, dict, dict, np.ndarray]:
     return truth, result, fixed, image_HWC
 
 
-def _report(folder, *, people: bool) -> str:
-    frames = [_frame(number, people=people) for number in range(12)]
+@pytest.fixture
+def folder(tmp_path, request):
+    """A run whose frames have people in them, or not."""
+    frames = [_frame(number, people=request.param) for number in range(12)]
     for name, place in ((TRUTH, 0), (RESULTS, 1), (FIXED, 2)):
-        write_lines(folder / name, (frame[place] for frame in frames))
-    (folder / "frames").mkdir()
+        write_lines(tmp_path / name, (frame[place] for frame in frames))
+    (tmp_path / "frames").mkdir()
     for truth, _, _, image_HWC in frames:
-        cv2.imwrite(str(folder / "frames" / truth["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(tmp_path / "frames" / truth["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
     summary = {
         "day": "robot", "scenario": ROBOT_DAY.scenario.model_dump(mode="json"), "region_margin": 0.1, "bundle": "b",
         "bundle_sha256": "0" * 64, "images": "456x600", "seed": 0, "rate_hz": 4.0, "machine": "test",
         "attack": {"name": "pgd-10", "epsilon": 8 / 255, "step_size": 2 / 255, "num_steps": 10, "seed": 0},
         "finished": "today", "command": "make demo", "settings": {}, "checks": [],
     }  # fmt: skip
-    (folder / SUMMARY).write_text(json.dumps(summary))
-    return write_report(folder).read_text()
+    (tmp_path / SUMMARY).write_text(json.dumps(summary))
+    return tmp_path
 
 
 def _shown(page: str) -> list[np.ndarray]:
@@ -76,22 +79,26 @@ def _has(image_HWC: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(image_HWC.astype(int) - colour).max(axis=2) < 60).any())
 
 
-def test_nothing_of_a_person_is_shown_not_even_at_the_edge_of_a_robots_region(tmp_path):
-    page = _report(tmp_path, people=True)
+@pytest.mark.parametrize("folder", [True], ids=["people"], indirect=True)
+def test_nothing_of_a_person_is_shown_not_even_at_the_edge_of_a_robots_region(folder):
+    page = write_report(folder).read_text()
     assert "100 % (60 of 60) of their regions" in page.replace("&nbsp;", " ")
+    assert "holds whole frames with people" in page
     shown = _shown(page)
     assert len(shown) == page.count("<figure>") == 6 * 4  # two frames a phase, the robot alone and the ball of each
     assert not any(_has(image, RED) for image in shown)
     assert not any(_has(image, BLUE) for image in shown)
     assert any(_has(image, (200, 200, 0)) for image in shown) and any(_has(image, (250, 250, 250)) for image in shown)
-    assert not (tmp_path / PICTURE).exists(), "a part of a frame with people in it"
+    assert not (folder / PICTURE).exists(), "a part of a frame with people in it"
 
 
-def test_a_part_of_a_frame_is_shown_where_nobody_is_and_all_its_boxes_are_in_it(tmp_path):
-    page = _report(tmp_path, people=False)
-    picture, *crops = _shown(page)
-    assert len(crops) == 6 * 6
-    assert all(_has(picture, colour) for colour in ((200, 200, 0), (90, 90, 90)))
-    assert (tmp_path / PICTURE).is_file()
-    assert "Bright hall: 3 of 3 right" not in page, "words of a picture are drawn"
-    assert "holds whole frames with people" in page
+@pytest.mark.parametrize("folder", [False], ids=["nobody"], indirect=True)
+def test_a_part_of_a_frame_is_shown_where_nobody_is_and_all_its_boxes_are_in_it(folder):
+    run = load_run(folder, ROBOT_DAY.scenario)
+    shown = Shown(ROBOT_DAY, folder / "frames", region_margin=0.1)
+    assert shown.samples(run).count("<figure>") == 6 * 6
+    figure = shown.picture(run)
+    assert figure is not None
+    save_picture(figure, folder / PICTURE)
+    picture_HWC = cv2.cvtColor(cv2.imread(str(folder / PICTURE)), cv2.COLOR_BGR2RGB)
+    assert all(_has(picture_HWC, colour) for colour in ((200, 200, 0), (90, 90, 90)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -133,7 +134,7 @@ def _running_accuracy(axes: Axes, run: Run) -> None:
             labels.append((f"fixed {style.lam_text(lam)}", [f.fixed[lam] for f in frames], fixed_line))
         for name, answers, line in labels:
             counted = [frame.share(of_frame) for of_frame, frame in zip(answers, frames, strict=True)]
-            shares = [total(counted[: n + 1]) for n in range(len(counted))][_FEWEST_FOR_A_LINE - 1 :]
+            shares = list(itertools.accumulate(counted, lambda a, b: total((a, b))))[_FEWEST_FOR_A_LINE - 1 :]
             times_s = t_s[_FEWEST_FOR_A_LINE - 1 :]
             axes.plot(times_s, [s.rate for s in shares], label=name if index == 0 else None, **line)
             if line is ADAPTIVE_LINE and shares:
