@@ -85,14 +85,17 @@ class Attacker:
         if not len(boxes_N4):
             return frame_HWC
         spec, (height, width) = self._bundle.input, frame_HWC.shape[:2]
-        views = [enlarged(tuple(box), height=height, width=width, spec=spec) for box in boxes_N4.tolist()]
+        views_N4 = np.array([enlarged(tuple(b), height=height, width=width, spec=spec) for b in boxes_N4.tolist()])
+        # Gradients are as large as the image: only the part that holds all regions is worked on.
+        (first_x, first_y), (end_x, end_y) = views_N4[:, :2].min(axis=0), views_N4[:, 2:].max(axis=0)
+        views = (views_N4 - (first_x, first_y, first_x, first_y)).tolist()
         fits = [
             tuple(map(torch.from_numpy, fit_matrices(bottom - top, right - left, spec)))
             for left, top, right, bottom in views
         ]
         network, y_N = self._folded(point), torch.from_numpy(labels_N)
-        clean_1CHW = torch.from_numpy(unit_planes(frame_HWC))[None]
-        shown_HW = torch.zeros(height, width)
+        clean_1CHW = torch.from_numpy(unit_planes(frame_HWC[first_y:end_y, first_x:end_x]))[None]
+        shown_HW = torch.zeros(clean_1CHW.shape[2:])
         for left, top, right, bottom in views:
             shown_HW[top:bottom, left:right] = 1.0
 
@@ -110,7 +113,10 @@ class Attacker:
         drawn_1CHW = ball.random_start(torch.Generator().manual_seed(seed))
         start_1CHW = torch.where(shown_HW > 0, drawn_1CHW, clean_1CHW)
         stepper = PlainStep(self.spec.step_size)
-        return _levels(ascend(objective, ball, start_1CHW, stepper, num_steps=self.spec.num_steps, keep="last"))
+        found_1CHW = ascend(objective, ball, start_1CHW, stepper, num_steps=self.spec.num_steps, keep="last")
+        attacked_HWC: Bytes = frame_HWC.copy()
+        attacked_HWC[first_y:end_y, first_x:end_x] = _levels(found_1CHW)
+        return attacked_HWC
 
 
 def _levels(image_1CHW: Tensor) -> Bytes:
