@@ -129,7 +129,7 @@ class Shown:
         mark, kind = ("✓", "right") if right_ else ("✗", "wrong")
         return (
             f'<figure><img alt="{escape(truth)}" src="{_data(image_HWC)}"><figcaption>'
-            f"<span class={kind}>{mark} {escape(answer['class_name'])}</span> <small>{_percent(answer).replace(' ', '&nbsp;')}</small><br>"
+            f"<span class={kind}>{mark} {escape(answer['class_name'])}</span> <small>{_percent(answer)}</small><br>"
             f"<small>{f'is {escape(truth)}<br>' if not right_ else ''}{lam_text(frame.point.lam)}, "
             f"width&nbsp;{frame.point.width:g}</small></figcaption></figure>"
         )
@@ -215,7 +215,7 @@ def _touch(a: Any, b: Any) -> bool:
 
 
 def _percent(answer: dict[str, Any]) -> str:
-    return "" if answer["confidence"] is None else f"{100 * answer['confidence']:.0f} %"
+    return "" if answer["confidence"] is None else f"{100 * answer['confidence']:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _data(image_HWC: Bytes) -> str:
