@@ -29,6 +29,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, CompressedImage, Image
+from std_msgs.msg import Float32
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
@@ -90,6 +91,7 @@ class Peer(Node):
         self.compressed = self.create_publisher(CompressedImage, "image/compressed", 5)
         self.battery = self.create_publisher(BatteryState, "battery_state", 5)
         self.confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
+        self.confidence_value = self.create_publisher(Float32, "environment_confidence_value", 5)
         self.create_subscription(OperatingPoint, f"{NAME}/operating_point", self.points.append, _LATCHED)
         self.create_subscription(LabelInfo, f"{NAME}/label_info", self.labels.append, _LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
