@@ -61,7 +61,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
     try:
         core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]), constants=constants)
         check(runtime, config)
-        runtime.prepare()
+        runtime.prepare(max_batch=max(1, values["max_regions"]))
         if values["lambda"] != ADAPTIVE:
             widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
             runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)
