@@ -32,9 +32,9 @@ from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import EstimatorConstants, ImageKind, constants_of
-from policy.image import Images
-from policy.kinds import (
+from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
+from policy.belief.ranks import NormalScores
+from policy.fitting.kinds import (
     Statistics,
     count_alarms,
     fit_estimator,
@@ -43,7 +43,7 @@ from policy.kinds import (
     statistics_of,
     with_drift_noise,
 )
-from policy.ranks import NormalScores
+from policy.image import Images
 
 _MAX_FITTED = 400
 """Number of frames that are corrupted, evenly spread. More frames cost time and change little."""

@@ -11,14 +11,14 @@ import math
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
-from policy.budget import Allowance, Budget, RateLimit
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
+from policy.choice.budget import Allowance, Budget, RateLimit
+from policy.choice.hysteresis import Hysteresis
+from policy.choice.score import Belief, Scores
 from policy.config import PolicyConfig
 from policy.decision import ChosenBy, Decision, Rejected, Rule
-from policy.estimator import EstimatorConstants, RegimeFilter
-from policy.hysteresis import Hysteresis
-from policy.rates import opposite
-from policy.score import Belief, Scores
-from policy.signals import NetworkSignals, Override, Signals, SignalState, image_state
+from policy.signals import NetworkSignals, Override, Signals, SignalState, image_state, opposite
 from policy.snapshot import Remembering
 
 

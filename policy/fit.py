@@ -25,10 +25,10 @@ from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import EstimatorConstants
+from policy.belief.constants import EstimatorConstants
+from policy.fitting.kinds import fit_estimator
+from policy.fitting.rates import measure_rates
 from policy.image import Images
-from policy.kinds import fit_estimator
-from policy.rates import measure_rates
 
 
 def fit_network(
@@ -56,7 +56,7 @@ def fit_network(
         seed: of corruptions and attack.
         fitted_on: provenance, for people.
     """
-    from policy.attackable import AttackableNetwork  # needs torch
+    from policy.fitting.attackable import AttackableNetwork  # needs torch
 
     rng = np.random.default_rng(seed)
     regimes = {name: CORRUPTIONS[name].regime for name in FITTING_KINDS}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from oat_runtime.errors import DataError
-from policy.alarm import Alarm
+from policy.belief.alarm import Alarm
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics
 
 FRAME_S = 1 / 30

@@ -13,9 +13,9 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
+from policy.belief.constants import EstimatorConstants
 from policy.calibrate import check_frames, main, read_frames, read_regions
-from policy.estimator import EstimatorConstants
-from policy.kinds import count_alarms, fit_estimator, statistics_of
+from policy.fitting.kinds import count_alarms, fit_estimator, statistics_of
 
 Scenes = Callable[..., np.ndarray]
 

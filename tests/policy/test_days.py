@@ -17,6 +17,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.plain_net import fold
 from oat_runtime.untrained import untrained_tensors
+from policy.belief.constants import EstimatorConstants
 from policy.bench.__main__ import main
 from policy.bench.days import detectors, renormalized
 from policy.bench.days.alarms import _judged
@@ -26,7 +27,6 @@ from policy.bench.days.sessions import Session, orders_of, sessions_of, venues_o
 from policy.bench.days.trials import accuracy
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 
 @pytest.fixture(scope="module")

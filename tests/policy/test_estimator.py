@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint, Regime
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
+from policy.belief.ranks import NormalScores
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
+from policy.fitting.kinds import fit_estimator, independence, statistics_of, with_drift_noise
+from policy.fitting.rates import Corrupt, measure_rates, network_rates
 from policy.image import ImageStatistics, image_statistics
-from policy.kinds import fit_estimator, independence, statistics_of, with_drift_noise
-from policy.ranks import NormalScores
-from policy.rates import Corrupt, measure_rates, network_rates
 from policy.signals import NetworkSignals
 
 FRAME_S = 1 / 30

@@ -13,9 +13,9 @@ from oat_runtime.data import LEAST_TO_FIT, ImageSet, fingerprint
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
 from policy import fit as fit_module
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.estimator import EstimatorConstants
 from policy.fit import fit_network, main
 
 torch = pytest.importorskip("torch")

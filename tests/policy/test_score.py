@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Measurement, OperatingPoint, OperatingTable, Regime
+from policy.belief.constants import EstimatorConstants
+from policy.choice.score import Belief, Scores
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
-from policy.score import Belief, Scores
 
 
 def _random_table(table: OperatingTable, rng: np.random.Generator) -> OperatingTable:

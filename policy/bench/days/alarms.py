@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.boxes.description import BACKGROUND
+from policy.belief.constants import EstimatorConstants
+from policy.belief.ranks import NormalScores
 from policy.bench.days import detectors
 from policy.bench.days.trials import Days
 from policy.bench.days.world import FRAME_S, World
 from policy.bench.statistics import delay_frames
 from policy.calibrate import MIN_FRAMES, calibrate, regions_of
-from policy.estimator import EstimatorConstants
-from policy.ranks import NormalScores
 
 
 def alarms(days: Days, features: tuple[NDArray[np.float32], NDArray[np.int64]] | None) -> None:

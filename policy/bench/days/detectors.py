@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics
 
 Bools = NDArray[np.bool_]

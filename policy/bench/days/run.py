@@ -17,12 +17,12 @@ from oat_runtime.data import load_frames
 from oat_runtime.data.boxes import frames_of_split
 from oat_runtime.report import Report, Row, text_table
 from oat_runtime.text import PlainConsole
+from policy.belief.constants import EstimatorConstants
 from policy.bench.days import alarms, latency, trials
 from policy.bench.days.record import Recorder
 from policy.bench.days.sessions import Session, orders_of, sessions_of
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 _INTERVALS = {
     "accuracy": ("low_95", "high_95"),

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import Check, Report
 from oat_runtime.timing import p50_p99
+from policy.belief.constants import EstimatorConstants
 from policy.bench.days.latency import HERTZ, Latencies
 from policy.bench.days.world import Played, World
 from policy.bench.statistics import Estimate
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 _NUM_RESAMPLES = 1000
 _WORTH_SWITCHING = 0.005

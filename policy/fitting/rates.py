@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.estimator import NetworkRates
+from policy.belief.constants import NetworkRates
+from policy.signals import opposite
 
 if TYPE_CHECKING:  # loads torch
-    from policy.attackable import AttackableNetwork
+    from policy.fitting.attackable import AttackableNetwork
 
 _Images = NDArray[np.uint8]
 _STRONG = 4
@@ -27,11 +28,6 @@ class Corrupt(Protocol):
 
     def __call__(self, image_HWC: _Images, name: str, severity: int, *, rng: np.random.Generator) -> _Images:
         """Return a corrupted copy of the same shape; severity is 1..5."""
-
-
-def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
-    """Return the λ of the probe: the end of the trained range that is opposite to `lam`."""
-    return lambdas[0] if lam >= 0.5 else lambdas[-1]
 
 
 def measure_rates(

@@ -17,8 +17,8 @@ from oat_runtime.operating_point import (
     Proportion,
     Regime,
 )
+from policy.belief.constants import ImageKind
 from policy.config import PolicyConfig
-from policy.estimator import ImageKind
 
 _Vector = NDArray[np.float64]
 

@@ -14,19 +14,12 @@ from oat_runtime.data import LEAST_TO_FIT
 from oat_runtime.errors import InputError
 from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import Regime
+from policy.belief.constants import DRIFT_NOISE, PRIOR, STRENGTHS, EstimatorConstants, ImageKind, NetworkRates
+from policy.belief.filter import RegimeFilter
+from policy.belief.ranks import NormalScores, ranks_of
 from policy.config import PolicyConfig
-from policy.estimator import (
-    DRIFT_NOISE,
-    PRIOR,
-    STRENGTHS,
-    EstimatorConstants,
-    ImageKind,
-    NetworkRates,
-    RegimeFilter,
-)
+from policy.fitting.rates import Corrupt
 from policy.image import Images, ImageStatistics, image_statistics
-from policy.ranks import NormalScores, ranks_of
-from policy.rates import Corrupt
 
 Statistics = NDArray[np.float64]
 _SHRINKAGE = 0.3
@@ -61,7 +54,7 @@ def fit_estimator(
         regimes: the kinds to fit and their regimes (the fitting half only).
         attacked: sets of attacked uint8 images by name. An attack may leave no trace in the statistics, so one
             adversarial kind always looks like clean images; it is told apart by the network's own signals only.
-        network: rates from `policy.rates.measure_rates`, one for each λ.
+        network: rates from `policy.fitting.rates.measure_rates`, one for each λ.
         rng: draws the corruptions.
         fitted_on: provenance, for people.
 
