@@ -36,7 +36,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.estimator import PRIOR, EstimatorConstants, ImageKind
+from policy.belief.constants import PRIOR, EstimatorConstants, ImageKind
 from policy.image import image_statistics
 from tests.ros.domains import next_domain
 

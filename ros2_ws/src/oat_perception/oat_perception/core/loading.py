@@ -14,8 +14,8 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.files import expanded, read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 
 @dataclass(frozen=True, slots=True)
