@@ -456,6 +456,18 @@ def test_a_box_takes_in_each_pixel_that_it_touches_and_ends_at_the_border() -> N
     assert cut_out(frame_of(0), frame.boxes(HEIGHT, WIDTH), InputSpec(height=8, width=8))[1].shape == (8, 8, 3)
 
 
+def test_a_crop_keeps_the_longer_side_of_its_box_without_the_margin(tmp_path: Path) -> None:
+    root = sessions(tmp_path / "frames", 8)
+    train = load_dataset(f"{root}@16", "train")
+    assert train.sides_N is not None and train.names is not None
+    for name, label, side in zip(train.names, train.labels_N.tolist(), train.sides_N.tolist(), strict=True):
+        if label < BACKGROUNDS:
+            assert side == {"ball": 20, "robot": 30}[train.class_names[label]], name
+        else:
+            assert 16 <= side <= HEIGHT
+    assert train.first(5).sides_N.tolist() == train.sides_N[:5].tolist()  # type: ignore[union-attr]
+
+
 def test_the_beginning_of_a_set_is_a_sample_and_always_the_same(tmp_path: Path) -> None:
     root = sessions(tmp_path / "frames", 8)
     train, again = load_dataset(f"{root}@16", "train"), load_dataset(f"{root}@16", "train", limit=24)
