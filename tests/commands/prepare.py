@@ -74,10 +74,10 @@ def write_frames(folder: Path, num: int) -> None:
 
 
 def write_robocup(folder: Path) -> None:
-    """Six early sessions, the last of which is held out and large enough for `policy.fit`; a late one; one in poor light."""
-    sizes = {f"2019060{day}_r2": 30 if day == 6 else 4 for day in range(1, 7)} | {"20260312_r5": 3}
+    """Six early sessions, the last held out and enough for `policy.fit`; two late ones; two in poor light."""
+    sizes = {f"2019060{day}_r2": 30 if day == 6 else 4 for day in range(1, 7)} | {"20260312_r5": 3, "20260502_r4": 1}
     rows = ["session,group,num_frames"]
-    for name, num in (sizes | {"20190706_r5": 3}).items():
+    for name, num in (sizes | {"20190706_r5": 3, "20190707_r3": 1}).items():
         write_pictures(folder / name, num)
         for image in (folder / name).iterdir():
             image.with_suffix(".txt").write_text("0 0.2 0.7 0.2 0.3\n3 0.5 0.7 0.2 0.3\n")
