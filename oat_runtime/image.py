@@ -114,7 +114,7 @@ def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike, spec: Inp
 
 
 def enlarged(box: tuple[int, int, int, int], *, height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
-    """Return the region around a box that the network sees: with a margin, and in the input's aspect ratio.
+    """Return the region around a box that the network sees: with a margin, and in the shape of `region_size`.
 
     A region that would leave the frame is moved into it. If it is longer than the frame, it ends where the frame ends,
     and is then fitted as any frame of another shape.
@@ -136,10 +136,16 @@ def enlarged(box: tuple[int, int, int, int], *, height: int, width: int, spec: I
 
 
 def region_size(height: float, width: float, spec: InputSpec) -> tuple[float, float]:
-    """Return height and width in pixels of the region around a box of this size, wherever it lies."""
+    """Return height and width in pixels of the region around a box of this size, wherever it lies.
+
+    It has the input's aspect ratio, and so takes in what stands beside a narrow box. With `stretch` it keeps the box's.
+    """
     if spec.region_margin is None:
         return height, width
-    scale = (1 + 2 * spec.region_margin) * max(height / spec.height, width / spec.width)
+    scale = 1 + 2 * spec.region_margin
+    if spec.resize == "stretch":
+        return height * scale, width * scale
+    scale *= max(height / spec.height, width / spec.width)
     return spec.height * scale, spec.width * scale
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, json_line, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, progress
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, in_ball, progress
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--count", type=a_count, default=1000, help="images, from the first on (default: %(default)s)")
     parser.add_argument("--steps", type=a_count, help="steps of Auto-PGD (default: 100)")
+    parser.add_argument("--epsilon", type=_epsilon, metavar="N/255",
+                        help="of a suite's attacks in the L∞ ball, as in 4/255 (default: 8/255)")  # fmt: skip
     parser.add_argument(
         "--lambda",
         dest="lambdas",
@@ -67,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="shares of the channels to count at (default: all trained)",
     )
     parser.add_argument("--split", choices=["test", "validation"], help="default: test for a bundle")
+    parser.add_argument("--dataset", metavar="NAME",
+                        help="a suite's images: the test images of another data set with the same classes, as in "
+                        "robocup-poor-light@64 (default: the bundle's own)")  # fmt: skip
     parser.add_argument("--precision", choices=["float32", "int8"], default="float32",
                         help="int8: count what a robot runs in int8; attacks take the gradients of the float32 network "
                         "(default: %(default)s)")  # fmt: skip
@@ -85,7 +91,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
-    return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
+    if args.suite or args.plots or args.publish:
+        return _run_suites(args)
+    if args.epsilon is not None or args.dataset is not None:
+        raise ConfigError("--epsilon and --dataset are of suites: name some with --suite")
+    return _check_again(args)
+
+
+def _epsilon(text: str) -> float:
+    """Return ε on the [0, 1] pixel scale."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)/255", text)
+    epsilon = float(match[1]) / 255 if match else 0.0
+    if not 0.0 < epsilon <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected N/255 with N in (0, 255], as in 4/255, got {quoted(text)}")
+    return epsilon
 
 
 def _check_again(args: argparse.Namespace) -> int:
@@ -141,21 +160,29 @@ def _run_suites(args: argparse.Namespace) -> int:
     if names:
         split: JudgedSplit = args.split or ("validation" if judged.bundle is None else "test")
         config = judged.model.config
+        if args.dataset is None:
+            data = judged.images(split, download=args.download)
+        else:
+            if args.split == "validation":
+                raise ConfigError(f"--dataset {args.dataset} is judged on its test images: leave --split out")
+            data = judged.images_of(args.dataset, download=args.download)
+        attack = ATTACKS[args.attack or "pgd-20"]
         job = Job(
             judged=judged,
-            data=judged.images(split, download=args.download).first(args.count),
+            data=data.first(args.count),
             lambdas=tuple(args.lambdas or config.lambdas),
             widths=tuple(args.widths or config.widths),
-            attack=ATTACKS[args.attack or "pgd-20"],
+            attack=attack if args.epsilon is None else in_ball(attack, args.epsilon),
             attacks=tuple(args.attacks or LINF_ATTACKS),
             num_steps=args.steps,
+            epsilon=args.epsilon,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
             cache_folder=(args.out or home) / "kept",
             rounding=rounding,
         )
         for name in names:
             suite = SUITES[name]
-            document = run_suite(suite, job, split=split, command=args.command)
+            document = run_suite(suite, job, split=split, command=args.command, images=args.dataset or "")
             documents.append(document)
             write_whole(folder / f"{name}.json", json.dumps(document.model_dump()) + "\n")
             tables = [table(document.rows) for table in suite.tables]

@@ -132,6 +132,24 @@ def gtsrb() -> TrainConfig:
     return _cpu(ModelConfig(), dataset="gtsrb@32", fit_to_data=True, epochs=30, jitter=0.3, eval_every=5)
 
 
+def robocup() -> TrainConfig:
+    """Crops of robots' own frames: OATS WRN-16-2 for 64x64 that two CPU cores train in about an hour.
+
+    Two processes of one thread are faster than one of two: torchrun --nproc-per-node 2. What was tried:
+    docs/log/recipe-search.md.
+    """
+    return _cpu(
+        ModelConfig(stem="3x3-stride2"),
+        dataset="robocup@64",
+        fit_to_data=True,
+        optimizer="muon",
+        jitter=0.3,
+        sync_bn=False,
+        epochs=120,
+        eval_every=10,
+    )
+
+
 def folder() -> TrainConfig:
     """Your own images by class, or frames with boxes: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
     return TrainConfig(
@@ -214,6 +232,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-resnet18": cifar10_resnet18,
     "cifar10-resnet34": cifar10_resnet34,
     "gtsrb": gtsrb,
+    "robocup": robocup,
     "folder": folder,
     "compare-paper": compare_paper,
     "compare-fast": compare_fast,

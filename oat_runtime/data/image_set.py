@@ -37,6 +37,7 @@ class ImageSet:
         names: paths of the images' files below the data set's folder; None where images have no files of their own.
         validation_N: bool, images that the data set itself holds out for validation; None where it leaves that open.
         region_margin: of crops of boxes, `InputSpec.region_margin`, so that a robot cuts out the same; else None.
+        sides_N: int64, of crops of boxes, the longer side of each box in pixels of its frame; else None.
         digests_N: uint64, `image_digest` of each image and the name of its class; None where nobody has computed them.
     """
 
@@ -49,6 +50,7 @@ class ImageSet:
     names: tuple[str, ...] | None = None
     validation_N: npt.NDArray[np.bool_] | None = None
     region_margin: float | None = None
+    sides_N: npt.NDArray[np.int64] | None = None
     digests_N: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
@@ -73,6 +75,7 @@ class ImageSet:
             labels_N=self.labels_N[where],
             groups_N=None if self.groups_N is None else self.groups_N[where],
             validation_N=None if self.validation_N is None else self.validation_N[where],
+            sides_N=None if self.sides_N is None else self.sides_N[where],
             digests_N=None if self.digests_N is None else self.digests_N[where],
         )
 

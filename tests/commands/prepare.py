@@ -73,6 +73,18 @@ def write_frames(folder: Path, num: int) -> None:
         image.with_suffix(".txt").write_text("0 0.2 0.7 0.2 0.3\n1 0.5 0.7 0.2 0.3\n")
 
 
+def write_robocup(folder: Path) -> None:
+    """Six early sessions, the last held out and enough for `policy.fit`; two late ones; two in poor light."""
+    sizes = {f"2019060{day}_r2": 30 if day == 6 else 4 for day in range(1, 7)} | {"20260312_r5": 3, "20260502_r4": 1}
+    rows = ["session,group,num_frames"]
+    for name, num in (sizes | {"20190706_r5": 3, "20190707_r3": 1}).items():
+        write_pictures(folder / name, num)
+        for image in (folder / name).iterdir():
+            image.with_suffix(".txt").write_text("0 0.2 0.7 0.2 0.3\n3 0.5 0.7 0.2 0.3\n")
+        rows.append(f"{name},{'main' if name in sizes else 'poor_light'},{num}")
+    (folder / "sessions.csv").write_text("\n".join(rows) + "\n")
+
+
 def call(main: Callable[..., int], *arguments: str) -> None:
     sys.argv = [main.__module__, *arguments]
     if main() != 0:
@@ -93,6 +105,7 @@ def main() -> None:
             write_pictures(Path("photos", split, name), num)
     write_pictures(Path("my_frames"), NUM_FRAMES)
     write_frames(Path("frames"), 80)
+    write_robocup(Path("data/robocup"))
     make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
     call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
     make_bundle("gtsrb", "gtsrb-wrn-16-2")

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from oat_runtime.data import ImageSet
+from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import AttackSpec, Proportion
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import corrupt_batch
@@ -43,6 +44,17 @@ ATTACKS = {
 image counts as broken if any iterate is misclassified, which is at least as strong as looking at the last one only.
 MI-FGSM takes ten steps of ε / 10 (Dong et al. 2018); Auto-PGD has AutoAttack's 100 steps and sets their size itself."""
 LINF_ATTACKS = tuple(name for name in ATTACKS if not name.endswith("-l2"))
+
+
+def in_ball(attack: AttackSpec, epsilon: float) -> AttackSpec:
+    """Return an L∞ attack in a ball of another ε, on the [0, 1] pixel scale; the size of its steps changes with it.
+
+    Raises:
+        ConfigError: it is an attack in an L2 ball, where the same ε means something else.
+    """
+    if attack.name.endswith("-l2"):
+        raise ConfigError(f"ε in 255ths is of attacks in an L∞ ball, got {attack.name}: leave out one of both")
+    return attack.model_copy(update={"epsilon": epsilon, "step_size": attack.step_size * (epsilon / attack.epsilon)})
 
 
 def proportion(correct_N: Bools) -> Proportion:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_serializer
+from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
 
+from oat_runtime.data import short_name
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
@@ -48,6 +49,13 @@ class Document(StrictModel):
     warnings: tuple[Row, ...]
     command: str
     """The command, as it was typed."""
+    images: str = ""
+    """Name of the data set that the images are of, if it is not the network's own."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> Row:
+        fields: Row = handler(self)
+        return {name: value for name, value in fields.items() if name != "images" or value}
 
     @field_serializer("checks")
     def _dump_checks(self, checks: tuple[Check, ...]) -> list[Row]:
@@ -60,7 +68,8 @@ class Document(StrictModel):
 
     def setting(self) -> str:
         """Return one sentence: how many images, how long, in which arithmetic if not float32, which attacks."""
-        said = [f"{self.num_images:,} {self.split} images, {self.minutes:g} minutes"]
+        source = f" of {short_name(self.images)}" if self.images else ""
+        said = [f"{self.num_images:,} {self.split} images{source}, {self.minutes:g} minutes"]
         if _ARITHMETIC in self.machine:
             said.append(f"{self.machine[_ARITHMETIC]}, attacked with gradients of the float32 network")
         return f"{'; '.join([*said, *map(attack_text, self.attacks)])}."
@@ -70,7 +79,7 @@ def _arithmetic(job: Job) -> Row:
     return {} if job.rounding is None else {_ARITHMETIC: str(job.rounding)}
 
 
-def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Document:
+def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str, images: str = "") -> Document:
     """Run one suite and return its document."""
     started, cached_s = time.monotonic(), job.cache.cached_s
     result = suite.run(job)
@@ -91,6 +100,7 @@ def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str) -> Do
         checks=tuple(result.checks),
         warnings=tuple(result.warnings),
         command=command,
+        images=images,
     )
 
 

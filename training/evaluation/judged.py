@@ -77,6 +77,34 @@ class Judged:
             return data
         return self._division(download=download)[1]
 
+    def images_of(self, dataset: str, *, download: bool = False) -> ImageSet:
+        """Return the test images of another data set with the same classes, fitted as the network's own.
+
+        Raises:
+            ConfigError: a checkpoint, which is not finished.
+            DataError: the data set is not at hand, or is not what this network takes: other classes, another size, or
+                crops with another margin.
+        """
+        if self.bundle is None:
+            raise ConfigError(
+                f"{self.name} is a checkpoint, and those are judged on their own validation images, so that nothing is "
+                "chosen by what it is tested on: export a bundle first"
+            )
+        spec = self.bundle.input
+        data = self._of_its_classes(load_dataset(dataset, "test", download=download, resize=spec.resize))
+        height, width = data.images_NHWC.shape[1:3]
+        if (height, width) != (spec.height, spec.width):
+            raise DataError(
+                f"{data.name}: expected {spec.width}x{spec.height} pixels, as {self.name} takes them, got "
+                f"{width}x{height}: put @{spec.width}x{spec.height} behind the data set's name"
+            )
+        if data.region_margin != spec.region_margin:
+            raise DataError(
+                f"{data.name}: expected images cut out with a margin of {spec.region_margin}, as {self.name} was "
+                f"trained on them, got {data.region_margin}: None is of images that were not cut out of frames"
+            )
+        return data
+
     def parts(self, *, download: bool = False) -> tuple[ImageSet, ImageSet]:
         """Return the images that it was trained on, and those that were held out for validation.
 

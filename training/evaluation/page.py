@@ -19,8 +19,9 @@ _STYLE = """
 td, th { text-align: right; padding: 2px 14px 2px 0; white-space: nowrap; } details { margin: 12px 0; }
 """
 _COLUMNS = (
-    "lambda", "width", "made_at", "condition", "class", "num_correct", "num_total", "accuracy", "low_95", "high_95",
-    "temperature", "error", "network", "alignment", "half_95", "convolutions", "norms", "film", "folded", "parameters",
+    "lambda", "width", "made_at", "condition", "class", "group", "size", "num_correct", "num_total", "accuracy",
+    "low_95", "high_95", "temperature", "error", "network", "alignment", "half_95", "convolutions", "norms", "film",
+    "folded", "parameters",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from oat_runtime.report import Check, Row
 from oat_runtime.style import Figure
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, proportion
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, progress, proportion
 from training.evaluation.judged import Judged
 from training.network import Rounding
 
@@ -33,6 +33,7 @@ class Job:
         attack: the attack of suites that need one.
         attacks: names of those that the suite `attacks` runs.
         num_steps: steps of Auto-PGD.
+        epsilon: of L∞ attacks that a suite takes by name, on the [0, 1] pixel scale; None: their own.
         beside: networks to compare with.
         cache_folder: where outcomes are stored, so that a stopped suite can go on; None: nowhere.
         rounding: counts in int8; None: in float32.
@@ -45,6 +46,7 @@ class Job:
     attack: AttackSpec
     attacks: tuple[str, ...] = LINF_ATTACKS
     num_steps: int | None = None
+    epsilon: float | None = None
     beside: tuple[Judged, ...] = ()
     cache_folder: Path | None = None
     rounding: Rounding | None = None
@@ -60,9 +62,10 @@ class Job:
         return self.judged.model.code_KD.device
 
     def attack_named(self, name: str) -> AttackSpec:
-        """Return an attack of `ATTACKS`; Auto-PGD with `num_steps` steps."""
+        """Return an attack of `ATTACKS` in a ball of `epsilon`; Auto-PGD with `num_steps` steps."""
         asked = self.num_steps is not None and name.startswith("apgd")
-        return ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
+        attack = ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
+        return attack if self.epsilon is None else in_ball(attack, self.epsilon)
 
     def points(self) -> list[OperatingPoint]:
         """Return every λ at every width, the widest first."""
@@ -116,6 +119,22 @@ def counted(point: OperatingPoint | None, condition: str, correct_N: Bools) -> R
         "num_correct": count.num_correct, "num_total": count.num_total, "accuracy": count.rate,
         "low_95": low, "high_95": high,
     }  # fmt: skip
+
+
+def counted_parts(job: Job, parts: Mapping[str, Bools], *, key: str, title: str) -> list[Row]:
+    """Count clean images of each part at every point.
+
+    Args:
+        job: the input of the suite.
+        parts: which images are of each part, by its name; every image is of one.
+        key: of a part's name in its row.
+        title: of the progress bar.
+    """
+    rows: list[Row] = []
+    for point in progress(job.points(), title):
+        correct_N = job.outcomes(point)
+        rows += [counted(point, "clean", correct_N[is_of_N]) | {key: name} for name, is_of_N in parts.items()]
+    return rows
 
 
 def widths_of(rows: list[Row]) -> list[float]:

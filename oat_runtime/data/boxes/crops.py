@@ -37,6 +37,11 @@ class FrameCrops:
     too_small: tuple[str, ...]
     without_room: tuple[str, ...]
 
+    @property
+    def sides_N(self) -> npt.NDArray[np.int64]:
+        """The longer side of each box in pixels, int64."""
+        return _longer_sides(self.boxes_N4)
+
 
 def frame_crops(
     frame: BoxFrame, *, height: int, width: int, rules: CropRules, spec: InputSpec, background: int | None
@@ -52,8 +57,7 @@ def frame_crops(
         background: the label of background crops; None makes none.
     """
     boxes_N4 = frame.boxes(height, width)
-    longer_N = np.maximum(boxes_N4[:, 2] - boxes_N4[:, 0], boxes_N4[:, 3] - boxes_N4[:, 1])
-    is_kept_N = longer_N >= rules.min_side_px
+    is_kept_N = _longer_sides(boxes_N4) >= rules.min_side_px
     names = [f"{frame.name}#{line}" for line in frame.lines_N.tolist()]
     drawn, drawn_names, without_room = [], [], []
     if background is not None:
@@ -80,6 +84,11 @@ def cut_out(
 ) -> list[npt.NDArray[np.uint8]]:
     """Return each box as the network's input in bytes; `OATRuntime.predict_regions` makes the same of it."""
     return [fit_frame(view, spec) for view in regions(image_HWC, boxes_N4, spec)]
+
+
+def _longer_sides(boxes_N4: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    longer_N: npt.NDArray[np.int64] = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(axis=1)
+    return longer_N
 
 
 def _background(

@@ -72,6 +72,7 @@ def read_crops(
     if not len(order_N):
         raise DataError(f"{index.root}: no {split} crops: add frames with boxes, or a folder {split}/ beside train/")
     labels_N = np.concatenate([crops.labels_N for crops in stack.crops])
+    sides_N = np.concatenate([crops.sides_N for crops in stack.crops])
     names = [name for crops in stack.crops for name in crops.names]
     part_F = np.array([frame.part for frame in stack.frames])
     data = ImageSet(
@@ -86,6 +87,7 @@ def read_crops(
             part_F[frame_N[order_N]] == "validation" if split == "train" and "validation" in index.parts else None
         ),
         region_margin=spec.region_margin,
+        sides_N=sides_N[order_N],
     )
     _report(index, data, split, [crops for crops, kept in zip(stack.crops, kept_F, strict=True) if kept])
     return data

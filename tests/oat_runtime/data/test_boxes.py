@@ -173,6 +173,27 @@ def test_a_region_holds_its_box_stays_in_the_frame_and_has_the_inputs_shape_wher
             if columns < WIDTH and rows < HEIGHT:
                 assert abs(columns * height - rows * width) <= max(height, width)
             assert enlarged(box, height=HEIGHT, width=WIDTH, spec=InputSpec()) == box
+            stretched = spec.model_copy(update={"resize": "stretch"})
+            seen = enlarged(box, height=HEIGHT, width=WIDTH, spec=stretched)
+            assert (
+                0 <= seen[0] <= left < right <= seen[2] <= WIDTH and 0 <= seen[1] <= top < bottom <= seen[3] <= HEIGHT
+            )
+
+
+def test_a_region_that_is_stretched_keeps_the_shape_of_its_box_and_shows_nothing_beside_it() -> None:
+    spec = InputSpec(height=16, width=16, resize="stretch", region_margin=0.1)
+    for box, seen in (
+        ((40, 10, 50, 40), (39, 7, 51, 43)),  # narrow: a square would reach from 27 to 63
+        ((20, 20, 40, 30), (18, 19, 42, 31)),
+        ((0, 0, 10, 60), (0, 0, 12, 60)),
+    ):
+        assert enlarged(box, height=HEIGHT, width=WIDTH, spec=spec) == seen
+    image_HWC = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image_HWC[:, :38], image_HWC[:, 52:] = 255, 255
+    (crop_HWC,) = cut_out(image_HWC, np.array([[40, 10, 50, 40]]), spec)
+    assert not crop_HWC.any()
+    (crop_HWC,) = cut_out(image_HWC, np.array([[40, 10, 50, 40]]), spec.model_copy(update={"resize": "center_crop"}))
+    assert crop_HWC.any()
 
 
 def test_an_input_without_a_margin_is_written_as_before() -> None:
@@ -455,6 +476,18 @@ def test_a_box_takes_in_each_pixel_that_it_touches_and_ends_at_the_border() -> N
     frame = BoxFrame(Path("a.png"), "a.png", ".", "train", labels_N, shares_N4, labels_N)
     assert frame.boxes(100, 100).tolist() == [[0, 0, 11, 11], [99, 25, 100, 75]]
     assert cut_out(frame_of(0), frame.boxes(HEIGHT, WIDTH), InputSpec(height=8, width=8))[1].shape == (8, 8, 3)
+
+
+def test_a_crop_keeps_the_longer_side_of_its_box_without_the_margin(tmp_path: Path) -> None:
+    root = sessions(tmp_path / "frames", 8)
+    train = load_dataset(f"{root}@16", "train")
+    assert train.sides_N is not None and train.names is not None
+    for name, label, side in zip(train.names, train.labels_N.tolist(), train.sides_N.tolist(), strict=True):
+        if label < BACKGROUNDS:
+            assert side == {"ball": 20, "robot": 30}[train.class_names[label]], name
+        else:
+            assert 16 <= side <= HEIGHT
+    assert train.first(5).sides_N.tolist() == train.sides_N[:5].tolist()  # type: ignore[union-attr]
 
 
 def test_the_beginning_of_a_set_is_a_sample_and_always_the_same(tmp_path: Path) -> None:

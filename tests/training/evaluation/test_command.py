@@ -20,6 +20,7 @@ from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.report import Check
 from training.evaluate import main
 from training.evaluation import cache
+from training.evaluation import judged as judged_module
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
@@ -109,6 +110,57 @@ def test_the_command_runs_a_suite_on_a_bundle_and_writes_its_document(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] == "oat-evaluate"
     assert main([str(tiny_bundle), "--suite", "nonsense"]) == 2
     assert "unknown suite nonsense: expected attacks" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_another_ball_is_attacked_in_steps_of_the_same_share_and_the_document_says_so(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tiny_bundle), "--count", "2", "--lambda", "0", "--width", "1", "--out", str(tmp_path)]
+    here = [*command, "--epsilon", "4/255", "--attacks", "fgsm", "pgd-7", "--attack", "pgd-7"]
+    assert main([*here, "--suite", "attacks", "classes"]) == 0
+    for name, num in (("attacks", 2), ("classes", 1)):
+        attacks = json.loads((tmp_path / f"{name}.json").read_text())["attacks"]
+        assert len(attacks) == num and all(attack["epsilon"] == pytest.approx(4 / 255) for attack in attacks)
+        assert attacks[-1]["step_size"] == pytest.approx(1 / 255)
+    assert "ε = 4/255, 7 steps of 1/255" in capsys.readouterr().out
+    for arguments, reason in (
+        (["--suite", "attacks", "--attacks", "pgd-20-l2"], "pgd-20-l2: leave out one of both"),
+        ([], "name some with --suite"),
+    ):
+        assert main([*command, "--epsilon", "4/255", *arguments]) == 2
+        assert reason in capsys.readouterr().err
+    for wrong in ("4", "0/255", "256/255", "-1/255"):
+        assert main([*command, f"--epsilon={wrong}"]) == 2
+        assert "expected N/255" in capsys.readouterr().err
+
+
+def test_another_data_set_is_judged_where_it_is_what_the_network_takes(
+    bundle: Bundle, checkpoint: Path, sets: dict[str, ImageSet], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    own = replace(sets["test"], region_margin=0.25)
+    known = {
+        "dark@16": own.first(3),
+        "others@16": replace(own, class_names=("a", "b")),
+        "small@8": replace(own, images_NHWC=own.images_NHWC[:, :8, :8]),
+        "whole@16": replace(own, region_margin=None),
+    }
+    monkeypatch.setattr(judged_module, "load_dataset", lambda name, split, **_: known[name] if split == "test" else 1)
+    out = ["--suite", "calibration", "--out", str(tmp_path)]
+    assert main([str(bundle.path), *out, "--dataset", "dark@16"]) == 0
+    assert "3 test images of dark@16, " in capsys.readouterr().out
+    (document,) = read_documents(load_judged(bundle.path), tmp_path).values()
+    assert (document.images, document.dataset, document.num_images) == ("dark@16", bundle.report.dataset, 3)
+    for network, arguments, reason in (
+        (bundle.path, ["others@16"], "expected the classes that exported was trained on"),
+        (bundle.path, ["small@8"], "expected 16x16 pixels, as exported takes them, got 8x8"),
+        (bundle.path, ["whole@16"], "expected images cut out with a margin of 0.25"),
+        (bundle.path, ["dark@16", "--split", "validation"], "dark@16 is judged on its test images"),
+        (checkpoint, ["dark@16"], "is a checkpoint"),
+    ):
+        assert main([str(network), *out, "--dataset", *arguments]) == 2
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_images")

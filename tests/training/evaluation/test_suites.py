@@ -2,18 +2,22 @@
 
 import importlib
 import pkgutil
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from oat_runtime.errors import ConfigError
-from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.data import ImageSet
+from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.operating_point import OperatingPoint, Proportion
 from training.evaluation import suites
 from training.evaluation.documents import Document
 from training.evaluation.judged import Judged
 from training.evaluation.suite import Job
-from training.evaluation.suites import SUITES
+from training.evaluation.suites import SUITES, groups, sizes
 from training.network import OATNet, folded
 
 Documents = dict[str, Document]
@@ -114,6 +118,78 @@ def test_every_suite_has_a_text_and_a_table(documents: Documents) -> None:
     assert "6 validation images" in texts["calibration"] and "ε" not in texts["calibration"]
     assert "fgsm (ε = 8/255, 1 step of 8/255, seed 0); " in texts["attacks"]
     assert "apgd-ce (ε = 8/255, 2 steps it sizes itself, seed 0)" in texts["attacks"]
+
+
+def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
+    """A job on crops of three sessions: of 25 images, of 30, and of 5."""
+    groups_N = np.repeat([7, 0, 3], (25, 30, 5))
+    folders = {7: "friday", 0: "monday", 3: "sunday"}
+    names = tuple(f"{folders[group]}/{at}.png#1" for at, group in enumerate(groups_N.tolist()))
+    sides_N = np.random.default_rng(0).integers(16, 300, 60)
+    return replace(job, data=replace(patches(60), groups_N=groups_N, names=names, sides_N=sides_N))
+
+
+@pytest.mark.parametrize("name", ["groups", "sizes"])
+def test_parts_add_up_to_the_outcomes_of_the_whole_set_at_every_point(
+    name: str, job: Job, patches: Callable[..., ImageSet]
+) -> None:
+    job = in_sessions(job, patches)
+    found = SUITES[name].run(job)
+    points = {(row["lambda"], row["width"]) for row in found.rows}
+    assert len(points) == 6
+    for lam, width in points:
+        mine = [row for row in found.rows if (row["lambda"], row["width"]) == (lam, width)]
+        correct_N = job.outcomes(OperatingPoint(lam, width))
+        assert sum(row["num_total"] for row in mine) == 60
+        assert sum(row["num_correct"] for row in mine) == int(correct_N.sum())
+        assert len({row[name[:-1]] for row in mine}) == len(mine)
+
+
+def test_a_group_is_called_by_its_folder_and_small_groups_share_a_line(
+    job: Job, patches: Callable[..., ImageSet]
+) -> None:
+    job = in_sessions(job, patches)
+    rows = SUITES["groups"].run(job).rows
+    assert {row["group"]: row["num_total"] for row in rows} == {"friday": 25, "monday": 30, "sunday": 5}
+    by_group, all_groups = (table(rows) for table in SUITES["groups"].tables)
+    assert list(by_group.columns[0].cells) == ["friday", "monday", "1 of fewer than 20"]
+    assert list(by_group.columns[1].cells) == ["25", "30", "5"]
+    assert all_groups.row_count == 6 and "sunday" not in all_groups.columns[4].cells
+    mixed_up = replace(job.data, names=tuple(f"one/{at}.png#1" for at in range(60)))
+    assert list(groups.groups_of(mixed_up)) == ["one/0.png", "one/25.png", "one/55.png"]
+    assert list(groups.groups_of(replace(job.data, names=None))) == ["group 0", "group 3", "group 7"]
+
+
+def test_the_interval_over_groups_is_as_wide_as_groups_differ() -> None:
+    def of(*shares: float) -> tuple[float, float]:
+        return groups.over_groups([{"num_correct": round(50 * share), "num_total": 50} for share in shares])
+
+    assert of(*[0.9] * 10) == pytest.approx((0.9, 0.9))
+    low, high = of(*[1.0, 0.8] * 10)
+    assert 0.84 < low < 0.88 < 0.92 < high < 0.96
+    assert of(*[1.0, 0.8] * 10) == (low, high)
+    wilson = Proportion(25 * 20, 50 * 20).interval()
+    low, high = of(*[1.0, 0.0] * 10)  # each group is one image, fifty times
+    assert high - low > 4 * (wilson[1] - wilson[0])
+
+
+def test_a_range_of_sizes_holds_exactly_the_boxes_of_its_name() -> None:
+    sides_N = np.arange(1, 700)
+    found = sizes.sizes_of(sides_N)
+    assert "16 to 23 px" in found and "24 to 31 px" in found and "32 to 47 px" in found
+    assert np.array_equal(sum(is_of_N.astype(int) for is_of_N in found.values()), np.ones(699))
+    for name, is_of_N in found.items():
+        low, high = map(int, re.findall(r"\d+", name))
+        assert np.array_equal(is_of_N, (sides_N >= low) & (sides_N <= high))
+    assert list(sizes.sizes_of(np.array([100, 20]))) == ["16 to 23 px", "96 to 127 px"]
+
+
+def test_images_without_groups_or_boxes_are_refused_by_name(job: Job) -> None:
+    for name, reason in (("groups", "expected images in at least 2 groups"), ("sizes", "expected crops of boxes")):
+        with pytest.raises(DataError, match=f"patches 6: {reason}.*: leave out {name}"):
+            SUITES[name].run(job)
+    with pytest.raises(DataError, match="at least 2 groups"):
+        SUITES["groups"].run(replace(job, data=replace(job.data, groups_N=np.zeros(6, np.int64))))
 
 
 def single(lam: float, width: float, job: Job, **recipe: int) -> Judged:

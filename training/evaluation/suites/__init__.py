@@ -11,10 +11,12 @@ from training.evaluation.suites import (
     corruptions,
     crosscheck,
     dedicated,
+    groups,
     inside,
     joint,
     paired,
     rounding,
+    sizes,
     transfer,
     unseen,
 )
@@ -24,6 +26,8 @@ SUITES = {
     for suite in (
         attacks.SUITE,
         classes.SUITE,
+        groups.SUITE,
+        sizes.SUITE,
         unseen.SUITE,
         transfer.SUITE,
         joint.SUITE,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.image import regions
+from oat_runtime.image import region_size, regions
 
 _MAX_ANGLE_RAD = 1e-3
 """Least angle at which a box is turned: at the border of a 4K image it moves a pixel by two."""
@@ -114,11 +114,11 @@ def cut_out(image_HWC: Pixels, box: Box, spec: InputSpec) -> Pixels:
 
 
 def _enlarged(box: RotatedBox, spec: InputSpec, *, most: float) -> RotatedBox:
-    """Return the box with a margin and in the input's aspect ratio, as `oat_runtime.image.enlarged` does upright."""
+    """Return the region around a box that the network sees, as `oat_runtime.image.enlarged` does upright."""
     if spec.region_margin is None:
         return box
-    scale = (1 + 2 * spec.region_margin) * max(box.height / spec.height, box.width / spec.width)
-    return replace(box, width=min(most, spec.width * scale), height=min(most, spec.height * scale))
+    height, width = region_size(box.height, box.width, spec)
+    return replace(box, width=min(most, width), height=min(most, height))
 
 
 def box_of(box: Any, *, height: int, width: int) -> Box:
