@@ -82,7 +82,7 @@ NODES = (
         ("The policy", "docs/policy.md says how it decides."):
             "adaptive default_lambda default_width reference_width hedge credible_mass switch_cost margin settle_s "
             "dwell_s width_dwell_s probe_period_s alert_probe_period_s regime_persistence_s evidence_weight "
-            "evidence_cap_nats network_max_age_s false_alarm_hours",
+            "evidence_cap_nats network_max_age_s false_alarm_drives",
         ("The record", ""): "decision_log decision_log_size_mb decision_log_files",
     }),
     Node("camera_replay", "a camera for a robot without one", Change.AT_START,

@@ -99,8 +99,15 @@ class EstimatorConstants(StrictModel):
     network: tuple[NetworkRates, ...] = ()
     """Empty: the network's own signals are not used as evidence."""
     low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
+    spread: dict[Regime, float] = Field(default_factory=dict)
+    """How much the values of λ differ on one image: the sum over λ of the variance, from image to image, of being
+    correct at this λ, less the mean over all λ. So it tells how much of a λ's lead in the table is chance. Empty: all
+    leads count in full."""
     reference: tuple[tuple[float, ...], ...] = ()
     """Normal scores of clean frames, by which the alarm prices its bets. Empty: it follows the belief."""
+    drives: tuple[float, ...] = ()
+    """Largest evidence that each drive of the calibration gave the alarm, judged by constants that did not see it: its
+    log, in seconds; ascending. Empty: the calibration knows no drives, and the alarm trusts single frames."""
     independence: float = Field(default=1.0, gt=0, le=1)
     """Share of a frame's evidence that is new after the frames before it: 1 for independent images."""
     fitted_on: str = ""
@@ -111,11 +118,17 @@ class EstimatorConstants(StrictModel):
             raise ValueError(f"constants of another version: expected {ImageStatistics._fields}, got {self.statistics}")
         if len(self.ranks) not in (0, NUM_STATISTICS):
             raise ValueError(f"ranks must be of all {NUM_STATISTICS} statistics or of none, got {len(self.ranks)}")
+        if len({len(values) for values in self.ranks}) > 1:
+            raise ValueError("ranks of all statistics must be equally many")
         if any(len(scores) != NUM_STATISTICS for scores in self.reference):
             raise ValueError(f"reference must hold {NUM_STATISTICS} scores for each frame")
+        if list(self.drives) != sorted(self.drives):
+            raise ValueError("drives must ascend")
         missing = set(MEASURED_REGIMES) - {kind.regime for kind in self.kinds}
         if missing:
             raise ValueError(f"no kind of image for {sorted(missing)}: fit at least one for each measurable regime")
+        if self.spread and (set(self.spread) != set(MEASURED_REGIMES) or min(self.spread.values()) <= 0):
+            raise ValueError(f"spread must be positive for each measurable regime, or empty, got {self.spread}")
         if set(self.prior) != set(Regime) or not all(p > 0 for p in self.prior.values()):
             raise ValueError(f"prior must be positive for each regime, got {self.prior}")
         return self

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.belief.alarm import DEGREES_OF_FREEDOM, Alarm, Reference, e_value, log_t, ratios
+from policy.belief.alarm import DEGREES_OF_FREEDOM, Alarm, Promise, Reference, log_e_value, log_t, promised, ratios
 from policy.belief.constants import DRIFT_GAIN, NUM_STATISTICS, STRENGTHS, EstimatorConstants, ImageKind
 from policy.belief.ranks import NormalScores
 from policy.config import PolicyConfig
@@ -68,7 +68,12 @@ class RegimeFilter(Remembering):
         far = 2.0 * max(0.0, clean_log_scale - constants.outlier_log_density)
         self._unknown_evidence = clean_log_scale + _log_t(far)
         self._reference = self._priced_by(constants.reference) if constants.reference else None
-        self._alarm = Alarm(config.false_alarm_hours)
+        self._promise = promised(constants.drives, num_drives=config.false_alarm_drives, drive_s=config.mission_s)
+        self._alarm = Alarm(self._promise.log_limit)
+        self._log_rates = {
+            rates.lam: (self._log_rates_of(rates.low_confidence), self._log_rates_of(rates.disagreement))
+            for rates in constants.network
+        }
         self._prior_K = self._priors()
         self._belief_K = self._prior_K.copy()
         self._drift_S = np.zeros(NUM_STATISTICS)
@@ -83,7 +88,7 @@ class RegimeFilter(Remembering):
             shift_S = self._shift()
             image_K = self._image_evidence(image)
             if self._reference is not None:
-                self._alarm.update(self._e_value(self._reference, image_K, shift_S), elapsed_s=elapsed_s)
+                self._alarm.update(self._log_e_value(self._reference, image_K, shift_S), elapsed_s=elapsed_s)
             evidence_K += config.evidence_weight * self._constants.independence * image_K
         if network is not None:
             evidence_K += self._network_evidence(network)
@@ -122,6 +127,21 @@ class RegimeFilter(Remembering):
         alike_K = self._corrupted_K * self._prior_K[:-2] * np.exp((cosine_K - 1.0) / _RESEMBLANCE)
         spread_K: _Vector = self._belief_K[:-2] + drifted * alike_K / alike_K.sum()
         return spread_K
+
+    @property
+    def promise(self) -> Promise | None:
+        """What the alarm promises; None without frames of the calibration, where it follows the belief."""
+        return None if self._reference is None else self._promise
+
+    @property
+    def evidence(self) -> float:
+        """Log of the alarm's evidence, in seconds."""
+        return self._alarm.evidence
+
+    @property
+    def drift2(self) -> float:
+        """Squared length of the running mean of the frames, whitened."""
+        return float(self._drift_S @ self._drift_S)
 
     def alarmed(self) -> bool:
         """Return whether the images are unlike the calibration's; `policy.belief.alarm` says how often that is false.
@@ -176,12 +196,12 @@ class RegimeFilter(Remembering):
         shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
         return shrink * self._drift_S
 
-    def _e_value(self, reference: Reference, log_density_K: _Vector, shift_S: _Vector) -> float:
-        """Return the frame's e-value: a bet on the unusual kinds, as probable as the frames before made them."""
+    def _log_e_value(self, reference: Reference, log_density_K: _Vector, shift_S: _Vector) -> float:
+        """Return the frame's log e-value: a bet on the unusual kinds, as probable as the frames before made them."""
         unusual_K = self._belief_K * ~np.append(self._usual_K, [False, False])
         weight_K = unusual_K / unusual_K.sum()
         ratio = float(ratios(log_density_K, log_density_K[self._clean]) @ weight_K)
-        return float(e_value(ratio, reference.price(weight_K, shift_S)) ** self._constants.independence)
+        return self._constants.independence * log_e_value(ratio, reference.price(weight_K, shift_S))
 
     def _priced_by(self, reference: tuple[tuple[float, ...], ...]) -> Reference:
         apart_NKS = np.array(reference)[:, None, :] - self._means_KS
@@ -192,24 +212,26 @@ class RegimeFilter(Remembering):
         return Reference(ratios(np.hstack([log_NK, beyond_N2]), clean_N1), white_NKS[:, self._clean])
 
     def _network_evidence(self, network: NetworkSignals) -> _Vector:
-        if not self._constants.network:
+        if not self._log_rates:
             return np.zeros(len(self._belief_K))
-        rates = min(self._constants.network, key=lambda known: (abs(known.lam - network.point.lam), known.lam))
+        lam = min(self._log_rates, key=lambda known: (abs(known - network.point.lam), known))
+        low_2K, differs_2K = self._log_rates[lam]
         low = network.confidence is not None and network.confidence < self._constants.low_confidence_below
-        evidence_K = self._config.evidence_weight * self._log_rates(rates.low_confidence, low)
+        evidence_K: _Vector = self._config.evidence_weight * (low * low_2K[0] + (1 - low) * low_2K[1])
         if network.disagrees is not None:
-            evidence_K = evidence_K + self._log_rates(rates.disagreement, network.disagrees)
+            # Of several regions of a frame, a share of them happened: then this is their mean.
+            evidence_K = evidence_K + (network.disagrees * differs_2K[0] + (1 - network.disagrees) * differs_2K[1])
         return evidence_K
 
-    def _log_rates(self, rates: dict[Regime, float], happened: float) -> _Vector:
-        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes.
+    def _log_rates_of(self, rates: dict[Regime, float]) -> _Vector:
+        """Return the log probabilities that an event happens and that it does not (2, K), for each kind.
 
-        Of several regions of a frame, a share of them happened: then this is their mean.
+        For the last two kinds, these are the mean rates of their regimes.
         """
         drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
-        return np.array([happened * math.log(rate) + (1 - happened) * math.log(1 - rate) for rate in rates_K])
+        return np.array([[math.log(rate) for rate in rates_K], [math.log(1 - rate) for rate in rates_K]])
 
 
 def _is_usual(kind: ImageKind) -> bool:
