@@ -107,7 +107,11 @@ class Scores:
         }
         self._members_RK = np.array([[kind.regime is regime for kind in kinds] for regime in MEASURED_REGIMES])
         self._kind_bounds_PK = _kind_bounds(table, kinds, self._bounds, spread or {})
-        self._told: tuple[Belief, dict[OperatingPoint, dict[Regime, float]]] | None = None
+        self._bounds_RP = np.array(
+            [[bounds[regime] for bounds in self._bounds.values()] for regime in MEASURED_REGIMES]
+        )
+        self._minimax_P = np.array(list(self._minimax.values()))
+        self._told: tuple[Belief, dict[OperatingPoint, float]] | None = None
 
     def rank(self, point: OperatingPoint) -> tuple[float, ...]:
         """Return the key of the one fixed total order: minimax accuracy, then λ, then width.
@@ -120,32 +124,28 @@ class Scores:
         """Return trust · ((1 − hedge) · expectation + hedge · worst credible regime) + (1 − trust) · minimax."""
         if not belief.trust:
             return self._minimax[point]
-        bounds = self._by_regime(belief)[point]
-        expected = sum(belief.shares[regime] * bounds[regime] for regime in MEASURED_REGIMES)
-        worst = min((bounds[regime] for regime in belief.credible), default=expected)
-        informed = (1 - self._hedge) * expected + self._hedge * worst
-        return belief.trust * informed + (1 - belief.trust) * self._minimax[point]
-
-    def _by_regime(self, belief: Belief) -> dict[OperatingPoint, dict[Regime, float]]:
-        """Return the accuracy in each regime: the mean over its kinds, weighted by their probabilities.
-
-        If the belief has no kinds, these are the bounds of the regimes. All points are computed at once, and once for
-        each belief: one by one, they took most of a decision's time.
-        """
-        if not len(belief.kinds):
-            return self._bounds
         if self._told is None or self._told[0] is not belief:
+            self._told = belief, dict(zip(self._bounds, self._blended_P(belief).tolist(), strict=True))
+        return self._told[1][point]
+
+    def _blended_P(self, belief: Belief) -> _Vector:
+        """Return the score of all points at once: one by one, they took most of a decision's time.
+
+        The accuracy in a regime is the mean over its kinds, weighted by their probabilities. If the belief has no
+        kinds, it is the bound of the regime.
+        """
+        bounds_RP = self._bounds_RP
+        if len(belief.kinds):
             weights_RK = self._members_RK * belief.kinds
-            sums_R = weights_RK.sum(axis=1)
-            bounds_PR = self._kind_bounds_PK @ (weights_RK / np.maximum(sums_R, 1e-300)[:, None]).T
-            self._told = (
-                belief,
-                {
-                    point: dict(zip(MEASURED_REGIMES, bounds_R, strict=True))
-                    for point, bounds_R in zip(self._bounds, bounds_PR.tolist(), strict=True)
-                },
-            )
-        return self._told[1]
+            bounds_RP = (self._kind_bounds_PK @ (weights_RK / np.maximum(weights_RK.sum(axis=1), 1e-300)[:, None]).T).T
+        by_regime = dict(zip(MEASURED_REGIMES, bounds_RP, strict=True))
+        expected_P: _Vector = sum(belief.shares[regime] * by_regime[regime] for regime in MEASURED_REGIMES)
+        worst_P = (
+            np.minimum.reduce([by_regime[regime] for regime in belief.credible]) if belief.credible else expected_P
+        )
+        informed_P = (1 - self._hedge) * expected_P + self._hedge * worst_P
+        blended_P: _Vector = belief.trust * informed_P + (1 - belief.trust) * self._minimax_P
+        return blended_P
 
     def switching(self, point: OperatingPoint, belief: Belief, *, present: OperatingPoint) -> float:
         """Return the cost of switching from `present` to this point.

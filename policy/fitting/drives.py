@@ -22,31 +22,32 @@ from policy.fitting.kinds import MeasuredKinds
 from policy.image import ImageStatistics
 
 _DRIFT_FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 1000.0)
-_LEAST_IN_HALF = 40
-"""Frames that a fit to half of the drives needs at least; densities have twelve statistics."""
+_MOST_FOLDS = 5
+_LEAST_TO_JUDGE = 40
+"""Frames that a fit needs at least to judge the drives that it did not see; densities have twelve statistics."""
 Fit = Callable[[MeasuredKinds], EstimatorConstants]
 
 
 def fit_drives(measured: MeasuredKinds, fit: Fit) -> EstimatorConstants:
     """Return what `fit` returns, fitted to the order of the frames and to their drives as well.
 
-    Each half of the drives is judged by a fit to the other half, so that no drive is judged by constants that saw it.
+    Each fifth of the drives is judged by a fit to the others, so that no drive is judged by constants that saw it. If
+    that leaves too few frames to fit, these drives are not judged.
 
     Args:
         measured: frames, drive by drive.
         fit: makes constants of frames, without regard to their order.
     """
     sessions = np.unique(measured.session_F)
-    whole = _ordered(measured, fit)
-    if len(sessions) < 2:
-        return whole
-    halves = [measured.of_sessions(sessions[first::2]) for first in (0, 1)]
-    if min(len(half.clean_FS) for half in halves) < _LEAST_IN_HALF:
-        return whole
+    folds = min(_MOST_FOLDS, len(sessions))
     peaks: list[float] = []
-    for mine, others in (halves, halves[::-1]):
-        peaks += peaks_of(_ordered(mine, fit), others.streams, frame_s=measured.frame_s)
-    return whole.model_copy(update={"drives": tuple(sorted(round(peak, 3) for peak in peaks))})
+    for fold in range(folds):
+        judged = sessions[fold::folds]
+        others = measured.of_sessions(np.setdiff1d(sessions, judged))
+        if len(others.clean_FS) >= _LEAST_TO_JUDGE:
+            streams = measured.of_sessions(judged).streams
+            peaks += peaks_of(_ordered(others, fit), streams, frame_s=measured.frame_s)
+    return _ordered(measured, fit).model_copy(update={"drives": tuple(sorted(round(peak, 3) for peak in peaks))})
 
 
 def peaks_of(constants: EstimatorConstants, streams: Sequence[Statistics], *, frame_s: float) -> list[float]:

@@ -104,6 +104,15 @@ def test_a_box_trained_network_is_fitted_to_the_frames_and_drives_of_its_data_se
     assert "name the frames that the bundle was trained on by --frames" in capsys.readouterr().err
 
 
+def test_frames_are_refused_for_a_network_of_whole_images(
+    images: np.ndarray, tiny_bundle: Callable[[], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "validation.npz", images=images, labels=np.arange(100) % 10)
+    arguments = ["--images", str(tmp_path / "validation.npz"), "--frames", "robocup"]
+    assert main([str(tiny_bundle().path), *arguments]) == 2
+    assert "--frames is for bundles that were trained on boxes" in capsys.readouterr().err
+
+
 def test_attacked_frames_are_as_far_from_clean_ones_as_the_mean_of_attacked_regions() -> None:
     rng = np.random.default_rng(0)
     clean_FS, shift_NS = rng.normal(size=(3000, 12)), rng.normal(size=(500, 12)) + 1.0
