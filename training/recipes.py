@@ -145,7 +145,7 @@ def robocup() -> TrainConfig:
         optimizer="muon",
         jitter=0.3,
         sync_bn=False,
-        epochs=120,
+        epochs=100,
         eval_every=10,
     )
 
