@@ -133,11 +133,7 @@ def gtsrb() -> TrainConfig:
 
 
 def robocup() -> TrainConfig:
-    """Crops of robots' own frames: OATS WRN-16-2 for 64x64 that two CPU cores train in about an hour.
-
-    Stretched crops show nothing beside a narrow box, which gained 4 to 5 points (docs/log/recipe-search.md). Two
-    processes of one thread are faster than one of two: torchrun --nproc-per-node 2.
-    """
+    """Crops of robots' own frames, stretched so that they show nothing beside a narrow box: OATS WRN-16-2 for 64x64."""
     return _cpu(
         ModelConfig(stem="3x3-stride2"),
         dataset="robocup@64",
