@@ -35,6 +35,7 @@ def test_no_session_is_on_two_sides_and_none_in_poor_light_is_trained_on(
     if is_real and not any((root / "robocup" / "sessions.csv").is_file() for root in data_roots()):
         pytest.skip("no robocup data")
     config = RECIPES["robocup"]()
+    assert config.dataset == "robocup@64" and config.resize == "stretch"  # what stands beside a box is not shown
     if not is_real:
         monkeypatch.setenv("OAT_DATA", str(robocup(tmp_path)))
         config, training, validation = load_data(config, download=False)

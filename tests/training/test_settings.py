@@ -15,7 +15,13 @@ def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
     config = read_recipe(name)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert (RECIPES[name].__doc__ or "").strip()
-    wider = name.startswith("gtsrb") or name in ("cifar10-cpu", "compare-fast", "compare-shared", "compare-one-bn")
+    wider = name.startswith("gtsrb") or name in (
+        "cifar10-cpu",
+        "robocup",
+        "compare-fast",
+        "compare-shared",
+        "compare-one-bn",
+    )
     assert config.attack.epsilon == (9 if wider else 8) / 255
     assert config.model.lambdas[-1] == 1.0 or len(config.model.lambdas) == 1
 

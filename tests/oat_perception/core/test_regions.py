@@ -82,7 +82,10 @@ def test_a_box_turned_by_quarters_gives_the_same_pixels_turned_back(quarters: in
     np.testing.assert_array_equal(cut_out(PICTURE_HWC, found, AS_IT_IS), np.rot90(upright, k=quarters))
 
 
-@pytest.mark.parametrize("spec", [InputSpec(height=8, width=8), InputSpec(height=8, width=16)])
+@pytest.mark.parametrize(
+    "spec",
+    [InputSpec(height=8, width=8), InputSpec(height=8, width=16), InputSpec(height=8, width=8, resize="stretch")],
+)
 def test_a_turned_box_gets_the_margin_and_the_aspect_of_an_upright_one(spec: InputSpec) -> None:
     spec = spec.model_copy(update={"region_margin": 0.5})
     upright, turned = (

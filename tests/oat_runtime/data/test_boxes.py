@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("yaml")
 
 from oat_runtime import OATRuntime
-from oat_runtime.architecture import InputSpec
+from oat_runtime.architecture import InputSpec, Resize
 from oat_runtime.data import ImageSet, PickedImages, data_roots, load_dataset, load_frames, split_validation
 from oat_runtime.data.boxes import BOX_SOURCES, BoxFrame, CropRules, frames_of_split, index, index_boxes
 from oat_runtime.data.boxes.crops import cut_out, frame_crops
@@ -130,15 +130,16 @@ def test_each_layout_gives_crops_by_class_of_every_frame_once(
         assert frame_names(validation) == held and not frame_names(training) & held
 
 
-def test_a_crop_is_what_the_runtime_makes_of_the_box_to_the_bit(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize("resize", ["center_crop", "stretch"])
+def test_a_crop_is_what_the_runtime_makes_of_the_box_to_the_bit(tmp_path: Path, engine: str, resize: Resize) -> None:
     root = described(tmp_path / "frames", "crops: {margin: 0.25, min_side_px: 1}\n")
     rng = np.random.default_rng(0)
     size_N2 = rng.uniform(0.05, 0.5, (9, 2))
     boxes_N4 = np.concatenate((rng.uniform(size_N2 / 2, 1 - size_N2 / 2), size_N2), axis=1)
     save(root / "images" / "1.png", 3, "".join(f"0 {' '.join(map(str, box))}\n" for box in boxes_N4), labels="labels")
     save(root / "images" / "2.png", 4, labels="labels")
-    crops = load_dataset(f"{root}@32", "train"), load_dataset(f"{root}@32", "test")
-    spec = InputSpec(region_margin=crops[0].region_margin)
+    crops = load_dataset(f"{root}@32", "train", resize=resize), load_dataset(f"{root}@32", "test", resize=resize)
+    spec = InputSpec(region_margin=crops[0].region_margin, resize=resize)
     runtime = OATRuntime.load(make_tiny_bundle(tmp_path / "net", spec), backend=engine, num_threads=1)
     num = 0
     for frame in load_frames(str(root)).frames:
