@@ -16,7 +16,10 @@ from oat_perception.demo.pictures import Shown, save_picture
 from oat_perception.demo.report import PICTURE, write_report
 from oat_perception.demo.run_record import FIXED, RESULTS, SUMMARY, TRUTH, load_run, write_lines
 
+from oat_runtime.architecture import InputSpec
+
 ROBOT_DAY = DAYS["robot"]
+SPEC = InputSpec(height=64, width=64, region_margin=0.1)
 NAMES = ROBOT_DAY.class_names
 HEIGHT, WIDTH = 300, 400
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 120, 0)
@@ -60,8 +63,8 @@ def folder(tmp_path, request):
     for truth, _, _, image_HWC in frames:
         cv2.imwrite(str(tmp_path / "frames" / truth["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
     summary = {
-        "day": "robot", "scenario": ROBOT_DAY.scenario.model_dump(mode="json"), "region_margin": 0.1, "bundle": "b",
-        "bundle_sha256": "0" * 64, "images": "456x600", "seed": 0, "rate_hz": 4.0, "machine": "test",
+        "day": "robot", "scenario": ROBOT_DAY.scenario.model_dump(mode="json"), "input": SPEC.model_dump(),
+        "bundle": "b", "bundle_sha256": "0" * 64, "images": "456x600", "seed": 0, "rate_hz": 4.0, "machine": "test",
         "attack": {"name": "pgd-10", "epsilon": 8 / 255, "step_size": 2 / 255, "num_steps": 10, "seed": 0},
         "finished": "today", "command": "make demo", "settings": {}, "checks": [],
     }  # fmt: skip
@@ -95,7 +98,7 @@ def test_nothing_of_a_person_is_shown_not_even_at_the_edge_of_a_robots_region(fo
 @pytest.mark.parametrize("folder", [False], ids=["nobody"], indirect=True)
 def test_a_part_of_a_frame_is_shown_where_nobody_is_and_all_its_boxes_are_in_it(folder):
     run = load_run(folder, ROBOT_DAY.scenario)
-    shown = Shown(ROBOT_DAY, folder / "frames", region_margin=0.1)
+    shown = Shown(ROBOT_DAY, folder / "frames", SPEC)
     assert shown.samples(run).count("<figure>") == 6 * 6
     figure = shown.picture(run)
     assert figure is not None

@@ -76,7 +76,7 @@ def run_folder(tmp_path):
         "scenario": SCENARIO.model_dump(mode="json"), "bundle": "made-up", "bundle_sha256": "0" * 64, "images": "pack",
         "attack": {"name": "pgd-10", "epsilon": 8 / 255, "step_size": 2 / 255, "num_steps": 10, "seed": 0}, "seed": 0,
         "rate_hz": 5.0, "machine": "test", "finished": "today", "command": "make demo",
-        "settings": {"use_battery": True}, "day": "day", "region_margin": None,
+        "settings": {"use_battery": True}, "day": "day", "input": {},
         "checks": [{"name": "a", "detail": "b", "ok": True}],
     }  # fmt: skip
     (tmp_path / SUMMARY).write_text(json.dumps(summary))

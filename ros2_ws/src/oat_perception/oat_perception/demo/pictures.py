@@ -38,16 +38,15 @@ class Shown:
         note: how samples were chosen, for people.
     """
 
-    def __init__(self, day: Day, frames_dir: Path, *, region_margin: float | None) -> None:
+    def __init__(self, day: Day, frames_dir: Path, spec: InputSpec) -> None:
         """Set up.
 
         Args:
             day: what may be shown.
             frames_dir: folder of the recorded images.
-            region_margin: of the bundle; regions are shown as the network sees them.
+            spec: of the bundle; regions are cut out as the network sees them.
         """
-        self._day, self._frames_dir = day, frames_dir
-        self._spec = InputSpec(height=64, width=64, region_margin=region_margin)
+        self._day, self._frames_dir, self._spec = day, frames_dir, spec
         self.note = (
             f"Up to {_REGIONS_PER_PHASE} {day.things} from each phase, evenly spaced among those that show neither a "
             "person nor background, not picked."

@@ -14,6 +14,7 @@ from oat_perception.demo.pictures import Shown, save_picture, to_html
 from oat_perception.demo.run_record import SUMMARY, Run, load_run
 from oat_perception.demo.tables import phase_table, phases_note, switch_table
 from oat_perception.replay.scenario import Scenario
+from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import DataError
 from oat_runtime.style import html_page, lam_text
 from oat_runtime.text import html_text as escape
@@ -32,10 +33,11 @@ def write_report(folder: Path) -> Path:
     try:
         summary = json.loads((folder / SUMMARY).read_text())
         scenario, day = Scenario.model_validate(summary["scenario"]), DAYS[summary["day"]]
+        spec = InputSpec.model_validate(summary["input"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder / SUMMARY} is missing or damaged ({error}): run the demo again") from error
     run, frames_dir = load_run(folder, scenario), folder / "frames"
-    shown = Shown(day, frames_dir, region_margin=summary["region_margin"])
+    shown = Shown(day, frames_dir, spec)
     figure = timeline(run)
     figure.savefig(folder / "timeline.png", dpi=150)
     if picture := shown.picture(run):
@@ -166,7 +168,7 @@ table { width: 100%; }
 .strip { padding: 12px 0; border-bottom: 1px solid var(--line); }
 .strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 44%), 1fr)); gap: 16px; }
 figure { margin: 0; display: flex; flex-direction: column; gap: 10px; font-size: 14px; line-height: 1.3; }
-figure img { width: 80px; height: 80px; flex: none; image-rendering: pixelated; border-radius: 3px; }
+figure img { width: 80px; height: 80px; flex: none; object-fit: contain; border-radius: 3px; image-rendering: pixelated; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .checks { list-style: none; padding: 0; } .checks span { color: var(--ink); }
 footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px; max-width: none; }

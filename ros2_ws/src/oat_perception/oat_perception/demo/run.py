@@ -270,7 +270,7 @@ def _write_summary(options: Options, folder: Path, run: Run, origin: str, checks
         "rate_hz": options.rate_hz,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",
         "attack": PGD10.model_dump(),
-        "region_margin": Bundle.load(options.bundle).input.region_margin,
+        "input": Bundle.load(options.bundle).input.model_dump(mode="json"),
         "scenario": options.scenario.model_dump(mode="json"),
         "phases": [counts.as_json() for counts in rows],
         "switches": [switch.as_json() for switch in run.switches],
