@@ -168,7 +168,8 @@ table { width: 100%; }
 .strip { padding: 12px 0; border-bottom: 1px solid var(--line); }
 .strip div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 44%), 1fr)); gap: 16px; }
 figure { margin: 0; display: flex; flex-direction: column; gap: 10px; font-size: 14px; line-height: 1.3; }
-figure img { width: 80px; height: 80px; flex: none; object-fit: contain; border-radius: 3px; image-rendering: pixelated; }
+figure img { width: 80px; height: 80px; flex: none; border-radius: 3px; }
+figure img { object-fit: contain; image-rendering: pixelated; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .checks { list-style: none; padding: 0; } .checks span { color: var(--ink); }
 footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px; max-width: none; }
