@@ -41,8 +41,8 @@ help: ## this list
 setup: $(SETUP) ## make .venv with exact versions
 ws: $(WS) ## build the ROS 2 workspace
 
-demo: $(WS) ## the ROS graph on real images; ends by itself, writes out/demo/report.html
-	$(ROS) python -m oat_perception.demo $(DEMO_ARGS)
+demo: $(WS) ## the ROS graph on real images; ends by itself, writes out/demo/report.html. DEMO_ARGS=--robot: a robot's day
+	$(ROS) $(if $(filter --robot,$(DEMO_ARGS)),. tools/vision_env.sh &&) python -m oat_perception.demo $(DEMO_ARGS)
 
 test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
 
+Floats = npt.NDArray[np.float32]
 MAX_SIDE_PX = 16384
 """Longer sides are refused: nothing that small a network needs, and arithmetic on a forged size stays harmless."""
 
@@ -52,6 +55,27 @@ def fit_frame(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[
     """
     _check(frame_HWC)
     return frame_HWC if frame_HWC.shape[:2] == (spec.height, spec.width) else _fit(frame_HWC, spec)
+
+
+def fit_matrices(height: int, width: int, spec: InputSpec) -> tuple[Floats, Floats]:
+    """Return what `fit_frame` does to one colour of a frame of this size, but for its rounding to bytes.
+
+    An attack follows its gradient back to the frame's pixels.
+
+    Returns:
+        rows_Hh and columns_Ww, float32: the fitted colour is `rows_Hh @ colour_hw @ columns_Ww.T`.
+    """
+    place = _placement(height, width, spec)
+    rows, columns = (part.stop - part.start for part in place.source)
+    method = _method(rows, columns, place.rows, place.columns, spec)
+    rows_Hh, columns_Ww = np.zeros((spec.height, height), np.float32), np.zeros((spec.width, width), np.float32)
+    for matrix, part, to, first in (
+        (rows_Hh, place.source[0], place.rows, place.top),
+        (columns_Ww, place.source[1], place.columns, place.left),
+    ):
+        size = part.stop - part.start
+        matrix[first : first + to, part] = cv2.resize(np.eye(size, dtype=np.float32), (size, to), interpolation=method)
+    return rows_Hh, columns_Ww
 
 
 def regions(frame_HWC: npt.NDArray[np.uint8], boxes_N4: npt.ArrayLike, spec: InputSpec) -> list[npt.NDArray[np.uint8]]:
@@ -151,25 +175,49 @@ def _check(frame: object) -> None:
         raise InputError(f"a frame must have at most {MAX_SIDE_PX} pixels a side, {got}: make it smaller, or cut it")
 
 
-def _fit(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:
-    height, width = frame_HWC.shape[:2]
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """The part of a frame that is scaled, the size it gets, and where it stands in the input."""
+
+    source: tuple[slice, slice]
+    rows: int
+    columns: int
+    top: int = 0
+    left: int = 0
+
+
+def _placement(height: int, width: int, spec: InputSpec) -> _Placement:
+    whole = slice(0, height), slice(0, width)
     if spec.resize == "stretch":
-        return _resize(frame_HWC, spec.height, spec.width, spec)
+        return _Placement(whole, spec.height, spec.width)
     if spec.resize == "center_crop":
         scale = min(height / spec.height, width / spec.width)
         rows, columns = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
         top, left = (height - rows) // 2, (width - columns) // 2
-        return _resize(frame_HWC[top : top + rows, left : left + columns], spec.height, spec.width, spec)
+        return _Placement((slice(top, top + rows), slice(left, left + columns)), spec.height, spec.width)
     scale = min(spec.height / height, spec.width / width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (spec.height - rows) // 2, (spec.width - columns) // 2
+    return _Placement(whole, rows, columns, (spec.height - rows) // 2, (spec.width - columns) // 2)
+
+
+def _fit(frame_HWC: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8]:
+    height, width = frame_HWC.shape[:2]
+    place = _placement(height, width, spec)
+    resized = _resize(frame_HWC[place.source], place.rows, place.columns, spec)
+    if (place.rows, place.columns) == (spec.height, spec.width):
+        return resized
     padded = np.zeros((spec.height, spec.width, 3), np.uint8)
-    padded[top : top + rows, left : left + columns] = _resize(frame_HWC, rows, columns, spec)
+    padded[place.top : place.top + place.rows, place.left : place.left + place.columns] = resized
     return padded
 
 
 def _resize(frame_HWC: npt.NDArray[np.uint8], height: int, width: int, spec: InputSpec) -> npt.NDArray[np.uint8]:
-    shrinks = height <= frame_HWC.shape[0] and width <= frame_HWC.shape[1]
-    method = cv2.INTER_AREA if spec.interpolation == "area" and shrinks else cv2.INTER_LINEAR
+    own_height, own_width = frame_HWC.shape[:2]
+    method = _method(own_height, own_width, height, width, spec)
     resized = cv2.resize(frame_HWC, (width, height), interpolation=method)
     return np.asarray(resized, np.uint8)
+
+
+def _method(height: int, width: int, to_height: int, to_width: int, spec: InputSpec) -> int:
+    shrinks = to_height <= height and to_width <= width
+    return cv2.INTER_AREA if spec.interpolation == "area" and shrinks else cv2.INTER_LINEAR

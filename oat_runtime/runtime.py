@@ -232,16 +232,25 @@ class OATRuntime:
         self._config.width_index(width)
         return OperatingPoint(effective_lambda(lam, self._config.lambdas), width)
 
-    def prepare(self, points: Iterable[OperatingPoint] | None = None) -> None:
+    def prepare(self, points: Iterable[OperatingPoint] | None = None, *, max_batch: int = 1) -> None:
         """Fold, compile and warm `points` (all rows of the table by default), so that switching to them is instant.
 
+        Args:
+            points: of those that the bundle offers.
+            max_batch: most images or regions that one call will bring, at least 1. OpenVINO, and torch on a GPU,
+                compile for a batch size when it first comes, which would stop a frame for a third of a second; here
+                they do so in advance, and from now on for each new point too.
+
         Raises:
+            InputError: `max_batch` is below 1.
             OperatingPointError: a point is not offered.
             BackendError: the engine refused the network.
         """
+        if max_batch < 1:
+            raise InputError(f"max_batch must be at least 1, got {max_batch}")
         for point in points if points is not None else [row.point for row in self.table.rows]:
             self._refuse_if_closed()
-            self._plans.make(self.effective(lam=point.lam, width=point.width))
+            self._plans.make(self.effective(lam=point.lam, width=point.width), max_batch=max_batch)
 
     def is_prepared(self, point: OperatingPoint) -> bool:
         """Whether a switch to `point` takes effect on the next frame."""
@@ -502,6 +511,9 @@ class _ClosedPlan:
     """Stands where the active plan was, so that no frame has to ask whether the runtime is closed."""
 
     def __call__(self, x_NCHW: Floats) -> Floats:
+        _refuse()
+
+    def warm(self, max_batch: int) -> NoReturn:
         _refuse()
 
     def bare(self, x_NCHW: Floats) -> NoReturn:

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `as` exports a name to type checkers
+    from policy.belief.constants import EstimatorConstants as EstimatorConstants
+    from policy.belief.constants import constants_of as constants_of
     from policy.config import BatteryStep as BatteryStep
     from policy.config import PolicyConfig as PolicyConfig
     from policy.config import Quantity as Quantity
@@ -17,14 +19,12 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.decision import ChosenBy as ChosenBy
     from policy.decision import Decision as Decision
     from policy.decision import Rule as Rule
-    from policy.estimator import EstimatorConstants as EstimatorConstants
-    from policy.estimator import constants_of as constants_of
     from policy.image import ImageStatistics as ImageStatistics
     from policy.image import image_statistics as image_statistics
     from policy.image import mean_statistics as mean_statistics
-    from policy.record import Gap as Gap
-    from policy.record import header_line as header_line
-    from policy.record import step_line as step_line
+    from policy.records.record import Gap as Gap
+    from policy.records.record import header_line as header_line
+    from policy.records.record import step_line as step_line
     from policy.signals import NetworkSignals as NetworkSignals
     from policy.signals import Override as Override
     from policy.signals import Reading as Reading
@@ -36,9 +36,9 @@ _NAMES = {
     "config": "BatteryStep PolicyConfig Quantity",
     "controller": "AdaptivePolicy",
     "decision": "ChosenBy Decision Rule",
-    "estimator": "EstimatorConstants constants_of",
+    "belief.constants": "EstimatorConstants constants_of",
     "image": "ImageStatistics image_statistics mean_statistics",
-    "record": "Gap header_line step_line",
+    "records.record": "Gap header_line step_line",
     "signals": "NetworkSignals Override Reading SignalState Signals network_signals",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -1,8 +1,8 @@
 """`oat-calibrate`: fit the estimator to your own camera, from clean frames without labels.
 
-For a bundle that was trained on boxes, a "frame" is one region. The network does not run. The image kinds are fitted to
-the frames and to corrupted copies of them. How an attack changes the statistics, and how often the network's confidence
-is low, is taken from the bundle.
+For a bundle that was trained on boxes, a frame counts by the mean of its regions. The network does not run. The image
+kinds are fitted to the frames and to corrupted copies of them. How an attack changes the statistics, and how often the
+network's confidence is low, is taken from the bundle.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,6 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, load_frames, read_images_npz, recorded_images
-from oat_runtime.data.boxes import BoxFrame, CropRules
-from oat_runtime.data.boxes.crops import cut_out, frame_crops
-from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.camera_messages import NEARLY_BLACK
 from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.folders.left_out import some
@@ -32,18 +28,12 @@ from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.estimator import EstimatorConstants, ImageKind, constants_of
+from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
+from policy.belief.ranks import NormalScores
+from policy.fitting.drives import count_alarms, fit_drives, promise_of
+from policy.fitting.frames import Frames, Statistics, region_frames
+from policy.fitting.kinds import MeasuredKinds, fit_kinds, image_kind, measure_kinds
 from policy.image import Images
-from policy.kinds import (
-    Statistics,
-    count_alarms,
-    fit_estimator,
-    image_kind,
-    independence,
-    statistics_of,
-    with_drift_noise,
-)
-from policy.ranks import NormalScores
 
 _MAX_FITTED = 400
 """Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
@@ -56,36 +46,35 @@ _MOST_EMPTY, _MOST_EQUAL = 0.02, 0.5
 """Shares of frames that show nothing, and that equal the frame before."""
 
 
-def calibrate(
-    frames_NHWC: Images, shipped: EstimatorConstants, *, seed: int = 0, fitted_on: str = ""
-) -> EstimatorConstants:
+def calibrate(measured: MeasuredKinds, shipped: EstimatorConstants, *, fitted_on: str = "") -> EstimatorConstants:
     """Return the estimator's constants for the camera that took these frames.
 
     Args:
-        frames_NHWC: uint8 RGB network inputs in their order, at least 100, taken while all was well.
+        measured: what `measure` returns of frames in their order, at least 100, taken while all was well.
         shipped: the bundle's constants.
-        seed: of the corruptions.
         fitted_on: provenance, for people.
-
-    Raises:
-        InputError: too few frames.
     """
-    spread = np.linspace(0, len(frames_NHWC) - 1, min(_MAX_FITTED, len(frames_NHWC))).astype(int)
-    fitted = fit_estimator(
-        frames_NHWC[spread],
+
+    def fit(of: MeasuredKinds) -> EstimatorConstants:
+        fitted = fit_kinds(of, network=shipped.network, spread=shipped.spread, fitted_on=fitted_on)
+        scores_FS = NormalScores(fitted.ranks)(of.clean_FS)
+        attacks = tuple(
+            _moved(kind, shipped, scores_FS) for kind in shipped.kinds if kind.name.startswith("attack-at-")
+        )
+        return fitted.model_copy(update={"kinds": fitted.kinds + attacks, "prior": shipped.prior})
+
+    return fit_drives(measured, fit)
+
+
+def measure(frames: Frames, *, seed: int = 0) -> MeasuredKinds:
+    """Measure frames, and corrupted copies of some of them; this takes most of the time."""
+    return measure_kinds(
+        frames,
         corrupt=corrupt,
         regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
-        network=shipped.network,
         rng=np.random.default_rng(seed),
-        fitted_on=fitted_on,
+        most_corrupted=_MAX_FITTED,
     )
-    clean_NS = statistics_of(frames_NHWC)
-    scores_NS = NormalScores(fitted.ranks)(clean_NS)
-    attacks = tuple(_moved(kind, shipped, scores_NS) for kind in shipped.kinds if kind.name.startswith("attack-at-"))
-    fitted = fitted.model_copy(
-        update={"kinds": fitted.kinds + attacks, "prior": shipped.prior, "independence": independence(clean_NS)}
-    )
-    return with_drift_noise(fitted, [clean_NS])
 
 
 def _moved(attack: ImageKind, shipped: EstimatorConstants, clean_NS: Statistics) -> ImageKind:
@@ -123,52 +112,30 @@ def read_frames(
     return np.stack(frames)
 
 
-def read_regions(name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), limit: int) -> Images:
-    """Read the regions (N, H, W, 3), uint8, of frames with boxes, frame by frame as a box-trained network sees them.
+def read_regions(name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), limit: int) -> Frames:
+    """Read frames with boxes as a box-trained network sees them, session by session.
 
     Args:
         name: of a data set of frames with boxes, or the path of a folder of them.
         spec: of the network's input.
         sessions: beginnings of the names of the sessions to read; empty: all.
-        limit: regions to read at most.
+        limit: frames to read at most.
 
     Raises:
         DataError: no such frames, or none of these sessions.
     """
     index = load_frames(name)
-    background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
     wanted = [frame for frame in index.frames if not sessions or frame.session.startswith(sessions)]
     if not wanted:
         known = some(sorted({frame.session for frame in index.frames}))
         raise DataError(f"{name}: no session begins with {quoted(sessions)}: expected one of {known}")
-    return regions_of(wanted, index.rules, spec, background=background, limit=limit)
+    return region_frames(wanted[:limit], index, spec)
 
 
-def regions_of(
-    frames: Sequence[BoxFrame], rules: CropRules, spec: InputSpec, *, background: int | None, limit: int
-) -> Images:
-    """Return the regions (N, H, W, 3) of frames, uint8: boxes, and background unless its label is None.
-
-    Raises:
-        DataError: there are none, or an image cannot be read.
-    """
-    crops: list[Images] = []
-    for frame in frames:
-        image_HWC = frame.read()
-        height, width = image_HWC.shape[:2]
-        chosen = frame_crops(frame, height=height, width=width, rules=rules, spec=spec, background=background)
-        crops += cut_out(image_HWC, chosen.boxes_N4, spec)
-        if len(crops) >= limit:
-            break
-    if not crops:
-        raise DataError(f"{len(frames)} frames hold no region of at least {rules.min_side_px} pixels")
-    return np.stack(crops[:limit])
-
-
-def alarm_shares(constants: EstimatorConstants, blocks: list[Images]) -> float:
-    """Return the share of frames that raise a false alarm; each block is one stream."""
-    stats = [statistics_of(block) for block in blocks]
-    return sum(count_alarms(constants, stats_NS) for stats_NS in stats) / sum(map(len, stats))
+def alarm_shares(constants: EstimatorConstants, measured: MeasuredKinds) -> tuple[float, int]:
+    """Return the share of frames in alarm, and the number of sessions with an alarm. All of them are false."""
+    counts = [count_alarms(constants, stats_FS, frame_s=measured.frame_s) for stats_FS in measured.streams]
+    return sum(counts) / len(measured.clean_FS), sum(count > 0 for count in counts)
 
 
 def check_frames(frames_NHWC: Images, source: Path) -> None:
@@ -239,10 +206,11 @@ def main(argv: list[str] | None = None) -> int:
         # Whole frames say nothing of what such a network sees.
         sessions = tuple(filter(None, options.sessions.split(",")))
         frames = read_regions(str(options.frames), bundle.input, sessions=sessions, limit=options.limit)
+        check_frames(frames.images_NHWC, options.frames)
     elif options.sessions:
         raise DataError(f"--sessions is for bundles that were trained on boxes, and {bundle.path.name} was not")
     else:
-        frames = read_frames(
+        images_NHWC = read_frames(
             options.frames,
             bundle.input,
             topic=options.topic,
@@ -250,27 +218,41 @@ def main(argv: list[str] | None = None) -> int:
             bits=options.image_bits,
             skipped=skipped,
         )
-    check_frames(frames, options.frames)
+        check_frames(images_NHWC, options.frames)
+        frames = Frames.of_images(images_NHWC)
+    if len(frames) < LEAST_TO_FIT:
+        raise DataError(f"expected at least {LEAST_TO_FIT} frames with regions, got {len(frames)} of {options.frames}")
     if skipped.num:
         print(f"oat-calibrate: images left out: {skipped.num}", file=sys.stderr)
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
-    # Alternate blocks are left out of a trial fit, so that its alarms are counted on frames that it never saw.
-    blocks = [block for block in np.array_split(frames, _NUM_BLOCKS) if len(block)]
-    held_out = blocks[1::2]
-    trial = calibrate(np.concatenate(blocks[::2]), shipped, seed=options.seed)
-    before, after = alarm_shares(shipped, held_out), alarm_shares(trial, held_out)
-    constants = calibrate(frames, shipped, seed=options.seed, fitted_on=fitted_on)
+    measured = measure(frames, seed=options.seed)
+    # A trial fit leaves alternate drives out, or alternate blocks of the only one, so that its alarms are counted on
+    # frames that it never saw.
+    by_drives = int(frames.session_F[-1]) > 0
+    blocks = measured if by_drives else measured.in_blocks(_NUM_BLOCKS)
+    seen, held_out = (blocks.of_sessions(np.unique(blocks.session_F)[first::2]) for first in (0, 1))
+    trial = calibrate(seen if by_drives else seen.in_blocks(1), shipped)
+    before, after = (alarm_shares(constants, held_out) for constants in (shipped, trial))
+    constants = calibrate(measured, shipped, fitted_on=fitted_on)
+    promise = promise_of(constants)
     content = constants.model_dump_json() + "\n"
     if options.attach:
         attach_file(bundle, "estimator.json", content.encode())
     else:
         write_whole(options.output, content)
-    row = "on frames that the fit did not see", sum(map(len, held_out)), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
-    wide_console().print(text_table("False alarms", ("", "frames", "before", "after"), [row]))
+    parts = "drives" if by_drives else "blocks"
+    rows = [
+        (f"frames in alarm, of {len(held_out.clean_FS)}", *(f"{100 * share:.1f} %" for share, _ in (before, after))),
+        (f"{parts} with an alarm, of {len(held_out.streams)}", *(str(num) for _, num in (before, after))),
+    ]
+    title = "False alarms on frames that the fit did not see"
+    wide_console().print(text_table(title, ("", "before", "after"), rows))
+    print(f"the alarm's promise: {promise}")
     if not options.attach:
         print(f"next: give the node the parameter estimator:={options.output}")
     summary = {"name": "oat-calibrate", "num_frames": len(frames), "num_left_out": skipped.num,
-               "false_alarm_share_before": before, "false_alarm_share_after": after,
+               "num_drives": len(constants.drives), "promised_drives": promise.num_drives,
+               "false_alarm_share_before": before[0], "false_alarm_share_after": after[0],
                "independence": constants.independence, "drift_noise": constants.drift_noise,
                "written": "bundle" if options.attach else str(options.output)}  # fmt: skip
     print(json.dumps(summary))

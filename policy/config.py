@@ -143,9 +143,9 @@ class PolicyConfig(StrictModel):
     evidence_cap_nats: Annotated[float, Quantity("nats", most=100.0)] = Field(default=4.0, gt=0, description=
         "Most by which one image moves the log odds between two kinds of image.")
 
-    false_alarm_hours: Annotated[float, Quantity("h", least=0.001, most=1e5)] = Field(default=1.0, gt=0, description=
-        "Least mean time between two false alarms. It is guaranteed while images are like those of the calibration. A "
-        "longer time delays true alarms: ten times as long takes about two images more.")
+    false_alarm_drives: Annotated[int, Quantity(least=2, most=1000)] = Field(default=20, ge=2, description=
+        "At most one drive in so many raises a false alarm. It is guaranteed while drives are like those of the "
+        "calibration, and no calibration of fewer drives promises more than one in its number plus one.")
 
     bundle_sha256: str = Field(default="", description=
         "SHA-256 that the bundle must have, as 64 hex digits; empty: any bundle.")

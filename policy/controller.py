@@ -11,14 +11,14 @@ import math
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable, Regime
-from policy.budget import Allowance, Budget, RateLimit
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
+from policy.choice.budget import Allowance, Budget, RateLimit
+from policy.choice.hysteresis import Hysteresis
+from policy.choice.score import Belief, Scores
 from policy.config import PolicyConfig
 from policy.decision import ChosenBy, Decision, Rejected, Rule
-from policy.estimator import EstimatorConstants, RegimeFilter
-from policy.hysteresis import Hysteresis
-from policy.rates import opposite
-from policy.score import Belief, Scores
-from policy.signals import NetworkSignals, Override, Signals, SignalState, image_state
+from policy.signals import NetworkSignals, Override, Signals, SignalState, image_state, opposite
 from policy.snapshot import Remembering
 
 
@@ -51,7 +51,7 @@ class AdaptivePolicy(Remembering):
         self._reference = config.reference_width if config.reference_width is not None else table.widths[-1]
         if self._reference not in table.widths:
             raise ConfigError(f"reference_width must be one of {list(table.widths)}, got {self._reference}")
-        self._scores = Scores(table, config, constants.kinds if constants is not None else ())
+        self._scores = Scores(table, config, *((constants.kinds, constants.spread) if constants is not None else ()))
         minimax_lam = max(self._lambdas, key=lambda lam: self._scores.rank(OperatingPoint(lam, self._reference)))
         self._lam_rule = Hysteresis(
             {lam: self._scores.rank(OperatingPoint(lam, self._reference)) for lam in self._lambdas},
@@ -141,6 +141,12 @@ class AdaptivePolicy(Remembering):
         """Whether the last frames look unusual, even if λ stays; False without an estimator."""
         return self._filter is not None and self._filter.alarmed()
 
+    @property
+    def promise(self) -> str:
+        """What the alarm promises, and if what; empty if it only follows the belief."""
+        promise = self._filter.promise if self._filter is not None else None
+        return "" if promise is None else str(promise)
+
     def _advance(self, now_s: float) -> tuple[float, SignalState]:
         """Return the time since the last step, and add it to the policy's own clock, which never runs backwards."""
         if not math.isfinite(now_s):
@@ -197,9 +203,12 @@ class AdaptivePolicy(Remembering):
         """Choose λ at the reference width, minus the switching cost; also return each λ's score before that cost."""
         points = {lam: OperatingPoint(lam, self._reference) for lam in self._lambdas}
         present = points[self._lam_rule.current]
-        net = {lam: self._scores.net(point, belief, present=present) for lam, point in points.items()}
+        worth = {lam: self._scores.blended(point, belief) for lam, point in points.items()}
+        net = {
+            lam: worth[lam] - self._scores.switching(point, belief, present=present) for lam, point in points.items()
+        }
         target, rule = self._lam_rule.step(net, elapsed_s=self._elapsed_s)
-        return target, rule, {lam: self._scores.blended(point, belief) for lam, point in points.items()}
+        return target, rule, worth
 
     def _choose_width(
         self, lam: float, belief: Belief, allowance: Allowance

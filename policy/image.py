@@ -120,9 +120,14 @@ def mean_statistics(x_NCHW: NDArray[np.float32]) -> ImageStatistics | None:
     """
     if not len(x_NCHW):
         return None
-    chosen = np.linspace(0, len(x_NCHW) - 1, min(_MOST_REGIONS, len(x_NCHW))).round().astype(int)
-    mean_S = np.mean([image_statistics(x_NCHW[at]) for at in chosen.tolist()], axis=0)
+    mean_S = np.mean([image_statistics(x_NCHW[at]) for at in chosen_regions(len(x_NCHW)).tolist()], axis=0)
     return ImageStatistics(*mean_S.tolist())
+
+
+def chosen_regions(num: int) -> NDArray[np.int64]:
+    """Return which of a frame's regions statistics are taken of."""
+    at: NDArray[np.int64] = np.linspace(0, num - 1, min(_MOST_REGIONS, num)).round().astype(np.int64)
+    return at
 
 
 def _noise(plane: _Plane) -> tuple[float, float]:

@@ -23,13 +23,13 @@ from oat_runtime.extras import require
 from oat_runtime.files import MAX_JSON_BYTES, read_model
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
+from policy.belief.constants import EstimatorConstants, constants_of
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import EstimatorConstants, constants_of
-from policy.record import Gap, TornLineError, plain_decision, policy_of, signals_of
+from policy.records.record import Gap, TornLineError, plain_decision, policy_of, signals_of
+from policy.records.timeline import comparison_table, save_figure, timeline_table
 from policy.signals import Signals
-from policy.timeline import comparison_table, save_figure, timeline_table
 
 _HEADER, _GAP = '{"kind": "policy"', '{"kind": "gap"'
 _DECISION = "oat_msgs/msg/DecisionRecord"

@@ -101,6 +101,11 @@ def network_signals(
     return NetworkSignals(point, confidence, disagrees, latency_ms, age_s)
 
 
+def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
+    """Return the λ of the probe: the end of the trained range that is opposite to `lam`."""
+    return lambdas[0] if lam >= 0.5 else lambdas[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Override:
     """A value set by the operator, until `expires_s` on the clock of `Signals.now_s` (None: until it is taken back)."""

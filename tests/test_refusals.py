@@ -178,7 +178,7 @@ def _all_of(folder: Path) -> dict[str, int]:
 def _write_log(path: Path) -> None:
     from policy.config import PolicyConfig
     from policy.controller import AdaptivePolicy
-    from policy.record import header_line, step_line
+    from policy.records.record import header_line, step_line
     from policy.replay import read_bundle
     from policy.signals import Signals
 

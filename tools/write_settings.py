@@ -70,8 +70,9 @@ NODES = (
         ("Regions", "A detector names them, as vision_msgs/Detection2DArray on `regions`."):
             "max_regions regions_wait_s regions_queue_s regions_queue_mb regions_top_k regions_min_score "
             "regions_smoothing_s",
-        ("Environment confidence", "It comes on `environment_confidence`, from 0 to 1: 1 is clear and trusted, 0 is "
-         "hostile or unreadable."): "confidence_required confidence_max_age_s",
+        ("Environment confidence", "It comes on `environment_confidence`, or as a bare std_msgs/Float32 on "
+         "`environment_confidence_value`, from 0 to 1: 1 is clear and trusted, 0 is hostile or unreadable."):
+            "confidence_required confidence_max_age_s",
         ("The battery", "Its charge comes on `battery_state`. It moves width and rate, never λ."):
             "use_battery battery_percentage_full battery_ladder_charge battery_ladder_width battery_ladder_rate_hz "
             "battery_max_age_s battery_hold_s battery_unknown_width battery_unknown_rate_hz battery_capacity_wh "
@@ -82,7 +83,7 @@ NODES = (
         ("The policy", "docs/policy.md says how it decides."):
             "adaptive default_lambda default_width reference_width hedge credible_mass switch_cost margin settle_s "
             "dwell_s width_dwell_s probe_period_s alert_probe_period_s regime_persistence_s evidence_weight "
-            "evidence_cap_nats network_max_age_s false_alarm_hours",
+            "evidence_cap_nats network_max_age_s false_alarm_drives",
         ("The record", ""): "decision_log decision_log_size_mb decision_log_files",
     }),
     Node("camera_replay", "a camera for a robot without one", Change.AT_START,

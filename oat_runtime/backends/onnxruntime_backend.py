@@ -177,6 +177,9 @@ class ONNXRuntimePlan:
         logits: list[Floats] = [self._session.run(None, feeds)[0] for feeds in self._feeds(x_NCHW)]
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
+    def warm(self, max_batch: int) -> None:
+        """Do nothing: a session takes any number of images."""
+
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """`InferenceSession.run` for each piece."""
         feeds_of_all = self._feeds(x_NCHW)
@@ -232,6 +235,9 @@ class SlottedPlan:
         self.network.hold(self.constants_V)
         logits_NK: Floats = self.network.session.run(None, {INPUT: x_NCHW})[0]
         return logits_NK
+
+    def warm(self, max_batch: int) -> None:
+        """Do nothing: a session takes any number of images."""
 
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """One `InferenceSession.run`, as long as no other plan of the network runs."""

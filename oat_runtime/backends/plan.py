@@ -41,6 +41,9 @@ class Plan(Protocol):
     def __call__(self, x_NCHW: Floats) -> Floats:
         """Return logits (N, K) float32, in a new array, of C-contiguous images (N, 3, H, W) float32 in [0, 1]."""
 
+    def warm(self, max_batch: int) -> None:
+        """Compile now for what the engine would compile when a batch of up to `max_batch` images first comes."""
+
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """Make only the engine's own call on this input, for benchmarks to compare with."""
 

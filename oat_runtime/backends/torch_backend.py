@@ -97,6 +97,9 @@ class TorchPlan:
         logits_NK: Floats = self._network.net(x).numpy()
         return logits_NK
 
+    def warm(self, max_batch: int) -> None:
+        """Do nothing: a module takes any number of images."""
+
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:
         """Run only the module's forward on an input that is already channels last."""
         net, x = self._network.net, torch.from_numpy(x_NCHW).to(memory_format=torch.channels_last)
@@ -161,6 +164,12 @@ class CUDAGraphPlan:
             start += size
         result: Floats = logits[0] if len(logits) == 1 else np.concatenate(logits)
         return result
+
+    @torch.inference_mode()
+    def warm(self, max_batch: int) -> None:
+        """Capture the graph of each batch size."""
+        for bit in range(min(max_batch, _LARGEST_GRAPH).bit_length()):
+            self._network.capture(1 << bit)
 
     @torch.inference_mode()
     def bare(self, x_NCHW: Floats) -> Callable[[], object]:

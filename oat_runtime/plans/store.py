@@ -100,6 +100,7 @@ class PlanStore:
         self._networks: dict[float, _Shared] = {}
         self._shared: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
         self._folded: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
+        self._max_batch = 1
         self._making = threading.Lock()
         self._lock = threading.Lock()
 
@@ -120,18 +121,24 @@ class PlanStore:
                 self._shared.popitem(last=False)
             return ready
 
-    def make(self, point: OperatingPoint) -> ReadyPlan:
+    def make(self, point: OperatingPoint, *, max_batch: int = 1) -> ReadyPlan:
         """Return the point's plan, and compile it first if needed.
+
+        Args:
+            point: one that the bundle offers.
+            max_batch: images that a call may bring, of this plan and of all that are made after it.
 
         Raises:
             BackendError: the engine refused the network.
             OATError: it fails the check.
         """
         with self._making:
-            if (ready := self.get(point)) is not None:
-                return ready
-            ready = self._fold(point) if self.form == "folded" else self._share(point)
-            give_memory_back()
+            self._max_batch = max(self._max_batch, max_batch)
+            if (ready := self.get(point)) is None:
+                ready = self._fold(point) if self.form == "folded" else self._share(point)
+                give_memory_back()
+            with ready.lock:
+                ready.plan.warm(self._max_batch)
             return ready
 
     def clear(self) -> None:

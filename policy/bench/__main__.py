@@ -28,6 +28,7 @@ from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, text_table
 from oat_runtime.text import PlainConsole
 from oat_runtime.timing import interleave, p50_p99
+from policy.belief.constants import constants_of
 from policy.bench import hazards, trials
 from policy.bench.days.run import QUICK as QUICK_DAYS
 from policy.bench.days.run import Effort as Days
@@ -35,7 +36,6 @@ from policy.bench.days.run import play_days, tables
 from policy.bench.recorded_network import RecordedNetwork, float32_runtime
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
-from policy.estimator import constants_of
 
 _SIMULATED_WATTS = 15.0
 """Power of the running network; the simulated energies follow from it."""

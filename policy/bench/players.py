@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.belief.constants import EstimatorConstants
 from policy.bench.recorded_network import ATTACK_PREFIX, RecordedNetwork
 from policy.bench.streams import FRAME_S, Stream
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
 from policy.signals import NetworkSignals, Reading, Signals
 

@@ -31,10 +31,10 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.stress.corruptions import corrupt_batch
-from policy.attackable import as_bytes
 from policy.bench.attacks import ATTACKS, Goal, attack
+from policy.fitting.attackable import as_bytes
 from policy.image import image_statistics
-from policy.rates import opposite
+from policy.signals import opposite
 
 _LOG = logging.getLogger(__name__)
 CLEAN, ALL_CLEAN = "clean", "clean-all"

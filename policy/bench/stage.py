@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import Check, Report
 from oat_runtime.stress.corruptions import SEVERITIES
+from policy.belief.constants import EstimatorConstants
 from policy.bench import streams as make
 from policy.bench.attacks import ATTACKS
 from policy.bench.players import RULES, Play, correct_tp, play_policy, play_rule
@@ -18,7 +19,6 @@ from policy.bench.recorded_network import RecordedNetwork
 from policy.bench.statistics import accuracy, difference, worst_segment
 from policy.bench.streams import Stream
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 Correct = Sequence[NDArray[np.bool_]]
 """Whether each frame of each stream was classified correctly."""

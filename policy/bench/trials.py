@@ -17,7 +17,7 @@ from policy.bench.stage import Stage, switches_per_1000
 from policy.bench.statistics import delay_frames, difference, false_alarms
 from policy.bench.streams import FRAME_S, Stream
 from policy.controller import AdaptivePolicy
-from policy.record import header_line, plain_decision, policy_of, signals_of, step_line
+from policy.records.record import header_line, plain_decision, policy_of, signals_of, step_line
 
 _WORTH_ADAPTING = 0.01
 """Gain of the oracle over the best fixed point, below which there is nothing to adapt to."""

@@ -12,6 +12,8 @@ _INT8 = "needs a bundle that was counted in int8, which takes minutes; tests/tra
 
 MARKED = {
     "make demo": _MAKE,
+    "make demo DEMO_ARGS=--robot": _MAKE,
+    "make demo DEMO_ARGS=--robot && cp out/demo/picture.webp docs/images/robot.webp": _MAKE,
     "make test": _MAKE,
     "make dist": _MAKE,
     "python -m oat_perception.camera_replay_node --ros-args -p source:=0": "needs a webcam",
@@ -35,6 +37,10 @@ MARKED = {
     "ros2 param describe": _ROS2,
     "ros2 param set /camera_replay corruption fog": _ROS2,
     "ros2 run oat_perception console": _ROS2,
+    'ros2 topic pub --rate 5 /environment_confidence_value std_msgs/msg/Float32 "{data: 0.8}"': _ROS2,
+    "python examples/localization_confidence.py --ros-args -r pose:=/amcl_pose -p good_m:=0.1 -p lost_m:=1.0": (
+        "runs until it is interrupted; tests/ros/test_localization_confidence.py runs it on a graph"
+    ),
     "pip install 'oat-robot[onnxruntime]'": _NETWORK,
     "pip install 'oat-robot[crosscheck]'": _NETWORK,
     "pip download --dest dist/aarch64 --only-binary=:all: --implementation cp --python-version 3.12 --platform "

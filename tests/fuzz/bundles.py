@@ -28,7 +28,7 @@ from oat_runtime.operating_point import Precision
 from oat_runtime.plans import PlanForm
 from oat_runtime.prediction import softmax
 from oat_runtime.quantization import QUANTIZATION
-from policy.estimator import constants_of
+from policy.belief.constants import constants_of
 
 NUM_CASES, NUM_SHORT = 10_000, 250
 _MOST_OTHER = 0.01

@@ -16,7 +16,7 @@ from oat_runtime.operating_point import OperatingPoint
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.image import ImageStatistics
-from policy.record import header_line, step_line
+from policy.records.record import header_line, step_line
 from policy.replay import main, read_bundle
 from policy.signals import NetworkSignals, Override, Reading, Signals
 

@@ -12,8 +12,8 @@ from damage import damaged_bytes, damaged_tree
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.files import read_model
+from policy.belief.constants import EstimatorConstants
 from policy.config import BatteryStep, PolicyConfig
-from policy.estimator import EstimatorConstants
 from policy.replay import read_bundle
 
 NUM_CASES, NUM_SHORT = 2000, 100

@@ -60,6 +60,31 @@ def test_every_engine_computes_both_forms(
         plans[0].bare(x_NCHW)()
 
 
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_warm_plan_compiles_nothing_more_up_to_its_batch(
+    make_tensors: MakeTensors, engine: BackendName, shared: bool
+) -> None:
+    """An engine asks for the network again for each shape that it compiles."""
+    need(engine)
+    config, num_made = CONFIGS["wide_resnet"], 0
+    tensors = make_tensors(config)
+
+    def make_net() -> PlainNet:
+        nonlocal num_made
+        num_made += 1
+        return share(tensors, config, width=0.5) if shared else fold(tensors, config, lam=0.5, width=0.5)
+
+    network = get_backend(engine)(make_net, Settings(HW), shared=shared)
+    plan = network.plan(constants(tensors, config, lam=0.5, width=0.5) if shared else None)
+    for most in (3, 20):
+        plan.warm(most)
+        num_before = num_made
+        for num in range(1, most + 1):
+            plan(images(num))
+        assert num_made == num_before
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_does(
     make_tensors: MakeTensors, family: str, monkeypatch: pytest.MonkeyPatch

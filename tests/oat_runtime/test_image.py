@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import InputError
-from oat_runtime.image import MAX_SIDE_PX, network_input, unit_planes
+from oat_runtime.image import MAX_SIDE_PX, fit_frame, fit_matrices, network_input, unit_planes
 
 CIFAR = InputSpec(height=32, width=32)
 MODES = ("stretch", "center_crop", "letterbox")
@@ -33,6 +33,19 @@ def test_a_batch_is_scaled_as_its_frames_are() -> None:
     x_NCHW = unit_planes(frames)
     assert x_NCHW.flags.c_contiguous and x_NCHW.dtype == np.float32
     assert np.array_equal(x_NCHW, np.stack([network_input(frame, CIFAR) for frame in frames]))
+
+
+@pytest.mark.parametrize("resize", MODES)
+@pytest.mark.parametrize("interpolation", ["area", "linear"])
+@pytest.mark.parametrize("shape", [(24, 40), (61, 83), (12, 90), (90, 12), (7, 9), (1, 1)])
+def test_fitting_is_a_product_with_two_matrices_but_for_rounding(resize, interpolation, shape) -> None:
+    """An attack that follows other weights than the deployed resampling's would be weaker than it says."""
+    spec = InputSpec(height=24, width=40, resize=resize, interpolation=interpolation)
+    frame_HWC = _frame(*shape)
+    rows_Hh, columns_Ww = fit_matrices(*shape, spec)
+    fitted = np.stack([rows_Hh @ frame_HWC[..., c].astype(np.float32) @ columns_Ww.T for c in range(3)], axis=-1)
+    # OpenCV interpolates bytes with weights of 11 bits.
+    assert np.abs(fitted - fit_frame(frame_HWC, spec)).max() <= 1.0
 
 
 @settings(max_examples=60)

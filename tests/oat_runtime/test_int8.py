@@ -75,6 +75,14 @@ def test_a_batch_of_any_size_gives_what_each_image_gives_alone(engine: BackendNa
         assert sorted(plan.network._requests) == [-1, 1, 8]  # type: ignore[attr-defined]
 
 
+def test_a_warm_point_has_all_networks_that_its_batches_need() -> None:
+    need("openvino")
+    plan = get_backend("openvino")(lambda: untrained_int8_net(CONFIGS["wide_resnet"], 0.5), Settings(HW, "int8")).plan()
+    for most, sizes in ((1, [1]), (2, [-1, 1]), (7, [-1, 1]), (8, [-1, 1, 8])):
+        plan.warm(most)
+        assert sorted(plan.network._requests) == sizes  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_onnxruntime_fuses_all_convolutions_but_the_first_and_all_additions_but_the_last(
     family: str, tmp_path: Path

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -186,6 +187,22 @@ def test_a_prepared_point_switches_at_once_without_compiling(runtime: OATRuntime
         assert runtime.is_prepared(row.point)
         runtime.set_point(lam=row.lam, width=row.width, wait=False)
         assert (runtime.active, runtime.pending) == (row.point, None)
+
+
+@pytest.mark.parametrize("plans", ["folded", "shared"])
+def test_every_plan_is_warm_for_the_batch_that_was_prepared(
+    tiny_bundle: Path, plans: PlanForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are made later."""
+    warmed: list[int] = []
+    with closing(OATRuntime.load(tiny_bundle, backend=ENGINE, plans=plans, num_threads=1)) as runtime:
+        monkeypatch.setattr(type(runtime._active.plan), "warm", lambda self, max_batch: warmed.append(max_batch))
+        runtime.prepare([P(0.0, 1.0)], max_batch=5)
+        runtime.prepare([P(1.0, 1.0)])
+        runtime.set_point(lam=0.3, width=0.5)
+        assert warmed == [5, 5, 5]
+        with pytest.raises(InputError, match="max_batch must be at least 1, got 0"):
+            runtime.prepare(max_batch=0)
 
 
 @pytest.mark.parametrize("plans", ["folded", "shared"])

@@ -15,7 +15,7 @@ from oat_runtime.bundle import Bundle, Provenance, Temperature
 from oat_runtime.bundle.writer import save_bundle
 from oat_runtime.operating_point import AttackSpec, Measurement, OperatingRow, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
-from policy.estimator import PRIOR, EstimatorConstants, ImageKind, NetworkRates
+from policy.belief.constants import PRIOR, EstimatorConstants, ImageKind, NetworkRates
 from policy.image import ImageStatistics
 
 # Shaped like public results: robustness helps under noise and attack, and costs accuracy clean and under fog.

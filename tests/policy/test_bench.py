@@ -15,6 +15,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import DataError
+from policy.belief.constants import EstimatorConstants
 from policy.bench import __main__ as bench_module
 from policy.bench import hazards, stage
 from policy.bench import streams as make
@@ -22,7 +23,6 @@ from policy.bench.__main__ import main
 from policy.bench.attacks import ATTACKS, EPSILON, attack
 from policy.bench.recorded_network import RecordedNetwork
 from policy.bench.statistics import accuracy, delay_frames, difference, false_alarms
-from policy.estimator import EstimatorConstants
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from policy.budget import Budget
+from policy.choice.budget import Budget
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.signals import NetworkSignals, Reading, Signals, SignalState

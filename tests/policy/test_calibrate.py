@@ -13,9 +13,11 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
+from policy.belief.constants import EstimatorConstants
 from policy.calibrate import check_frames, main, read_frames, read_regions
-from policy.estimator import EstimatorConstants
-from policy.kinds import count_alarms, fit_estimator, statistics_of
+from policy.fitting.drives import count_alarms
+from policy.fitting.frames import Frames, statistics_of
+from policy.fitting.kinds import fit_kinds, measure_kinds
 
 Scenes = Callable[..., np.ndarray]
 
@@ -23,13 +25,9 @@ Scenes = Callable[..., np.ndarray]
 @pytest.fixture(scope="module")
 def shipped(scenes: Scenes, corrupt_scene: Callable[..., np.ndarray]) -> EstimatorConstants:
     regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
-    return fit_estimator(
-        scenes(120, seed=0),
-        corrupt=corrupt_scene,
-        regimes=regimes,
-        attacked={"attack-at-0": scenes(120, seed=0) ^ 3},
-        rng=np.random.default_rng(0),
-    )
+    frames = Frames.of_images(scenes(120, seed=0))
+    measured = measure_kinds(frames, corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0))
+    return fit_kinds(measured, attacked={"attack-at-0": statistics_of(scenes(120, seed=0) ^ 3)})
 
 
 def _camera(scenes: Scenes, count: int, *, seed: int) -> np.ndarray:
@@ -116,7 +114,7 @@ def test_alarms_before_and_after(
     assert {"clean", "attack-without-trace", "attack-at-0"} <= {kind.name for kind in mine.kinds}
     rng = np.random.default_rng(0)
     noisy = np.stack([corrupt_scene(image, "noise", 4, rng=rng) for image in _camera(scenes, 60, seed=2)])
-    assert count_alarms(mine, statistics_of(noisy)) > 40
+    assert count_alarms(mine, statistics_of(noisy), frame_s=1 / 30) > 40
 
     assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--attach"]) == 0
     assert Bundle.load(bundle.path).sha256 != bundle.sha256
@@ -151,7 +149,9 @@ def test_an_estimator_of_an_earlier_version_is_refused(
     assert "run `python -m policy.fit` again" in capsys.readouterr().err
 
 
-def test_a_box_trained_networks_frames_are_the_regions_of_the_sessions_that_are_named(tmp_path: Path) -> None:
+def test_a_box_trained_networks_frames_are_means_of_their_regions_in_the_sessions_that_are_named(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "data.yaml").write_text("names: [a, b]\ncrops: {backgrounds_per_frame: 0}\n")
     rng = np.random.default_rng(0)
     for day, session in enumerate(("20260501_r1", "20260502_r2", "20260601_r1")):
@@ -160,8 +160,40 @@ def test_a_box_trained_networks_frames_are_the_regions_of_the_sessions_that_are_
         cv2.imwrite(str(tmp_path / session / "1.png"), image)
         (tmp_path / session / "1.txt").write_text("0 0.3 0.5 0.4 0.5\n1 0.7 0.4 0.3 0.6\n")
     spec = InputSpec(height=32, width=32, region_margin=0.1)
-    levels = read_regions(str(tmp_path), spec, sessions=("202605",), limit=9).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(levels, [4, 4, 64, 64], atol=1.0)
-    assert len(read_regions(str(tmp_path), spec, limit=3)) == 3
+    frames = read_regions(str(tmp_path), spec, sessions=("202605",), limit=9)
+    np.testing.assert_allclose(frames.images_NHWC.mean(axis=(1, 2, 3)), [4, 4, 64, 64], atol=1.0)
+    assert (frames.start_F.tolist(), frames.session_F.tolist()) == ([0, 2, 4], [0, 1])
+    own_NS = statistics_of(frames.images_NHWC)
+    np.testing.assert_allclose(frames.statistics(), [own_NS[:2].mean(axis=0), own_NS[2:].mean(axis=0)])
+    assert len(read_regions(str(tmp_path), spec, limit=1)) == 1
     with pytest.raises(DataError, match="no session begins with"):
         read_regions(str(tmp_path), spec, sessions=("2027",), limit=9)
+
+
+def test_all_regions_of_a_frame_are_corrupted_alike(scenes: Scenes) -> None:
+    """One camera took them, at one moment."""
+    drawn: list[int] = []
+
+    def corrupt(image_HWC: np.ndarray, name: str, severity: int, *, rng: np.random.Generator) -> np.ndarray:
+        drawn.append(severity)
+        return image_HWC
+
+    start_F = np.array([0, 1, 4, 6, 9])
+    frames = Frames(scenes(9, seed=0), start_F, np.array([0, 0, 1, 1]))
+    measure_kinds(frames, corrupt=corrupt, regimes={"haze": Regime.LOW_FREQUENCY}, rng=np.random.default_rng(1))
+    for of_kind in np.split(np.array(drawn), 3):
+        for begin, end in zip(start_F[:-1].tolist(), start_F[1:].tolist(), strict=True):
+            assert len(set(of_kind[begin:end].tolist())) == 1
+    assert len(set(drawn[:9])) > 1
+
+
+def test_sessions_of_what_was_measured_keep_their_own_corrupted_copies(scenes: Scenes, corrupt_scene: Callable) -> None:
+    frames = Frames(scenes(8, seed=0), np.arange(9), np.repeat([0, 1, 2], [3, 2, 3]))
+    regimes = {"haze": Regime.LOW_FREQUENCY}
+    measured = measure_kinds(
+        frames, corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(1), most_corrupted=4
+    )
+    part = measured.of_sessions(np.array([0, 2]))
+    assert (measured.at_G.tolist(), part.at_G.tolist()) == ([0, 2, 4, 7], [0, 2, 5])
+    np.testing.assert_array_equal(part.clean_FS, measured.clean_FS[[0, 1, 2, 5, 6, 7]])
+    np.testing.assert_array_equal(part.corrupted_GS["haze-mild"][1], measured.corrupted_GS["haze-mild"][1][[0, 1, 3]])

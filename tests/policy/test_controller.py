@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
+from policy.belief.constants import EstimatorConstants
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
-from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
 from policy.signals import NetworkSignals, Override, Reading, Signals, SignalState
 

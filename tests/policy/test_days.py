@@ -17,6 +17,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.plain_net import fold
 from oat_runtime.untrained import untrained_tensors
+from policy.belief.constants import EstimatorConstants
 from policy.bench.__main__ import main
 from policy.bench.days import detectors, renormalized
 from policy.bench.days.alarms import _judged
@@ -26,7 +27,7 @@ from policy.bench.days.sessions import Session, orders_of, sessions_of, venues_o
 from policy.bench.days.trials import accuracy
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
+from policy.fitting.frames import region_frames
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,30 @@ def test_a_record_is_what_the_network_says_of_each_region(world: World, bundle: 
     assert accuracy(world, [played]).value == np.mean(
         np.concatenate([r.label_NP[:, world.reference[0]] == r.labels_N for r in world.records])
     )
+
+
+def test_a_record_that_is_damaged_is_made_again_with_a_warning(
+    bundle: Bundle, frames: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (session, *_) = sessions_of(str(frames), most_frames=1)
+    recorder = Recorder(tmp_path, bundle, num_attacked=1, num_threads=1)
+    first = recorder.record(session)
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    again = recorder.record(session)
+    assert "recording again, since what was kept is damaged" in caplog.text and file.name in caplog.text
+    np.testing.assert_array_equal(again.label_NP, first.label_NP)
+    caplog.clear()
+    recorder.record(session)
+    assert not caplog.text
+
+
+def test_frames_are_fitted_to_as_the_node_sees_them(world: World, bundle: Bundle) -> None:
+    """Regression: densities of single crops were held against means over a frame's regions."""
+    for session, record in zip(world.sessions, world.records, strict=True):
+        stats_FS = region_frames(session.frames, session.index, bundle.input).statistics()
+        np.testing.assert_array_equal(stats_FS, record.stats_FS)
 
 
 def test_the_policy_and_the_rules_are_judged_by_the_points_that_they_chose(

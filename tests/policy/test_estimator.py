@@ -12,17 +12,25 @@ from pydantic import ValidationError
 
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint, Regime
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
+from policy.belief.ranks import NormalScores
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
+from policy.fitting.drives import independence, with_drift_noise
+from policy.fitting.frames import Frames, statistics_of
+from policy.fitting.kinds import fit_kinds, measure_kinds
+from policy.fitting.rates import Corrupt, measure_rates, network_rates, spread_of
 from policy.image import ImageStatistics, image_statistics
-from policy.kinds import fit_estimator, independence, statistics_of, with_drift_noise
-from policy.ranks import NormalScores
-from policy.rates import Corrupt, measure_rates, network_rates
 from policy.signals import NetworkSignals
 
 FRAME_S = 1 / 30
 Typical = dict[Regime, ImageStatistics]
 Scenes = Callable[..., np.ndarray]
+
+
+def _fit(images: np.ndarray, corrupt: Corrupt, regimes: dict[str, Regime]) -> EstimatorConstants:
+    frames = Frames.of_images(images)
+    return fit_kinds(measure_kinds(frames, corrupt=corrupt, regimes=regimes, rng=np.random.default_rng(0)))
 
 
 def _top(belief: RegimeFilter) -> Regime:
@@ -129,10 +137,12 @@ def test_drift_noise_is_raised_until_a_lingering_camera_raises_no_alarm(constant
     rng = np.random.default_rng(0)
     alone = rng.normal(size=(300, 12))
     lingering = np.repeat(rng.normal(size=(10, 12)), 30, axis=0) + 0.1 * rng.normal(size=(300, 12))
-    assert with_drift_noise(constants, [alone]).drift_noise == constants.drift_noise
-    assert with_drift_noise(constants, [lingering]).drift_noise > constants.drift_noise
-    assert independence(alone) > 0.8
-    assert independence(lingering) < 0.1
+    assert with_drift_noise(constants, alone, frame_s=FRAME_S).drift_noise == constants.drift_noise
+    assert with_drift_noise(constants, lingering, frame_s=FRAME_S).drift_noise > constants.drift_noise
+    assert independence([alone]) > 0.8
+    assert independence([lingering]) < 0.1
+    drives = [alone[:150], alone[150:] + 2.0]
+    assert independence(drives) < 0.5, "what frames of a drive have in common is repeated"
 
 
 def test_what_looks_like_nothing_fitted_becomes_unknown(constants: EstimatorConstants) -> None:
@@ -186,9 +196,7 @@ def test_constants_survive_json_and_refuse_another_version(constants: EstimatorC
 
 def test_fitted_constants_tell_noise_from_haze_on_newscenes(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
-    fitted = fit_estimator(
-        scenes(120, seed=0), corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0), fitted_on="scenes"
-    )
+    fitted = _fit(scenes(120, seed=0), corrupt_scene, regimes)
     rng = np.random.default_rng(7)
     for name, regime in {**regimes, "": Regime.CLEAN}.items():
         belief = RegimeFilter(fitted, PolicyConfig())
@@ -206,7 +214,7 @@ def test_scores_are_normal_on_what_they_were_fitted_on_and_keep_its_order(
     images = scenes(150, seed=0)
     images[:40] = 128
     regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY}
-    fitted = fit_estimator(images, corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0))
+    fitted = _fit(images, corrupt_scene, regimes)
     normal, stats_NS = NormalScores(fitted.ranks), statistics_of(images)
     scores_NS = normal(stats_NS)
     varied_NS = scores_NS[40:]
@@ -236,7 +244,7 @@ def test_normal_statistics_are_their_own_scores(constants: EstimatorConstants) -
 
 def test_one_more_kind_lies_amid_the_weather(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     regimes = {"noise": Regime.HIGH_FREQUENCY, "haze": Regime.LOW_FREQUENCY, "mist": Regime.LOW_FREQUENCY}
-    fitted = fit_estimator(scenes(120, seed=0), corrupt=corrupt_scene, regimes=regimes, rng=np.random.default_rng(0))
+    fitted = _fit(scenes(120, seed=0), corrupt_scene, regimes)
     by_name = {kind.name: kind for kind in fitted.kinds}
     middle = by_name["low_frequency-medium"]
     assert middle.regime is Regime.LOW_FREQUENCY
@@ -246,7 +254,7 @@ def test_one_more_kind_lies_amid_the_weather(scenes: Scenes, corrupt_scene: Corr
 
 def test_fit_refuses_too_few_images(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     with pytest.raises(InputError, match="N >= 100"):
-        fit_estimator(scenes(5, seed=0), corrupt=corrupt_scene, regimes={}, rng=np.random.default_rng(0))
+        _fit(scenes(5, seed=0), corrupt_scene, {})
 
 
 def test_rates_are_never_certain() -> None:
@@ -270,7 +278,7 @@ class _BrightnessNetwork:
 
 def test_measured_rates_count_disagreement_with_the_opposite_lambda(scenes: Scenes, corrupt_scene: Corrupt) -> None:
     images = scenes(40, seed=0)
-    rates, attacked = measure_rates(
+    rates, spread, attacked = measure_rates(
         _BrightnessNetwork(),
         lambdas=(0.0, 0.4, 1.0),
         images_NHWC=images,
@@ -286,3 +294,19 @@ def test_measured_rates_count_disagreement_with_the_opposite_lambda(scenes: Scen
     assert rates[0].disagreement[Regime.ADVERSARIAL] == 41 / 42
     assert rates[2].low_confidence[Regime.CLEAN] == 1 / 42
     assert sorted(attacked) == ["attack-at-0", "attack-at-1"]
+    assert spread[Regime.ADVERSARIAL] == pytest.approx((40 * 0 + 1) / 39), "all are wrong or right together"
+    assert spread[Regime.CLEAN] > spread[Regime.ADVERSARIAL]
+
+
+def test_spread_is_the_noise_of_a_lead() -> None:
+    """Chance alone gives a table of N images leads whose squares sum up to spread / N."""
+    rng = np.random.default_rng(0)
+
+    def answers(num: int) -> np.ndarray:
+        """Six λ that are correct equally often, mostly on the same images."""
+        return np.where(rng.random((6, num)) < 0.8, rng.random(num) < 0.9, rng.random((6, num)) < 0.9)
+
+    leads = [answers(500).mean(axis=1) for _ in range(300)]
+    chance = np.mean([((lead - lead.mean()) ** 2).sum() for lead in leads])
+    assert spread_of(answers(5000)) / 500 == pytest.approx(chance, rel=0.15)
+    assert spread_of(np.ones((6, 100), bool)) == 1 / 99, "never 0"

@@ -3,20 +3,24 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
+import cv2
 import numpy as np
 import pytest
 
-from oat_runtime.architecture import ModelConfig
+from oat_runtime.architecture import InputSpec, ModelConfig
 from oat_runtime.bundle import Bundle, Fingerprints
 from oat_runtime.data import LEAST_TO_FIT, ImageSet, fingerprint
+from oat_runtime.errors import DataError
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
 from policy import fit as fit_module
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.estimator import EstimatorConstants
 from policy.fit import fit_network, main
+from tests.conftest import make_tiny_bundle
 
 torch = pytest.importorskip("torch")
 
@@ -59,6 +63,62 @@ def test_the_command_adds_constants_that_the_policy_takes(
     fitted = Bundle.load(bundle.path)
     policy = AdaptivePolicy(fitted.select, PolicyConfig(), EstimatorConstants.model_validate(fitted.estimator))
     assert [rates.lam for rates in policy.constants.network] == list(table.lambdas)
+
+
+def test_a_box_trained_network_is_fitted_to_the_frames_and_drives_of_its_data_set(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: densities of single crops were held against means over a frame's regions."""
+    root, rng = tmp_path / "frames", np.random.default_rng(0)
+    root.mkdir()
+    (root / "data.yaml").write_text("names: [a, b]\ncrops: {backgrounds_per_frame: 0}\n")
+    for part, session, num in (
+        ("train", "monday", 3),
+        ("train", "tuesday", 2),
+        ("val", "friday", 2),
+        ("test", "may", 2),
+    ):
+        folder = root / part / session
+        folder.mkdir(parents=True)
+        for at in range(num):
+            cv2.imwrite(str(folder / f"{at}.png"), rng.integers(0, 256, (80, 120, 3), np.uint8))
+            (folder / f"{at}.txt").write_text("0 0.3 0.5 0.4 0.5\n1 0.7 0.4 0.3 0.6\n")
+    bundle = Bundle.load(make_tiny_bundle(tmp_path / "boxes", InputSpec(region_margin=0.1)))
+    np.savez(tmp_path / "validation.npz", images=images, labels=np.arange(100) % 10)
+    given: dict[str, Any] = {}
+
+    def fit(*_: object, **arguments: Any) -> NoReturn:
+        given.update(arguments)
+        raise DataError("far enough")
+
+    monkeypatch.setattr(fit_module, "fit_network", fit)
+    arguments = [str(bundle.path), "--images", str(tmp_path / "validation.npz"), "--frames", str(root)]
+    assert main(arguments) == 2
+    assert "7 training frames with regions are too few" in capsys.readouterr().err and given["frames"] is None
+    monkeypatch.setattr(fit_module, "LEAST_TO_FIT", 7)
+    assert main(arguments) == 2
+    frames = given["frames"]
+    assert np.bincount(frames.session_F).tolist() == [3, 2, 2] and frames.num_inputs_F.tolist() == [2] * 7
+    assert given["fitted_on"].startswith("7 frames of 3 drives, and 100 images")
+    assert main([*arguments[:3], "--frames", str(tmp_path / "none")]) == 2
+    assert "name the frames that the bundle was trained on by --frames" in capsys.readouterr().err
+
+
+def test_frames_are_refused_for_a_network_of_whole_images(
+    images: np.ndarray, tiny_bundle: Callable[[], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "validation.npz", images=images, labels=np.arange(100) % 10)
+    arguments = ["--images", str(tmp_path / "validation.npz"), "--frames", "robocup"]
+    assert main([str(tiny_bundle().path), *arguments]) == 2
+    assert "--frames is for bundles that were trained on boxes" in capsys.readouterr().err
+
+
+def test_attacked_frames_are_as_far_from_clean_ones_as_the_mean_of_attacked_regions() -> None:
+    rng = np.random.default_rng(0)
+    clean_FS, shift_NS = rng.normal(size=(3000, 12)), rng.normal(size=(500, 12)) + 1.0
+    moved_FS = fit_module._moved(clean_FS, shift_NS, 4, seed=0) - clean_FS
+    np.testing.assert_allclose(moved_FS.mean(axis=0), shift_NS.mean(axis=0), atol=0.05)
+    np.testing.assert_allclose(moved_FS.std(axis=0), shift_NS.std(axis=0) / 2, atol=0.05)
 
 
 @pytest.mark.parametrize(

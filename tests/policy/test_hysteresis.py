@@ -6,8 +6,8 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policy.choice.hysteresis import Hysteresis
 from policy.decision import Rule
-from policy.hysteresis import Hysteresis
 
 RANKS = {setting: (setting, setting, 1.0) for setting in (0.0, 0.1, 0.4, 1.0)}
 SCORES = st.fixed_dictionaries(dict.fromkeys(RANKS, st.floats(0, 1)))

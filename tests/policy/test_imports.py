@@ -29,7 +29,7 @@ def test_bare_import_is_light() -> None:
 
 def test_no_exported_name_is_hidden_by_a_module_of_that_name() -> None:
     code = (
-        "import policy, policy.replay, policy.rates\n"
+        "import policy, policy.replay, policy.fitting.rates\n"
         "from types import ModuleType\n"
         "print([name for name in policy.__all__ if isinstance(getattr(policy, name), ModuleType)])\n"
     )

@@ -16,11 +16,11 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import BundleError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.belief.constants import EstimatorConstants
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.estimator import EstimatorConstants
 from policy.image import UNUSABLE, ImageStatistics
-from policy.record import Gap, header_line, policy_of, signals_of, step_line
+from policy.records.record import Gap, header_line, policy_of, signals_of, step_line
 from policy.replay import main, read_bundle, replay
 from policy.signals import NetworkSignals, Override, Reading, Signals
 

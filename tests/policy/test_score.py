@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Measurement, OperatingPoint, OperatingTable, Regime
+from policy.belief.constants import EstimatorConstants
+from policy.choice.score import Belief, Scores
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
-from policy.score import Belief, Scores
 
 
 def _random_table(table: OperatingTable, rng: np.random.Generator) -> OperatingTable:
@@ -35,6 +35,10 @@ def _random_masses(rng: np.random.Generator) -> dict[Regime, float]:
     return dict(zip(Regime, rng.dirichlet(np.full(len(Regime), 0.3)).clip(1e-9).tolist(), strict=True))
 
 
+def net(scores: Scores, point: OperatingPoint, belief: Belief, present: OperatingPoint) -> float:
+    return scores.blended(point, belief) - scores.switching(point, belief, present=present)
+
+
 def test_lower_confidence_never_lowers_the_minimax_accuracy_of_the_best_point(
     table: OperatingTable, constants: EstimatorConstants
 ) -> None:
@@ -52,7 +56,7 @@ def test_lower_confidence_never_lowers_the_minimax_accuracy_of_the_best_point(
             best = []
             for confidence in sorted(rng.random(2)):
                 belief = Belief.of(masses, confidence=float(confidence), credible_mass=0.1, kinds=kinds)
-                best.append(max(points, key=lambda point: scores.net(point, belief, present=present)))
+                best.append(max(points, key=lambda point: net(scores, point, belief, present)))
             cautious, trusting = (drawn.row(point).minimax() for point in best)
             assert cautious >= trusting
             num_different += best[0] != best[1]
@@ -154,3 +158,76 @@ def test_rank_is_a_total_order_by_minimax_accuracy(table: OperatingTable) -> Non
     minimax = [table.row(point).minimax() for point in ordered]
     assert minimax == sorted(minimax)
     assert ordered[-1] == OperatingPoint(1.0, 1.0)
+
+
+_SPREAD = dict.fromkeys(MEASURED_REGIMES, 0.1)
+
+
+def _best(scores: Scores, table: OperatingTable, regime: Regime) -> float:
+    masses = {**dict.fromkeys(Regime, 0.0), regime: 1.0}
+    belief = Belief.of(masses, confidence=1.0, credible_mass=0.1)
+    points = [row.point for row in table.rows if row.width == 1.0]
+    worth = {point.lam: scores.blended(point, belief) for point in points}
+    return max(worth.values()) - min(worth.values())
+
+
+def _counted(table: OperatingTable, num: int, rng: np.random.Generator | None = None) -> OperatingTable:
+    """The same shares, of `num` images; or, with `rng`, equal shares but for chance."""
+
+    def right(share: float) -> int:
+        return round(share * num) if rng is None else int(rng.binomial(num, 0.9))
+
+    rows = tuple(
+        row.model_copy(
+            update={
+                "measurements": tuple(
+                    each.model_copy(update={"num_correct": right(each.num_correct / each.num_total), "num_total": num})
+                    for each in row.measurements
+                )
+            }
+        )
+        for row in table.rows
+    )
+    return table.model_copy(update={"rows": rows})
+
+
+def test_a_lead_that_chance_explains_is_none_and_a_proven_one_stays(table: OperatingTable) -> None:
+    """Measured on real days: one image of twenty chose the most robust λ, and cost a point."""
+    config, rng = PolicyConfig(), np.random.default_rng(0)
+    spread = dict.fromkeys(MEASURED_REGIMES, 6 * 0.9 * 0.1 * 5 / 6)  # of six λ that are wrong on images of their own
+    by_chance = 0
+    for _ in range(100):
+        drawn = _counted(table, 200, rng)
+        assert _best(Scores(drawn, config), drawn, Regime.CLEAN) > 0.01
+        by_chance += _best(Scores(drawn, config, (), spread), drawn, Regime.CLEAN) > config.switch_cost + config.margin
+    assert by_chance <= 5
+    many = _counted(table, 20_000)
+    for regime in MEASURED_REGIMES:
+        proven = _best(Scores(many, config, (), spread), many, regime)
+        assert proven == pytest.approx(_best(Scores(many, config), many, regime), rel=0.02)
+
+
+def test_where_the_worst_case_proves_nothing_the_order_is_by_accuracy_before_any_frame(table: OperatingTable) -> None:
+    few = _counted(table, 100)
+    scores = Scores(few, PolicyConfig(), (), dict.fromkeys(MEASURED_REGIMES, 1e3))
+    ranked = {scores.rank(row.point)[:2] for row in few.rows if row.width == 1.0}
+    assert len(ranked) == 1, "nothing at all is proven: all are equal, and the most robust one wins"
+    assert max((row.point for row in few.rows), key=scores.rank) == OperatingPoint(1.0, 1.0)
+    only_clean = {**dict.fromkeys(MEASURED_REGIMES, 1e3), Regime.CLEAN: 1e-6}
+    scores = Scores(few, PolicyConfig(), (), only_clean)
+    best = max((row for row in few.rows if row.width == 1.0), key=lambda row: row.accuracy(Regime.CLEAN).rate)
+    assert max((row.point for row in few.rows), key=scores.rank).lam == best.lam
+
+
+def test_a_narrower_network_is_never_taken_for_the_better_one(
+    table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    drawn = _counted(table, 20, np.random.default_rng(3))
+    scores = Scores(drawn, PolicyConfig(), constants.kinds, _SPREAD)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        kinds = _random_kinds(rng, len(constants.kinds))
+        belief = Belief.of(_random_masses(rng), confidence=float(rng.random()), credible_mass=0.1, kinds=kinds)
+        for lam in drawn.lambdas:
+            worth = [scores.blended(OperatingPoint(lam, width), belief) for width in drawn.widths]
+            assert worth == sorted(worth) and len(set(worth)) == len(worth)

@@ -29,13 +29,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, CompressedImage, Image
+from std_msgs.msg import Float32
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.estimator import PRIOR, EstimatorConstants, ImageKind
+from policy.belief.constants import PRIOR, EstimatorConstants, ImageKind
 from policy.image import image_statistics
 from tests.ros.domains import next_domain
 
@@ -90,6 +91,7 @@ class Peer(Node):
         self.compressed = self.create_publisher(CompressedImage, "image/compressed", 5)
         self.battery = self.create_publisher(BatteryState, "battery_state", 5)
         self.confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
+        self.confidence_value = self.create_publisher(Float32, "environment_confidence_value", 5)
         self.create_subscription(OperatingPoint, f"{NAME}/operating_point", self.points.append, _LATCHED)
         self.create_subscription(LabelInfo, f"{NAME}/label_info", self.labels.append, _LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import rclpy
 from oat_msgs.msg import EnvironmentConfidence
 from oat_perception.camera_replay_node import CameraReplay
+from oat_perception.node import messages
 from oat_perception.replay.scenario import Phase, Scenario
 from oat_perception.replay.sources import load_foolbox_cifar10
 from rclpy.context import Context
@@ -22,6 +24,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import BatteryState, Image
 
 from oat_runtime.errors import ConfigError
+from tests.oat_perception.replay.test_frames import save_robocup
 from tests.ros.domains import next_domain
 
 TIMEOUT_S = 20.0
@@ -157,3 +160,12 @@ def test_a_paused_day_does_not_go_on(start, tmp_path):
 def test_a_script_that_attacks_needs_a_bundle(start):
     with pytest.raises(ConfigError, match="set the parameter 'bundle'"):
         start(scenario="day")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"), [({}, "needs vision_msgs"), ({"frame_side_px": 32}, "frame_side_px would cut")]
+)
+def test_frames_with_boxes_are_refused_where_their_boxes_could_not_be_sent(start, tmp_path, monkeypatch, more, says):
+    monkeypatch.setattr(messages, "vision", SimpleNamespace(Detection2DArray=Image) if more else None)
+    with pytest.raises(ConfigError, match=says):
+        start(source="robocup/20260502_r5", data_root=str(save_robocup(tmp_path)), **more)

@@ -26,6 +26,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import BatteryState, Image
+from std_msgs.msg import Float32
 
 from oat_runtime.errors import BackendError
 from oat_runtime.runtime import OATRuntime
@@ -52,6 +53,12 @@ SUBSCRIBED = [
     ("subscription image", Pipeline, "accept", lambda peer: peer.image.publish(peer.make_image())),
     ("subscription battery_state", SignalSubscriptions, "_on_battery", lambda peer: peer.say(charge=0.5)),
     ("subscription environment_confidence", SignalSubscriptions, "_on_confidence", lambda peer: peer.say(confidence=1)),
+    (
+        "subscription environment_confidence_value",
+        SignalSubscriptions,
+        "_on_confidence_value",
+        lambda peer: peer.confidence_value.publish(Float32(data=1.0)),
+    ),
 ]
 
 

@@ -20,11 +20,14 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
+from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
 from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
+from policy.belief.constants import EstimatorConstants
 from policy.replay import replay
+from tests.conftest import make_tiny_bundle
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
@@ -65,6 +68,31 @@ def test_a_camera_that_nobody_listens_to_is_worth_one_warning(start_graph, monke
     graph.peer.spin(1.0)
     told = "a camera publishes on /image, but this node is unconfigured and takes no image: activate it"
     assert capfd.readouterr().err.count(told) == 1
+
+
+def test_a_box_trained_network_that_gets_no_regions_is_worth_a_warning(start_graph, tmp_path: Path, capfd) -> None:
+    """It would answer for whole images, of which it knows nothing."""
+    boxes = make_tiny_bundle(tmp_path / "boxes", InputSpec(region_margin=0.1))
+    told = "trained on boxes and max_regions is 0, so it answers for whole images"
+    start_graph(bundle=str(boxes), max_regions=0)
+    assert capfd.readouterr().err.count(told) == 1
+    start_graph(max_regions=0)
+    assert told not in capfd.readouterr().err, "a network of whole images is meant to answer for them"
+
+
+def test_the_log_says_what_the_alarm_promises_and_when_it_promises_nothing(
+    start_graph, bundle: Path, tmp_path: Path, capfd
+) -> None:
+    start_graph()
+    assert "the alarm promises nothing" in capfd.readouterr().err
+    constants = EstimatorConstants.model_validate(Bundle.load(bundle).estimator)
+    told = {"reference": tuple((0.01 * n,) * 12 for n in range(30)), "drives": (1.0, 2.0, 3.0)}
+    file = tmp_path / "estimator.json"
+    file.write_text(constants.model_copy(update=told).model_dump_json())
+    start_graph(estimator=str(file))
+    said = capfd.readouterr().err
+    assert "at most one drive in 4 raises a false alarm, if it is like one more of the 3 drives" in said
+    assert "20 were asked for: calibrate on 19 drives" in said
 
 
 def test_a_wrong_bundle_is_explained_and_can_be_put_right(start_graph, bundle: Path, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def _relative(names_and_types) -> set[str]:
     """As the policy file writes them."""
     names = [name for name, _ in names_and_types]
     names = [re.sub("^/oat_perception/", "~/", name) for name in names]
-    own = {"/image", "/image/compressed", "/environment_confidence", "/battery_state", "/regions"}
+    own = {"/image", "/image/compressed", "/battery_state", "/regions"}
+    own |= {"/environment_confidence", "/environment_confidence_value"}
     return {name.lstrip("/") if name in own else name for name in names}
 
 

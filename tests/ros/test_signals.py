@@ -11,6 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from oat_msgs.msg import DecisionRecord, OperatingPoint, Perception
 from sensor_msgs.msg import BatteryState
+from std_msgs.msg import Float32
 
 from policy.controller import AdaptivePolicy
 
@@ -31,6 +32,42 @@ def test_confidence_silence_leads_to_the_safest_lambda_and_back(start_graph) -> 
     for nonsense in (math.nan, 1.7, -0.1):
         peer.ask_until(lambda r: r.lambda_value == 1.0, f"{nonsense} is not trust", confidence=nonsense)
         peer.ask_until(lambda r: r.lambda_value == 0.0, "recovered by itself", confidence=1.0)
+
+
+def test_a_bare_number_is_a_confidence_too_and_falls_silent_like_one(start_graph) -> None:
+    peer = start_graph(**QUICK, confidence_max_age_s=0.4).peer
+    decisions: list[DecisionRecord] = []
+    peer.create_subscription(DecisionRecord, "/oat_perception/decision", decisions.append, 10)
+
+    def told(value: float, lam: float, what: str) -> Perception:
+        def so(result: Perception) -> bool:
+            peer.confidence_value.publish(Float32(data=value))
+            return result.lambda_value == lam
+
+        return peer.ask_until(so, what)
+
+    assert told(1.0, 0.0, "clear and trusted: the most accurate").environment_confidence == 1.0
+    peer.until(lambda: decisions, "the decisions come")
+    told(1.0, 0.0, "still")
+    seen = json.loads(decisions[-1].record_json.splitlines()[-1])["signals"]["confidence"]
+    assert seen["source"] == "environment_confidence_value"
+    peer.ask_until(lambda r: r.lambda_value == 1.0, "silence: the safest")
+    for nonsense in (math.nan, 1.7, -0.1):
+        told(1.0, 0.0, "recovered by itself")
+        told(nonsense, 1.0, f"{nonsense} is not trust")
+
+
+def test_two_topics_of_confidence_are_told_once_and_the_newest_counts(start_graph, capfd) -> None:
+    peer = start_graph(**QUICK).peer
+    peer.ask_until(lambda r: r.environment_confidence == 1.0, "the message", confidence=1.0)
+
+    def so(result: Perception) -> bool:
+        peer.confidence_value.publish(Float32(data=0.25))
+        return result.environment_confidence == 0.25
+
+    peer.ask_until(so, "the number, which is newer")
+    peer.ask_until(lambda r: r.environment_confidence == 1.0, "the message again", confidence=1.0)
+    assert capfd.readouterr().err.count("let one sensor speak") == 1
 
 
 def test_battery_moves_width_only_and_its_silence_is_held_then_limited(start_graph) -> None:

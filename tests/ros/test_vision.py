@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not in th
 
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from oat_perception.camera_replay_node import CameraReplay  # noqa: E402
+from oat_perception.core.regions import box_of  # noqa: E402
+from oat_perception.demo.client import DemoClient  # noqa: E402
+from oat_perception.node.messages import stamp_ns  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+
+from tests.oat_perception.replay.test_frames import save_robocup  # noqa: E402
 
 NAME = "/oat_perception"
 # Of vision_msgs 4.1.1, which Jazzy ships; computed from its own message files.
@@ -99,6 +107,45 @@ def test_each_region_is_answered_in_its_place_as_if_it_were_an_image(start_graph
     alone = peer.ask(crop)
     seen = {h.hypothesis.class_id: h.hypothesis.score for h in answer.detections[0].results}
     assert seen == pytest.approx({str(k): score for k, score in enumerate(alone.probabilities)}, abs=1e-6)
+
+
+def test_a_replayed_session_comes_with_its_boxes_and_the_demo_hears_an_answer_for_each(
+    start_graph, on_a_thread, tmp_path
+) -> None:
+    graph = start_graph(max_regions=16, probe_period_s=0.0, lambda_=0.3)
+    asked: list[Any] = []
+    answers: list[Any] = []
+    graph.peer.create_subscription(vision.Detection2DArray, "regions", asked.append, 50)
+    graph.peer.create_subscription(vision.Detection2DArray, f"{NAME}/detections", answers.append, 50)
+    client = DemoClient([f"class {number}" for number in range(10)], regions=True, context=graph.context)
+    given = {
+        "source": "robocup/20260502_r5",
+        "data_root": str(save_robocup(tmp_path)),
+        "rate_hz": 10.0,
+        "truth_file": str(tmp_path / "truth.jsonl"),
+    }
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+
+    def heard() -> bool:
+        client.spin(0.1)
+        return len(answers) >= 4 and len(asked) >= 4 and len(client.results) >= 4
+
+    with on_a_thread(CameraReplay(context=graph.context, parameter_overrides=overrides)):
+        graph.peer.until(heard, "frames with boxes are answered")
+    client.destroy_node()
+    truth = {line["stamp_ns"]: line for line in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines())}
+    best = {}
+    for message in (*asked, *answers):
+        line = truth[stamp_ns(message)]
+        boxes = [box_of(found.bbox, height=96, width=128) for found in message.detections]
+        assert boxes == [tuple(box) for box in line["boxes"]] and len(boxes) == len(line["labels"]) == 4
+    for message in answers:
+        best[stamp_ns(message)] = [found.results[0].hypothesis for found in message.detections]
+    for result in client.results:
+        told = [(answer["label"], answer["class_name"], answer["confidence"]) for answer in result["answers"]]
+        wanted = best.get(result["stamp_ns"])
+        assert wanted is None or told == [(int(h.class_id), f"class {h.class_id}", h.score) for h in wanted]
+    assert any(result["stamp_ns"] in best for result in client.results)
 
 
 def test_detections_without_their_image_are_counted(start_graph) -> None:

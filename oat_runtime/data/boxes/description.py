@@ -127,6 +127,9 @@ def _of_yaml(path: Path) -> Description:
         rules = CropRules.model_validate({} if fields.get("crops") is None else fields["crops"])
     except ValidationError as error:
         raise DataError(f"{path}: crops: {reason_of(error)}") from error
+    names = _names(path, fields["names"])
+    if (num := fields.get("nc", len(names))) != len(names):
+        raise DataError(f"{path}: nc says {quoted(num)} classes, names has {len(names)}: correct the wrong one")
     base = fields.get("path", "")
     splits: dict[Part, tuple[str, ...]] = {}
     for key, value in fields.items():
@@ -134,7 +137,7 @@ def _of_yaml(path: Path) -> Description:
             if PARTS[key] in splits:
                 raise DataError(f"{path}: {key} names the {PARTS[key]} split a second time: put its paths together")
             splits[PARTS[key]] = _paths(path, key, value)
-    return Description(_names(path, fields["names"]), rules, base if isinstance(base, str) else "", splits)
+    return Description(names, rules, base if isinstance(base, str) else "", splits)
 
 
 def _names(path: Path, value: Any) -> tuple[str, ...]:

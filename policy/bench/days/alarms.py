@@ -3,39 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.architecture import InputSpec
-from oat_runtime.data.boxes.description import BACKGROUND
+from oat_runtime.data import LEAST_TO_FIT
+from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
+from policy.belief.constants import EstimatorConstants
+from policy.belief.ranks import NormalScores
 from policy.bench.days import detectors
 from policy.bench.days.trials import Days
 from policy.bench.days.world import FRAME_S, World
 from policy.bench.statistics import delay_frames
-from policy.calibrate import MIN_FRAMES, calibrate, regions_of
-from policy.estimator import EstimatorConstants
-from policy.ranks import NormalScores
+from policy.calibrate import MIN_FRAMES, calibrate
+from policy.fitting.drives import promise_of
+from policy.fitting.frames import region_frames
+from policy.fitting.kinds import MeasuredKinds, measure_kinds
+
+_MOST_HALVES = 5
+"""How often half of the sessions is drawn; each fit takes seconds."""
 
 
-def alarms(days: Days, features: tuple[NDArray[np.float32], NDArray[np.int64]] | None) -> None:
+def measure(world: World, spec: InputSpec, *, most_corrupted: int) -> MeasuredKinds:
+    """Measure the frames of all sessions as `oat-calibrate` does; their session is the place in `world.sessions`."""
+    parts = []
+    for s, session in enumerate(world.sessions):
+        frames = region_frames(session.frames, session.index, spec)
+        share = most_corrupted * len(frames) / len(world.session_G)
+        parts.append(
+            replace(
+                measure_kinds(
+                    replace(frames, session_F=np.full(len(frames), s)),
+                    corrupt=corrupt,
+                    regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
+                    rng=np.random.default_rng(s),
+                    most_corrupted=max(1, round(share)),
+                )
+            )
+        )
+    first = np.cumsum([0, *(len(part.clean_FS) for part in parts)])
+    return MeasuredKinds(
+        np.concatenate([part.clean_FS for part in parts]),
+        np.concatenate([part.session_F for part in parts]),
+        FRAME_S,
+        np.concatenate([start + part.at_G for start, part in zip(first[:-1].tolist(), parts, strict=True)]),
+        {
+            name: (regime, np.concatenate([part.corrupted_GS[name][1] for part in parts]))
+            for name, (regime, _) in parts[0].corrupted_GS.items()
+        },
+    )
+
+
+def alarms(days: Days, measured: MeasuredKinds, features: tuple[NDArray[np.float32], NDArray[np.int64]] | None) -> None:
     """Compare our alarm with the belief and with others', each as sensitive as ours.
 
     An alarm in a session of usual light is false. An alarm that stays raised would be counted once, so detectors are as
     sensitive as ours if they spend no larger share of the usual frames in alarm. Delays are counted from the first
     frame of a run of adverse sessions; an alarm that is raised already has a delay of one frame. Ours is shown as the
-    bundle ships it, and priced by every other frame of usual light; the others are set on the frames that judge them.
+    bundle ships it, and calibrated on every other session of usual light; the others are set on the frames that judge
+    them.
     """
-    world, frames, hours = days.world, days.frames, days.config.false_alarm_hours
-    known = np.flatnonzero(~world.adverse_G)[::2]
-    priced = _priced(days, known)
-    shipped = [detectors.ours(world.stats_GS[f], days.constants, hours=hours, frame_s=FRAME_S) for f in frames]
-    ours = [detectors.ours(world.stats_GS[f], priced, hours=hours, frame_s=FRAME_S)[0] for f in frames]
-    found = _judged(world, frames, ours)
-    setting = f"{hours:g} hours"
-    days.row("alarms", "ours, priced by usual frames", setting=setting, **found)
-    days.row("alarms", "ours, as shipped", setting=setting, **_judged(world, frames, [raised for raised, _ in shipped]))
+    world, frames = days.world, days.frames
+    shipped = [detectors.ours(world.stats_GS[f], days.constants, days.config, frame_s=FRAME_S) for f in frames]
+    ours = [raised for raised, _ in shipped]
+    mine = _calibrated(days, measured, _usual(world)[::2])
+    if mine is not None:
+        ours = [detectors.ours(world.stats_GS[f], mine, days.config, frame_s=FRAME_S)[0] for f in frames]
+        days.row("alarms", "ours, calibrated on usual sessions", **_judged(world, frames, ours))
+    days.row("alarms", "ours, as shipped", **_judged(world, frames, [raised for raised, _ in shipped]))
     days.row("alarms", "belief, as shipped", **_judged(world, frames, [unusual for _, unusual in shipped]))
+    found = _judged(world, frames, ours)
     confidence_G = _median_confidence(world)
     deltas = [10.0**power for power in np.arange(2.0, -12.0, -0.5)]
     others = {
@@ -61,39 +100,67 @@ def alarms(days: Days, features: tuple[NDArray[np.float32], NDArray[np.int64]] |
         days.check(title, found["mean_delay_frames"], judged[setting]["mean_delay_frames"], "frames")
 
 
-def promise(days: Days) -> None:
-    """Hold the alarm to its promise on frames of usual light, priced by the other half of them or of their sessions.
+def promise(days: Days, measured: MeasuredKinds) -> None:
+    """Hold the alarm to its promise, on sessions of usual light that are each played as a drive.
 
-    Frames drawn at random from all sessions are like the calibration's, so the promise must hold. Sessions that the
-    price has not seen, in their order of time, show what it is worth where its assumption does not hold.
+    Sessions drawn at random are like those that the calibration drew, so the promise must hold on them. Sessions of a
+    venue that the calibration did not see, and those after the bundle's training, show what it is worth elsewhere. The
+    promise by frames is tried on frames in random order, where it must hold.
     """
-    world, hours = days.world, days.config.false_alarm_hours
+    world, usual = days.world, _usual(days.world)
+    num, drive_s = days.config.false_alarm_drives, days.config.mission_s
+    rng = np.random.default_rng(0)
     usual_G = np.flatnonzero(~world.adverse_G)
-    for name in ("frames in random order", "sessions in their order"):
-        num_alarms, num_frames = 0, 0
-        for seed in range(len(days.orders)):
-            rng = np.random.default_rng(seed)
-            if name.startswith("frames"):
-                shuffled = rng.permutation(usual_G)
-                known, played = np.array_split(shuffled, 2)
-            else:
-                sessions = np.unique(world.session_G[usual_G])
-                is_known_G = np.isin(world.session_G, rng.permutation(sessions)[::2])
-                known, played = usual_G[is_known_G[usual_G]], usual_G[~is_known_G[usual_G]]
-            constants = _priced(days, known)
-            raised, _ = detectors.ours(world.stats_GS[played], constants, hours=hours, frame_s=FRAME_S)
-            num_alarms += int(detectors.begins(raised).sum())
-            num_frames += len(played)
-        promised = num_frames * FRAME_S / 3600 / hours
-        days.row("alarm's promise", name, promised_false_alarms=promised, false_alarms=float(num_alarms))
-        if name.startswith("frames"):
-            days.check(f"alarm's promise: false alarms, {name}", float(num_alarms), promised, "alarms")
+    raised = []
+    for _ in days.orders:
+        known, played = np.array_split(rng.permutation(usual_G), 2)
+        scores_NS = NormalScores(days.constants.ranks)(world.stats_GS[known])
+        reference = {"reference": tuple(map(tuple, scores_NS.tolist())), "drives": (), "independence": 1.0}
+        constants = days.constants.model_copy(update=reference)
+        raised.append(detectors.ours(world.stats_GS[played], constants, days.config, frame_s=FRAME_S)[0].any())
+    seconds = len(usual_G) / 2 * FRAME_S
+    _promised(days, "frames in random order, half of them known", seconds / drive_s / num, np.array(raised), hold=True)
+    halves = [np.array_split(rng.permutation(usual), 2) for _ in range(min(_MOST_HALVES, len(days.orders)))]
+    venues = list(dict.fromkeys(world.sessions[s].venue for s in usual.tolist()))
+    here = [np.array([world.sessions[s].venue == venue for s in usual.tolist()]) for venue in venues]
+    others = [(usual[~mask], usual[mask]) for mask in here]
+    for name, pairs, hold in (
+        ("drives, half of the sessions known", halves, True),
+        ("drives in a venue that the calibration did not see", others, False),
+    ):
+        outcomes, promises = [], []
+        for known, played in pairs:
+            mine = _calibrated(days, measured, known)
+            if mine is not None and mine.drives:
+                outcomes.append(_drives_in_alarm(days, mine, played))
+                promises.append(1 / promise_of(mine).num_drives)
+        if outcomes:
+            _promised(days, name, float(np.mean(promises)), np.concatenate(outcomes), hold=hold)
+    if days.constants.drives:
+        shipped = _drives_in_alarm(days, days.constants, usual)
+        _promised(days, "drives, as shipped", 1 / promise_of(days.constants).num_drives, shipped, hold=False)
 
 
-def calibration(days: Days, shipped: EstimatorConstants, spec: InputSpec, *, most: int) -> None:
+def _promised(days: Days, name: str, promised: float, raised_D: NDArray[np.bool_], *, hold: bool) -> None:
+    share = float(raised_D.mean())
+    days.row("alarm's promise", name, promised_at_most=promised, drives_in_alarm=share, num_drives=len(raised_D))
+    if hold:
+        days.check(f"alarm's promise: {name}", 100 * share, 100 * promised, "% of drives")
+
+
+def _drives_in_alarm(days: Days, constants: EstimatorConstants, sessions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return in which of these sessions, each from its start, an alarm is raised."""
+    raised = []
+    for s in sessions.tolist():
+        stats_TS = days.world.stats_GS[days.world.frames([s])]
+        raised.append(detectors.ours(stats_TS, constants, days.config, frame_s=FRAME_S)[0].any())
+    return np.array(raised)
+
+
+def calibration(days: Days, measured: MeasuredKinds) -> None:
     """Calibrate on every other session of a venue, and count frames in alarm on its other ones and on the next venue.
 
-    Venues with fewer regions than `oat-calibrate` asks for are listed with their number.
+    Venues with fewer regions or frames than `oat-calibrate` asks for are listed with their numbers.
     """
     world = days.world
     venues = list(dict.fromkeys(sorted(session.venue for session in world.sessions)))
@@ -101,35 +168,32 @@ def calibration(days: Days, shipped: EstimatorConstants, spec: InputSpec, *, mos
         members = sorted((s for s, one in enumerate(world.sessions) if one.venue == venue),
                          key=lambda s: world.sessions[s].name)  # fmt: skip
         fitted, judged = members[::2], members[1::2]
-        num = sum(len(world.records[s].labels_N) for s in fitted)
         figures: dict[str, object] = {
             "sessions": len(members), "frames": sum(len(world.records[s]) for s in members),
             "regions": sum(len(world.records[s].labels_N) for s in members),
         }  # fmt: skip
-        if num < MIN_FRAMES or not judged:
+        num = sum(len(world.records[s].labels_N) for s in fitted)
+        mine = _calibrated(days, measured, np.array(fitted)) if num >= MIN_FRAMES and judged else None
+        if mine is None:
             days.row("calibration", venue, **figures, enough=False)
             continue
-        index = world.sessions[fitted[0]].index
-        background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
-        frames = [frame for s in fitted for frame in world.sessions[s].frames]
-        regions = regions_of(frames, index.rules, spec, background=background, limit=10**6)
-        spread = np.linspace(0, len(regions) - 1, min(most, len(regions))).astype(int)
-        mine = calibrate(regions[spread], shipped)
         following = [s for s, one in enumerate(world.sessions) if one.venue == venues[(place + 1) % len(venues)]]
         for where, chosen in (("its other sessions", judged), ("the next venue", following)):
             frame_T = world.frames(chosen)
-            for when, constants in (("before", shipped), ("after", mine)):
-                raised, _ = detectors.ours(
-                    world.stats_GS[frame_T], constants, hours=days.config.false_alarm_hours, frame_s=FRAME_S
-                )
+            for when, constants in (("before", days.constants), ("after", mine)):
+                raised, _ = detectors.ours(world.stats_GS[frame_T], constants, days.config, frame_s=FRAME_S)
                 figures[f"{where}, {when}"] = float(raised.mean())
-        days.row("calibration", venue, **figures, enough=True, fitted_regions=len(spread))
+        days.row("calibration", venue, **figures, enough=True, promised_drives=promise_of(mine).num_drives)
 
 
-def _priced(days: Days, known: NDArray[np.int64]) -> EstimatorConstants:
-    """Return the constants with the alarm priced by these frames."""
-    scores_NS = NormalScores(days.constants.ranks)(days.world.stats_GS[known])
-    return days.constants.model_copy(update={"reference": tuple(map(tuple, scores_NS.tolist()))})
+def _usual(world: World) -> NDArray[np.int64]:
+    return np.array([s for s, session in enumerate(world.sessions) if not session.is_adverse])
+
+
+def _calibrated(days: Days, measured: MeasuredKinds, sessions: NDArray[np.int64]) -> EstimatorConstants | None:
+    """Return what `oat-calibrate` makes of these sessions; None if they hold too few frames."""
+    mine = measured.of_sessions(sessions)
+    return calibrate(mine, days.constants) if len(mine.clean_FS) >= LEAST_TO_FIT else None
 
 
 def _judged(world: World, frames: Sequence[NDArray[np.int64]], raised: Sequence[NDArray[np.bool_]]) -> dict[str, float]:

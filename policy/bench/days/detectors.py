@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.belief.constants import EstimatorConstants
+from policy.belief.filter import RegimeFilter
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants, RegimeFilter
 from policy.image import ImageStatistics
 
 Bools = NDArray[np.bool_]
@@ -27,9 +28,11 @@ def begins(raised_T: Sequence[bool] | Bools) -> Bools:
     return raised & ~np.concatenate(([False], raised[:-1]))
 
 
-def ours(stats_TS: Floats, constants: EstimatorConstants, *, hours: float, frame_s: float) -> tuple[Bools, Bools]:
+def ours(
+    stats_TS: Floats, constants: EstimatorConstants, config: PolicyConfig, *, frame_s: float
+) -> tuple[Bools, Bools]:
     """Return (whether our alarm is raised, whether the belief alone would raise one) on each frame."""
-    belief = RegimeFilter(constants, PolicyConfig(false_alarm_hours=hours))
+    belief = RegimeFilter(constants, config)
     raised, unusual = [], []
     for stats_S in stats_TS.tolist():
         belief.update(ImageStatistics(*stats_S), None, elapsed_s=frame_s)

@@ -27,13 +27,13 @@ from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
-from policy.attackable import as_bytes
 from policy.bench.attacks import ATTACKS, attack
 from policy.bench.days.renormalized import renormalized
 from policy.bench.days.sessions import Session
 from policy.bench.recorded_network import answers, float32_runtime, network_id
+from policy.fitting.attackable import as_bytes
 from policy.image import mean_statistics
-from policy.rates import opposite
+from policy.signals import opposite
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,19 +17,21 @@ from oat_runtime.data import load_frames
 from oat_runtime.data.boxes import frames_of_split
 from oat_runtime.report import Report, Row, text_table
 from oat_runtime.text import PlainConsole
+from policy.belief.constants import EstimatorConstants
 from policy.bench.days import alarms, latency, trials
 from policy.bench.days.record import Recorder
 from policy.bench.days.sessions import Session, orders_of, sessions_of
 from policy.bench.days.world import World
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 _INTERVALS = {
     "accuracy": ("low_95", "high_95"),
     "over_best_fixed": ("over_best_fixed_low", "over_best_fixed_high"),
     "attacked_accuracy": ("attacked_low", "attacked_high"),
 }
-_SHARES = ("frames_all_right", "usual_light", "poor_light", "regret", "usual_in_alarm")
+_SHARES = (
+    "frames_all_right", "usual_light", "poor_light", "regret", "usual_in_alarm", "promised_at_most", "drives_in_alarm"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,10 @@ class Effort:
     most_frames: int | None = None
     latency_seconds: float = 4.0
     most_known: int = 130
-    most_calibrated: int = 1000
+    most_corrupted: int = 600
 
 
-QUICK = Effort(num_orders=2, num_attacked=1, most_frames=3, latency_seconds=0.3, most_known=8)
+QUICK = Effort(num_orders=2, num_attacked=1, most_frames=3, latency_seconds=0.3, most_known=8, most_corrupted=30)
 
 
 def play_days(
@@ -71,11 +73,10 @@ def play_days(
         days.row("sessions", session.name, venue=session.venue, frames=len(record), regions=len(record.labels_N))
     finding = []
     report.measure("players", lambda: finding.append(trials.players(days)))
-    report.measure("alarms", partial(alarms.alarms, days, known))
-    report.measure("alarm's promise", partial(alarms.promise, days))
-    report.measure(
-        "calibration", partial(alarms.calibration, days, constants, bundle.input, most=effort.most_calibrated)
-    )
+    measured = alarms.measure(world, bundle.input, most_corrupted=effort.most_corrupted)
+    report.measure("alarms", partial(alarms.alarms, days, measured, known))
+    report.measure("alarm's promise", partial(alarms.promise, days, measured))
+    report.measure("calibration", partial(alarms.calibration, days, measured))
     report.measure("attacked days", partial(trials.attacked, days))
 
     def streaming() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,16 +13,17 @@ from numpy.typing import NDArray
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import Check, Report
 from oat_runtime.timing import p50_p99
+from policy.belief.constants import EstimatorConstants
 from policy.bench.days.latency import HERTZ, Latencies
 from policy.bench.days.world import Played, World
 from policy.bench.statistics import Estimate
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 _NUM_RESAMPLES = 1000
 _WORTH_SWITCHING = 0.005
 """Gain of the oracle over the best fixed λ below which no λ is worth switching to."""
 _MOST_LOST = 0.5
+_MOST_DECISION_MS = 1.0
 _FLOORS = (0.0, 0.1, 0.4, 1.0)
 Plays = Sequence[Played]
 
@@ -94,7 +96,7 @@ def players(days: Days) -> str:
     fixed = {lam: [world.fixed(f, p) for f in frames] for lam, p in zip(world.lambdas, world.reference, strict=True)}
     best = max(fixed, key=lambda lam: accuracy(world, fixed[lam]).value)
     policy = [
-        world.policy(f, days.table, days.config, days.constants, step_ms=lambda: 1e3 * time.perf_counter())
+        world.policy(f, days.table, days.config, days.constants, step_ms=lambda: 1e3 * time.thread_time())
         for f in frames
     ]
     oracle = [world.oracle(f) for f in frames]
@@ -133,11 +135,15 @@ def players(days: Days) -> str:
     title = f"real days: policy over the best fixed λ={best:g}"
     days.check(title, 100 * ours.value, -_MOST_LOST, "points", least=True)
     p50, p99 = p50_p99(np.concatenate([play.step_ms_T for play in policy]))
-    days.row("decision time", "policy", p50_ms=p50, p99_ms=p99)
+    days.row("decision time", "policy, CPU time of its thread", p50_ms=p50, p99_ms=p99)
+    days.check("real days: decision with region signals, p99", p99, _MOST_DECISION_MS, "ms of CPU time")
     compared = f"the oracle gains {100 * gain.value:.2f} points over λ={best:g} on these days, the policy "
     compared += f"{100 * ours.value:+.2f} ({100 * ours.low:+.2f} to {100 * ours.high:+.2f})"
     worth = "No λ is worth switching to" if gain.value < _WORTH_SWITCHING else "Switching λ is worth something"
-    return f"{worth}: {compared}."
+    point_T = np.concatenate([play.point_T for play in policy])
+    most, num = Counter(point_T.tolist()).most_common(1)[0]
+    where = f"The policy runs at {world.points[most]} on {100 * num / len(point_T):.0f} % of the frames"
+    return f"{worth}: {compared}. {where}."
 
 
 def streaming(days: Days, latencies: dict[str, Latencies]) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.belief.constants import EstimatorConstants
 from policy.bench.days.record import Recorder, SessionRecord
 from policy.bench.days.sessions import Session
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.estimator import EstimatorConstants
 from policy.image import ImageStatistics
 from policy.signals import Signals, network_signals
 

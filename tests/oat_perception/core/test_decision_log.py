@@ -18,9 +18,9 @@ from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameRe
 
 from oat_runtime.errors import BackendError, ConfigError
 from oat_runtime.runtime import OATRuntime
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
-from policy.record import header_line
+from policy.records.record import header_line
 from policy.replay import ReplayStep, read_recording, replay
 from policy.signals import Override
 

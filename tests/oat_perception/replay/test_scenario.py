@@ -1,11 +1,15 @@
 """The scripted day: every time belongs to one phase, values move without jumps, and bad scripts are refused."""
 
 import itertools
+import math
+from collections import Counter
 
 import pytest
-from oat_perception.replay.scenario import DAY, Phase, Scenario, load_scenario
+from oat_perception.demo.days import DAYS
+from oat_perception.replay.scenario import DAY, ROBOT_DAY, SCENARIOS, Phase, Scenario, load_scenario
 from pydantic import ValidationError
 
+from oat_runtime.data.boxes.sample import sample_sessions
 from oat_runtime.errors import ConfigError
 
 
@@ -18,6 +22,28 @@ def test_the_day_goes_through_what_the_demo_promises():
     assert DAY.phase("low_battery").battery <= 0.1
     assert DAY.phase("override").manual is not None
     assert DAY.phase("release").manual is None
+
+
+def test_the_robots_day_goes_the_same_way_in_two_halls():
+    assert [phase.name for phase in ROBOT_DAY.phases] == [
+        "bright_hall", "dark_hall", "attack", "low_battery", "override", "release",
+    ]  # fmt: skip
+    assert 45 <= ROBOT_DAY.duration_s <= 75
+    assert ROBOT_DAY.phase("dark_hall").source.startswith("robocup-poor-light/")
+    assert ROBOT_DAY.phase("attack").attack == DAY.phase("attack").attack
+    assert ROBOT_DAY.phase("low_battery").battery == DAY.phase("low_battery").battery
+    assert ROBOT_DAY.phase("override").manual == DAY.phase("override").manual
+
+
+def test_no_frame_of_the_robots_day_is_shown_twice():
+    """And all of them are in the sample, so a download is enough."""
+    num_frames = {session.name: len(session.frames) for session in sample_sessions()}
+    shown: Counter[str] = Counter()
+    for phase in ROBOT_DAY.phases:
+        rate_hz = min(DAYS["robot"].rate_hz, phase.max_rate_hz or DAYS["robot"].rate_hz)
+        shown[phase.source.partition("/")[2]] += math.ceil(rate_hz * phase.seconds)
+    assert shown.keys() == num_frames.keys()
+    assert all(shown[name] <= num for name, num in num_frames.items()), (shown, num_frames)
 
 
 def test_each_time_lies_in_one_phase_and_the_day_ends():
@@ -49,8 +75,9 @@ def test_equal_phases_keep_their_contents():
 
 def test_a_scenario_survives_its_file(tmp_path):
     path = tmp_path / "day.json"
-    path.write_text(DAY.model_dump_json())
-    assert load_scenario(str(path)) == DAY == load_scenario("day")
+    for name, day in SCENARIOS.items():
+        path.write_text(day.model_dump_json())
+        assert load_scenario(str(path)) == day == load_scenario(name)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +91,7 @@ def test_a_phase_that_cannot_be_acted_out_is_refused(change):
 
 
 def test_bad_scripts_are_refused_with_a_reason(tmp_path):
-    with pytest.raises(ConfigError, match="expected 'day' or the path"):
+    with pytest.raises(ConfigError, match="expected 'day', 'robot' or the path"):
         load_scenario("night")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match="is not a scenario"):

@@ -305,6 +305,7 @@ def test_one_name_twice_is_one_class_and_settings_lie_with_the_data(tmp_path: Pa
         ("names: [a, b", "is not YAML"),
         ("names: &a [ball, robot]\nothers: *a", "needs no references"),
         ("nc: 2", "expected `names`"),
+        ("nc: 3\nnames: [ball, robot]", "nc says 3 classes, names has 2"),
         ("names: [ball, robot]\ntrain: ../elsewhere", "'../elsewhere', which is not in this folder"),
         ("names: [ball, robot]\ntrain: day0\nval: day0", "into two splits, train and validation"),
         ("names: [ball, robot]\nval: day0", "without train"),

@@ -1,4 +1,7 @@
-"""Run the demo's scripted day, to watch with rqt or RViz; `make demo` adds the operator and the report."""
+"""Run the demo's scripted day, to watch with rqt or RViz; `make demo` adds the operator and the report.
+
+`scenario:=robot max_regions:=64` plays a robot's day.
+"""
 
 from pathlib import Path
 
@@ -16,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument("bundle", description="the trained network: a folder, or a shipped name"),
-            DeclareLaunchArgument("scenario", default_value="day", description="'day' or a JSON file"),
+            DeclareLaunchArgument("scenario", default_value="day", description="'day', 'robot' or a JSON file"),
             DeclareLaunchArgument("rate_hz", default_value="10.0", description="images a second"),
             _include("perception", use_battery="true"),
             _include("camera_replay", end_launch="true"),

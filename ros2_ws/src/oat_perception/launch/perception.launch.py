@@ -13,7 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from oat_perception.core.launching import profile_to_load
 
 _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
-_TOPICS = ("image", "battery_state", "environment_confidence", "regions")
+_TOPICS = ("image", "battery_state", "environment_confidence", "environment_confidence_value", "regions")
 _PARAMETERS = {
     "bundle": str,
     "auto_activate": bool,
@@ -36,6 +36,7 @@ def generate_launch_description() -> LaunchDescription:
         "image": ("image", "the camera's image topic"),
         "battery_state": ("battery_state", "the battery's topic"),
         "environment_confidence": ("environment_confidence", "topic of the environment's confidence"),
+        "environment_confidence_value": ("environment_confidence_value", "its topic as a bare std_msgs/Float32"),
         "regions": ("regions", "the detector's topic"),
         "auto_activate": ("true", "false: a lifecycle manager activates the node"),
         "confidence_required": ("", f"whether this robot has an environment confidence{as_in_file}"),

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
+from oat_perception.node import messages
 from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
 from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.spin import node_parser, spin
+from oat_perception.replay.frames import is_session
 from oat_perception.replay.parameters import CAMERA_SPECS
 from oat_perception.replay.scenario import Moment, Scenario, load_scenario
-from oat_perception.replay.sources import SourceImage, open_source
+from oat_perception.replay.sources import SourceImage, SourceImages, open_source
 from oat_perception.replay.treatment import Treatment, disturb, fit_square
 from oat_runtime.data import Skipped
 from oat_runtime.errors import ConfigError, DataError, one_line
@@ -44,7 +45,10 @@ _SPECS = {spec.name: spec for spec in CAMERA_SPECS}
 
 
 class CameraReplay(SpecifiedParameters):
-    """Publish `image`, `battery_state` and `environment_confidence`. True labels go to a file only."""
+    """Publish `image`, `regions` of frames with boxes, `battery_state` and `environment_confidence`.
+
+    True labels go to a file only.
+    """
 
     specs = _SPECS
 
@@ -61,7 +65,9 @@ class CameraReplay(SpecifiedParameters):
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:
             self._scenario = self._scenario.with_seconds_per_phase(seconds)
         self._skipped, self._told_of_skipped = Skipped(self.get_logger().warning), False
-        self._frames = self._open()
+        phases = self._scenario.phases if self._scenario is not None else ()
+        names = dict.fromkeys(phase.source or self._text("source") for phase in phases) or [self._text("source")]
+        self._sources: dict[str, SourceImages] = {name: self._open(name) for name in names}
         self._waiting = bool(self.get_parameter("wait_for_subscriber").value)
         self._sequence = 0
         self._elapsed_s = 0.0
@@ -86,6 +92,9 @@ class CameraReplay(SpecifiedParameters):
 
         # Reliable, since a reliable publisher also serves subscribers that ask for best effort.
         self._image = self.create_publisher(Image, "image", 5)
+        self._regions = None
+        if any(map(is_session, self._sources)):
+            self._regions = self.create_publisher(self._regions_type(), "regions", 5)
         self._battery = self.create_publisher(BatteryState, "battery_state", 5)
         self._confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -115,10 +124,21 @@ class CameraReplay(SpecifiedParameters):
     def _number(self, name: str) -> float:
         return float(self.get_parameter(name).value)
 
-    def _open(self) -> Generator[SourceImage, None, None]:
+    def _regions_type(self) -> type:
+        if messages.vision is None:
+            raise ConfigError(
+                "frames with boxes are published with their regions, which needs vision_msgs: install "
+                "ros-jazzy-vision-msgs, or run `. tools/vision_env.sh`"
+            )
+        if self._number("frame_side_px"):
+            raise ConfigError("frame_side_px would cut boxes off: leave it at 0 for frames with boxes")
+        kind: type = messages.vision.Detection2DArray
+        return kind
+
+    def _open(self, source: str) -> SourceImages:
         seed = int(self._number("seed"))
         return open_source(
-            self._text("source"),
+            source,
             data_root=self._text("data_root"),
             topic=self._text("bag_topic"),
             bits=int(self._number("image_bits")),
@@ -193,7 +213,7 @@ class CameraReplay(SpecifiedParameters):
         if self._sequence == 0:
             self._publish_signals()  # or the first images would be seen with battery and surroundings unknown
         phase, corruption, severity = "", self._text("corruption"), int(self._number("severity"))
-        attack, now_s = self._text("attack"), time.monotonic()
+        source, attack, now_s = self._text("source"), self._text("attack"), time.monotonic()
         if self._scenario is not None:
             moment = self._moment(self._scenario)
             if moment is None:
@@ -201,36 +221,38 @@ class CameraReplay(SpecifiedParameters):
                 return
             scripted = moment.phase
             phase, corruption, severity = scripted.name, scripted.corruption, scripted.severity
-            attack = scripted.attack
+            source, attack = scripted.source or source, scripted.attack
             # Half a timer period of slack, so that a slower rate is met on average and not undercut.
             slack_s = 0.5 / self._number("rate_hz")
             if scripted.max_rate_hz and now_s - self._last_frame_s < 1 / scripted.max_rate_hz - slack_s:
                 return
         self._last_frame_s = now_s
-        frame = self._next()
+        frame = self._next(source)
         if frame is None:
             self.done = True
             return
-        self._send(frame, Treatment(phase, corruption, severity if corruption != "none" else 0), attack=attack)
+        treatment = Treatment(phase, corruption, severity if corruption != "none" else 0)
+        self._send(frame, treatment, source=source, attack=attack)
 
     def destroy_node(self) -> None:
-        """Close the source, then destroy the node."""
-        self._frames.close()
+        """Close the sources, then destroy the node."""
+        for images in self._sources.values():
+            images.close()
         super().destroy_node()
 
-    def _next(self) -> SourceImage | None:
-        frame = next(self._frames, None)
+    def _next(self, source: str) -> SourceImage | None:
+        frame = next(self._sources[source], None)
         if frame is None and self._skipped.num and not self._told_of_skipped:
             self._told_of_skipped = True  # the next passes leave out the same
-            self.get_logger().warning(f"images of {one_line(self._text('source'))} left out: {self._skipped.num}")
+            self.get_logger().warning(f"images of {one_line(source)} left out: {self._skipped.num}")
         if frame is None and self._sequence and self.get_parameter("loop").value:
-            self._frames = self._open()
-            frame = next(self._frames, None)
+            self._sources[source] = self._open(source)
+            frame = next(self._sources[source], None)
         if frame is None and not self._sequence:
-            raise DataError(f"the source {self._text('source')!r} gave no image: is the file damaged or empty?")
+            raise DataError(f"the source {source!r} gave no image: is the file damaged or empty?")
         return frame
 
-    def _send(self, frame: SourceImage, treatment: Treatment, *, attack: str) -> None:
+    def _send(self, frame: SourceImage, treatment: Treatment, *, source: str, attack: str) -> None:
         image_HWC = disturb(
             fit_square(frame.image_HWC, int(self._number("frame_side_px"))),
             treatment.corruption, treatment.severity, seed=int(self._number("seed")), sequence=self._sequence,
@@ -238,7 +260,11 @@ class CameraReplay(SpecifiedParameters):
         target = self._attacked if attack != "none" else None
         if target is not None and self._attacker is not None:
             seed = int(self._number("seed")) + self._sequence
-            image_HWC = self._attacker.attack(image_HWC, frame.label, point=target, seed=seed)
+            if frame.boxes_N4 is None or frame.labels_N is None:
+                image_HWC = self._attacker.attack(image_HWC, frame.label, point=target, seed=seed)
+            else:
+                boxes_N4, labels_N = frame.boxes_N4, frame.labels_N
+                image_HWC = self._attacker.attack_regions(image_HWC, boxes_N4, labels_N, point=target, seed=seed)
         message = image_message(image_HWC, Header(frame_id=self._text("frame_id")))
         # The stamp is the time at which the finished image leaves the "lens": crafting an attack is not its age.
         message.header.stamp = self.get_clock().now().to_msg()
@@ -252,12 +278,16 @@ class CameraReplay(SpecifiedParameters):
             "attacked_lambda": None if target is None else target.lam,
             "attacked_width": None if target is None else target.width,
         }
+        if frame.boxes_N4 is not None and frame.labels_N is not None:
+            record |= {"source": source, "boxes": frame.boxes_N4.tolist(), "labels": frame.labels_N.tolist()}
         if self._frames_dir is not None:
             record["file"] = f"{self._sequence:05d}.png"
             cv2.imwrite(str(self._frames_dir / record["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
         if self._truth_file is not None:
             with self._truth_file.open("a") as lines:
                 lines.write(json.dumps(record) + "\n")
+        if self._regions is not None and frame.boxes_N4 is not None:
+            self._regions.publish(messages.regions(frame.boxes_N4, message.header))
         self._image.publish(message)
         self._sequence += 1
 

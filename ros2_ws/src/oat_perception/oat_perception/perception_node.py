@@ -161,6 +161,10 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
                 "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "
                 "run `python -m policy.fit` on it, or set the parameter estimator"
             )
+        elif loaded.core.policy.promise:
+            self.get_logger().info(f"the alarm's promise: {loaded.core.policy.promise}")
+        else:
+            self.get_logger().info("the alarm promises nothing, since this estimator was fitted by an earlier version")
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:

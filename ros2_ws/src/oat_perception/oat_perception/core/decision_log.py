@@ -10,7 +10,7 @@ from pathlib import Path
 from oat_perception.core.perception import FrameResult
 from oat_runtime.errors import ConfigError, one_line
 from policy.controller import AdaptivePolicy
-from policy.record import Gap, header_line, step_line
+from policy.records.record import Gap, header_line, step_line
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

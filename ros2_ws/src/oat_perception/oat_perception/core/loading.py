@@ -14,8 +14,8 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.files import expanded, read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
-from policy.estimator import EstimatorConstants
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
     try:
         core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]), constants=constants)
         check(runtime, config)
-        runtime.prepare()
+        runtime.prepare(max_batch=max(1, values["max_regions"]))
         if values["lambda"] != ADAPTIVE:
             widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
             runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)

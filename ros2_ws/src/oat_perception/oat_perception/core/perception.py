@@ -19,12 +19,12 @@ from oat_runtime.errors import quoted
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
+from policy.belief.constants import EstimatorConstants, constants_of
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
-from policy.estimator import EstimatorConstants, constants_of
 from policy.image import image_statistics, mean_statistics
-from policy.record import Gap, header_line
+from policy.records.record import Gap, header_line
 from policy.signals import NetworkSignals, Override, Reading, Signals, network_signals
 
 _log = logging.getLogger(__name__)

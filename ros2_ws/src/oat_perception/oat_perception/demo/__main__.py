@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from oat_perception.demo.days import DAYS, Day
 from oat_perception.demo.run import Options, run
-from oat_perception.replay.scenario import DAY
-from oat_runtime import SHIPPED_BUNDLE
-from oat_runtime.bundle.shipped import find_bundle
+from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.commands import Parser, a_path, a_seed, command, output_folder, real
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import BundleError, ConfigError
 from oat_runtime.text import PlainConsole, plain
 
 _LEAST_SECONDS_PER_PHASE = 4.0  # two dwell times of λ, or nothing could be seen to change
@@ -32,26 +31,42 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> Options:
     parser = Parser(prog="demo", description=__doc__)
-    parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
+    parser.add_argument("--robot", action="store_true", help="play what robots saw, with boxes as regions")
+    parser.add_argument("--bundle", type=a_path, default=None, help="default: the shipped one for these images")
     parser.add_argument("--output", type=output_folder, default=Path("out/demo"), help="folder for report and logs")
     parser.add_argument(
         "--seconds-per-phase", type=real(least=0.0), default=0.0, help="length of each phase; 0: as scripted"
     )
-    parser.add_argument("--rate", type=real(least=1.0, most=100.0), default=10.0, metavar="HZ", help="images a second")
+    parser.add_argument(
+        "--rate", type=real(least=1.0, most=100.0), default=None, metavar="HZ", help="images a second: 10, of robots 4"
+    )
     parser.add_argument("--seed", type=a_seed, default=0, help="order of images, noise, and starts of attacks")
     arguments = parser.parse_args(argv)
+    day = DAYS["robot" if arguments.robot else "day"]
     seconds = arguments.seconds_per_phase
     if seconds and not seconds >= _LEAST_SECONDS_PER_PHASE:
         raise ConfigError(f"--seconds-per-phase must be at least {_LEAST_SECONDS_PER_PHASE:g}, got {seconds:g}")
     return Options(
-        bundle=find_bundle(arguments.bundle).resolve(),
+        day=day,
+        bundle=_bundle(day, arguments.bundle).resolve(),
         output=arguments.output.resolve(),
-        scenario=DAY.with_seconds_per_phase(seconds) if seconds else DAY,
+        scenario=day.scenario.with_seconds_per_phase(seconds) if seconds else day.scenario,
         seconds_per_phase=seconds,
-        rate_hz=arguments.rate,
+        rate_hz=arguments.rate or day.rate_hz,
         seed=arguments.seed,
         arguments=tuple(sys.argv[1:] if argv is None else argv),
     )
+
+
+def _bundle(day: Day, named: Path | None) -> Path:
+    if named is not None:
+        return find_bundle(named)
+    if day.bundle not in shipped_bundles():
+        raise BundleError(
+            f"{day.bundle}, the bundle that plays {day.title.lower()}, is not here: train it (docs/training.md), or "
+            "name another one with --bundle"
+        )
+    return find_bundle(day.bundle)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.transforms import blended_transform_factory
 
-from oat_perception.demo.day_record import Day, ReplayedFrame
+from oat_perception.demo.run_record import ReplayedFrame, Run, total
 from oat_runtime import style
 from oat_runtime.operating_point import Proportion
 from oat_runtime.style import BLUE, INK, LINE, PURPLE, UMBER, VERMILION, Axes, Figure
@@ -23,11 +24,11 @@ _LATENCY_WINDOW_S = 5.0
 _FEWEST_FOR_A_LINE = 5
 
 
-def timeline(day: Day) -> Figure:
+def timeline(run: Run) -> Figure:
     """Draw all that changed during the day over one time axis."""
     with style.new_figure(10.8, 11.6) as figure:
         rows = figure.subplots(6, 1, sharex=True, height_ratios=(1.35, 1.0, 1.0, 0.85, 1.0, 1.5))
-        answered = day.answered
+        answered = run.answered
         t_s = np.array([frame.t_s for frame in answered])
         style.belief(rows[0], t_s, np.nan_to_num(np.array([frame.answer["posterior"] for frame in answered], float).T))
         rows[0].set_ylabel("belief in\neach regime")
@@ -36,23 +37,23 @@ def timeline(day: Day) -> Figure:
         _knob(rows[2], t_s, answered, key="lambda", label="λ")
         _knob(rows[3], t_s, answered, key="width", label="width")
         _latency(rows[4], t_s, answered)
-        _running_accuracy(rows[5], day)
-        _phases(rows, day)
+        _running_accuracy(rows[5], run)
+        _phases(rows, run)
         for axes in rows:
             axes.grid(axis="x", visible=False)  # the phases' borders are drawn
         rows[-1].set_xlabel("time since the first image, s")
-        rows[-1].set_xlim(0, max(day.scenario.duration_s, day.frames[-1].t_s))
+        rows[-1].set_xlim(0, max(run.scenario.duration_s, run.frames[-1].t_s))
         figure.align_ylabels(rows)
         return figure
 
 
-def accuracy_by_phase(day: Day) -> Figure:
+def accuracy_by_phase(run: Run) -> Figure:
     """Draw the accuracy of the adaptive node and of each fixed λ, by phase, with 95 % intervals."""
     with style.new_figure(10.8, 3.4) as figure:
         axes = figure.subplots()
-        phases = [phase for phase in day.scenario.phases if day.of(phase)]
+        phases = [phase for phase in run.scenario.phases if run.of(phase)]
         for index, phase in enumerate(phases):
-            counts = day.counts(phase)
+            counts = run.counts(phase)
             series = [("adaptive", counts.adaptive, INK, "o")]
             for (lam, share), colour, marker in zip(counts.fixed.items(), FIXED_COLOURS, "sD", strict=False):
                 series.append((f"fixed {style.lam_text(lam)}, full width", share, colour, marker))
@@ -121,19 +122,19 @@ def _latency(axes: Axes, t_s: np.ndarray, answered: Sequence[ReplayedFrame]) -> 
     _legend(axes)
 
 
-def _running_accuracy(axes: Axes, day: Day) -> None:
+def _running_accuracy(axes: Axes, run: Run) -> None:
     """Draw accuracy counted from each phase's start, so that each line ends at the figure in the table."""
-    lambdas = sorted({lam for frame in day.answered for lam in frame.fixed})
-    for index, phase in enumerate(day.scenario.phases):
-        frames = [frame for frame in day.of(phase) if frame.result is not None]
+    lambdas = sorted({lam for frame in run.answered for lam in frame.fixed})
+    for index, phase in enumerate(run.scenario.phases):
+        frames = [frame for frame in run.of(phase) if frame.result is not None]
         t_s = np.array([frame.t_s for frame in frames])
-        labels = [("adaptive, with\n95 % interval", [f.answer["label"] for f in frames], ADAPTIVE_LINE)]
+        labels = [("adaptive, with\n95 % interval", [f.labels for f in frames], ADAPTIVE_LINE)]
         for lam, colour, dashes in zip(lambdas, FIXED_COLOURS, ((4, 1.5), (1.5, 1.2)), strict=False):
             fixed_line: dict[str, Any] = {"color": colour, "linewidth": 1.7, "dashes": dashes}
             labels.append((f"fixed {style.lam_text(lam)}", [f.fixed[lam] for f in frames], fixed_line))
         for name, answers, line in labels:
-            right = np.cumsum([a == f.truth["label"] for a, f in zip(answers, frames, strict=True)])
-            shares = [Proportion(int(k), n) for n, k in enumerate(right, start=1)][_FEWEST_FOR_A_LINE - 1 :]
+            counted = [frame.share(of_frame) for of_frame, frame in zip(answers, frames, strict=True)]
+            shares = list(itertools.accumulate(counted, lambda a, b: total((a, b))))[_FEWEST_FOR_A_LINE - 1 :]
             times_s = t_s[_FEWEST_FOR_A_LINE - 1 :]
             axes.plot(times_s, [s.rate for s in shares], label=name if index == 0 else None, **line)
             if line is ADAPTIVE_LINE and shares:
@@ -143,9 +144,9 @@ def _running_accuracy(axes: Axes, day: Day) -> None:
     _legend(axes)
 
 
-def _phases(rows: Sequence[Axes], day: Day) -> None:
-    boundaries_s = day.scenario.boundaries_s()
-    for index, phase in enumerate(day.scenario.phases):
+def _phases(rows: Sequence[Axes], run: Run) -> None:
+    boundaries_s = run.scenario.boundaries_s()
+    for index, phase in enumerate(run.scenario.phases):
         begin_s, end_s = boundaries_s[index], boundaries_s[index + 1]
         for axes in rows:
             if index % 2 == 0:

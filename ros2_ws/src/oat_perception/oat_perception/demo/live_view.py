@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from oat_perception.demo.day_record import Record, ReplayedFrame, count
+from oat_perception.demo.run_record import Record, ReplayedFrame, count
 from oat_perception.replay.scenario import Scenario
 from oat_runtime.compat import Self
 from oat_runtime.operating_point import Proportion, Regime
@@ -25,8 +25,8 @@ _STYLES = {"operator": "magenta", "adaptive": "default"}
 class LiveView:
     """Show frames as they are answered. Use it as a context manager."""
 
-    def __init__(self, scenario: Scenario, console: Console) -> None:
-        self._scenario = scenario
+    def __init__(self, title: str, scenario: Scenario, console: Console) -> None:
+        self._title, self._scenario = title, scenario
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._num_told = 0
@@ -97,7 +97,7 @@ class LiveView:
             table.add_row(phase.title, *_cells(own), style=style)
         total = count("", frames)
         clock = f"{min(elapsed_s, self._scenario.duration_s):.0f} of {self._scenario.duration_s:.0f} s"
-        head = Text(f"A scripted day   {clock}   right so far: {_share(total.adaptive)}", "bold")
+        head = Text(f"{self._title}   {clock}   right so far: {_share(total.adaptive)}", "bold")
         why = Text.assemble(("now  ", "bold"), (plain(reason) or "waiting for the first answer", "default"))
         return Group(head, table, why, Text("switches" if self._switches else "", "dim"), *self._switches)
 

@@ -20,33 +20,34 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import Progress
 
+from oat_perception.core.parameters import SPECS, policy_config
 from oat_perception.demo.checks import DayCheck, check_day
 from oat_perception.demo.client import CAMERA, PERCEPTION, DemoClient
-from oat_perception.demo.day_record import (
+from oat_perception.demo.days import Day, Images
+from oat_perception.demo.live_view import LiveView
+from oat_perception.demo.report import PICTURE, write_report
+from oat_perception.demo.run_record import (
     DECISIONS,
     FIXED,
     RESULTS,
     SUMMARY,
     TRUTH,
-    Day,
     Record,
     ReplayedFrame,
+    Run,
     joined,
-    load_day,
+    load_run,
     plain,
     write_lines,
 )  # fmt: skip
-from oat_perception.demo.live_view import LiveView
-from oat_perception.demo.report import write_report
+from oat_perception.node import messages
 from oat_perception.node.processes import Nodes, started
 from oat_perception.replay.scenario import Scenario
-from oat_perception.replay.sources import find_cifar10, load_cifar10_test, load_foolbox_cifar10
 from oat_runtime.bundle import Bundle
-from oat_runtime.data import CIFAR10, ImageSet, find_source
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
-from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime
+from policy.config import PolicyConfig
 
 _START_TIMEOUT_S = 180.0
 _SILENCE_TIMEOUT_S = 15.0
@@ -59,6 +60,7 @@ _HIGHEST_DOMAIN_ID = 101  # above it, DDS ports meet the ephemeral ones
 class Options:
     """The options of the command line."""
 
+    day: Day
     bundle: Path
     output: Path
     scenario: Scenario
@@ -75,18 +77,18 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
         OATError: the bundle is damaged or of other images than the demo's, a node died, nothing was answered, or
             something needed is missing.
     """
-    _check_bundle(options.bundle)
+    class_names = _check(options)
+    # In this process, before the camera needs them: a download should be seen, and happen once.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Images", total=None)
+        images = options.day.find(lambda done, of: progress.update(task, completed=done, total=of))
     folder = _fresh_folder(options.output)
     console.print(f"Bundle {options.bundle.name}, output in {folder}")
-    # In this process, before the camera needs it: a download should be seen, and happen once.
-    data_root = find_cifar10()
-    images = load_cifar10_test(str(data_root)) if data_root else load_foolbox_cifar10()
-    _act(options, folder, data_root, console)
-    truth = load_day(folder, options.scenario).frames
-    _compare(options, folder, images, [frame.truth for frame in truth], console)
-    day = load_day(folder, options.scenario)
-    checks = check_day(day, folder / DECISIONS, bundle=options.bundle)
-    _write_summary(options, folder, day, _origin(images, data_root), checks)
+    _act(options, folder, images, class_names, console)
+    _compare(options, folder, images, load_run(folder, options.scenario).frames, console)
+    done = load_run(folder, options.scenario)
+    checks = check_day(done, folder / DECISIONS, bundle=options.bundle, config=_policy_config(options.day))
+    _write_summary(options, folder, done, images.origin, checks)
     report = write_report(folder)
     for check in checks:
         console.print(
@@ -98,27 +100,34 @@ def run(options: Options, console: Console) -> tuple[DayCheck, ...]:
     return checks
 
 
-def _check_bundle(path: Path) -> None:
-    """Refuse a network of other images than the demo's, or no torch, before an earlier run's files are removed."""
-    dataset = Bundle.load(path).manifest.provenance.dataset
-    if dataset != "cifar10":
+def _check(options: Options) -> tuple[str, ...]:
+    """Refuse what cannot end well before an earlier run's files are removed. Return the bundle's class names."""
+    day, bundle = options.day, Bundle.load(options.bundle)
+    dataset = bundle.manifest.provenance.dataset
+    if dataset.partition("@")[0] != day.dataset or bundle.class_names != day.class_names:
         raise ConfigError(
-            f"the demo plays CIFAR-10, and {path.name} was trained on {dataset}: choose another --bundle, or play "
-            "images of your own with camera_replay's `source`"
+            f"this demo plays {day.images}, and {options.bundle.name} was trained on {dataset}: choose another "
+            "--bundle, or play images of your own with camera_replay's `source`"
         )
     require("torch", extra="torch", by="the demo's attacker")
+    if day.has_regions and messages.vision is None:
+        raise ConfigError(
+            "a robot's frames go over ROS with their boxes, which needs vision_msgs: run `make demo "
+            "DEMO_ARGS=--robot`, which brings it, or install ros-jazzy-vision-msgs"
+        )
+    return bundle.class_names
 
 
 def _fresh_folder(folder: Path) -> Path:
     """Remove the files of an earlier run, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png"):
+    for name in (TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY, "report.html", "timeline.png", PICTURE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "frames", ignore_errors=True)
     return folder
 
 
-def _act(options: Options, folder: Path, data_root: Path | None, console: Console) -> None:
+def _act(options: Options, folder: Path, images: Images, class_names: Sequence[str], console: Console) -> None:
     """Run both nodes through the scenario, and leave truth, frames, decisions and results in `folder`."""
     # A domain of its own on the loopback interface: no robot and no other demo is disturbed.
     os.environ["ROS_DOMAIN_ID"] = str(1 + secrets.randbelow(_HIGHEST_DOMAIN_ID))
@@ -126,12 +135,12 @@ def _act(options: Options, folder: Path, data_root: Path | None, console: Consol
     os.environ["ROS_STATIC_PEERS"] = ""
     # Logs of the nodes go to files here; rcl would write them to the home folder too.
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
-    client = DemoClient()
+    client = DemoClient(class_names, regions=options.day.has_regions)
     try:
-        with started(_parameters(options, folder, data_root), folder) as nodes:
+        with started(_parameters(options, folder, images), folder) as nodes:
             with console.status("Starting the nodes"):
                 client.wait_until_ready(timeout_s=_START_TIMEOUT_S, alive=nodes.check)
-            with LiveView(options.scenario, console) as view:
+            with LiveView(options.day.title, options.scenario, console) as view:
                 _follow(options.scenario, folder, client, nodes, view)
     finally:
         write_lines(folder / RESULTS, client.results_with_reasons())
@@ -139,19 +148,18 @@ def _act(options: Options, folder: Path, data_root: Path | None, console: Consol
         rclpy.try_shutdown()
 
 
-def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[str, dict[str, Any]]:
+def _parameters(options: Options, folder: Path, images: Images) -> dict[str, dict[str, Any]]:
     return {
         "perception_node": {
-            **_node_settings(),
+            **_node_settings(options.day),
             "bundle": str(options.bundle),
             "decision_log": str(folder / DECISIONS),
         },
         "camera_replay_node": {
-            "source": "foolbox" if data_root is None else "cifar10",
-            "data_root": str(data_root or ""),
+            **images.camera,
             "bundle": str(options.bundle),
             "perception_node": PERCEPTION,
-            "scenario": "day",
+            "scenario": options.day.name,
             "seconds_per_phase": options.seconds_per_phase,
             "rate_hz": options.rate_hz,
             "seed": options.seed,
@@ -162,9 +170,10 @@ def _parameters(options: Options, folder: Path, data_root: Path | None) -> dict[
     }
 
 
-def _node_settings() -> dict[str, Any]:
+def _node_settings(day: Day) -> dict[str, Any]:
     """Return the node's parameters that differ from their defaults."""
     return {
+        **day.settings,
         "auto_activate": True,
         "always_process": True,
         "use_battery": True,
@@ -172,6 +181,10 @@ def _node_settings() -> dict[str, Any]:
         # One core is left to camera and attacker, which on a robot would not be there.
         "num_threads": max(1, len(os.sched_getaffinity(0)) - 1),
     }
+
+
+def _policy_config(day: Day) -> PolicyConfig:
+    return policy_config({spec.name: spec.default for spec in SPECS} | _node_settings(day))
 
 
 def _follow(scenario: Scenario, folder: Path, client: DemoClient, nodes: Nodes, view: LiveView) -> None:
@@ -211,26 +224,26 @@ def _so_far(folder: Path, results: Sequence[Record]) -> tuple[ReplayedFrame, ...
     return joined(truth, {result["stamp_ns"]: result for result in results}, {})
 
 
-def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[Record], console: Console) -> None:
-    """Write the answers of the least and of the most robust fixed setting."""
+def _compare(options: Options, folder: Path, images: Images, frames: Sequence[ReplayedFrame], console: Console) -> None:
+    """Write what other operating points say of the same images."""
     import torch
 
-    from oat_perception.demo.comparison import fixed_answers
+    from oat_perception.demo.comparison import other_answers
     from oat_perception.replay.attacker import Attacker
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("The same images at fixed λ", total=len(truth))
+        task = progress.add_task("The same images at other points", total=len(frames))
         torch.set_num_threads(1)  # one small image at a time: more threads only wait for one another
-        runtime = OATRuntime.load(options.bundle, num_threads=1)
+        backend = options.day.settings.get("backend", "auto")
+        runtime = OATRuntime.load(options.bundle, backend=backend, num_threads=1)
         try:
-            lambdas, width = runtime.table.lambdas, runtime.table.widths[-1]
-            answers = fixed_answers(
-                truth,
+            answers = other_answers(
+                frames,
                 frames_dir=folder / "frames",
-                images=images,
+                clean=images.clean,
                 runtime=runtime,
                 attacker=Attacker(options.bundle),
-                points=[OperatingPoint(lambdas[0], width), OperatingPoint(lambdas[-1], width)],
+                config=_policy_config(options.day),
                 seed=options.seed,
                 progress=lambda done: progress.update(task, completed=done),
             )
@@ -239,22 +252,17 @@ def _compare(options: Options, folder: Path, images: ImageSet, truth: Sequence[R
     write_lines(folder / FIXED, answers)
 
 
-def _origin(images: ImageSet, data_root: Path | None) -> str:
-    """Say from which files the images were read, for people."""
-    found = find_source(CIFAR10, data_root) if data_root else None
-    return found.location.form if found else images.name
-
-
-def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks: Sequence[DayCheck]) -> None:
+def _write_summary(options: Options, folder: Path, run: Run, origin: str, checks: Sequence[DayCheck]) -> None:
     """Write the numbers of the run as one JSON object."""
     from oat_perception.replay.attacker import PGD10
 
-    rows = [day.counts(phase) for phase in (*options.scenario.phases, None)]
+    rows = [run.counts(phase) for phase in (*options.scenario.phases, None)]
     summary = {
         "name": "demo",
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "oat_perception.demo", *options.arguments]),
-        "settings": _node_settings(),
+        "day": options.day.name,
+        "settings": _node_settings(options.day),
         "bundle": options.bundle.name,
         "bundle_sha256": Bundle.load(options.bundle).sha256,
         "images": origin,
@@ -262,9 +270,10 @@ def _write_summary(options: Options, folder: Path, day: Day, origin: str, checks
         "rate_hz": options.rate_hz,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",
         "attack": PGD10.model_dump(),
+        "region_margin": Bundle.load(options.bundle).input.region_margin,
         "scenario": options.scenario.model_dump(mode="json"),
         "phases": [counts.as_json() for counts in rows],
-        "switches": [switch.as_json() for switch in day.switches],
+        "switches": [switch.as_json() for switch in run.switches],
         "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
     }
     (folder / SUMMARY).write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")

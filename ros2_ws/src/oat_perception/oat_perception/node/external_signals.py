@@ -10,12 +10,14 @@ from oat_msgs.msg import EnvironmentConfidence
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import BatteryState
+from std_msgs.msg import Float32
 
 from oat_perception.core.battery import battery_charge
 from oat_perception.core.perception import Received
 from oat_runtime.errors import one_line
 
 _THROTTLE_S = 5.0
+_CONFIDENCE, _CONFIDENCE_VALUE = "environment_confidence", "environment_confidence_value"
 
 
 class SignalSubscriptions:
@@ -37,10 +39,13 @@ class SignalSubscriptions:
         self._node, self._percentage_full = node, percentage_full
         self.battery = self.confidence = Received()
         self.battery_power_w = math.nan
+        self._confidence_topic = ""
         qos = qos_profile_sensor_data
         self._subscriptions = (
             node.create_subscription(BatteryState, "battery_state", self._on_battery, qos),
-            node.create_subscription(EnvironmentConfidence, "environment_confidence", self._on_confidence, qos),
+            node.create_subscription(EnvironmentConfidence, _CONFIDENCE, self._on_confidence, qos),
+            # A topic of its own: DDS carries one type on a topic.
+            node.create_subscription(Float32, _CONFIDENCE_VALUE, self._on_confidence_value, qos),
         )
 
     def close(self) -> None:
@@ -59,5 +64,19 @@ class SignalSubscriptions:
         self.battery_power_w = -message.current * message.voltage
 
     def _on_confidence(self, message: EnvironmentConfidence) -> None:
-        source = one_line(message.source, most=80) or "environment_confidence"
-        self.confidence = Received(message.confidence, time.monotonic(), source)
+        source = one_line(message.source, most=80) or _CONFIDENCE
+        self._take_confidence(_CONFIDENCE, message.confidence, source)
+
+    def _on_confidence_value(self, message: Float32) -> None:
+        self._take_confidence(_CONFIDENCE_VALUE, message.data, _CONFIDENCE_VALUE)
+
+    def _take_confidence(self, topic: str, confidence: float, source: str) -> None:
+        """Take what came last, on whichever topic; two that speak at a time are told once."""
+        if self._confidence_topic not in ("", topic) and time.monotonic() - self.confidence.received_s < _THROTTLE_S:
+            self._node.get_logger().warning(
+                f"environment confidence: it comes on {_CONFIDENCE} and on {_CONFIDENCE_VALUE}, and the newest counts: "
+                "let one sensor speak, or join them before",
+                once=True,
+            )
+        self._confidence_topic = topic
+        self.confidence = Received(confidence, time.monotonic(), source)

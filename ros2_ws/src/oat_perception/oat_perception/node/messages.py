@@ -106,6 +106,16 @@ def image_message(image_HWC: npt.NDArray[np.uint8], header: Header) -> Image:
     )
 
 
+def regions(boxes_N4: npt.NDArray[np.int64], header: Header) -> Any:
+    """Return boxes (left, top, right, bottom) in pixels as the vision_msgs/Detection2DArray that the node takes."""
+    found = []
+    for left, top, right, bottom in boxes_N4.tolist():
+        box = vision.BoundingBox2D(size_x=float(right - left), size_y=float(bottom - top))
+        box.center.position.x, box.center.position.y = (left + right) / 2, (top + bottom) / 2
+        found.append(vision.Detection2D(header=header, bbox=box))
+    return vision.Detection2DArray(header=header, detections=found)
+
+
 def stamp_ns(message: Any) -> int:
     """Return the stamp in a message's header, in nanoseconds; a hostile one is negative."""
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)

@@ -7,10 +7,11 @@ from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.stress.corruptions import CORRUPTIONS
 
 CAMERA_SPECS: tuple[Spec, ...] = (
-    Spec("source", "cifar10", "Images to show: cifar10, foolbox, a webcam's number, or the path of a "
-         "folder of images, a video file, a rosbag2 folder or an .mcap file.", change=Change.AT_START, is_path=True),
-    Spec("data_root", "", "Folder that holds CIFAR-10; empty: `$OAT_DATA`, else ../shared/data, else a download.",
+    Spec("source", "cifar10", "Images to show: cifar10, foolbox, frames with boxes (robocup/20260502_r5), a webcam's "
+         "number, or the path of a folder of images, a video file, a rosbag2 folder or an .mcap file.",
          change=Change.AT_START, is_path=True),
+    Spec("data_root", "", "Folder that holds CIFAR-10 or robocup; empty: `$OAT_DATA`, else ../shared/data, else for "
+         "CIFAR-10 a download.", change=Change.AT_START, is_path=True),
     Spec("bag_topic", "", "Topic of a bag's images; empty: its only one.", change=Change.AT_START),
     Spec("image_bits", FULL_BITS, "Bits that a value of 16-bit images in a folder or bag uses, as the node's "
          "parameter of this name.", 8, FULL_BITS, change=Change.AT_START),
@@ -25,8 +26,9 @@ CAMERA_SPECS: tuple[Spec, ...] = (
          change=Change.AT_START),
     Spec("bundle", "", "Bundle of the attacked node; only attacks need it.", change=Change.AT_START, is_path=True),
     Spec("perception_node", "oat_perception", "Node whose `~/operating_point` is attacked.", change=Change.AT_START),
-    Spec("scenario", "", "Scripted day: `day`, or a JSON file; empty: none. A scenario sets corruption, severity, "
-         "attack, confidence and battery itself.", change=Change.AT_START, is_path=True),
+    Spec("scenario", "", "Scripted day: `day`, `robot`, or a JSON file; empty: none. A scenario sets corruption, "
+         "severity, attack, confidence and battery itself, and may name sessions in place of `source`.",
+         change=Change.AT_START, is_path=True),
     Spec("seconds_per_phase", 0.0, "Length of each phase of the scenario. 0: as the scenario says.", 0.0, 3600.0,
          unit="s", change=Change.AT_START),
     Spec("truth_file", "", "File for stamp, true label and treatment of each image, as JSON lines; empty: none.",
@@ -39,7 +41,8 @@ CAMERA_SPECS: tuple[Spec, ...] = (
          change=Change.ANY_TIME),
     Spec("severity", 3, "Severity of the corruption.", 1, 5, change=Change.ANY_TIME),
     Spec("attack", "none", "Attack on the network. pgd-10: white-box at the operating point in force, in L-infinity, "
-         "with an epsilon of 8/255.", choices=("none", "pgd-10"), change=Change.ANY_TIME),
+         "with an epsilon of 8/255, on the whole image, or on the regions of a frame with boxes.",
+         choices=("none", "pgd-10"), change=Change.ANY_TIME),
     Spec("confidence", 1.0, "Environment confidence to publish. -1: silence.", -1.0, 1.0, change=Change.ANY_TIME,
          none=-1.0),
     Spec("battery", 1.0, "State of charge to publish. -1: silence.", -1.0, 1.0, change=Change.ANY_TIME, none=-1.0),

@@ -30,6 +30,8 @@ class Phase(StrictModel):
     title: str
     """For people, as in `Low battery`."""
     seconds: float = Field(gt=0)
+    source: str = ""
+    """Session of frames with boxes that the camera sees, as in `robocup/20260502_r5`; empty: the camera's `source`."""
     corruption: str = "none"
     severity: int = Field(default=3, ge=1, le=5)
     attack: AttackName = "none"
@@ -130,12 +132,39 @@ DAY = Scenario(
 """The day of `make demo`. During the attack, another sensor raises the alarm: the confidence falls."""
 
 
+ROBOT_DAY = Scenario(
+    phases=(
+        Phase(name="bright_hall", title="Bright hall", seconds=10, source="robocup/20260502_r5", battery=0.92),
+        Phase(
+            name="dark_hall", title="Dark hall", seconds=12, source="robocup-poor-light/20190707_r3", confidence=0.9,
+            battery=0.84,
+        ),
+        Phase(
+            name="attack", title="Attack", seconds=18, source="robocup/20260503_r3", attack="pgd-10", confidence=0.1,
+            battery=0.76, max_rate_hz=1.5,
+        ),
+        Phase(name="low_battery", title="Low battery", seconds=10, source="robocup/20260503_r5", battery=0.10),
+        Phase(
+            name="override", title="Override", seconds=6, source="robocup/20260503_r5", battery=0.10,
+            manual=Manual(lam=0.8, width=1.0),
+        ),
+        Phase(name="release", title="Release", seconds=6, source="robocup/20260503_r5", battery=0.10),
+    )
+)  # fmt: skip
+"""The day of `make demo DEMO_ARGS=--robot`, at 4 images a second: then each session has enough frames to show none
+twice. The halls are two venues, seven years apart, and all are test sessions."""
+
+SCENARIOS = {"day": DAY, "robot": ROBOT_DAY}
+"""Scenarios that are known by name."""
+
+
 def load_scenario(name: str) -> Scenario:
-    """Return the scenario `day`, or read one from a JSON file.
+    """Return a scenario of `SCENARIOS`, or read one from a JSON file.
 
     Raises:
         ConfigError: no such file, or it is not a scenario.
     """
-    if name == "day":
-        return DAY
-    return read_model(Scenario, expanded(name), what="a scenario", remedy="expected 'day' or the path of a JSON file")
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    expected = f"expected {', '.join(map(repr, SCENARIOS))} or the path of a JSON file"
+    return read_model(Scenario, expanded(name), what="a scenario", remedy=expected)

@@ -1,4 +1,4 @@
-"""Read the images to replay: from CIFAR-10 with labels, a folder, a video, a webcam, or a rosbag2."""
+"""Read the images to replay: CIFAR-10 with labels, a robot's frames with boxes, a folder, a video, a webcam, a bag."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from oat_perception.replay.frames import Boxes, Bytes, Labels, is_session, open_session
 from oat_runtime.data import (
     CIFAR10,
     CIFAR10_CLASSES,
@@ -29,8 +29,6 @@ from oat_runtime.data.image_headers import check_size
 from oat_runtime.errors import ConfigError, DataError, InputError
 from oat_runtime.files import expanded
 
-Bytes = npt.NDArray[np.uint8]
-
 _CONNECT_TIMEOUT_S = 5.0
 _NUM_REPLAYED = 2500
 
@@ -45,11 +43,15 @@ class SourceImage:
         image_HWC: uint8 RGB.
         label: true class, if the source knows it.
         index: its number within the source.
+        boxes_N4: its regions, if the source has frames with boxes; see `LabelledFrame`.
+        labels_N: their true classes.
     """
 
     image_HWC: Bytes
     label: int | None
     index: int
+    boxes_N4: Boxes | None = None
+    labels_N: Labels | None = None
 
 
 SourceImages = Generator[SourceImage, None, None]
@@ -117,9 +119,9 @@ def open_source(
     """Return one pass over a source.
 
     Args:
-        source: `cifar10`; `foolbox`; a number (webcam); or a path: a folder of images, a rosbag2 folder or `.mcap`
-            file, or a video file.
-        data_root: folder that holds CIFAR-10; see `find_cifar10`.
+        source: `cifar10`; `foolbox`; the frames with boxes of a session, `robocup/20260502_r5`; a number (webcam); or
+            a path: a folder of images, a rosbag2 folder or `.mcap` file, or a video file.
+        data_root: folder that holds CIFAR-10, or the frames with boxes; see `find_cifar10`.
         topic: image topic of a bag; empty: its only one.
         bits: how many bits a value of 16-bit images in a folder or bag uses.
         seed: order of labelled images.
@@ -132,6 +134,8 @@ def open_source(
         return _in_drawn_order(load_cifar10_test(data_root), seed)
     if source == "foolbox":
         return _in_drawn_order(load_foolbox_cifar10(), seed)
+    if is_session(source):
+        return _with_boxes(source, data_root)
     if source.isdigit():
         return _capture(int(source))
     path = expanded(source)
@@ -141,14 +145,25 @@ def open_source(
     if path.is_file():
         return _capture(str(path))
     raise DataError(
-        f"no image source {source!r}: expected 'cifar10', 'foolbox', a webcam's number, or the path of a folder of "
-        "images, a video file, or a rosbag2 folder or .mcap file"
+        f"no image source {source!r}: expected 'cifar10', 'foolbox', a session such as 'robocup/20260502_r5', a "
+        "webcam's number, or the path of a folder of images, a video file, or a rosbag2 folder or .mcap file"
     )
 
 
 def _in_drawn_order(data: ImageSet, seed: int) -> SourceImages:
     for index in np.random.default_rng(seed).permutation(len(data)):
         yield SourceImage(data.images_NHWC[index], int(data.labels_N[index]), int(index))
+
+
+def _with_boxes(source: str, data_root: str) -> SourceImages:
+    frames = open_session(source, expanded(data_root) if data_root else None)
+
+    def images() -> SourceImages:
+        for index in range(len(frames)):
+            frame = frames[index]
+            yield SourceImage(frame.image_HWC, None, index, frame.boxes_N4, frame.labels_N)
+
+    return images()
 
 
 def _unlabelled(images: Iterable[Bytes]) -> SourceImages:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oat_perception.replay.sources import Bytes
+from oat_perception.replay.frames import Bytes
 from oat_runtime.architecture import InputSpec
 from oat_runtime.image import fit_frame
 from oat_runtime.stress.corruptions import corrupt

@@ -13,21 +13,18 @@ Shape legend: K kinds (the last two are drifted and unknown), S statistics.
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
-from oat_runtime.compat import Self
-from oat_runtime.errors import DataError, one_line, quoted
-from oat_runtime.files import reason_of
-from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
-from policy.alarm import DEGREES_OF_FREEDOM, Alarm, Reference, e_value, log_t, ratios
+from oat_runtime.errors import DataError, quoted
+from oat_runtime.operating_point import MEASURED_REGIMES, Regime
+from policy.belief.alarm import DEGREES_OF_FREEDOM, Alarm, Promise, Reference, log_e_value, log_t, promised, ratios
+from policy.belief.constants import DRIFT_GAIN, NUM_STATISTICS, STRENGTHS, EstimatorConstants, ImageKind
+from policy.belief.ranks import NormalScores
 from policy.config import PolicyConfig
 from policy.image import ImageStatistics
-from policy.ranks import NormalScores, Ranks
 from policy.signals import NetworkSignals
 from policy.snapshot import Remembering
 
@@ -37,9 +34,6 @@ _MIN_FORGETTING = 1e-4
 """Least share of belief that returns to the prior each frame, so that no belief ever becomes certain."""
 _UNINFORMED = 1e-3
 """Largest difference of a probability from the prior at which nothing is known any more."""
-_NUM_STATISTICS = len(ImageStatistics._fields)
-_DRIFT_GAIN = 0.2
-"""Weight of the newest frame in the running mean of drift."""
 _DRIFT_PRIOR = 0.02
 """Share of both corrupted regimes' prior that belongs to drift in a direction that was not fitted."""
 _MAX_STRAY = 4.5
@@ -48,126 +42,8 @@ odd frame cannot pull the mean. 4 to 5.5 do equally well. At 3.5, the root mean 
 found two frames later with as many false alarms (576,000 frames of training images; docs/log/policy-noticing.md)."""
 _RESEMBLANCE = 0.1
 """Difference of cosines at which drift resembles one kind e times less than another."""
-DRIFT_NOISE = _NUM_STATISTICS * _DRIFT_GAIN / (2.0 - _DRIFT_GAIN)
-"""Expected squared length of the running mean of independent clean frames, whitened."""
 _UNUSUAL_BELOW = 0.4
 """Probability of the usual kinds below which the belief is that something changed."""
-STRENGTHS = {"mild": (1, 2), "medium": (3,), "strong": (4, 5)}
-"""Severities of a corruption that make up one kind of image, with a name like `fog-mild`."""
-PRIOR = {
-    Regime.CLEAN: 0.5,
-    Regime.HIGH_FREQUENCY: 0.22,
-    Regime.LOW_FREQUENCY: 0.22,
-    Regime.ADVERSARIAL: 0.04,
-    Regime.UNKNOWN: 0.02,
-}
-"""Belief before any frame. Forgetting moves the belief back to it. After a few frames it hardly matters."""
-
-
-class ImageKind(StrictModel):
-    """Gaussian over the statistics of one kind of image."""
-
-    name: str
-    regime: Regime
-    mean: tuple[float, ...] = Field(min_length=_NUM_STATISTICS, max_length=_NUM_STATISTICS)
-    whitening: tuple[float, ...] = Field(min_length=_NUM_STATISTICS * (_NUM_STATISTICS + 1) // 2)
-    """Lower triangle, row by row, of the W with W·(s − mean) ~ N(0, I)."""
-
-    @model_validator(mode="after")
-    def _is_a_density(self) -> Self:
-        if self.regime is Regime.UNKNOWN:
-            raise ValueError(f"{self.name}: a kind of image belongs to a measurable regime, not to 'unknown'")
-        if len(self.whitening) != _NUM_STATISTICS * (_NUM_STATISTICS + 1) // 2:
-            raise ValueError(f"{self.name}: whitening must be a lower triangle of {_NUM_STATISTICS} rows")
-        if not np.all(np.diag(self.whitening_SS()) > 0):
-            raise ValueError(f"{self.name}: the diagonal of whitening must be positive")
-        return self
-
-    @property
-    def severities(self) -> tuple[int, ...]:
-        """Severities of its corruption; empty if it is not a corruption."""
-        return STRENGTHS.get(self.name.rpartition("-")[2], ())
-
-    def whitening_SS(self) -> _Vector:
-        """The whitening as a square matrix."""
-        square = np.zeros((_NUM_STATISTICS, _NUM_STATISTICS))
-        square[np.tril_indices(_NUM_STATISTICS)] = self.whitening
-        return square
-
-
-class NetworkRates(StrictModel):
-    """How often the network at one λ has low confidence, and disagrees with the opposite λ, in each regime."""
-
-    lam: float = Field(ge=0, le=1)
-    low_confidence: dict[Regime, float]
-    """Share of frames with calibrated confidence under `EstimatorConstants.low_confidence_below`."""
-    disagreement: dict[Regime, float]
-    """Share of frames on which the probed opposite λ gives another label."""
-
-    @model_validator(mode="after")
-    def _rates_are_open(self) -> Self:
-        for rates in (self.low_confidence, self.disagreement):
-            if set(rates) != set(MEASURED_REGIMES) or not all(0 < rate < 1 for rate in rates.values()):
-                raise ValueError(f"λ={self.lam:g}: expected one rate in (0, 1) for each measurable regime, got {rates}")
-        return self
-
-
-class EstimatorConstants(StrictModel):
-    """All that `policy.fit` fits, as a bundle ships it (`estimator.json`)."""
-
-    schema_version: int = Field(default=1, ge=1, le=1)
-    statistics: tuple[str, ...]
-    """Names of the statistics in order; refused if they differ from this version's."""
-    kinds: tuple[ImageKind, ...] = Field(min_length=1)
-    ranks: tuple[Ranks, ...] = ()
-    """Ranks of each statistic; densities are over its normal scores. Empty: over the statistics themselves."""
-    outlier_log_density: float
-    """Gaussian log density below which an image is unlike anything fitted."""
-    drift_noise: float = Field(default=DRIFT_NOISE, gt=0)
-    """Squared length of the running mean of whitened clean frames; only what exceeds it is drift. It is larger for a
-    camera that lingers on a scene than for independent images, and `oat-calibrate` measures it."""
-    prior: dict[Regime, float]
-    network: tuple[NetworkRates, ...] = ()
-    """Empty: the network's own signals are not used as evidence."""
-    low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
-    reference: tuple[tuple[float, ...], ...] = ()
-    """Normal scores of clean frames, by which the alarm prices its bets. Empty: it follows the belief."""
-    independence: float = Field(default=1.0, gt=0, le=1)
-    """Share of a frame's evidence that is new after the frames before it: 1 for independent images."""
-    fitted_on: str = ""
-
-    @model_validator(mode="after")
-    def _fits_this_version(self) -> Self:
-        if self.statistics != ImageStatistics._fields:
-            raise ValueError(f"constants of another version: expected {ImageStatistics._fields}, got {self.statistics}")
-        if len(self.ranks) not in (0, _NUM_STATISTICS):
-            raise ValueError(f"ranks must be of all {_NUM_STATISTICS} statistics or of none, got {len(self.ranks)}")
-        if any(len(scores) != _NUM_STATISTICS for scores in self.reference):
-            raise ValueError(f"reference must hold {_NUM_STATISTICS} scores for each frame")
-        missing = set(MEASURED_REGIMES) - {kind.regime for kind in self.kinds}
-        if missing:
-            raise ValueError(f"no kind of image for {sorted(missing)}: fit at least one for each measurable regime")
-        if set(self.prior) != set(Regime) or not all(p > 0 for p in self.prior.values()):
-            raise ValueError(f"prior must be positive for each regime, got {self.prior}")
-        return self
-
-
-def constants_of(document: object, *, where: str | os.PathLike[str]) -> EstimatorConstants:
-    """Return the constants that a bundle's `estimator.json` holds.
-
-    Args:
-        document: what the file says, as plain values.
-        where: the bundle's folder, for the error.
-
-    Raises:
-        DataError: they are of another version, or damaged.
-    """
-    try:
-        return EstimatorConstants.model_validate(document)
-    except ValidationError as error:
-        raise DataError(
-            f"{one_line(where)}: estimator.json cannot be read ({reason_of(error)}): run `python -m policy.fit` again"
-        ) from None
 
 
 class RegimeFilter(Remembering):
@@ -192,10 +68,15 @@ class RegimeFilter(Remembering):
         far = 2.0 * max(0.0, clean_log_scale - constants.outlier_log_density)
         self._unknown_evidence = clean_log_scale + _log_t(far)
         self._reference = self._priced_by(constants.reference) if constants.reference else None
-        self._alarm = Alarm(config.false_alarm_hours)
+        self._promise = promised(constants.drives, num_drives=config.false_alarm_drives, drive_s=config.mission_s)
+        self._alarm = Alarm(self._promise.log_limit)
+        self._log_rates = {
+            rates.lam: (self._log_rates_of(rates.low_confidence), self._log_rates_of(rates.disagreement))
+            for rates in constants.network
+        }
         self._prior_K = self._priors()
         self._belief_K = self._prior_K.copy()
-        self._drift_S = np.zeros(_NUM_STATISTICS)
+        self._drift_S = np.zeros(NUM_STATISTICS)
 
     def update(self, image: ImageStatistics | None, network: NetworkSignals | None, *, elapsed_s: float) -> None:
         """Forget a little, then take in the usable signals of this frame (None: not usable)."""
@@ -207,7 +88,7 @@ class RegimeFilter(Remembering):
             shift_S = self._shift()
             image_K = self._image_evidence(image)
             if self._reference is not None:
-                self._alarm.update(self._e_value(self._reference, image_K, shift_S), elapsed_s=elapsed_s)
+                self._alarm.update(self._log_e_value(self._reference, image_K, shift_S), elapsed_s=elapsed_s)
             evidence_K += config.evidence_weight * self._constants.independence * image_K
         if network is not None:
             evidence_K += self._network_evidence(network)
@@ -247,8 +128,23 @@ class RegimeFilter(Remembering):
         spread_K: _Vector = self._belief_K[:-2] + drifted * alike_K / alike_K.sum()
         return spread_K
 
+    @property
+    def promise(self) -> Promise | None:
+        """What the alarm promises; None without frames of the calibration, where it follows the belief."""
+        return None if self._reference is None else self._promise
+
+    @property
+    def evidence(self) -> float:
+        """Log of the alarm's evidence, in seconds."""
+        return self._alarm.evidence
+
+    @property
+    def drift2(self) -> float:
+        """Squared length of the running mean of the frames, whitened."""
+        return float(self._drift_S @ self._drift_S)
+
     def alarmed(self) -> bool:
-        """Return whether the images are unlike the calibration's; see `policy.alarm` for how often that is false.
+        """Return whether the images are unlike the calibration's; `policy.belief.alarm` says how often that is false.
 
         Constants of earlier versions hold no frames of the calibration, so there it is what is believed.
         """
@@ -276,7 +172,7 @@ class RegimeFilter(Remembering):
         score_S = self._normal(np.array([image]))[0]
         white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, score_S - self._means_KS)
         squares_K = np.einsum("ki,ki->k", white_KS, white_KS)
-        log_density_K = self._log_scale_K - 0.5 * (DEGREES_OF_FREEDOM + _NUM_STATISTICS) * np.log1p(
+        log_density_K = self._log_scale_K - 0.5 * (DEGREES_OF_FREEDOM + NUM_STATISTICS) * np.log1p(
             squares_K / DEGREES_OF_FREEDOM
         )
         drifted = self._drift_evidence(white_KS[self._clean])
@@ -291,9 +187,7 @@ class RegimeFilter(Remembering):
         """
         apart_S = white_S - self._shift()
         stray = float(np.linalg.norm(white_S))
-        self._drift_S = self._drift_S + _DRIFT_GAIN * (
-            white_S * min(1.0, _MAX_STRAY / max(stray, 1e-9)) - self._drift_S
-        )
+        self._drift_S = self._drift_S + DRIFT_GAIN * (white_S * min(1.0, _MAX_STRAY / max(stray, 1e-9)) - self._drift_S)
         return float(self._log_scale_K[self._clean]) + _log_t(float(apart_S @ apart_S))
 
     def _shift(self) -> _Vector:
@@ -302,40 +196,42 @@ class RegimeFilter(Remembering):
         shrink = max(0.0, 1.0 - self._constants.drift_noise / length2) if length2 > 0 else 0.0
         return shrink * self._drift_S
 
-    def _e_value(self, reference: Reference, log_density_K: _Vector, shift_S: _Vector) -> float:
-        """Return the frame's e-value: a bet on the unusual kinds, as probable as the frames before made them."""
+    def _log_e_value(self, reference: Reference, log_density_K: _Vector, shift_S: _Vector) -> float:
+        """Return the frame's log e-value: a bet on the unusual kinds, as probable as the frames before made them."""
         unusual_K = self._belief_K * ~np.append(self._usual_K, [False, False])
         weight_K = unusual_K / unusual_K.sum()
         ratio = float(ratios(log_density_K, log_density_K[self._clean]) @ weight_K)
-        return float(e_value(ratio, reference.price(weight_K, shift_S)) ** self._constants.independence)
+        return self._constants.independence * log_e_value(ratio, reference.price(weight_K, shift_S))
 
     def _priced_by(self, reference: tuple[tuple[float, ...], ...]) -> Reference:
         apart_NKS = np.array(reference)[:, None, :] - self._means_KS
         white_NKS = np.einsum("kij,nkj->nki", self._whitening_KSS, apart_NKS)
-        log_NK = self._log_scale_K + log_t(np.einsum("nki,nki->nk", white_NKS, white_NKS), _NUM_STATISTICS)
+        log_NK = self._log_scale_K + log_t(np.einsum("nki,nki->nk", white_NKS, white_NKS), NUM_STATISTICS)
         beyond_N2 = np.full((len(reference), 2), self._unknown_evidence)
         clean_N1 = log_NK[:, [self._clean]]
         return Reference(ratios(np.hstack([log_NK, beyond_N2]), clean_N1), white_NKS[:, self._clean])
 
     def _network_evidence(self, network: NetworkSignals) -> _Vector:
-        if not self._constants.network:
+        if not self._log_rates:
             return np.zeros(len(self._belief_K))
-        rates = min(self._constants.network, key=lambda known: (abs(known.lam - network.point.lam), known.lam))
+        lam = min(self._log_rates, key=lambda known: (abs(known - network.point.lam), known))
+        low_2K, differs_2K = self._log_rates[lam]
         low = network.confidence is not None and network.confidence < self._constants.low_confidence_below
-        evidence_K = self._config.evidence_weight * self._log_rates(rates.low_confidence, low)
+        evidence_K: _Vector = self._config.evidence_weight * (low * low_2K[0] + (1 - low) * low_2K[1])
         if network.disagrees is not None:
-            evidence_K = evidence_K + self._log_rates(rates.disagreement, network.disagrees)
+            # Of several regions of a frame, a share of them happened: then this is their mean.
+            evidence_K = evidence_K + (network.disagrees * differs_2K[0] + (1 - network.disagrees) * differs_2K[1])
         return evidence_K
 
-    def _log_rates(self, rates: dict[Regime, float], happened: float) -> _Vector:
-        """Return the log probability of an event for each kind; for the last two, at the mean rate of their regimes.
+    def _log_rates_of(self, rates: dict[Regime, float]) -> _Vector:
+        """Return the log probabilities that an event happens and that it does not (2, K), for each kind.
 
-        Of several regions of a frame, a share of them happened: then this is their mean.
+        For the last two kinds, these are the mean rates of their regimes.
         """
         drifted = (rates[Regime.HIGH_FREQUENCY] + rates[Regime.LOW_FREQUENCY]) / 2
         unknown = sum(rates[regime] for regime in MEASURED_REGIMES) / len(rates)
         rates_K = [*(rates[regime] for regime in self._regimes_K), drifted, unknown]
-        return np.array([happened * math.log(rate) + (1 - happened) * math.log(1 - rate) for rate in rates_K])
+        return np.array([[math.log(rate) for rate in rates_K], [math.log(1 - rate) for rate in rates_K]])
 
 
 def _is_usual(kind: ImageKind) -> bool:
@@ -345,4 +241,4 @@ def _is_usual(kind: ImageKind) -> bool:
 
 def _log_t(square: float) -> float:
     """Return the log density of a Student t at a squared whitened distance, up to a constant."""
-    return -0.5 * (DEGREES_OF_FREEDOM + _NUM_STATISTICS) * math.log1p(square / DEGREES_OF_FREEDOM)
+    return -0.5 * (DEGREES_OF_FREEDOM + NUM_STATISTICS) * math.log1p(square / DEGREES_OF_FREEDOM)

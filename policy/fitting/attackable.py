@@ -1,4 +1,4 @@
-"""Give `policy.rates` what it needs of a network: calibrated probabilities and white-box attacks. Needs torch.
+"""Give `policy.fitting.rates` what it needs of a network: calibrated probabilities and white-box attacks. Needs torch.
 
 Shape legend: N images, H height, W width, C channels (RGB), K classes.
 """

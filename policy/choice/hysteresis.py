@@ -9,7 +9,7 @@ from oat_runtime.errors import DataError, quoted
 from policy.decision import Rule
 from policy.snapshot import Remembering
 
-_Rank = tuple[float, float, float]
+_Rank = tuple[float, ...]
 _MAX_BACK_OFF = 8.0
 
 

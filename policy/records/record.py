@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.files import parse_json, reason_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
-from policy.estimator import EstimatorConstants
 from policy.image import ImageStatistics
 from policy.signals import NetworkSignals, Override, Reading, Signals
 from policy.snapshot import Plain

@@ -23,6 +23,10 @@ TRUTH, RESULTS, DECISIONS, FIXED, SUMMARY = (
 )  # fmt: skip
 
 
+FIXED_LAMBDA, OWN_POINT, FULL_WIDTH = "fixed", "own", "full width"
+"""Roles of answers in fixed.jsonl. The last two are timed in turn, for images that a narrowed network answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayedFrame:
     """One published image.
@@ -31,13 +35,38 @@ class ReplayedFrame:
         t_s: its stamp, since the first image.
         truth: what the camera did (a line of truth.jsonl).
         result: the node's answer (a line of results.jsonl); None if there is none.
-        fixed: label that a fixed λ gives the same image, by λ; attacked images are attacked anew at that λ.
+        others: answers that the node did not give, by their role (lines of fixed.jsonl): at a fixed λ, or at full
+            width where the battery had narrowed the network.
     """
 
     t_s: float
     truth: Record
     result: Record | None
-    fixed: dict[float, int]
+    others: tuple[Record, ...] = ()
+
+    @property
+    def truths(self) -> list[int]:
+        """True classes: of the image, or of each of its regions."""
+        labels: list[int] = self.truth.get("labels", [self.truth["label"]])
+        return labels
+
+    @property
+    def labels(self) -> list[int]:
+        """The node's answers, in the same order."""
+        return [answer["label"] for answer in self.answer["answers"]]
+
+    @property
+    def fixed(self) -> dict[float, list[int]]:
+        """Answers that a fixed λ gives the same image, by λ; attacked images are attacked anew at that λ."""
+        return {line["lambda"]: line["labels"] for line in self.others if line["role"] == FIXED_LAMBDA}
+
+    def other(self, role: str) -> Record | None:
+        """Return the answers of one role, if there are any."""
+        return next((line for line in self.others if line["role"] == role), None)
+
+    def share(self, labels: Sequence[int]) -> Proportion:
+        """Return how many of these answers are right."""
+        return Proportion(sum(a == b for a, b in zip(labels, self.truths, strict=True)), len(self.truths))
 
     @property
     def answer(self) -> Record:
@@ -82,7 +111,7 @@ class PhaseCounts:
         title: of the phase.
         num_published: images sent.
         num_answered: images answered.
-        adaptive: correct answers of the node.
+        adaptive: correct answers of the node; an image with regions has one for each.
         fixed: correct answers of each fixed λ, on the answered images.
         latency_ms: mean, median and 99th percentile of the network's time.
         lambdas: share of answers by λ.
@@ -114,7 +143,7 @@ class PhaseCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class Run:
     """A whole run."""
 
     scenario: Scenario
@@ -150,8 +179,8 @@ def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
         title=title,
         num_published=len(frames),
         num_answered=len(answered),
-        adaptive=_correct(answered, [result["label"] for result in results]),
-        fixed={lam: _correct(answered, [frame.fixed[lam] for frame in answered]) for lam in lambdas},
+        adaptive=total(frame.share(frame.labels) for frame in answered),
+        fixed={lam: total(frame.share(frame.fixed[lam]) for frame in answered) for lam in lambdas},
         latency_ms=mean_p50_p99,
         lambdas=_shares(result["lambda"] for result in results),
         widths=_shares(result["width"] for result in results),
@@ -163,9 +192,10 @@ def _share_as_json(share: Proportion) -> Record:
     return {"num_correct": share.num_correct, "num_total": share.num_total, "interval_95": [low, high]}
 
 
-def _correct(frames: Sequence[ReplayedFrame], labels: Sequence[int]) -> Proportion:
-    pairs = zip(frames, labels, strict=True)
-    return Proportion(sum(label == frame.truth["label"] for frame, label in pairs), len(frames))
+def total(shares: Iterable[Proportion]) -> Proportion:
+    """Return the share of several counts together."""
+    counted = list(shares)
+    return Proportion(sum(s.num_correct for s in counted), sum(s.num_total for s in counted))
 
 
 def _shares(values: Iterable[float]) -> dict[float, float]:
@@ -173,7 +203,7 @@ def _shares(values: Iterable[float]) -> dict[float, float]:
     return {value: number / counts.total() for value, number in sorted(counts.items())}
 
 
-def load_day(folder: Path, scenario: Scenario) -> Day:
+def load_run(folder: Path, scenario: Scenario) -> Run:
     """Join a run's files by the image's stamp.
 
     Raises:
@@ -183,15 +213,15 @@ def load_day(folder: Path, scenario: Scenario) -> Day:
     if not truth:
         raise DataError(f"{folder / TRUTH} is empty: the camera published no image")
     results = {line["stamp_ns"]: line for line in read_lines(folder / RESULTS)}
-    fixed: dict[int, dict[float, int]] = {}
+    others: dict[int, list[Record]] = {}
     for line in read_lines(folder / FIXED) if (folder / FIXED).is_file() else []:
-        fixed.setdefault(line["stamp_ns"], {})[line["lambda"]] = line["label"]
-    frames = joined(truth, results, fixed)
-    return Day(scenario, frames, tuple(_switches(frames)))
+        others.setdefault(line["stamp_ns"], []).append(line)
+    frames = joined(truth, results, others)
+    return Run(scenario, frames, tuple(_switches(frames)))
 
 
 def joined(
-    truth: Sequence[Record], results: Mapping[int, Record], fixed: Mapping[int, dict[float, int]]
+    truth: Sequence[Record], results: Mapping[int, Record], others: Mapping[int, Sequence[Record]]
 ) -> tuple[ReplayedFrame, ...]:
     """Return the published images in order, each joined by its stamp with its answers so far."""
     return tuple(
@@ -199,7 +229,7 @@ def joined(
             t_s=(line["stamp_ns"] - truth[0]["stamp_ns"]) / 1e9,
             truth=line,
             result=results.get(line["stamp_ns"]),
-            fixed=fixed.get(line["stamp_ns"], {}),
+            others=tuple(others.get(line["stamp_ns"], ())),
         )
         for line in truth
     )

@@ -51,14 +51,27 @@ class NormalScores:
 
     def __init__(self, ranks: tuple[Ranks, ...]) -> None:
         """Add a far knot at both ends, in line with the outermost eighth."""
-        self._knots = [_knots(values) for values in ranks]
+        knots = [_knots(values) for values in ranks]
+        self._known_SQ = np.array([known_Q for known_Q, _ in knots])
+        self._score_SQ = np.array([score_Q for _, score_Q in knots])
+        # One column more than rises are, so that one index serves all three.
+        self._rise_SQ = np.zeros_like(self._known_SQ)
+        self._rise_SQ[..., :-1] = np.diff(self._score_SQ) / np.diff(self._known_SQ)
+        self._first_S = np.arange(len(knots)) * self._known_SQ.shape[-1]
 
     def __call__(self, stats_NS: _Statistics) -> _Statistics:
-        """Return the scores (N, S), or the statistics themselves if there are no ranks."""
-        if not self._knots:
+        """Return the scores (N, S), or the statistics themselves if there are no ranks.
+
+        All columns at once: for one frame, a call of `np.interp` for each of them takes three times as long.
+        """
+        if not len(self._known_SQ):
             return stats_NS
-        columns = [np.interp(column_N, *knots) for column_N, knots in zip(stats_NS.T, self._knots, strict=True)]
-        return np.stack(columns, axis=1)
+        within_NS = np.minimum(np.maximum(stats_NS, self._known_SQ[:, 0]), self._known_SQ[:, -1])
+        at_NS = np.add.reduce(within_NS[:, :, None] >= self._known_SQ[:, 1:-1], axis=2, dtype=np.intp)
+        at_NS += self._first_S
+        apart_NS = within_NS - self._known_SQ.ravel()[at_NS]
+        scores_NS: _Statistics = self._rise_SQ.ravel()[at_NS] * apart_NS + self._score_SQ.ravel()[at_NS]
+        return scores_NS
 
 
 def _knots(values: Ranks) -> tuple[_Statistics, _Statistics]:

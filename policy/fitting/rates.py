@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.estimator import NetworkRates
+from policy.belief.constants import NetworkRates
+from policy.signals import opposite
 
 if TYPE_CHECKING:  # loads torch
-    from policy.attackable import AttackableNetwork
+    from policy.fitting.attackable import AttackableNetwork
 
 _Images = NDArray[np.uint8]
 _STRONG = 4
@@ -29,11 +30,6 @@ class Corrupt(Protocol):
         """Return a corrupted copy of the same shape; severity is 1..5."""
 
 
-def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
-    """Return the λ of the probe: the end of the trained range that is opposite to `lam`."""
-    return lambdas[0] if lam >= 0.5 else lambdas[-1]
-
-
 def measure_rates(
     network: AttackableNetwork,
     *,
@@ -43,8 +39,8 @@ def measure_rates(
     corrupt: Corrupt,
     regimes: Mapping[str, Regime],
     rng: np.random.Generator,
-) -> tuple[tuple[NetworkRates, ...], dict[str, _Images]]:
-    """Return the rates at every λ, and the attacked images of the least and greatest λ for `fit_estimator`.
+) -> tuple[tuple[NetworkRates, ...], dict[Regime, float], dict[str, _Images]]:
+    """Return the rates at every λ, the `spread` of λ, and the attacked images of the least and greatest λ.
 
     Args:
         network: the network to measure.
@@ -62,11 +58,14 @@ def measure_rates(
             [corrupt(image, kinds[i % len(kinds)], _STRONG, rng=rng) for i, image in enumerate(images_NHWC)]
         )
     attacked, rates = {}, []
+    correct: dict[Regime, list[NDArray[np.bool_]]] = {regime: [] for regime in MEASURED_REGIMES}
     for lam in lambdas:
         shown[Regime.ADVERSARIAL] = network.attacked(lam, images_NHWC, labels_N)
         if lam in (lambdas[0], lambdas[-1]):
             attacked[f"attack-at-{lam:g}"] = shown[Regime.ADVERSARIAL]
         own = {regime: network.probabilities(lam, images) for regime, images in shown.items()}
+        for regime, values in own.items():
+            correct[regime].append(values.argmax(axis=1) == labels_N)
         probed = {
             regime: network.probabilities(opposite(lam, lambdas), images).argmax(axis=1)
             for regime, images in shown.items()
@@ -78,7 +77,18 @@ def measure_rates(
                 disagrees={regime: values.argmax(axis=1) != probed[regime] for regime, values in own.items()},
             )
         )
-    return tuple(rates), attacked
+    return tuple(rates), {regime: spread_of(np.stack(correct_LN)) for regime, correct_LN in correct.items()}, attacked
+
+
+def spread_of(correct_LN: NDArray[np.bool_]) -> float:
+    """Return how much the values of λ differ on one image (`EstimatorConstants.spread`), from what each got right.
+
+    One image more is counted on which they differ, so that it is never 0.
+    """
+    lead_LN: NDArray[np.float64] = correct_LN - correct_LN.mean(axis=0)
+    apart_LN = lead_LN - lead_LN.mean(axis=1, keepdims=True)
+    total = float((apart_LN**2).sum()) + 1
+    return total / (len(correct_LN.T) - 1)
 
 
 def network_rates(

@@ -1,0 +1,1 @@
+"""Write decisions down, read them again, draw them."""
