@@ -212,11 +212,11 @@ def _kind_bounds(
     regime_PK = np.array([[bounds[row.point][kind.regime] for kind in kinds] for row in table.rows])
     for width in table.widths:
         same = np.array([row.width == width for row in table.rows])
-        roots = np.sqrt([row.lam for row in table.rows if row.width == width])
+        rows = [row for row in table.rows if row.width == width]
+        roots = np.sqrt([row.lam for row in rows])
         line_L2 = np.stack([np.ones_like(roots), roots], axis=1)
         tilt_2K = np.linalg.pinv(line_L2) @ (bounds_PK - regime_PK)[same]
         if spread and len(roots) > 1:
-            rows = [row for row in table.rows if row.width == width]
             for regime in MEASURED_REGIMES:
                 of_regime = [k for k, kind in enumerate(kinds) if kind.regime is regime]
                 kept = _proved_tilt(rows, [kinds[k] for k in of_regime], roots, spread[regime])

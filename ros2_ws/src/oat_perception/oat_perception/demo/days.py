@@ -140,7 +140,7 @@ DAYS = {
         shown=("ball", "robot", "goal post"),
         hidden="human",
         pictured=("bright_hall", "attack", "low_battery"),
-        # OpenVINO compiles a network for each number of regions, which takes a moment each time.
+        # `auto` times a single image, and here come 4 to 14 regions (docs/log/ros-and-set-up.md).
         settings={"max_regions": 64, "backend": "onnxruntime"},
         limits=(
             "The boxes are drawn by hand and come with two boxes of background a frame, which stand for a detector’s "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from oat_perception.demo.days import Day
-from oat_perception.demo.run_record import FULL_WIDTH, OWN_POINT, ReplayedFrame, Run, total
+from oat_perception.demo.run_record import FULL_WIDTH, OWN_POINT, PhaseCounts, ReplayedFrame, Run, count, total
 from oat_runtime.operating_point import Proportion
 from oat_runtime.style import lam_text, of_255
 from oat_runtime.text import html_text as escape
@@ -16,12 +16,10 @@ from oat_runtime.text import html_text as escape
 def lessons(run: Run, summary: dict[str, Any], day: Day) -> str:
     """Return what λ is, what was won under attack, what clear days cost and what the battery saved, as HTML."""
     attacked = [frame for frame in run.answered if frame.truth["attack"] != "none"]
-    first = run.scenario.phases[0]
-    clear = [frame for frame in run.of(first) if frame.result is not None]
     sections = (
         _what_lambda_is(run),
-        _under_attack(attacked, summary["attack"], day),
-        _on_clear_days(clear, first.title, day),
+        _under_attack(count("", attacked), summary["attack"], day),
+        _on_clear_days(run.counts(run.scenario.phases[0]), day),
         _from_the_battery(run.answered, day),
     )
     return f"<div class=lessons>{''.join(sections)}</div>"
@@ -46,34 +44,44 @@ def _what_lambda_is(run: Run) -> str:
     )
 
 
-def _under_attack(frames: Sequence[ReplayedFrame], attack: dict[str, Any], day: Day) -> str:
-    own, fixed = _shares(frames)
-    if not own.num_total or not fixed:
-        return _section("What was won under attack", "–", "", "No attacked image was answered.")
-    least, most = min(fixed), max(fixed)
-    return _section(
+def _under_attack(counts: PhaseCounts, attack: dict[str, Any], day: Day) -> str:
+    return _against_fixed(
         "What was won under attack",
-        _points(own, fixed[least]),
-        f"of accuracy, against fixed {lam_text(least)}",
-        f"With the policy right on {share_text(own)} {day.things}, at fixed {lam_text(least)} on "
-        f"{share_text(fixed[least])}, at fixed {lam_text(most)} on {share_text(fixed[most])}. The attack is "
-        f"{escape(attack['name'])} with ε&nbsp;=&nbsp;{of_255(attack['epsilon'])} of the pixels’ range, made anew for "
-        "each of them.",
+        counts,
+        day,
+        start="With the policy",
+        most_robust=", at fixed {} on {}. ",
+        end=f"The attack is {escape(attack['name'])} with ε&nbsp;=&nbsp;{of_255(attack['epsilon'])} of the pixels’ "
+        "range, made anew for each of them.",
+        nothing="No attacked image was answered.",
     )
 
 
-def _on_clear_days(frames: Sequence[ReplayedFrame], title: str, day: Day) -> str:
-    own, fixed = _shares(frames)
+def _on_clear_days(counts: PhaseCounts, day: Day) -> str:
+    return _against_fixed(
+        "What clear days cost",
+        counts,
+        day,
+        start=f"In “{escape(counts.title)}”",
+        most_robust=". Fixed {}, which is always robust, is right on {}.",
+        nothing="No clear image was answered.",
+    )
+
+
+def _against_fixed(
+    title: str, counts: PhaseCounts, day: Day, *, start: str, most_robust: str, nothing: str, end: str = ""
+) -> str:
+    """Compare the node with the least and the most robust fixed λ; `most_robust` has places for λ and its share."""
+    own, fixed = counts.adaptive, counts.fixed
     if not own.num_total or not fixed:
-        return _section("What clear days cost", "–", "", "No clear image was answered.")
+        return _section(title, "–", "", nothing)
     least, most = min(fixed), max(fixed)
     return _section(
-        "What clear days cost",
+        title,
         _points(own, fixed[least]),
         f"of accuracy, against fixed {lam_text(least)}",
-        f"In “{escape(title)}” right on {share_text(own)} {day.things}, at fixed {lam_text(least)} on "
-        f"{share_text(fixed[least])}. Fixed {lam_text(most)}, which is always robust, is right on "
-        f"{share_text(fixed[most])}.",
+        f"{start} right on {share_text(own)} {day.things}, at fixed {lam_text(least)} on {share_text(fixed[least])}"
+        f"{most_robust.format(lam_text(most), share_text(fixed[most]))}{end}",
     )
 
 
@@ -100,14 +108,6 @@ def _from_the_battery(frames: Iterable[ReplayedFrame], day: Day) -> str:
         f"run). It was right on {share_text(own_share)} {day.things}, at full width and the same λ on "
         f"{share_text(full_share)}.",
     )
-
-
-def _shares(frames: Sequence[ReplayedFrame]) -> tuple[Proportion, dict[float, Proportion]]:
-    """(right answers of the node, and of each fixed λ)."""
-    lambdas = sorted({lam for frame in frames for lam in frame.fixed})
-    return total(frame.share(frame.labels) for frame in frames), {
-        lam: total(frame.share(frame.fixed[lam]) for frame in frames) for lam in lambdas
-    }
 
 
 def _points(share: Proportion, other: Proportion) -> str:

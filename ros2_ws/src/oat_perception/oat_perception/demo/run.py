@@ -256,6 +256,7 @@ def _write_summary(options: Options, folder: Path, run: Run, origin: str, checks
     """Write the numbers of the run as one JSON object."""
     from oat_perception.replay.attacker import PGD10
 
+    bundle = Bundle.load(options.bundle)
     rows = [run.counts(phase) for phase in (*options.scenario.phases, None)]
     summary = {
         "name": "demo",
@@ -264,13 +265,13 @@ def _write_summary(options: Options, folder: Path, run: Run, origin: str, checks
         "day": options.day.name,
         "settings": _node_settings(options.day),
         "bundle": options.bundle.name,
-        "bundle_sha256": Bundle.load(options.bundle).sha256,
+        "bundle_sha256": bundle.sha256,
         "images": origin,
         "seed": options.seed,
         "rate_hz": options.rate_hz,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}",
         "attack": PGD10.model_dump(),
-        "input": Bundle.load(options.bundle).input.model_dump(mode="json"),
+        "input": bundle.input.model_dump(mode="json"),
         "scenario": options.scenario.model_dump(mode="json"),
         "phases": [counts.as_json() for counts in rows],
         "switches": [switch.as_json() for switch in run.switches],
