@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,12 @@ class Job:
         asked = self.num_steps is not None and name.startswith("apgd")
         attack = ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
         return attack if self.epsilon is None else in_ball(attack, self.epsilon)
+
+    def attacks_among(self, names: Container[str]) -> list[AttackSpec]:
+        """Return the attacks of `ATTACKS` with these names, in its order; a targeted Auto-PGD wants four classes."""
+        specs = [self.attack_named(name) for name in ATTACKS if name in names]
+        few = len(self.data.class_names) < 4
+        return [spec for spec in specs if not (few and spec.name.startswith("apgd-t"))]
 
     def points(self) -> list[OperatingPoint]:
         """Return every λ at every width, the widest first."""

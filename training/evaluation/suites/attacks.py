@@ -8,7 +8,7 @@ from oat_runtime import style
 from oat_runtime.report import Check, Row
 from oat_runtime.text import plain
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
-from training.evaluation.counting import ATTACKS, progress, surely_above
+from training.evaluation.counting import progress, surely_above
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
@@ -18,9 +18,7 @@ def run(job: Job) -> Result:
     rows, warnings = [], []
     rates: dict[float, dict[float, tuple[float, float]]] = {}
     gaps: list[float] = []
-    specs = [job.attack_named(name) for name in ATTACKS if name in job.attacks]
-    if len(job.data.class_names) < 4:
-        specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
+    specs = job.attacks_among(job.attacks)
     for point in progress(job.points(), "attacks"):
         outcomes = {"clean": job.outcomes(point)}
         for spec in specs:

@@ -8,7 +8,7 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Row
 from training.evaluation.attack_checks import worst_case
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, Bools, progress
+from training.evaluation.counting import Bools, progress
 from training.evaluation.paired import Difference, differences_checks
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table
@@ -17,9 +17,7 @@ from training.evaluation.text_table import new_table
 def run(job: Job) -> Result:
     """Count SA, and RA under the worst of the job's attacks, in both precisions."""
     float32 = OutcomeCache(job.cache_folder, job.judged.model)
-    specs = [job.attack_named(name) for name in ATTACKS if name in job.attacks]
-    if len(job.data.class_names) < 4:
-        specs = [spec for spec in specs if not spec.name.startswith("apgd-t")]
+    specs = job.attacks_among(job.attacks)
 
     def outcomes(cache: OutcomeCache, point: OperatingPoint) -> tuple[Bools, Bools]:
         clean_N = cache.outcomes(point, job.data)

@@ -24,9 +24,7 @@ def run(job: Job) -> Result:
     """Count at the ends of λ and its middle, and at the ends of width, each attack on the same images."""
     data = job.data.first(_MOST_IMAGES)
     float32 = OutcomeCache(job.cache_folder, job.judged.model)
-    specs = [job.attack_named(name) for name in ("pgd-20", "apgd-t")]
-    if len(data.class_names) < 4:
-        specs = specs[:1]
+    specs = job.attacks_among(("pgd-20", "apgd-t"))
     rows, gaps = [], []
     for point in progress(_points(job), "rounding"):
         found = {"clean": job.cache.outcomes(point, data)}
