@@ -9,12 +9,13 @@ import numpy as np
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle.loss import DEFAULT_LOSS
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check
 from training.evaluation.counting import Bools
 from training.evaluation.text_table import new_table
 
-LARGEST_LOSS, LARGEST_ROBUST_LOSS = 0.5, 1.0
+LARGEST_LOSS, LARGEST_ROBUST_LOSS = DEFAULT_LOSS.sa_points, DEFAULT_LOSS.ra_points
 """Points of accuracy that int8 may lose: clean at each point and robust in the mean; robust at a single point."""
 
 
