@@ -64,6 +64,19 @@ def cifar10_cpu() -> TrainConfig:
     )
 
 
+def cifar10_cpu_finish() -> TrainConfig:
+    """Two epochs more for a network of cifar10-cpu (--from): all widths in each step, a larger ball, no clean phase."""
+    update = {
+        "attack": pgd(2, epsilon=10 / 255),
+        "num_random_widths": None,
+        "clean_share": 0.0,
+        "average_decay": 0.998,
+        "epochs": 2,
+        "eval_every": 1,
+    }
+    return TrainConfig(**(dict(cifar10_cpu()) | update))
+
+
 def cifar10_paper() -> TrainConfig:
     """The paper's CIFAR-10 run: OATS ResNet-34, PGD-7, 200 epochs, all widths in every step. For a GPU."""
     return paper(ModelConfig(family="resnet", depth=34))
@@ -233,6 +246,7 @@ def smoke() -> TrainConfig:
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-cpu": cifar10_cpu,
+    "cifar10-cpu-finish": cifar10_cpu_finish,
     "cifar10-paper": cifar10_paper,
     "svhn-paper": svhn_paper,
     "stl10-paper": stl10_paper,

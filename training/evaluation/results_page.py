@@ -70,11 +70,12 @@ def _counts(rows: Iterable[Row]) -> list[Row]:
 def _head(bundle: Bundle) -> list[str]:
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     weights = manifest.files["weights.safetensors"]
+    start = f", from {markdown_text(str(origin.recipe['start']))}" if origin.recipe.get("start") else ""
     return [
         f"# Figures of {markdown_code(manifest.name)}",
         f"{manifest.model.name}, trained on {markdown_text(short_name(origin.dataset))} with seed {origin.seed}, "
-        f"by the recipe at the end, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; code at "
-        f"{markdown_code(short(origin.commit))}. "
+        f"by the recipe at the end{start}, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; "
+        f"code at {markdown_code(short(origin.commit))}. "
         f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
         "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
         "Nothing was chosen by test images.",

@@ -24,7 +24,7 @@ from training.evaluation import judged as judged_module
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.results_page import write_results
+from training.evaluation.results_page import _head, write_results
 from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES
 from training.network import OATNet
@@ -229,6 +229,16 @@ def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path
     judged = load_judged(bundle)
     with pytest.raises(ConfigError, match="export it"):
         write_results(Judged("run", judged.model, "cifar10", {}, None), out, page)
+
+
+@pytest.mark.parametrize("start", ["", "run first at step 7 (00ffee)"])
+def test_a_page_says_from_which_weights_a_run_started(tiny_bundle: Path, start: str) -> None:
+    """Regression: a page gave the minutes of the last run as if it had begun from random weights."""
+    bundle = Bundle.load(tiny_bundle)
+    origin = bundle.manifest.provenance
+    origin = origin.model_copy(update={"recipe": dict(origin.recipe) | {"start": start}})
+    head = _head(replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": origin})))[1]
+    assert f"at the end{start and f', from {start}'}, in {origin.train_minutes:g} minutes" in head
 
 
 @pytest.mark.usefixtures("few_images")
