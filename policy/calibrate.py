@@ -16,7 +16,7 @@ import numpy as np
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.writer import attach_file, check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, load_frames, read_images_npz, recorded_images
 from oat_runtime.data.camera_messages import NEARLY_BLACK
@@ -196,6 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
     options = parser.parse_args(argv)
     bundle = Bundle.load(options.bundle)
+    if options.attach:
+        check_changeable(bundle)
     if bundle.estimator is None:
         raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
     shipped = constants_of(bundle.estimator, where=bundle.path)

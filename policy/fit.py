@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.writer import attach_file, check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
 from oat_runtime.data import LEAST_TO_FIT, ImageSet, check_fingerprint, load_frames, read_labelled_npz
 from oat_runtime.data.boxes import frames_of_split
@@ -172,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     require("torch", extra="torch", by="policy.fit")
     bundle = Bundle.load(options.bundle)
+    check_changeable(bundle)
     everything = read_labelled_npz(options.images)
     data = everything.first(options.count)
     check_images(data, bundle, options.images)

@@ -16,6 +16,7 @@ import torch
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle.writer import check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, quoted
@@ -179,6 +180,8 @@ def _run_suites(args: argparse.Namespace) -> int:
         PlainConsole(stderr=True).print(f"left out: {text}")
         names = [name for name in names if name not in others]
     judged = load_judged(args.network, device=args.device)
+    if args.publish and judged.bundle is not None:
+        check_changeable(judged.bundle)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = Path("out") / "evaluate" / judged.name
     folder = args.out or (home / "int8" if rounding else home)
