@@ -124,8 +124,8 @@ def _check_again(args: argparse.Namespace) -> int:
     """Evaluate a bundle's points under one condition, and compare with the outcomes that it holds."""
     if args.network.is_file():
         raise ConfigError(
-            f"without --suite, a bundle is compared with the outcomes that it keeps, got the checkpoint {args.network}: "
-            "name suites with --suite, or export a bundle first"
+            "without --suite, a bundle is compared with the outcomes that it keeps, got a checkpoint: name "
+            "suites with --suite, or export a bundle first"
         )
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
@@ -161,7 +161,9 @@ def _check_again(args: argparse.Namespace) -> int:
 def _first(data: ImageSet, count: int) -> ImageSet:
     """Return the first images, and say so where there are fewer than were asked for."""
     if len(data) < count:
-        PlainConsole(stderr=True).print(f"{data.name} holds {len(data):,} images, fewer than --count {count}: all count")
+        PlainConsole(stderr=True).print(
+            f"{data.name} holds {len(data):,} images, fewer than --count {count}: all count"
+        )
     return data.first(count)
 
 

@@ -142,10 +142,10 @@ def main() -> int:
                         help="int8: also measure activation ranges and count both tables in int8")  # fmt: skip
     parser.add_argument("--attacked", type=a_count,
                         help="images of each table that are attacked, with PGD-20: projected gradient descent of 20 "
-                        f"steps (default: {_NUM_ATTACKED}; of a bundle, as many as in float32, and never more)")  # fmt: skip
+                        f"steps (default: {_NUM_ATTACKED}; of a bundle, no more than in float32)")  # fmt: skip
     parser.add_argument("--corrupted", type=a_count,
                         help="images of each table under each corruption "
-                        f"(default: {_NUM_CORRUPTED}; of a bundle, as many as in float32, and never more)")  # fmt: skip
+                        f"(default: {_NUM_CORRUPTED}; of a bundle, no more than in float32)")  # fmt: skip
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")

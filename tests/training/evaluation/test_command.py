@@ -151,8 +151,19 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         assert main([network, *arguments]) == 2
         assert reason in capsys.readouterr().err
     assert main([str(file)]) == 2
-    assert "got the checkpoint" in capsys.readouterr().err
-    command = [network, "--width", "1", "--suite", "calibration", "inside", "--epsilon", "4/255", "--out", str(tmp_path)]
+    assert "got a checkpoint: name suites with --suite" in capsys.readouterr().err
+    command = [
+        network,
+        "--width",
+        "1",
+        "--suite",
+        "calibration",
+        "inside",
+        "--epsilon",
+        "4/255",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*command, "--count", "5"]) == 0
     said = capsys.readouterr()
     assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out

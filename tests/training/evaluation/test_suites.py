@@ -201,7 +201,9 @@ def test_images_without_groups_or_boxes_are_refused_by_name(job: Job) -> None:
     for name, reason in (("groups", "expected images in groups"), ("sizes", "expected crops of boxes")):
         with pytest.raises(DataError, match=f"patches 6: {reason}.*: leave out {name}"):
             SUITES[name].run(job)
-    with pytest.raises(DataError, match=r"at least 2 groups.* all 6 that are counted .*: count more of them \(--count\)"):
+    with pytest.raises(
+        DataError, match=r"at least 2 groups.* all 6 that are counted .*: count more of them \(--count\)"
+    ):
         SUITES["groups"].run(replace(job, data=replace(job.data, groups_N=np.zeros(6, np.int64))))
 
 

@@ -34,8 +34,8 @@ def groups_of(data: ImageSet) -> dict[str, Bools]:
     groups, firsts = np.unique(data.groups_N, return_index=True)
     if len(groups) < 2:
         raise DataError(
-            f"{data.name}: expected images of at least 2 groups, such as sessions, and all {len(data)} that are counted "
-            "are of one: count more of them (--count), or leave out groups"
+            f"{data.name}: expected images of at least 2 groups, such as sessions, and all {len(data)} that are "
+            "counted are of one: count more of them (--count), or leave out groups"
         )
     names = [f"group {group}" for group in groups.tolist()]
     if data.names is not None:
