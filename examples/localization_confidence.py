@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -51,14 +52,14 @@ def confidence(std_m: float, age_s: float, *, good_m: float, lost_m: float, max_
     return min(1.0, max(0.0, share)) * (1.0 - age_s / max_age_s)
 
 
-def limits(values: Mapping[str, object]) -> dict[str, float]:
+def limits(values: Mapping[str, Any]) -> dict[str, float]:
     """Return `good_m`, `lost_m` and `max_age_s` as they were set.
 
     Raises:
         ValueError: no numbers, or such that a robot which is lost would count as one that knows its place.
     """
     try:
-        found = {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]
+        found = {name: float(value) for name, value in values.items()}
     except (TypeError, ValueError):
         found = dict.fromkeys(values, math.nan)
     if not (0 < found["good_m"] < found["lost_m"] < math.inf and 0 < found["max_age_s"] < math.inf):
