@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -50,6 +52,22 @@ def confidence(std_m: float, age_s: float, *, good_m: float, lost_m: float, max_
     return min(1.0, max(0.0, share)) * (1.0 - age_s / max_age_s)
 
 
+def limits(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return `good_m`, `lost_m` and `max_age_s` as they were set.
+
+    Raises:
+        ValueError: no numbers, or such that a robot which is lost would count as one that knows its place.
+    """
+    try:
+        found = {name: float(value) for name, value in values.items()}
+    except (TypeError, ValueError):
+        found = dict.fromkeys(values, math.nan)
+    if not (0 < found["good_m"] < found["lost_m"] < math.inf and 0 < found["max_age_s"] < math.inf):
+        got = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ValueError(f"expected numbers with 0 < good_m < lost_m and 0 < max_age_s, got {got}: correct them")
+    return found
+
+
 class LocalizationConfidence(Node):
     """Says the confidence five times a second, and nothing where nothing is known: the node then stays at its safest λ.
 
@@ -57,10 +75,15 @@ class LocalizationConfidence(Node):
     """
 
     def __init__(self, context: Context | None = None) -> None:
-        """Subscribe, and start to speak."""
+        """Subscribe, and start to speak.
+
+        Raises:
+            ValueError: parameters that say nothing; see `limits`.
+        """
         super().__init__("localization_confidence", context=context)
-        for name, default in (("good_m", 0.1), ("lost_m", 1.0), ("max_age_s", 10.0)):
-            self.declare_parameter(name, default)
+        as_set = ParameterDescriptor(dynamic_typing=True, read_only=True)  # 1 is as good as 1.0
+        defaults = {"good_m": 0.1, "lost_m": 1.0, "max_age_s": 10.0}
+        self._limits = limits({name: self.declare_parameter(name, at, as_set).value for name, at in defaults.items()})
         self._std_m, self._received_s = math.nan, -math.inf
         self.create_subscription(PoseWithCovarianceStamped, "pose", self._on_pose, 5)
         self._publisher = self.create_publisher(Float32, "environment_confidence_value", 5)
@@ -71,17 +94,20 @@ class LocalizationConfidence(Node):
         self._std_m, self._received_s = uncertainty_m(message.pose.covariance), time.monotonic()
 
     def _speak(self) -> None:
-        good_m, lost_m, max_age_s = (float(self.get_parameter(n).value) for n in ("good_m", "lost_m", "max_age_s"))
-        age_s = time.monotonic() - self._received_s
-        value = confidence(self._std_m, age_s, good_m=good_m, lost_m=lost_m, max_age_s=max_age_s)
+        value = confidence(self._std_m, time.monotonic() - self._received_s, **self._limits)
         if math.isfinite(value):
             self._publisher.publish(Float32(data=value))
 
 
 def main() -> int:
-    """Run until Ctrl-C."""
+    """Run until Ctrl-C; return 2 where the parameters say nothing."""
     rclpy.init()
-    node = LocalizationConfidence()
+    try:
+        node = LocalizationConfidence()
+    except ValueError as error:
+        print(f"localization_confidence: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
     try:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -16,7 +16,7 @@ import numpy as np
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.writer import attach_file, check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, output_file
 from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, load_frames, read_images_npz, recorded_images
 from oat_runtime.data.camera_messages import NEARLY_BLACK
@@ -30,7 +30,7 @@ from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
 from policy.belief.ranks import NormalScores
-from policy.fitting.drives import count_alarms, fit_drives, promise_of
+from policy.fitting.drives import LEAST_TO_JUDGE, count_alarms, fit_drives, promise_of
 from policy.fitting.frames import Frames, Statistics, region_frames
 from policy.fitting.kinds import MeasuredKinds, fit_kinds, image_kind, measure_kinds
 from policy.image import Images
@@ -112,7 +112,9 @@ def read_frames(
     return np.stack(frames)
 
 
-def read_regions(name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), limit: int) -> Frames:
+def read_regions(
+    name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), limit: int, skipped: Skipped | None = None
+) -> Frames:
     """Read frames with boxes as a box-trained network sees them, session by session.
 
     Args:
@@ -120,16 +122,20 @@ def read_regions(name: str, spec: InputSpec, *, sessions: tuple[str, ...] = (), 
         spec: of the network's input.
         sessions: beginnings of the names of the sessions to read; empty: all.
         limit: frames to read at most.
+        skipped: takes frames without regions, and images that cannot be read; None: they are logged alone.
 
     Raises:
-        DataError: no such frames, or none of these sessions.
+        DataError: no such frames, or none of one of these sessions.
     """
-    index = load_frames(name)
+    index, skipped = load_frames(name, skip_broken=True), skipped or Skipped()
+    known = sorted({frame.session for frame in index.frames})
+    for beginning in sessions:
+        if not beginning or not any(session.startswith(beginning) for session in known):
+            raise DataError(f"{name}: no session begins with {quoted(beginning)}: expected one of {some(known)}")
+    for line in index.left_out.rows():
+        skipped.tell(line.strip())
     wanted = [frame for frame in index.frames if not sessions or frame.session.startswith(sessions)]
-    if not wanted:
-        known = some(sorted({frame.session for frame in index.frames}))
-        raise DataError(f"{name}: no session begins with {quoted(sessions)}: expected one of {known}")
-    return region_frames(wanted[:limit], index, spec)
+    return region_frames(wanted[:limit], index, spec, skipped)
 
 
 def alarm_shares(constants: EstimatorConstants, measured: MeasuredKinds) -> tuple[float, int]:
@@ -138,8 +144,13 @@ def alarm_shares(constants: EstimatorConstants, measured: MeasuredKinds) -> tupl
     return sum(counts) / len(measured.clean_FS), sum(count > 0 for count in counts)
 
 
-def check_frames(frames_NHWC: Images, source: Path) -> None:
+def check_frames(frames_NHWC: Images, source: Path, *, what: str = "frame") -> None:
     """Refuse frames from which nothing can be learned about a camera.
+
+    Args:
+        frames_NHWC: frames, or regions of frames.
+        source: where they are from.
+        what: what one of them is called.
 
     Raises:
         DataError: there are too few, some show nothing, or most equal the one before.
@@ -147,24 +158,24 @@ def check_frames(frames_NHWC: Images, source: Path) -> None:
     num = len(frames_NHWC)
     if num < MIN_FRAMES:
         raise DataError(
-            f"expected at least {MIN_FRAMES} frames, got {num} of {one_line(source)}: "
-            f"a fit needs {LEAST_TO_FIT}, and half of the frames are left out to count false alarms"
+            f"expected at least {MIN_FRAMES} {what}s, got {num} of {one_line(source)}: "
+            f"a fit needs {LEAST_TO_FIT}, and half of the {what}s are left out to count false alarms: record more"
         )
     empty_N = np.array([frame.std() < _LEAST_CONTRAST for frame in frames_NHWC])
     if empty_N.mean() > _MOST_EMPTY:
         raise DataError(
-            f"{empty_N.sum()} of {num} frames of {one_line(source)} show nothing, the first is number "
+            f"{empty_N.sum()} of {num} {what}s of {one_line(source)} show nothing, the first is number "
             f"{int(empty_N.argmax())}: remove frames of a covered or waking camera"
         )
     if (brightest := int(frames_NHWC.max())) < NEARLY_BLACK:
         raise DataError(
-            f"every frame of {one_line(source)} is nearly black, up to {brightest} of 255: record in the light, or "
+            f"every {what} of {one_line(source)} is nearly black, up to {brightest} of 255: record in the light, or "
             "set --image-bits where a camera of 10 to 14 bits sends 16-bit images"
         )
     equal = sum(np.array_equal(now, before) for now, before in itertools.pairwise(frames_NHWC))
     if equal > _MOST_EQUAL * num:
         raise DataError(
-            f"{equal} of {num} frames of {one_line(source)} equal the frame before: record a camera that moves, "
+            f"{equal} of {num} {what}s of {one_line(source)} equal the {what} before: record a camera that moves, "
             "or check that its driver does not repeat one image"
         )
 
@@ -196,6 +207,8 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--attach", action="store_true", help="put them into the bundle, which gets another hash")
     options = parser.parse_args(argv)
     bundle = Bundle.load(options.bundle)
+    if options.attach:
+        check_changeable(bundle)
     if bundle.estimator is None:
         raise DataError(f"{bundle.path} has no estimator: run `python -m policy.fit` first")
     shipped = constants_of(bundle.estimator, where=bundle.path)
@@ -204,11 +217,18 @@ def main(argv: list[str] | None = None) -> int:
     skipped = Skipped(lambda line: print(f"oat-calibrate: {line}", file=sys.stderr))
     if bundle.input.region_margin is not None and options.frames.suffix != ".npz":
         # Whole frames say nothing of what such a network sees.
-        sessions = tuple(filter(None, options.sessions.split(",")))
-        frames = read_regions(str(options.frames), bundle.input, sessions=sessions, limit=options.limit)
-        check_frames(frames.images_NHWC, options.frames)
+        if options.topic or options.image_bits != FULL_BITS:
+            raise DataError(f"--topic and --image-bits are of bags: {options.frames} is taken for frames with boxes")
+        sessions = tuple(name.strip() for name in options.sessions.split(",")) if options.sessions else ()
+        frames = read_regions(
+            str(options.frames), bundle.input, sessions=sessions, limit=options.limit, skipped=skipped
+        )
+        check_frames(frames.images_NHWC, options.frames, what="region")
     elif options.sessions:
-        raise DataError(f"--sessions is for bundles that were trained on boxes, and {bundle.path.name} was not")
+        what = "frames with boxes, and an .npz has no sessions"
+        if bundle.input.region_margin is None:
+            what = f"bundles that were trained on boxes, and {bundle.path.name} was not"
+        raise DataError(f"--sessions is for {what}: leave it out")
     else:
         images_NHWC = read_frames(
             options.frames,
@@ -220,15 +240,19 @@ def main(argv: list[str] | None = None) -> int:
         )
         check_frames(images_NHWC, options.frames)
         frames = Frames.of_images(images_NHWC)
-    if len(frames) < LEAST_TO_FIT:
-        raise DataError(f"expected at least {LEAST_TO_FIT} frames with regions, got {len(frames)} of {options.frames}")
     if skipped.num:
         print(f"oat-calibrate: images left out: {skipped.num}", file=sys.stderr)
+    if len(frames) < LEAST_TO_FIT:
+        raise DataError(
+            f"expected at least {LEAST_TO_FIT} frames with regions, got {len(frames)} of {options.frames}: name more "
+            "sessions, or record more frames"
+        )
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     measured = measure(frames, seed=options.seed)
-    # A trial fit leaves alternate drives out, or alternate blocks of the only one, so that its alarms are counted on
-    # frames that it never saw.
-    by_drives = int(frames.session_F[-1]) > 0
+    # A trial fit leaves alternate drives out, so that its alarms are counted on frames that it never saw. If there is
+    # only one, or if the other drives have too few frames for a fit, it leaves alternate blocks out.
+    num_seen = int((frames.session_F % 2 == 0).sum())
+    by_drives = LEAST_TO_JUDGE <= num_seen < len(frames)
     blocks = measured if by_drives else measured.in_blocks(_NUM_BLOCKS)
     seen, held_out = (blocks.of_sessions(np.unique(blocks.session_F)[first::2]) for first in (0, 1))
     trial = calibrate(seen if by_drives else seen.in_blocks(1), shipped)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.writer import attach_file, check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, a_seed, command
-from oat_runtime.data import LEAST_TO_FIT, ImageSet, check_fingerprint, load_frames, read_labelled_npz
+from oat_runtime.data import LEAST_TO_FIT, ImageSet, Skipped, check_fingerprint, load_frames, read_labelled_npz
 from oat_runtime.data.boxes import frames_of_split
 from oat_runtime.errors import DataError, one_line
 from oat_runtime.extras import require
@@ -102,23 +102,35 @@ def _moved(clean_FS: Statistics, shift_NS: Statistics, num_inputs: int, *, seed:
     return moved_FS
 
 
+def _say(line: str) -> None:
+    print(f"policy.fit: {line}", file=sys.stderr)
+
+
 def _frames_of(bundle: Bundle, name: str) -> Frames | None:
     """Return the frames that a box-trained bundle was trained and validated on; None, said aloud, if they are too few.
 
     Raises:
         DataError: they are not at hand.
     """
+    skipped = Skipped(_say)
     try:
-        index = load_frames(name)
+        # What training left out is left out here.
+        index = load_frames(name, skip_broken=bundle.manifest.provenance.recipe.get("skip_broken") is True)
+        training = frames_of_split(index, "train")
+        if not training:
+            raise DataError(f"{name} holds no training frames")
     except DataError as error:
         raise DataError(f"{error}: name the frames that the bundle was trained on by --frames") from None
-    frames = region_frames(frames_of_split(index, "train"), index, bundle.input)
+    frames = region_frames(training, index, bundle.input, skipped)
+    for line in index.left_out.rows():
+        _say(line.strip())
+    if skipped.num:
+        _say(f"frames left out: {skipped.num} of {len(training)}")
     if len(frames) >= LEAST_TO_FIT:
         return frames
-    print(
-        f"policy.fit: {len(frames)} training frames with regions are too few for a fit to frames, which needs "
-        f"{LEAST_TO_FIT}: each region counts as a frame, and the alarm knows no drives",
-        file=sys.stderr,
+    _say(
+        f"{len(frames)} training frames with regions are too few for a fit to frames, which needs {LEAST_TO_FIT}: each "
+        "region counts as a frame, and the alarm knows no drives"
     )
     return None
 
@@ -172,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     require("torch", extra="torch", by="policy.fit")
     bundle = Bundle.load(options.bundle)
+    check_changeable(bundle)
     everything = read_labelled_npz(options.images)
     data = everything.first(options.count)
     check_images(data, bundle, options.images)

@@ -16,7 +16,9 @@ import torch
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle.writer import check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
+from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
@@ -91,11 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
-    if args.suite or args.plots or args.publish:
-        return _run_suites(args)
-    if args.epsilon is not None or args.dataset is not None:
-        raise ConfigError("--epsilon and --dataset are of suites: name some with --suite")
-    return _check_again(args)
+    args.lambdas, args.widths = (chosen and list(dict.fromkeys(chosen)) for chosen in (args.lambdas, args.widths))
+    if not args.suite:
+        _refuse_what_suites_take(args)
+    return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
+
+
+def _refuse_what_suites_take(args: argparse.Namespace) -> None:
+    """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
+    names = ["attacks", "steps", "epsilon", "split", "dataset", "beside"]
+    if not (args.plots or args.publish):
+        names.append("out")
+    given = [f"--{name}" for name in names if getattr(args, name)]
+    if given:
+        raise ConfigError(
+            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of suites: name some with --suite"
+        )
 
 
 def _epsilon(text: str) -> float:
@@ -109,11 +122,16 @@ def _epsilon(text: str) -> float:
 
 def _check_again(args: argparse.Namespace) -> int:
     """Evaluate a bundle's points under one condition, and compare with the outcomes that it holds."""
+    if args.network.is_file():
+        raise ConfigError(
+            "without --suite, a bundle is compared with the outcomes that it keeps, got a checkpoint: name "
+            "suites with --suite, or export a bundle first"
+        )
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     judged = load_judged(args.network)
-    data = judged.images("test", download=args.download).first(args.count)
+    data = _first(judged.images("test", download=args.download), args.count)
     cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes(args.precision) if args.precision in bundle.manifest.figures else {}
@@ -140,19 +158,32 @@ def _check_again(args: argparse.Namespace) -> int:
     return 0 if check.ok or not agreements else 1
 
 
+def _first(data: ImageSet, count: int) -> ImageSet:
+    """Return the first images, and say so where there are fewer than were asked for."""
+    if len(data) < count:
+        PlainConsole(stderr=True).print(
+            f"{data.name} holds {len(data):,} images, fewer than --count {count}: all count"
+        )
+    return data.first(count)
+
+
 def _run_suites(args: argparse.Namespace) -> int:
     """Run suites, write one JSON file for each, draw them and write their results; return 1 if a check fails."""
     names = [s.name for s in SUITES.values() if not s.needs_more] if args.suite == ["all"] else list(args.suite or ())
     unknown = sorted(set(names) - set(SUITES))
+    if "all" in unknown:
+        raise ConfigError("--suite all stands alone: leave out the other names, or name every suite in its place")
     if unknown:
         raise ConfigError(f"unknown suite {', '.join(unknown)}: expected {', '.join(SUITES)} or all")
     if others := [name for name in names if args.precision not in SUITES[name].precisions]:
         text = f"{', '.join(others)}: counted in {' and '.join(SUITES[others[0]].precisions)} only"
         if args.suite != ["all"]:
-            raise ConfigError(f"{text}, not in {args.precision}")
+            raise ConfigError(f"{text}, not in {args.precision}: leave out the suite, or choose another --precision")
         PlainConsole(stderr=True).print(f"left out: {text}")
         names = [name for name in names if name not in others]
     judged = load_judged(args.network, device=args.device)
+    if args.publish and judged.bundle is not None:
+        check_changeable(judged.bundle)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = Path("out") / "evaluate" / judged.name
     folder = args.out or (home / "int8" if rounding else home)
@@ -169,7 +200,7 @@ def _run_suites(args: argparse.Namespace) -> int:
         attack = ATTACKS[args.attack or "pgd-20"]
         job = Job(
             judged=judged,
-            data=data.first(args.count),
+            data=_first(data, args.count),
             lambdas=tuple(args.lambdas or config.lambdas),
             widths=tuple(args.widths or config.widths),
             attack=attack if args.epsilon is None else in_ball(attack, args.epsilon),
@@ -189,6 +220,8 @@ def _run_suites(args: argparse.Namespace) -> int:
             wide_console().print(f"\n{name}: {document.setting()}", *tables, sep="\n")
             for warning in document.warnings:
                 _LOG.warning("%s: %s", {k: warning[k] for k in ("lambda", "width") if k in warning}, warning["text"])
+    if args.epsilon is not None and (without := [document.name for document in documents if not document.attacks]):
+        PlainConsole(stderr=True).print(f"--epsilon changed nothing in {', '.join(without)}, which attack no image")
     if documents:
         sentences = summary({document.name: document for document in documents})
         wide_console().print(

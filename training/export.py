@@ -142,23 +142,29 @@ def main() -> int:
                         help="int8: also measure activation ranges and count both tables in int8")  # fmt: skip
     parser.add_argument("--attacked", type=a_count,
                         help="images of each table that are attacked, with PGD-20: projected gradient descent of 20 "
-                        f"steps (default: {_NUM_ATTACKED}; of a bundle, as many as in float32)")  # fmt: skip
+                        f"steps (default: {_NUM_ATTACKED}; of a bundle, no more than in float32)")  # fmt: skip
     parser.add_argument("--corrupted", type=a_count,
                         help="images of each table under each corruption "
-                        f"(default: {_NUM_CORRUPTED}; of a bundle, as many as in float32)")  # fmt: skip
+                        f"(default: {_NUM_CORRUPTED}; of a bundle, no more than in float32)")  # fmt: skip
     parser.add_argument("--unfinished", action="store_true", help="export a run that has not ended")
     parser.add_argument("--device", type=device_argument, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
+    if args.source.is_dir() and (args.bundle is not None or args.precision != "int8"):
+        raise ConfigError(
+            f"{args.source} is a folder: a new bundle is made of a run's checkpoint.pt, so name that; or add int8 to a "
+            "finished bundle, as in oat-export bundles/my-net --precision int8"
+        )
     if args.bundle is None:
         if args.precision != "int8" or args.source.is_file():
             raise ConfigError("expected the bundle's folder too, as in oat-export CHECKPOINT bundles/my-net")
         bundle = Bundle.load(args.source)
-        return _count_int8(args, bundle, Path("out") / "export" / bundle.path.name)
+        kept = Path("out") / "export" / bundle.path.name
+        return _count_int8(args, bundle, kept, num_attacked=args.attacked, num_corrupted=args.corrupted)
     bundle = _export_checkpoint(args)
     if args.precision == "int8":
-        return _count_int8(args, bundle, args.source.parent / _KEPT)
+        return _count_int8(args, bundle, args.source.parent / _KEPT)  # as many images as in float32
     print(f"for int8, then: {shlex.join(['oat-export', str(bundle.path), '--precision', 'int8'])}")
     return 0
 
@@ -191,12 +197,19 @@ def _export_checkpoint(args: argparse.Namespace) -> Bundle:
     return bundle
 
 
-def _count_int8(args: argparse.Namespace, bundle: Bundle, kept: Path) -> int:
+def _count_int8(
+    args: argparse.Namespace,
+    bundle: Bundle,
+    kept: Path,
+    *,
+    num_attacked: int | None = None,
+    num_corrupted: int | None = None,
+) -> int:
     """Count a bundle in int8 and print what that gains and loses; return 1 if it loses more than it should."""
     started = time.process_time()
     judged = load_judged(bundle.path, device=args.device)
     bundle = export_int8(
-        judged, num_attacked=args.attacked, num_corrupted=args.corrupted, kept=kept, download=args.download
+        judged, num_attacked=num_attacked, num_corrupted=num_corrupted, kept=kept, download=args.download
     )
     found = differences(bundle)
     checks = differences_checks(found)

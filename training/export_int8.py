@@ -13,7 +13,7 @@ import torch
 from oat_runtime.backends import versions
 from oat_runtime.backends.torch_net import activation_ranges
 from oat_runtime.bundle import Bundle, Figures
-from oat_runtime.bundle.writer import attach_quantization
+from oat_runtime.bundle.writer import attach_quantization, check_changeable
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError
 from oat_runtime.files import read_model, write_whole
@@ -54,19 +54,23 @@ def export_int8(
 
     Args:
         judged: a bundle.
-        num_attacked: images of each table that are attacked; None: as many as in float32, and never more.
-        num_corrupted: images of each table under each corruption; None: as many as in float32, and never more.
+        num_attacked: images of each table that are attacked; None: as many as in float32. A table that has fewer in
+            float32 counts those.
+        num_corrupted: images of each table under each corruption; likewise.
         kept: folder where ranges and outcomes are stored, so that a stopped export can go on; None: nowhere.
         download: fetch the data set if it is not there.
 
     Raises:
         BackendError: no engine runs in int8 here.
-        ConfigError: the bundle does not say which images were held out.
+        BundleError: the bundle cannot be changed.
+        ConfigError: the bundle does not say which images were held out, or neither table has so many in float32.
         DataError: the data set is not at hand, or is not the bundle's.
     """
     bundle = judged.bundle
     if bundle is None:
         raise ConfigError(f"{judged.name} is a checkpoint: export it first, then count it in int8")
+    _check_counts(bundle, num_attacked, num_corrupted)
+    check_changeable(bundle, replaced=True)
     engines = int8_engines()
     training, validation = judged.parts(download=download)
     test_set = judged.images("test", download=download)
@@ -129,6 +133,21 @@ def _ranges_of(
         perturb(net, x_NCHW, y_N, spec=attack, generator=generator) for x_NCHW, y_N in batches(attacked, device=device)
     ]
     return activation_ranges(net, images)
+
+
+def _check_counts(bundle: Bundle, num_attacked: int | None, num_corrupted: int | None) -> None:
+    """Refuse more images than float32 was counted on: int8 is compared with it image by image."""
+    counts = {"attacked": set[int](), "corrupted": set[int]()}
+    for table in (bundle.select, bundle.report):
+        for found in table.rows[0].measurements:
+            if found.condition != "clean":
+                counts["attacked" if found.condition == table.attack.name else "corrupted"].add(found.num_total)
+    for (name, nums), asked in zip(counts.items(), (num_attacked, num_corrupted), strict=True):
+        if asked is not None and asked > (most := max(nums, default=0)):
+            raise ConfigError(
+                f"--{name} {asked} is more than the {most} images that {bundle.manifest.name} was counted on in "
+                f"float32, with which int8 is compared: ask for at most {most}, or export again with more"
+            )
 
 
 def _conditions(

@@ -121,6 +121,7 @@ def _partial(path: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         older = path.with_name(f".{path.name}-older")
         if path.exists():
+            shutil.rmtree(older, ignore_errors=True)  # what a kill left behind an earlier replacement
             os.replace(path, older)
         try:
             os.replace(partial, path)
@@ -135,7 +136,25 @@ def _partial(path: Path) -> Iterator[Path]:
 
 def _fill(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
     for file, content in {**files, **_manifest_files(manifest)}.items():
-        (folder / file).write_bytes(content)
+        write_whole(folder / file, content)  # whose errors name the file
+
+
+def check_changeable(bundle: Bundle, *, replaced: bool = False) -> None:
+    """Refuse a bundle that cannot be changed, before the work whose result goes into it.
+
+    Args:
+        bundle: the bundle.
+        replaced: whether it is replaced whole, which takes a folder beside it; otherwise a file is put into it.
+
+    Raises:
+        BundleError: with what to do instead.
+    """
+    for folder in (bundle.path, bundle.path.parent)[: 1 + replaced]:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BundleError(
+                f"{one_line(bundle.path)} cannot be changed: no permission to write in {one_line(folder)}: copy the "
+                "bundle to a folder of yours, and name that"
+            )
 
 
 def check_target(path: Path) -> None:
@@ -244,7 +263,14 @@ def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, by
     entries = {name: _entry(content) for name, content in files.items()}
     manifest = bundle.manifest.model_copy(update={**changes, "files": bundle.manifest.files | entries})
     with _partial(bundle.path) as partial:
-        shutil.copytree(bundle.path, partial, dirs_exist_ok=True)
+        try:
+            shutil.copytree(bundle.path, partial, dirs_exist_ok=True)
+        except shutil.Error as error:  # texts alone, each with its files
+            _, _, reason = error.args[0][0]
+            raise BundleError(
+                f"{one_line(bundle.path)} stays as it was, because its copy could not be written beside it "
+                f"({one_line(reason)}): make room, and run this again"
+            ) from error
         _fill(partial, files, manifest)
         made = Bundle.load(partial)
         made.quantization()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import get_args
 
@@ -75,13 +77,13 @@ def load_dataset(
         source = BOX_SOURCES[name]
         index = source.index(data_roots(root))
         return read_crops(index, split, name=name, spec=spec, mirrors=source.mirrors).first(limit)
-    folder = _folder(name, root)
+    folder = _folder(name, root, {*SOURCES, *BOX_SOURCES}, "images by class or of frames with boxes")
     if is_boxes(folder):
         return load_boxes(folder, split, spec=spec, skip_broken=skip_broken).first(limit)
     return mixed(load_folder(folder, split, spec=spec, skip_broken=skip_broken)).first(limit)
 
 
-def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
+def load_frames(name_or_path: str, *, root: Path | None = None, skip_broken: bool = False) -> BoxIndex:
     """Return frames with their boxes, session by session in their order of time, to play what a robot saw.
 
     `oat_runtime.data.boxes.frames_of_split` chooses those of one split.
@@ -90,6 +92,7 @@ def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
         name_or_path: a name in `BOX_SOURCES`, or the path of a folder of frames with boxes, itself or below `root`.
             `@SIDE` at the end says nothing here.
         root: as in `load_dataset`.
+        skip_broken: of a folder, leave text files that are wrong out, with their images; the index counts them.
 
     Raises:
         DataError: unknown, missing or damaged, or no frames with boxes.
@@ -97,10 +100,18 @@ def load_frames(name_or_path: str, *, root: Path | None = None) -> BoxIndex:
     name, _ = parse_name(name_or_path)
     if name in BOX_SOURCES:
         return BOX_SOURCES[name].index(data_roots(root))
-    return index_boxes(_folder(name, root))
+    if name in SOURCES:
+        raise DataError(
+            f"{name} holds images without boxes: expected frames with boxes, as {', '.join(sorted(BOX_SOURCES))} or a "
+            "folder of your own has them"
+        )
+    index = index_boxes(_folder(name, root, {*BOX_SOURCES}, "frames with boxes"), skip_broken=skip_broken)
+    # A folder may hold images and sessions below it: by their names alone, these would come between them.
+    sessions = {session: at for at, session in enumerate(dict.fromkeys(frame.session for frame in index.frames))}
+    return replace(index, frames=tuple(sorted(index.frames, key=lambda frame: sessions[frame.session])))
 
 
-def _folder(name: str, root: Path | None) -> Path:
+def _folder(name: str, root: Path | None, names: Iterable[str], what: str) -> Path:
     roots = data_roots(root)
     full = expanded(name)
     for folder in (full, *(place / (full.name if full.is_absolute() else name) for place in roots)):
@@ -111,8 +122,8 @@ def _folder(name: str, root: Path | None) -> Path:
         raise DataError(f"no folder {full}, and none called {full.name} under {where}: check the path, or set "
                         "OAT_DATA to the folder that holds it now")  # fmt: skip
     raise DataError(
-        f"unknown data set {name!r}: expected one of {', '.join(sorted({*SOURCES, *BOX_SOURCES}))}, or a folder of "
-        f"images by class or of frames with boxes, here or under {where}"
+        f"unknown data set {name!r}: expected one of {', '.join(sorted(names))}, or a folder of {what}, here or under "
+        f"{where}"
     )
 
 

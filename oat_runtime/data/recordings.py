@@ -24,6 +24,7 @@ class Skipped:
     Attributes:
         num: how many there were.
         reasons: which the first ones were and what was wrong, one line each.
+        tell: called with each new line for people.
     """
 
     def __init__(self, tell: Callable[[str], object] = _log.warning) -> None:
@@ -32,7 +33,7 @@ class Skipped:
         Args:
             tell: called with each new line of `reasons`.
         """
-        self.num, self.reasons, self._tell = 0, list[str](), tell
+        self.num, self.reasons, self.tell = 0, list[str](), tell
 
     def add(self, error: DataError) -> None:
         """Leave out one image; the error names it."""
@@ -40,7 +41,7 @@ class Skipped:
         reason = one_line(error, most=_MOST_SHOWN)
         if len(self.reasons) < _MOST_NAMED and reason not in self.reasons:
             self.reasons.append(reason)
-            self._tell(f"left out: {reason}")
+            self.tell(f"left out: {reason}")
 
 
 def recorded_images(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.compat import Self
-from oat_runtime.data import LEAST_TO_FIT
+from oat_runtime.data import LEAST_TO_FIT, Skipped
 from oat_runtime.data.boxes import BoxFrame, BoxIndex
 from oat_runtime.data.boxes.crops import cut_out, frame_crops
 from oat_runtime.data.boxes.description import BACKGROUND
@@ -95,18 +95,30 @@ def statistics_of(images_NHWC: Images, start_F: _Ints | None = None) -> Statisti
     )
 
 
-def region_frames(frames: Sequence[BoxFrame], index: BoxIndex, spec: InputSpec) -> Frames:
+def region_frames(
+    frames: Sequence[BoxFrame], index: BoxIndex, spec: InputSpec, skipped: Skipped | None = None
+) -> Frames:
     """Read the regions of frames with boxes as a box-trained network sees them, those that statistics are taken of.
 
-    Frames without regions are left out.
+    Args:
+        frames: session by session.
+        index: of all frames.
+        spec: of the network's input.
+        skipped: takes frames without regions, and images that cannot be read; None: the former are left out.
 
     Raises:
-        DataError: no frame has any, or an image cannot be read.
+        DataError: no frame has regions, or an image cannot be read and nothing takes it.
     """
     background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
     inputs, nums, sessions = [], [], []
     for frame in frames:
-        image_HWC = frame.read()
+        try:
+            image_HWC = frame.read()
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.add(error)
+            continue
         height, width = image_HWC.shape[:2]
         found = frame_crops(frame, height=height, width=width, rules=index.rules, spec=spec, background=background)
         if len(found.labels_N):
@@ -114,8 +126,13 @@ def region_frames(frames: Sequence[BoxFrame], index: BoxIndex, spec: InputSpec) 
             inputs += cut_out(image_HWC, boxes_N4, spec)
             nums.append(len(boxes_N4))
             sessions.append(frame.session)
+        elif skipped is not None:
+            skipped.add(DataError(f"{frame.name} has no region of at least {index.rules.min_side_px} pixels"))
     if not inputs:
-        raise DataError(f"{len(frames)} frames hold no region of at least {index.rules.min_side_px} pixels")
+        raise DataError(
+            f"{index.root}: {len(frames)} frames hold no region of at least {index.rules.min_side_px} pixels: name "
+            "frames with larger boxes, or ask for background in data.yaml"
+        )
     order = {session: number for number, session in enumerate(dict.fromkeys(sessions))}
     session_F = np.array([order[session] for session in sessions])
     return Frames(np.stack(inputs), np.cumsum([0, *nums]), session_F, STILL_S)

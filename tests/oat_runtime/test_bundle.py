@@ -1,5 +1,7 @@
 """A bundle is whole or refused: damage of every kind, strict manifests, atomic saving, and what comes back out."""
 
+import errno
+import functools
 import hashlib
 import json
 import math
@@ -17,7 +19,7 @@ import pytest
 import safetensors.numpy
 
 from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut, LogitsAt, outcome_key, writer
-from oat_runtime.bundle.writer import attach_file, check_target, save_bundle, upgrade
+from oat_runtime.bundle.writer import attach_figures, attach_file, check_changeable, check_target, save_bundle, upgrade
 from oat_runtime.errors import BundleError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -252,20 +254,61 @@ def test_a_weight_too_large_for_half_the_bytes_keeps_them_all(tiny_bundle: Path,
     np.testing.assert_array_equal(again["stem.weight"], tensors["stem.weight"])
 
 
-@pytest.mark.parametrize("failing", ["write_bytes", "chmod"])
+@pytest.mark.parametrize(("place", "failing"), [(os, "fsync"), (Path, "chmod")])
 def test_a_failing_save_leaves_the_old_bundle_whole(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: object, failing: str
 ) -> None:
     bundle, before = Bundle.load(folder), contents(folder.parent)
 
-    def fail(self: Path, *_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, failing, fail)
+        patch.setattr(place, failing, fail)
         with pytest.raises(OSError, match="disk full"):
             save_again(bundle, folder, name="other")
     assert contents(folder.parent) == before
+
+
+def test_a_full_disk_names_a_file_of_the_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, before = Bundle.load(folder), contents(folder.parent)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"No space left on device: '.*\.safetensors'"):
+            save_again(bundle, folder, name="other")
+    figures = bundle.manifest.figures["float32"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", functools.partial(shutil.copytree, copy_function=fail))
+        with pytest.raises(BundleError, match=r"stays as it was, .*No space left on device.*: make room"):
+            attach_figures(bundle, "int8", figures, {})
+    assert contents(folder.parent) == before
+
+
+def test_what_a_kill_left_beside_a_bundle_stops_no_save(folder: Path) -> None:
+    """Regression: a folder that was left of an earlier replacement ended each later one in `Directory not empty`."""
+    left = folder.with_name(f".{folder.name}-older")
+    left.mkdir()
+    (left / "weights.safetensors").touch()
+    assert save_again(Bundle.load(folder), folder, name="other").manifest.name == "other"
+    assert not left.exists()
+
+
+def test_a_bundle_that_cannot_be_changed_is_refused_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load(folder)
+    check_changeable(bundle, replaced=True)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder.parent)  # root may write everywhere
+    check_changeable(bundle)
+    with pytest.raises(BundleError, match=r"cannot be changed: no permission to write in .*: copy the bundle"):
+        check_changeable(bundle, replaced=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BundleError, match="cannot be changed"):
+        check_changeable(bundle)
 
 
 def test_a_failing_rename_brings_the_old_bundle_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from policy.calibrate import check_frames, main, read_frames, read_regions
 from policy.fitting.drives import count_alarms
 from policy.fitting.frames import Frames, statistics_of
 from policy.fitting.kinds import fit_kinds, measure_kinds
+from tests.conftest import make_tiny_bundle
 
 Scenes = Callable[..., np.ndarray]
 
@@ -166,8 +167,70 @@ def test_a_box_trained_networks_frames_are_means_of_their_regions_in_the_session
     own_NS = statistics_of(frames.images_NHWC)
     np.testing.assert_allclose(frames.statistics(), [own_NS[:2].mean(axis=0), own_NS[2:].mean(axis=0)])
     assert len(read_regions(str(tmp_path), spec, limit=1)) == 1
-    with pytest.raises(DataError, match="no session begins with"):
-        read_regions(str(tmp_path), spec, sessions=("2027",), limit=9)
+    for sessions, named in ((("2027",), "'2027'"), (("202605", "2028"), "'2028'"), (("202605", ""), "''")):
+        with pytest.raises(DataError, match=f"no session begins with {named}: expected one of 20260501_r1"):
+            read_regions(str(tmp_path), spec, sessions=sessions, limit=9)
+
+
+def _box_trained(shipped: EstimatorConstants, folder: Path) -> Bundle:
+    bundle = Bundle.load(make_tiny_bundle(folder, InputSpec(region_margin=0.1)))
+    return attach_file(bundle, "estimator.json", shipped.model_dump_json().encode())
+
+
+def _write_frames(root: Path, nums: dict[str, int], scenes: Scenes, *, seed: int) -> None:
+    """Sessions of frames that hold one box each."""
+    root.mkdir()
+    (root / "data.yaml").write_text("names: [a, b]\ncrops: {backgrounds_per_frame: 0}\n")
+    for session, num in nums.items():
+        (root / session).mkdir()
+        for at, image in enumerate(scenes(num, seed=seed + len(session))):
+            cv2.imwrite(str(root / session / f"{at}.png"), image)
+            (root / session / f"{at}.txt").write_text("0 0.5 0.5 0.9 0.9\n")
+
+
+def test_frames_with_boxes_that_cannot_be_used_are_left_out_named_and_counted(
+    scenes: Scenes, shipped: EstimatorConstants, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, root = _box_trained(shipped, tmp_path / "boxes"), tmp_path / "frames"
+    _write_frames(root, {"monday": 8}, scenes, seed=0)
+    (root / "monday" / "1.txt").write_text("")
+    (root / "monday" / "2.txt").unlink()
+    (root / "monday" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (root / "monday" / "4.txt").write_text("9 0.5 0.5 0.9 0.9\n")
+    assert main([str(bundle.path), str(root), "--output", str(tmp_path / "mine.json")]) == 2
+    said = capsys.readouterr().err
+    assert "left out: monday/1.png has no region of at least 16 pixels" in said
+    assert "left out: image without a text file (monday/2.png)" in said
+    assert "3.png cannot be decoded" in said and "left out: wrong text file (monday/4.txt)" in said
+    assert "expected at least 199 regions, got 4" in said
+
+
+def test_options_that_say_nothing_of_frames_with_boxes_are_refused_for_what_they_are(
+    scenes: Scenes, shipped: EstimatorConstants, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = _box_trained(shipped, tmp_path / "boxes")
+    np.savez(tmp_path / "regions.npz", images=scenes(3, seed=0))
+    for arguments, reason in (
+        ([str(tmp_path / "regions.npz"), "--sessions", "2026"], "frames with boxes, and an .npz has no sessions"),
+        ([str(tmp_path), "--topic", "/camera"], "--topic and --image-bits are of bags"),
+        (["cifar10"], "cifar10 holds images without boxes: expected frames with boxes, as robocup"),
+        (["nowhere"], "unknown data set 'nowhere': expected one of robocup, robocup-poor-light, or a folder of frames"),
+    ):
+        assert main([str(bundle.path), *arguments, "--output", str(tmp_path / "mine.json")]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_drive_that_is_too_short_for_a_trial_fit_leaves_out_blocks(
+    scenes: Scenes, shipped: EstimatorConstants, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Regression: the trial was fitted to a drive of one frame, and ended in a traceback full of NaN."""
+    monkeypatch.setattr("policy.calibrate._MAX_FITTED", 40)
+    bundle, root = _box_trained(shipped, tmp_path / "boxes"), tmp_path / "frames"
+    _write_frames(root, {"a": 1, "bb": 199}, scenes, seed=1)
+    assert main([str(bundle.path), str(root), "--output", str(tmp_path / "mine.json")]) == 0
+    said = capsys.readouterr().out
+    assert "blocks with an alarm, of 5" in said and json.loads(said.splitlines()[-1])["num_drives"] == 1
 
 
 def test_all_regions_of_a_frame_are_corrupted_alike(scenes: Scenes) -> None:

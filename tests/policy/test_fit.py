@@ -1,7 +1,9 @@
 """`python -m policy.fit` puts usable constants into a bundle and leaves the network alone."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -102,6 +104,42 @@ def test_a_box_trained_network_is_fitted_to_the_frames_and_drives_of_its_data_se
     assert given["fitted_on"].startswith("7 frames of 3 drives, and 100 images")
     assert main([*arguments[:3], "--frames", str(tmp_path / "none")]) == 2
     assert "name the frames that the bundle was trained on by --frames" in capsys.readouterr().err
+
+
+def test_frames_that_training_left_out_are_left_out_of_the_fit_and_what_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a bundle of a run with --skip-broken could not be fitted at all."""
+    root, rng = tmp_path / "frames", np.random.default_rng(0)
+    root.mkdir()
+    (root / "data.yaml").write_text("names: [a, b]\ncrops: {backgrounds_per_frame: 0}\n")
+    texts = {
+        "empty": "",
+        "outside": "0 0.9 0.5 0.4 0.5\n",
+        "broken": "0 0.5 0.5 0.4 0.5\n",
+        "good": "0 0.5 0.5 0.4 0.5\n",
+    }
+    for name, text in texts.items():
+        for session in ("monday", "tuesday"):
+            (root / "train" / session).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "train" / session / f"{name}.png"), rng.integers(0, 256, (80, 120, 3), np.uint8))
+            (root / "train" / session / f"{name}.txt").write_text(text)
+    (root / "train" / "monday" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (root / "test" / "may").mkdir(parents=True)
+    shutil.copy(root / "train" / "monday" / "good.png", root / "test" / "may" / "good.png")
+    (root / "test" / "may" / "good.txt").write_text("")
+    bundle = Bundle.load(make_tiny_bundle(tmp_path / "boxes", InputSpec(region_margin=0.1)))
+    with pytest.raises(DataError, match="2 text files of boxes are wrong"):
+        fit_module._frames_of(bundle, str(root))
+    provenance = bundle.manifest.provenance.model_copy(update={"recipe": {"skip_broken": True}})
+    skipping = replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": provenance}))
+    assert fit_module._frames_of(skipping, str(root)) is None
+    said = capsys.readouterr().err
+    assert "left out: wrong text file (train/monday/outside.txt, train/tuesday/outside.txt)" in said
+    assert "empty.png has no region" in said and "broken.png cannot be decoded" in said
+    assert "frames left out: 3 of 6" in said and "3 training frames with regions are too few" in said
+    with pytest.raises(DataError, match=r"cifar10 holds images without boxes: .*--frames"):
+        fit_module._frames_of(bundle, "cifar10")
 
 
 def test_frames_are_refused_for_a_network_of_whole_images(

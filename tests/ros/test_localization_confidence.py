@@ -43,6 +43,15 @@ def test_what_is_not_known_is_no_confidence(example, std_m: float, age_s: float)
     assert math.isnan(example.confidence(std_m, age_s, **LIMITS))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"lost_m": 0.05}, {"lost_m": 0.1}, {"good_m": 0}, {"good_m": "near"}, {"max_age_s": 0.0}]
+)
+def test_limits_that_would_trust_a_lost_robot_are_refused(example, wrong: dict[str, Any]) -> None:
+    assert example.limits(LIMITS | {"lost_m": 1}) == LIMITS
+    with pytest.raises(ValueError, match=r"expected numbers with 0 < good_m < lost_m and 0 < max_age_s, got .*"):
+        example.limits(LIMITS | wrong)
+
+
 def test_the_worst_direction_counts_and_zeros_are_no_covariance(example) -> None:
     stretched = [0.0] * 36
     stretched[0], stretched[1], stretched[6], stretched[7] = 0.5, 0.5, 0.5, 0.5  # a metre along the diagonal

@@ -1,6 +1,7 @@
 """Laws of counting in int8: what is attached is what int8 answers, it goes on after a stop, and it is whole."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -146,8 +147,19 @@ def test_the_commands_count_in_int8_and_agree_with_each_other(
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, evaluate_module.main, str(mine), "--precision", "int8", "--count", "3") == 2
     assert "holds no activation ranges: run oat-export" in capsys.readouterr().err
-    assert run(monkeypatch, export_module.main, str(mine)) == 2
-    assert "expected the bundle's folder too" in capsys.readouterr().err
+    int8 = ["--precision", "int8", "--device", "cpu"]
+    for arguments, reason in (
+        ([str(mine)], "made of a run's checkpoint.pt, so name that; or add int8 to a finished bundle"),
+        ([str(mine), str(tmp_path / "new"), *int8], "made of a run's checkpoint.pt"),
+        ([str(mine), *int8, "--attacked", "7"], "--attacked 7 is more than the 6 images that exported was counted on"),
+        ([str(mine), *int8, "--corrupted", "4"], "--corrupted 4 is more than the 3 images"),
+    ):
+        assert run(monkeypatch, export_module.main, *arguments) == 2
+        assert reason in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+        assert run(monkeypatch, export_module.main, str(mine), *int8) == 2
+    assert "cannot be changed: no permission to write" in capsys.readouterr().err
     few = ["--attacked", "3", "--corrupted", "1", "--device", "cpu"]
     assert run(monkeypatch, export_module.main, str(mine), "--precision", "int8", *few) in (0, 1)  # few images
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -162,7 +174,7 @@ def test_the_commands_count_in_int8_and_agree_with_each_other(
 def test_a_checkpoint_becomes_a_bundle_with_int8_in_one_command(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = ["--attacked", "1", "--corrupted", "1", "--device", "cpu", "--precision", "int8"]
+    few = ["--attacked", "1", "--corrupted", "999", "--device", "cpu", "--precision", "int8"]
     assert run(monkeypatch, export_module.main, str(checkpoint), str(tmp_path / "both"), *few) in (0, 1)
     made = Bundle.load(tmp_path / "both")
     assert set(made.manifest.figures) == {"float32", "int8"} and "int8" in made.manifest.probe_atol
@@ -182,7 +194,8 @@ def test_suites_count_in_int8_or_say_that_they_do_not(
     for name in ("attacks", "paired", "rounding"):
         document = json.loads((tmp_path / f"{name}.json").read_text())
         assert document["machine"]["arithmetic"].startswith("int8 on onnxruntime")
-    assert "attacked with gradients of the float32 network" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())  # where a line is broken depends on how long the suites took
+    assert "attacked with gradients of the float32 network" in said
     by_point: dict[float, dict[str, int]] = {}
     for row in document["rows"]:
         by_point.setdefault(row["lambda"], {})[row["condition"]] = row["num_correct"]

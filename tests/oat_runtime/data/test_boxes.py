@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -467,8 +468,21 @@ def test_frames_come_session_by_session_in_their_order_with_their_boxes(tmp_path
     train, test = frames_of_split(found, "train"), frames_of_split(found, "test")
     assert {f.name for f in train} == frame_names(load_dataset(f"{root}@16", "train"))
     assert len(train) + len(test) == 132 and len({f.session for f in train} | {f.session for f in test}) == 11
-    with pytest.raises(DataError, match="unknown data set 'nowhere'"):
+    with pytest.raises(DataError, match="unknown data set 'nowhere': expected one of robocup, robocup-poor-light, or"):
         load_frames("nowhere")
+    with pytest.raises(DataError, match="gtsrb holds images without boxes"):
+        load_frames("gtsrb")
+
+
+def test_sessions_below_a_folder_of_frames_do_not_come_between_them(tmp_path: Path) -> None:
+    root = sessions(tmp_path / "frames", 2, frames=3)
+    for name in ("1", "zoo"):
+        for suffix in (".png", ".txt"):
+            (root / "day0" / "day1").mkdir(exist_ok=True)
+            shutil.copy(root / "day0" / f"0{suffix}", root / "day0" / "day1" / f"{name}{suffix}")
+            shutil.copy(root / "day0" / f"0{suffix}", root / "day0" / f"{name}{suffix}")
+    found = [frame.session for frame in load_frames(str(root)).frames]
+    assert found == [*["day0"] * 4, *["day0/day1"] * 2, *["day1"] * 3]
 
 
 def test_a_box_takes_in_each_pixel_that_it_touches_and_ends_at_the_border() -> None:

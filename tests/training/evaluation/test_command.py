@@ -135,6 +135,51 @@ def test_another_ball_is_attacked_in_steps_of_the_same_share_and_the_document_sa
         assert "expected N/255" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_images")
+def test_an_option_that_would_change_nothing_is_refused_or_named(
+    tiny_bundle: Path, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, file = str(tiny_bundle), tmp_path / "checkpoint.pt"
+    file.touch()
+    for arguments, reason in (
+        (["--split", "validation"], "--split is of suites: name some with --suite"),
+        (["--steps", "3", "--beside", network], "--steps and --beside are of suites"),
+        (["--plots", str(tmp_path / "p"), "--dataset", "dark", "--epsilon", "4/255"], "--epsilon and --dataset are of"),
+        (["--suite", "groups", "all"], "--suite all stands alone"),
+        (["--suite", "paired"], "not in float32: leave out the suite, or choose another --precision"),
+    ):
+        assert main([network, *arguments]) == 2
+        assert reason in capsys.readouterr().err
+    assert main([str(file)]) == 2
+    assert "got a checkpoint: name suites with --suite" in capsys.readouterr().err
+    command = [
+        network,
+        "--width",
+        "1",
+        "--suite",
+        "calibration",
+        "inside",
+        "--epsilon",
+        "4/255",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*command, "--count", "5"]) == 0
+    said = capsys.readouterr()
+    assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out
+    assert "holds 4 images, fewer than --count 5: all count" in said.err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_point_that_is_named_twice_is_counted_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    twice = ["--lambda", "0", "0", "--width", "1", "1", "--count", "2"]
+    assert main([str(tiny_bundle), *twice, "--suite", "calibration", "--out", str(tmp_path)]) == 0
+    once = ["--lambda", "0", "--width", "1", "--count", "2"]
+    assert main([str(tiny_bundle), *once, "--suite", "calibration", "--out", str(tmp_path / "once")]) == 0
+    found = [json.loads((folder / "calibration.json").read_text())["rows"] for folder in (tmp_path, tmp_path / "once")]
+    assert found[0] == found[1]
+
+
 def test_another_data_set_is_judged_where_it_is_what_the_network_takes(
     bundle: Bundle, checkpoint: Path, sets: dict[str, ImageSet], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -97,6 +97,19 @@ def test_classes_add_up_to_the_outcomes_of_the_whole_set(job: Job, documents: Do
                 )
 
 
+def test_a_figure_shows_what_images_are_taken_for_also_where_no_image_is_of_that_class() -> None:
+    pytest.importorskip("matplotlib")
+    taken = {"ball": {"ball": 3, "background": 1}, "robot": {"background": 4}}
+    rows = [
+        {"lambda": 0.0, "width": 1.0, "condition": "clean", "class": name, "num_total": 4, "taken_for": taken_for}
+        for name, taken_for in taken.items()
+    ]
+    (axes,) = SUITES["classes"].figures["confusion"](rows).axes
+    assert axes.images[0].get_array().tolist() == [[75, 0, 25], [0, 0, 100]]
+    shown = [[label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
+    assert shown == [["ball", "robot", "background"], ["ball", "robot"]]
+
+
 def test_every_file_of_a_suite_is_in_the_list() -> None:
     files = {module.name for module in pkgutil.iter_modules(suites.__path__)}
     assert files == set(SUITES)
@@ -185,10 +198,12 @@ def test_a_range_of_sizes_holds_exactly_the_boxes_of_its_name() -> None:
 
 
 def test_images_without_groups_or_boxes_are_refused_by_name(job: Job) -> None:
-    for name, reason in (("groups", "expected images in at least 2 groups"), ("sizes", "expected crops of boxes")):
+    for name, reason in (("groups", "expected images in groups"), ("sizes", "expected crops of boxes")):
         with pytest.raises(DataError, match=f"patches 6: {reason}.*: leave out {name}"):
             SUITES[name].run(job)
-    with pytest.raises(DataError, match="at least 2 groups"):
+    with pytest.raises(
+        DataError, match=r"at least 2 groups.* all 6 that are counted .*: count more of them \(--count\)"
+    ):
         SUITES["groups"].run(replace(job, data=replace(job.data, groups_N=np.zeros(6, np.int64))))
 
 

@@ -96,7 +96,9 @@ def confusion_maps(rows: list[Row]) -> style.Figure:
     columns = _columns(rows)
     lambdas = list(dict.fromkeys(lam for lam, _ in columns))
     conditions = list(dict.fromkeys(condition for _, condition in columns))
-    names = list(dict.fromkeys(row["class"] for row in rows))
+    with_images = list(dict.fromkeys(row["class"] for row in rows))
+    # What images are taken for is shown in full, also a class that none of them is of.
+    names = list(dict.fromkeys([*with_images, *(name for row in rows for name in row["taken_for"])]))
     side = 2.2 + 0.3 * min(len(names), _MOST_NAMED)
     with style.new_figure(side * len(lambdas), side * len(conditions)) as figure:
         panels = figure.subplots(len(conditions), len(lambdas), squeeze=False)
@@ -114,7 +116,7 @@ def confusion_maps(rows: list[Row]) -> style.Figure:
             if len(names) <= _MOST_NAMED:
                 shown = [plain(name) for name in names]
                 axes.set_xticks(range(len(names)), shown, rotation=90)
-                axes.set_yticks(range(len(names)), shown)
+                axes.set_yticks(range(len(with_images)), shown[: len(with_images)])
             else:
                 axes.set_xticks([])
                 axes.set_yticks([])

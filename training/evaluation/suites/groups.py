@@ -29,9 +29,14 @@ def groups_of(data: ImageSet) -> dict[str, Bools]:
     Raises:
         DataError: the images come in no groups, or in a single one.
     """
-    groups, firsts = (None, None) if data.groups_N is None else np.unique(data.groups_N, return_index=True)
-    if data.groups_N is None or groups is None or firsts is None or len(groups) < 2:
-        raise DataError(f"{data.name}: expected images in at least 2 groups, such as sessions: leave out groups")
+    if data.groups_N is None:
+        raise DataError(f"{data.name}: expected images in groups, such as sessions: leave out groups")
+    groups, firsts = np.unique(data.groups_N, return_index=True)
+    if len(groups) < 2:
+        raise DataError(
+            f"{data.name}: expected images of at least 2 groups, such as sessions, and all {len(data)} that are "
+            "counted are of one: count more of them (--count), or leave out groups"
+        )
     names = [f"group {group}" for group in groups.tolist()]
     if data.names is not None:
         names = [data.names[first].partition("#")[0] for first in firsts.tolist()]

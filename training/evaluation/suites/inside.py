@@ -12,7 +12,7 @@ from oat_runtime import style
 from oat_runtime.report import Row
 from oat_runtime.text import plain
 from training.evaluation import inspection
-from training.evaluation.counting import ATTACKS, BATCH
+from training.evaluation.counting import BATCH
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
 from training.network import folded
@@ -30,7 +30,7 @@ def run(job: Job) -> Result:
     rows: list[Row] = []
     every = -(-max(x_NCHW.shape[2:]) // _MOST_SIDE)
     model = job.judged.model
-    attack = ATTACKS["pgd-7"]
+    attack = job.attack_named("pgd-7")
     for found in inspection.norm_statistics(model, x_NCHW, y_N, lambdas=job.lambdas, width=width, attack=attack):
         statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
         rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
