@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
+from oat_runtime.text import PlainConsole
 from policy.belief.constants import NetworkRates
 from policy.signals import opposite
 
@@ -59,7 +61,7 @@ def measure_rates(
         )
     attacked, rates = {}, []
     correct: dict[Regime, list[NDArray[np.bool_]]] = {regime: [] for regime in MEASURED_REGIMES}
-    for lam in lambdas:
+    for lam in track(lambdas, description="the network, a λ at a time", console=PlainConsole(stderr=True)):
         shown[Regime.ADVERSARIAL] = network.attacked(lam, images_NHWC, labels_N)
         if lam in (lambdas[0], lambdas[-1]):
             attacked[f"attack-at-{lam:g}"] = shown[Regime.ADVERSARIAL]
