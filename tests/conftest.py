@@ -82,7 +82,7 @@ def engine() -> str:
 
 @pytest.fixture(scope="session")
 def illegible() -> Callable[[Any], list[str]]:
-    """What is written over something else in a figure, or beyond its edge."""
+    """What is written over something else in a figure, beyond its edge, or as the escape of a space."""
     return overprinted
 
 
@@ -93,6 +93,8 @@ def overprinted(figure: Any) -> list[str]:
     for number, (text, box) in enumerate(boxes):
         if box.x0 < edge.x0 - 1 or box.x1 > edge.x1 + 1 or box.y0 < edge.y0 - 1 or box.y1 > edge.y1 + 1:
             found.append(f"{text!r} leaves the figure")
+        if r"\xa0" in text:
+            found.append(f"{text!r} shows an escape in place of a space")
         for other, beside in boxes[number + 1 :]:
             wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
             high = min(box.y1, beside.y1) - max(box.y0, beside.y0)

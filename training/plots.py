@@ -169,7 +169,7 @@ def _caption(table: OperatingTable, clean: list[Curve], attacked: list[Curve]) -
         f"{plain(short_name(table.dataset))} {table.split} images: {clean[0].num_images:,} clean, "
         f"{attacked[0].num_images:,} under {plain(attack.name.upper())} (L∞, ε = {of_255(attack.epsilon)}, "
         f"step {of_255(attack.step_size)}). "
-        "Bands and bars: 95 % intervals. "
+        "Bands and bars: 95 % intervals. "
         "One network; λ and width are set while it runs. λ=0 has batch norms of its own."
     )
 
