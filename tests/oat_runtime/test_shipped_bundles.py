@@ -13,7 +13,7 @@ from oat_runtime.errors import BundleError
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "04ec9b38daa9863fc994f8038cc71b5dd7263d3b43b023e8e2ac2ec2542855f2",
+    "cifar10-wrn-16-4": "13c1d2a307b64a6c633effd031ade36e8c7af1ced1ee4f1582576985ea101859",
     "gtsrb-wrn-16-2": "ee560394ddfc0bff670cd3bc1aad21ef3388ceade4c6ed089836d0e2e6e9aeb3",
 }
 """Of each manifest, which holds the hashes of the other files."""
