@@ -54,9 +54,6 @@ MARKED = {
     "python -m policy.bench --bundle bundles/NAME --days": (
         "needs a bundle that was trained on boxes; tests/policy/test_days.py plays one with --quick"
     ),
-    "oat-evaluate bundles/cifar10-wrn-16-4 --suite crosscheck --count 1000": (
-        "needs the extra `crosscheck`, which `make setup` leaves out"
-    ),
 }
 
 ON_THE_GRAPH = (
