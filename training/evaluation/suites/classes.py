@@ -108,7 +108,7 @@ def confusion_maps(rows: list[Row]) -> style.Figure:
             shares = np.array(
                 [[100 * row["taken_for"].get(name, 0) / row["num_total"] for name in names] for row in chosen]
             )
-            axes.imshow(shares, cmap="viridis", vmin=0, vmax=100)
+            axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")  # a class without images has no row
             if len(names) <= _MOST_NUMBERED:
                 for (row, column), value in np.ndenumerate(shares):
                     colour = "white" if value < 50 else style.INK
