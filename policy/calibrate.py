@@ -132,8 +132,6 @@ def read_regions(
     for beginning in sessions:
         if not beginning or not any(session.startswith(beginning) for session in known):
             raise DataError(f"{name}: no session begins with {quoted(beginning)}: expected one of {some(known)}")
-    for line in index.left_out.rows():
-        skipped.tell(line.strip())
     wanted = [frame for frame in index.frames if not sessions or frame.session.startswith(sessions)]
     return region_frames(wanted[:limit], index, spec, skipped)
 

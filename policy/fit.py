@@ -122,8 +122,6 @@ def _frames_of(bundle: Bundle, name: str) -> Frames | None:
     except DataError as error:
         raise DataError(f"{error}: name the frames that the bundle was trained on by --frames") from None
     frames = region_frames(training, index, bundle.input, skipped)
-    for line in index.left_out.rows():
-        _say(line.strip())
     if skipped.num:
         _say(f"frames left out: {skipped.num} of {len(training)}")
     if len(frames) >= LEAST_TO_FIT:

@@ -104,12 +104,16 @@ def region_frames(
         frames: session by session.
         index: of all frames.
         spec: of the network's input.
-        skipped: takes frames without regions, and images that cannot be read; None: the former are left out.
+        skipped: takes frames without regions, and images that cannot be read, and tells what the index left out; None:
+            the former are left out.
 
     Raises:
         DataError: no frame has regions, or an image cannot be read and nothing takes it.
     """
     background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
+    if skipped is not None:
+        for line in index.left_out.rows():
+            skipped.tell(line.strip())
     inputs, nums, sessions = [], [], []
     for frame in frames:
         try:
