@@ -18,7 +18,7 @@ from rich.table import Table
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.bundle.writer import check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
-from oat_runtime.data import ImageSet
+from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
@@ -26,7 +26,7 @@ from oat_runtime.report import Check, json_line, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, in_ball, progress
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_ball, progress
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=output_folder,
-        help="folder for a JSON file a suite (default: out/evaluate/NAME, in int8 NAME/int8)",
+        help="folder for a JSON file a suite (default: out/evaluate/NAME, and in it a folder for int8, for images of "
+        "--dataset and for --epsilon)",
     )
     parser.add_argument(
         "--plots", type=output_folder, help="folder for figures and index.html, drawn from the JSON files"
@@ -101,10 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse_what_suites_take(args: argparse.Namespace) -> None:
     """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
-    names = ["attacks", "steps", "epsilon", "split", "dataset", "beside"]
-    if not (args.plots or args.publish):
-        names.append("out")
-    given = [f"--{name}" for name in names if getattr(args, name)]
+    names = {name: name for name in ("attacks", "steps", "epsilon", "split", "dataset", "beside")}
+    if args.plots or args.publish:
+        names |= {"attack": "attack", "lambdas": "lambda", "widths": "width"}
+    else:
+        names["out"] = "out"
+    given = [f"--{option}" for name, option in names.items() if getattr(args, name)]
     if given:
         raise ConfigError(
             f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of suites: name some with --suite"
@@ -131,7 +134,7 @@ def _check_again(args: argparse.Namespace) -> int:
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     judged = load_judged(args.network)
-    data = _first(judged.images("test", download=args.download), args.count)
+    data = first_of(judged.images("test", download=args.download), args.count, "--count")
     cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes(args.precision) if args.precision in bundle.manifest.figures else {}
@@ -158,13 +161,14 @@ def _check_again(args: argparse.Namespace) -> int:
     return 0 if check.ok or not agreements else 1
 
 
-def _first(data: ImageSet, count: int) -> ImageSet:
-    """Return the first images, and say so where there are fewer than were asked for."""
-    if len(data) < count:
-        PlainConsole(stderr=True).print(
-            f"{data.name} holds {len(data):,} images, fewer than --count {count}: all count"
-        )
-    return data.first(count)
+def _parts_of_home(args: argparse.Namespace) -> list[str]:
+    """Return the folders, one in another, of results that are not the bundle's own: they never replace those."""
+    parts = ["int8"] if args.precision == "int8" else []
+    if args.dataset is not None:
+        parts.append(short_name(args.dataset))
+    if args.epsilon is not None:
+        parts.append(f"epsilon-{255 * args.epsilon:.6g}")
+    return parts
 
 
 def _run_suites(args: argparse.Namespace) -> int:
@@ -186,7 +190,8 @@ def _run_suites(args: argparse.Namespace) -> int:
         check_changeable(judged.bundle)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = Path("out") / "evaluate" / judged.name
-    folder = args.out or (home / "int8" if rounding else home)
+    shown = args.out or home
+    folder = args.out or home.joinpath(*_parts_of_home(args))
     documents = []
     if names:
         split: JudgedSplit = args.split or ("validation" if judged.bundle is None else "test")
@@ -200,7 +205,7 @@ def _run_suites(args: argparse.Namespace) -> int:
         attack = ATTACKS[args.attack or "pgd-20"]
         job = Job(
             judged=judged,
-            data=_first(data, args.count),
+            data=first_of(data, args.count, "--count"),
             lambdas=tuple(args.lambdas or config.lambdas),
             widths=tuple(args.widths or config.widths),
             attack=attack if args.epsilon is None else in_ball(attack, args.epsilon),
@@ -208,7 +213,7 @@ def _run_suites(args: argparse.Namespace) -> int:
             num_steps=args.steps,
             epsilon=args.epsilon,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
-            cache_folder=(args.out or home) / "kept",
+            cache_folder=shown / "kept",
             rounding=rounding,
         )
         for name in names:
@@ -228,9 +233,9 @@ def _run_suites(args: argparse.Namespace) -> int:
             "\nIn short", *(f"- {sentence}" for sentence in sentences), f"JSON files: {folder}", sep="\n"
         )
     if args.plots is not None:
-        PlainConsole(stderr=True).print(f"wrote {write_page(judged, folder, args.plots)}")
+        PlainConsole(stderr=True).print(f"wrote {write_page(judged, shown, args.plots)}")
     if args.publish is not None:
-        updated = write_results(judged, folder, args.publish)
+        updated = write_results(judged, shown, args.publish)
         PlainConsole(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]

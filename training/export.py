@@ -28,7 +28,7 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS
+from training.evaluation.counting import ATTACKS, first_of
 from training.evaluation.documents import check_text
 from training.evaluation.judged import load_judged
 from training.evaluation.paired import differences, differences_checks, differences_table
@@ -83,17 +83,17 @@ def export(
         check_division(run, DataRecord.of(config, training, validation), validation)
     select_conditions = Conditions(
         clean=validation,
-        attacked=validation.first(num_attacked),
+        attacked=first_of(validation, num_attacked, "--attacked"),
         attack=_ATTACK,
-        corrupted=validation.first(num_corrupted),
+        corrupted=first_of(validation, num_corrupted, "--corrupted"),
         kinds=FITTING_KINDS,
         severities=(2, 4),
     )
     report_conditions = Conditions(
         clean=test_set,
-        attacked=test_set.first(num_attacked),
+        attacked=first_of(test_set, num_attacked, "--attacked"),
         attack=_ATTACK,
-        corrupted=test_set.first(num_corrupted),
+        corrupted=first_of(test_set, num_corrupted, "--corrupted"),
         kinds=tuple(CORRUPTIONS),
         severities=(3,),
     )

@@ -120,6 +120,15 @@ def batches(
         yield to_unit(images.to(device)), torch.from_numpy(data.labels_N[start : start + batch_size]).to(device)
 
 
+def first_of(data: ImageSet, count: int, option: str) -> ImageSet:
+    """Return the first images, and say so where there are fewer than an option asks for."""
+    if len(data) < count:
+        PlainConsole(stderr=True).print(
+            f"{data.name} holds {len(data):,} images, fewer than {option} {count}: all count"
+        )
+    return data.first(count)
+
+
 def corrupted_sets(
     data: ImageSet, kinds: Sequence[str], severities: Sequence[int]
 ) -> Iterator[tuple[str, int, ImageSet]]:

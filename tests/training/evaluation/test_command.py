@@ -145,6 +145,8 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         (["--split", "validation"], "--split is of suites: name some with --suite"),
         (["--steps", "3", "--beside", network], "--steps and --beside are of suites"),
         (["--plots", str(tmp_path / "p"), "--dataset", "dark", "--epsilon", "4/255"], "--epsilon and --dataset are of"),
+        (["--plots", str(tmp_path / "p"), "--attack", "fgsm"], "--attack is of suites"),
+        (["--publish", str(tmp_path / "p.md"), "--lambda", "0", "--width", "1"], "--lambda and --width are of suites"),
         (["--suite", "groups", "all"], "--suite all stands alone"),
         (["--suite", "paired"], "not in float32: leave out the suite, or choose another --precision"),
     ):
@@ -168,6 +170,40 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
     said = capsys.readouterr()
     assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out
     assert "holds 4 images, fewer than --count 5: all count" in said.err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_results_of_another_ball_or_other_images_never_replace_the_bundles_own(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = load_judged(tiny_bundle)
+    dark = replace(judged.images("test"), images_NHWC=judged.images("test").images_NHWC // 8)
+    monkeypatch.setattr(Judged, "images_of", lambda *_, **__: dark)
+    monkeypatch.chdir(tmp_path)
+    command = [
+        str(tiny_bundle),
+        "--lambda",
+        "0",
+        "--width",
+        "1",
+        "--count",
+        "4",
+        "--suite",
+        "attacks",
+        "--attacks",
+        "fgsm",
+    ]
+    for more in ([], ["--epsilon", "2.5/255"], ["--dataset", "dark"], ["--dataset", "dark", "--epsilon", "4/255"]):
+        assert main([*command, *more]) == 0
+    found = read_documents(judged, Path("out") / "evaluate" / judged.name)
+    places = ["attacks", "dark/attacks", "epsilon-2.5/attacks", "dark/epsilon-4/attacks"]
+    assert list(found) == places
+    assert [found[place].images for place in places] == ["", "dark", "", "dark"]
+    assert [255 * found[place].attacks[0].epsilon for place in places] == pytest.approx([8, 8, 2.5, 4])
+    main([str(tiny_bundle), "--plots", "page"])
+    assert all(
+        title in Path("page/index.html").read_text() for title in ("Attacks, dark, epsilon-4", "Attacks, epsilon-2.5")
+    )
 
 
 @pytest.mark.usefixtures("few_images")

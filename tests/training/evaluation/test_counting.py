@@ -11,7 +11,7 @@ from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, Proportion
 from oat_runtime.stress.corruptions import CORRUPTIONS
 from training.augment import to_unit
-from training.evaluation.counting import ATTACKS, corrupted_sets, outcomes_of, proportion
+from training.evaluation.counting import ATTACKS, corrupted_sets, first_of, outcomes_of, proportion
 
 Patches = Callable[..., ImageSet]
 
@@ -39,6 +39,15 @@ def test_clean_counts_are_those_by_hand_at_any_batch_size(patches: Patches, batc
     assert correct_N.tolist() == by_hand
     assert proportion(correct_N) == Proportion(sum(by_hand), 20)
     assert 0 < sum(by_hand) < 20
+
+
+@pytest.mark.parametrize(("asked", "got"), [(3, 3), (4, 4), (5, 4)])
+def test_fewer_images_than_asked_for_are_all_counted_and_it_is_said(
+    patches: Patches, capsys: pytest.CaptureFixture[str], asked: int, got: int
+) -> None:
+    assert len(first_of(patches(4), asked, "--attacked")) == got
+    said = "holds 4 images, fewer than --attacked 5: all count"
+    assert (said in capsys.readouterr().err) is (got < asked)
 
 
 def two_classes(num: int = 60) -> tuple[nn.Module, ImageSet]:
