@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
@@ -113,12 +113,18 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
     Raises:
         DataError: no documents, or one that is damaged or of another network.
     """
-    order = list(SUITES)
-    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in order]
-    found.sort(key=lambda path: (order.index(path.stem), len(path.parts), path))
+    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in SUITES]
     if not found:
         raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
-    return {path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found}
+    return in_order({path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found})
+
+
+def in_order(documents: dict[str, Document]) -> dict[str, Document]:
+    """Return documents by their places in the order of `SUITES`, those in folders behind those that are not."""
+    order = list(SUITES)
+    places = [PurePosixPath(place) for place in documents]
+    places.sort(key=lambda place: (order.index(place.name), len(place.parts), place))
+    return {str(place): documents[str(place)] for place in places}
 
 
 @contextmanager

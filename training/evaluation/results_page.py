@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import RootModel
+
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import short_name
-from oat_runtime.errors import ConfigError
-from oat_runtime.files import write_whole
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
+from oat_runtime.errors import ConfigError, DataError, quoted
+from oat_runtime.files import read_model, write_whole
+from oat_runtime.operating_point import OperatingPoint, OperatingTable, Proportion
 from oat_runtime.report import Row
 from oat_runtime.text import markdown_block, markdown_code, markdown_text
 from training.evaluation.documents import (
@@ -19,11 +21,13 @@ from training.evaluation.documents import (
     attack_text,
     check_text,
     heading,
+    in_order,
     read_documents,
     shown,
     warning_text,
 )
 from training.evaluation.judged import Judged
+from training.evaluation.suites import SUITES
 from training.evaluation.text_table import markdown, new_table, share
 from training.origin import short
 
@@ -34,6 +38,9 @@ _DERIVED = ("accuracy", "low_95", "high_95")
 def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
     """Write the counts of all documents into the bundle and its manifest, and write all results as a page.
 
+    Counts that the bundle holds already stay in both, unless `folder` has a document of the same place. So the
+    documents of a published suite need not be kept.
+
     Args:
         judged: a bundle.
         folder: where its documents are.
@@ -41,11 +48,11 @@ def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
 
     Raises:
         ConfigError: a checkpoint, which cannot hold them.
-        DataError: no documents, or a document of another network.
+        DataError: no documents, a document of another network, or counts in the bundle that cannot be read.
     """
     if judged.bundle is None:
         raise ConfigError(f"{judged.name} is a checkpoint: export it, then write the bundle's results")
-    documents = read_documents(judged, folder)
+    documents = in_order(_published(judged.bundle) | read_documents(judged, folder))
     counts = {
         place: document.model_copy(update={"rows": _counts(document.rows)}).model_dump()
         for place, document in documents.items()
@@ -59,6 +66,32 @@ def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
     ]
     write_whole(page, "\n\n".join(parts) + "\n")
     return attach_file(judged.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
+
+
+class _Published(RootModel[dict[str, Document]]):
+    """The documents that a bundle holds, by their places."""
+
+
+def _published(bundle: Bundle) -> dict[str, Document]:
+    """Return the documents that the bundle holds, without curves and pictures."""
+    if _ATTACHED not in bundle.manifest.files:
+        return {}
+    path = bundle.path / _ATTACHED
+    found = read_model(_Published, path, what="counts of suites", remedy="export the bundle again", error=DataError)
+    for place, document in found.root.items():
+        if place.split("/")[-1] != document.name or document.name not in SUITES:
+            raise DataError(f"{path}: {quoted(place)} is not a suite of this version: export the bundle again")
+    return {
+        place: document.model_copy(update={"rows": [_with_shares(row) for row in document.rows]})
+        for place, document in found.root.items()
+    }
+
+
+def _with_shares(row: Row) -> Row:
+    if "num_correct" not in row:
+        return row
+    count = Proportion(row["num_correct"], row["num_total"])
+    return row | dict(zip(_DERIVED, (count.rate, *count.interval()), strict=True))
 
 
 def _counts(rows: Iterable[Row]) -> list[Row]:

@@ -312,6 +312,25 @@ def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path
         write_results(Judged("run", judged.model, "cifar10", {}, None), out, page)
 
 
+@pytest.mark.usefixtures("few_images")
+def test_publishing_more_suites_keeps_those_that_were_published(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Regression: the page and the bundle lost every suite whose JSON file was no longer there."""
+    bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
+    shutil.copytree(tiny_bundle, bundle)
+    command = [str(bundle), "--out", str(out), "--publish", str(page), "--width", "1", "--attacks", "fgsm"]
+    assert main([*command, "--count", "3", "--suite", "attacks", "calibration", "inside"]) == 0
+    before = page.read_text()
+    shutil.rmtree(out)
+    assert main([*command, "--count", "2", "--lambda", "1", "--suite", "classes", "calibration"]) == 0
+    after = page.read_text()
+    parts = [dict(part.split("\n", 1) for part in text.split("\n## ")[1:]) for text in (before, after)]
+    assert all(parts[1][title] == parts[0][title] for title in ("Attacks", "Inside"))
+    assert "Classes" in parts[1] and parts[1]["Calibration"] != parts[0]["Calibration"]
+    attached = json.loads((bundle / "evaluation.json").read_text())
+    assert list(attached) == ["attacks", "classes", "calibration", "inside"]
+    assert [attached[name]["num_images"] for name in attached] == [3, 2, 2, 3]
+
+
 @pytest.mark.parametrize("start", ["", "run first at step 7 (00ffee)"])
 def test_a_page_says_from_which_weights_a_run_started(tiny_bundle: Path, start: str) -> None:
     """Regression: a page gave the minutes of the last run as if it had begun from random weights."""
