@@ -9,19 +9,19 @@ import pytest
 from oat_runtime import SHIPPED_BUNDLE, Bundle, OATRuntime, OperatingPoint
 from oat_runtime.backends import BackendName, available
 from oat_runtime.backends.trials import bfloat16_works
+from oat_runtime.bundle.loss import DEFAULT_LOSS, objection
 from oat_runtime.errors import BundleError
+from oat_runtime.operating_point import Precision
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "13c1d2a307b64a6c633effd031ade36e8c7af1ced1ee4f1582576985ea101859",
-    "gtsrb-wrn-16-2": "ee560394ddfc0bff670cd3bc1aad21ef3388ceade4c6ed089836d0e2e6e9aeb3",
+    "cifar10-wrn-16-4": "e4f4be1ac9178a8251cae2facde3e7bde21cf3fc7a2bb299daf9d3f912152ae4",
+    "gtsrb-wrn-16-2": "b3c0b0a4b082f7324ada4a741cf7f6ec56956ac039d4120345bd44d3911d6ba0",
 }
 """Of each manifest, which holds the hashes of the other files."""
 
 
-def replay(
-    runtime: OATRuntime, *, at: OperatingPoint | None = None, precision: Literal["float32", "bfloat16"] = "float32"
-) -> float:
+def replay(runtime: OATRuntime, *, at: OperatingPoint | None = None, precision: Precision = "float32") -> float:
     """The largest difference from the probe, with every point of the probe answered by itself or by `at`."""
 
     def logits_at(x_NCHW: npt.NDArray[np.float32], point: OperatingPoint) -> npt.NDArray[np.float32]:
@@ -78,12 +78,25 @@ def test_bfloat16_has_a_tolerance_of_its_own(
     runtime.close()
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SHA256)
+def test_int8_passes_the_probe_at_every_point_and_has_figures_of_its_own(name: str, engine: BackendName) -> None:
+    if engine not in available():
+        pytest.skip(f"{engine} is not installed")
+    runtime = OATRuntime.load(BUNDLES / name, backend=engine, precision="int8", num_threads=1)
+    assert (runtime.table_precision, runtime.table) == ("int8", runtime.bundle.table("select", "int8"))
+    assert runtime.table != runtime.bundle.select
+    assert replay(runtime, precision="int8") > 0.0
+    assert objection(runtime.bundle, "int8", DEFAULT_LOSS) == ""
+    runtime.close()
+
+
 @pytest.mark.parametrize("plans", ["shared", "folded"])
 @pytest.mark.parametrize("name", SHA256)
 def test_the_probe_fails_where_one_point_answers_for_all(
     name: str, plans: Literal["shared", "folded"], engine: BackendName
 ) -> None:
-    runtime = OATRuntime.load(BUNDLES / name, backend=engine, plans=plans, num_threads=1)
+    runtime = OATRuntime.load(BUNDLES / name, backend=engine, precision="float32", plans=plans, num_threads=1)
     with pytest.raises(BundleError, match="probe"):
         replay(runtime, at=runtime.active)
     runtime.close()
