@@ -16,7 +16,7 @@ from oat_runtime.operating_point import Precision
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
     "cifar10-wrn-16-4": "e4f4be1ac9178a8251cae2facde3e7bde21cf3fc7a2bb299daf9d3f912152ae4",
-    "gtsrb-wrn-16-2": "b3c0b0a4b082f7324ada4a741cf7f6ec56956ac039d4120345bd44d3911d6ba0",
+    "gtsrb-wrn-16-2": "c03c448d5508b3d0d068ce6ef9f39c18e0e1f0214a40210d487b78cd3f417995",
 }
 """Of each manifest, which holds the hashes of the other files."""
 

@@ -72,9 +72,7 @@ def differences_table(found: dict[OperatingPoint, tuple[Difference, Difference]]
     """Return a line for each point."""
     table = new_table("width", "λ", "SA", "RA")
     clean, attacked = next(iter(found.values()))
-    table.title = (
-        f"int8 less float32, points, with 95 % intervals ({clean.num_total:,} and {attacked.num_total:,} images)"
-    )
+    table.title = f"int8 less float32, points, 95 % ({clean.num_total:,} and {attacked.num_total:,} images)"
     for point, pair in sorted(found.items(), key=lambda item: (-item[0].width, item[0].lam)):
         table.add_row(f"{point.width:g}", f"{point.lam:g}", *map(str, pair))
     return table
