@@ -16,7 +16,6 @@ import torch
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle, outcome_key
-from oat_runtime.bundle.writer import check_changeable
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, quoted
@@ -30,7 +29,7 @@ from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_bal
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.results_page import write_results
+from training.evaluation.results_page import check_publishable, write_results
 from training.evaluation.suite import Job, counted
 from training.evaluation.suites import SUITES
 from training.evaluation.summary import summary
@@ -96,18 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
     args.lambdas, args.widths = (chosen and list(dict.fromkeys(chosen)) for chosen in (args.lambdas, args.widths))
     if not args.suite:
-        _refuse_what_suites_take(args)
+        _refuse_what_suites_take(args, parser)
     return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)
 
 
-def _refuse_what_suites_take(args: argparse.Namespace) -> None:
+def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
     """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
     names = {name: name for name in ("attacks", "steps", "epsilon", "split", "dataset", "beside")}
     if args.plots or args.publish:
-        names |= {"attack": "attack", "lambdas": "lambda", "widths": "width"}
+        names |= {"attack": "attack", "lambdas": "lambda", "widths": "width", "precision": "precision"}
     else:
         names["out"] = "out"
-    given = [f"--{option}" for name, option in names.items() if getattr(args, name)]
+    given = [f"--{option}" for name, option in names.items() if getattr(args, name) != parser.get_default(name)]
     if given:
         raise ConfigError(
             f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of suites: name some with --suite"
@@ -187,10 +186,9 @@ def _run_suites(args: argparse.Namespace) -> int:
         names = [name for name in names if name not in others]
     judged = load_judged(args.network, device=args.device)
     if args.publish and judged.bundle is not None:
-        check_changeable(judged.bundle)
+        check_publishable(judged.bundle)
     rounding = judged.rounding() if args.precision == "int8" else None
-    home = Path("out") / "evaluate" / judged.name
-    shown = args.out or home
+    home = args.out or Path("out") / "evaluate" / judged.name
     folder = args.out or home.joinpath(*_parts_of_home(args))
     documents = []
     if names:
@@ -213,7 +211,7 @@ def _run_suites(args: argparse.Namespace) -> int:
             num_steps=args.steps,
             epsilon=args.epsilon,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),
-            cache_folder=shown / "kept",
+            cache_folder=home / "kept",
             rounding=rounding,
         )
         for name in names:
@@ -233,9 +231,9 @@ def _run_suites(args: argparse.Namespace) -> int:
             "\nIn short", *(f"- {sentence}" for sentence in sentences), f"JSON files: {folder}", sep="\n"
         )
     if args.plots is not None:
-        PlainConsole(stderr=True).print(f"wrote {write_page(judged, shown, args.plots)}")
+        PlainConsole(stderr=True).print(f"wrote {write_page(judged, home, args.plots)}")
     if args.publish is not None:
-        updated = write_results(judged, shown, args.publish)
+        updated = write_results(judged, home, args.publish)
         PlainConsole(stderr=True).print(f"wrote {args.publish} and {updated.path} ({updated.sha256[:12]})")
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import RootModel
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.writer import attach_file, check_changeable
 from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, DataError, quoted
 from oat_runtime.files import read_model, write_whole
@@ -68,6 +68,17 @@ def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
     return attach_file(judged.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
 
 
+def check_publishable(bundle: Bundle) -> None:
+    """Refuse a bundle that cannot take counts, before the work whose counts go into it.
+
+    Raises:
+        BundleError: it cannot be changed.
+        DataError: the counts that it holds cannot be read.
+    """
+    check_changeable(bundle)
+    _published(bundle)
+
+
 class _Published(RootModel[dict[str, Document]]):
     """The documents that a bundle holds, by their places."""
 
@@ -78,13 +89,14 @@ def _published(bundle: Bundle) -> dict[str, Document]:
         return {}
     path = bundle.path / _ATTACHED
     found = read_model(_Published, path, what="counts of suites", remedy="export the bundle again", error=DataError)
+    documents = {}
     for place, document in found.root.items():
         if place.split("/")[-1] != document.name or document.name not in SUITES:
             raise DataError(f"{path}: {quoted(place)} is not a suite of this version: export the bundle again")
-    return {
-        place: document.model_copy(update={"rows": [_with_shares(row) for row in document.rows]})
-        for place, document in found.root.items()
-    }
+        with shown(place):
+            rows = [_with_shares(row) for row in document.rows]
+        documents[place] = document.model_copy(update={"rows": rows})
+    return documents
 
 
 def _with_shares(row: Row) -> Row:

@@ -15,6 +15,7 @@ import pytest
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
+from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.report import Check
@@ -24,7 +25,7 @@ from training.evaluation import judged as judged_module
 from training.evaluation.documents import Document, check_text, read_documents
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.results_page import _head, write_results
+from training.evaluation.results_page import _head, check_publishable, write_results
 from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES
 from training.network import OATNet
@@ -146,6 +147,7 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         (["--steps", "3", "--beside", network], "--steps and --beside are of suites"),
         (["--plots", str(tmp_path / "p"), "--dataset", "dark", "--epsilon", "4/255"], "--epsilon and --dataset are of"),
         (["--plots", str(tmp_path / "p"), "--attack", "fgsm"], "--attack is of suites"),
+        (["--plots", str(tmp_path / "p"), "--precision", "int8"], "--precision is of suites"),
         (["--publish", str(tmp_path / "p.md"), "--lambda", "0", "--width", "1"], "--lambda and --width are of suites"),
         (["--suite", "groups", "all"], "--suite all stands alone"),
         (["--suite", "paired"], "not in float32: leave out the suite, or choose another --precision"),
@@ -329,6 +331,15 @@ def test_publishing_more_suites_keeps_those_that_were_published(tiny_bundle: Pat
     attached = json.loads((bundle / "evaluation.json").read_text())
     assert list(attached) == ["attacks", "classes", "calibration", "inside"]
     assert [attached[name]["num_images"] for name in attached] == [3, 2, 2, 3]
+
+
+def test_a_bundle_whose_counts_cannot_be_read_is_refused_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "tiny")
+    row = {"num_correct": "many", "num_total": 3}
+    for content in (b"[]", json.dumps({"attacks": {"name": "attacks", "rows": [row]}}).encode()):
+        bundle = attach_file(Bundle.load(tmp_path / "tiny"), "evaluation.json", content)
+        with pytest.raises(DataError, match="counts of suites"):
+            check_publishable(bundle)
 
 
 @pytest.mark.parametrize("start", ["", "run first at step 7 (00ffee)"])
