@@ -124,7 +124,7 @@ def first_of(data: ImageSet, count: int, option: str) -> ImageSet:
     """Return the first images, and say so where there are fewer than an option asks for."""
     if len(data) < count:
         PlainConsole(stderr=True).print(
-            f"{data.name} holds {len(data):,} images, fewer than {option} {count}: all count"
+            f"{data.name} holds {len(data):,} images, and {option} is {count}: all of them count"
         )
     return data.first(count)
 

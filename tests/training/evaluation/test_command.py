@@ -147,6 +147,7 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         (["--steps", "3", "--beside", network], "--steps and --beside are of suites"),
         (["--plots", str(tmp_path / "p"), "--dataset", "dark", "--epsilon", "4/255"], "--epsilon and --dataset are of"),
         (["--plots", str(tmp_path / "p"), "--attack", "fgsm"], "--attack is of suites"),
+        (["--publish", str(tmp_path / "p.md"), "--count", "7"], "--count is of suites"),
         (["--plots", str(tmp_path / "p"), "--precision", "int8"], "--precision is of suites"),
         (["--publish", str(tmp_path / "p.md"), "--lambda", "0", "--width", "1"], "--lambda and --width are of suites"),
         (["--suite", "groups", "all"], "--suite all stands alone"),
@@ -171,7 +172,7 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
     assert main([*command, "--count", "5"]) == 0
     said = capsys.readouterr()
     assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out
-    assert "holds 4 images, fewer than --count 5: all count" in said.err
+    assert "holds 4 images, and --count is 5: all of them count" in said.err
 
 
 @pytest.mark.usefixtures("few_images")
@@ -287,10 +288,10 @@ def test_a_suite_goes_on_where_it_was_stopped_and_says_what_all_of_it_takes(
 def test_published_counts_are_those_of_the_documents(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
     shutil.copytree(tiny_bundle, bundle)
-    command = [str(bundle), "--count", "3", "--out", str(out)]
-    narrow = ["--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
+    command = [str(bundle), "--out", str(out)]
+    narrow = ["--count", "3", "--attack", "fgsm", "--attacks", "fgsm", "--width", "1"]
     assert main([*command, *narrow, "--suite", "attacks", "transfer", "corruptions", "calibration", "inside"]) == 0
-    apart = ["--attacks", "mi-fgsm", "--lambda", "0.3", "--width", "1", "--suite", "attacks"]
+    apart = ["--count", "3", "--attacks", "mi-fgsm", "--lambda", "0.3", "--width", "1", "--suite", "attacks"]
     assert main([*command[:-1], str(out / "momentum"), *apart]) == 0
     assert main([*command, "--publish", str(page), "--plots", str(tmp_path / "plots")]) == 0
     attached = json.loads((Bundle.load(bundle).path / "evaluation.json").read_text())
@@ -356,8 +357,9 @@ def test_a_page_says_from_which_weights_a_run_started(tiny_bundle: Path, start: 
 def test_a_damaged_document_is_named_and_nothing_is_published(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(tiny_bundle), "--count", "3", "--out", str(tmp_path / "out")]
-    assert main([*command, "--lambda", "0", "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]) == 0
+    command = [str(tiny_bundle), "--out", str(tmp_path / "out")]
+    counted = ["--count", "3", "--lambda", "0", "--width", "1", "--attacks", "fgsm", "--suite", "attacks"]
+    assert main([*command, *counted]) == 0
     file = tmp_path / "out" / "attacks.json"
     whole, before = json.loads(file.read_text()), (tiny_bundle / "manifest.json").read_bytes()
     page = tmp_path / "page.md"

@@ -46,7 +46,7 @@ def test_fewer_images_than_asked_for_are_all_counted_and_it_is_said(
     patches: Patches, capsys: pytest.CaptureFixture[str], asked: int, got: int
 ) -> None:
     assert len(first_of(patches(4), asked, "--attacked")) == got
-    said = "holds 4 images, fewer than --attacked 5: all count"
+    said = "holds 4 images, and --attacked is 5: all of them count"
     assert (said in capsys.readouterr().err) is (got < asked)
 
 
