@@ -103,7 +103,13 @@ def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
     """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
     names = {name: name for name in ("attacks", "steps", "epsilon", "split", "dataset", "beside")}
     if args.plots or args.publish:
-        names |= {"attack": "attack", "count": "count", "lambdas": "lambda", "widths": "width", "precision": "precision"}
+        names |= {
+            "attack": "attack",
+            "count": "count",
+            "lambdas": "lambda",
+            "widths": "width",
+            "precision": "precision",
+        }
     else:
         names["out"] = "out"
     given = [f"--{option}" for name, option in names.items() if getattr(args, name) != parser.get_default(name)]

@@ -47,6 +47,11 @@ LogitsAt = Callable[[npt.NDArray[np.float32], OperatingPoint], npt.NDArray[np.fl
 """Images (N, 3, H, W) float32 in [0, 1] and an operating point, to logits (N, K)."""
 
 
+def older_of(folder: Path) -> Path:
+    """Return where a bundle is kept while another one takes its place."""
+    return folder.with_name(f".{folder.name}-older")
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Images, and the logits that an engine must give for them at one point.
@@ -315,6 +320,8 @@ def _read_manifest(folder: Path) -> bytes:
     path, beside = folder / MANIFEST, folder / MANIFEST_HASH
     if not path.is_file():
         hint = f"; the shipped {folder.name} is hidden by that folder" if folder.name in shipped_bundles() else ""
+        if not folder.exists() and (older := older_of(folder)).is_dir():
+            hint = f"; its replacement was interrupted, and {one_line(older)} holds it as it was: move that back"
         raise BundleError(f"no bundle at {one_line(folder)}: expected a folder with {MANIFEST}{hint}")
     raw = read_at_most(path, MAX_JSON_BYTES)
     if beside.is_file():

@@ -33,7 +33,7 @@ from oat_runtime.bundle.manifest import (
     Temperature,
     is_plain,
 )
-from oat_runtime.bundle.reader import Bundle
+from oat_runtime.bundle.reader import Bundle, older_of
 from oat_runtime.errors import BundleError, one_line, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingTable, Precision
@@ -119,7 +119,7 @@ def _partial(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        older = path.with_name(f".{path.name}-older")
+        older = older_of(path)
         if path.exists():
             shutil.rmtree(older, ignore_errors=True)  # what a kill left behind an earlier replacement
             os.replace(path, older)

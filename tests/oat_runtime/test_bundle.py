@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -286,6 +287,28 @@ def test_a_full_disk_names_a_file_of_the_bundle(folder: Path, monkeypatch: pytes
         with pytest.raises(BundleError, match=r"stays as it was, .*No space left on device.*: make room"):
             attach_figures(bundle, "int8", figures, {})
     assert contents(folder.parent) == before
+
+
+def test_a_kill_between_both_renames_of_a_replacement_names_the_bundle_as_it_was(folder: Path) -> None:
+    class Killed(BaseException):
+        """Nothing of ours catches it, as no code runs after SIGKILL."""
+
+    bundle, rename = Bundle.load(folder), os.replace
+
+    def die_at_the_second(source: Path, target: Path) -> None:
+        if Path(target) == folder:
+            raise Killed
+        rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", die_at_the_second)
+        with pytest.raises(Killed):
+            save_again(bundle, folder)
+    older = folder.with_name(".tiny-older")
+    with pytest.raises(BundleError, match=re.escape(f"interrupted, and {older} holds it as it was: move that back")):
+        Bundle.load(folder)
+    rename(older, folder)
+    assert Bundle.load(folder).sha256 == bundle.sha256
 
 
 def test_what_a_kill_left_beside_a_bundle_stops_no_save(folder: Path) -> None:
