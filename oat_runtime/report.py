@@ -6,19 +6,21 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 from rich.text import Text
 
 from oat_runtime.devices import device_name
 from oat_runtime.errors import OATError
-from oat_runtime.text import PlainConsole
+from oat_runtime.text import PlainConsole, plain
 
+Item = TypeVar("Item")
 Row = dict[str, Any]
 """Figures of one comparison, as the JSON line holds them; what was not measured is None."""
 
@@ -194,6 +196,11 @@ def _cell(value: object) -> str | Text:
 def wide_console(*, columns: int = 110) -> Console:
     """Return the standard output: as wide as its terminal, or `columns` wide in a file or a pipe."""
     return PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else columns)
+
+
+def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+    """Yield `items`, with a bar on the standard error; a title may hold foreign text."""
+    return iter(track(items, description=escape(plain(title)), total=total, console=PlainConsole(stderr=True)))
 
 
 def progress_bar() -> Progress:

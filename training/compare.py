@@ -19,12 +19,12 @@ from oat_runtime.commands import Parser, a_count, a_seed, command, output_folder
 from oat_runtime.data import ImageSet, load_dataset
 from oat_runtime.errors import CheckpointError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
-from oat_runtime.report import Check, Report, Row, text_table
+from oat_runtime.report import Check, Report, Row, progress, text_table
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
 from training.distributed import World, device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, progress
+from training.evaluation.counting import Bools
 from training.network import OATNet
 from training.origin import machine
 from training.recipes import pgd

@@ -21,11 +21,11 @@ from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Check, json_line, wide_console
+from oat_runtime.report import Check, json_line, progress, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_ball, progress
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_ball
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page

@@ -19,9 +19,10 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.files import read_model, write_whole
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, OperatingRow, OperatingTable, StrictModel
 from oat_runtime.quantization import Quantization, Range
+from oat_runtime.report import progress
 from oat_runtime.stress.attacks import perturb
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import batches, progress
+from training.evaluation.counting import batches
 from training.evaluation.judged import Judged
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import Rounding, folded, int8_engines

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 from rich.table import Table
 
 from oat_runtime import SHIPPED_BUNDLE
@@ -25,8 +24,7 @@ from oat_runtime.devices import processor_name
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.report import Check, Report, Row, machine, text_table
-from oat_runtime.text import PlainConsole
+from oat_runtime.report import Check, Report, Row, machine, progress, text_table
 from oat_runtime.timing import interleave, p50_p99
 from policy.belief.constants import constants_of
 from policy.bench import hazards, trials
@@ -184,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         num_threads=options.threads,
     )
     stage = Stage(Report("policy.bench"), network, constants, config, streams)
-    for condition in track(stage.conditions(), description="the network", console=PlainConsole(stderr=True)):
+    for condition in progress(stage.conditions(), "the network"):
         network.predictions(condition)
     table = profiled(bundle, seconds=0.5 if options.quick else 3.0, num_threads=options.threads)
     run(stage, table)

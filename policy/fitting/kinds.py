@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from oat_runtime.operating_point import Regime
-from oat_runtime.text import PlainConsole
+from oat_runtime.report import progress
 from policy.belief.constants import PRIOR, STRENGTHS, EstimatorConstants, ImageKind, NetworkRates
 from policy.belief.ranks import NormalScores, ranks_of
 from policy.fitting.frames import Frames, Statistics, statistics_of
@@ -89,7 +88,7 @@ def measure_kinds(
     at_G = frames.spread(len(frames) if most_corrupted is None else most_corrupted)
     chosen = frames.at(at_G)
     corrupted = {}
-    for name, regime in track(regimes.items(), description="the kinds of image", console=PlainConsole(stderr=True)):
+    for name, regime in progress(regimes.items(), "the kinds of image"):
         for strength, severities in STRENGTHS.items():
             drawn_G = rng.choice(severities, size=len(at_G))
             pairs = zip(chosen.images_NHWC, np.repeat(drawn_G, chosen.num_inputs_F), strict=True)

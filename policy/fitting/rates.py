@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from oat_runtime.text import PlainConsole
+from oat_runtime.report import progress
 from policy.belief.constants import NetworkRates
 from policy.signals import opposite
 
@@ -61,7 +60,7 @@ def measure_rates(
         )
     attacked, rates = {}, []
     correct: dict[Regime, list[NDArray[np.bool_]]] = {regime: [] for regime in MEASURED_REGIMES}
-    for lam in track(lambdas, description="the network, a λ at a time", console=PlainConsole(stderr=True)):
+    for lam in progress(lambdas, "the network, a λ at a time"):
         shown[Regime.ADVERSARIAL] = network.attacked(lam, images_NHWC, labels_N)
         if lam in (lambdas[0], lambdas[-1]):
             attacked[f"attack-at-{lam:g}"] = shown[Regime.ADVERSARIAL]

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.markup import escape
-from rich.progress import track
 
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import AttackSpec, Proportion
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from oat_runtime.stress.corruptions import corrupt_batch
-from oat_runtime.text import PlainConsole, plain
+from oat_runtime.text import PlainConsole
 from training.augment import to_unit
 
-Item = TypeVar("Item")
 Bools = npt.NDArray[np.bool_]
 """One bool an image, in the order of its set: as `correct_N`, whether the network classifies it correctly."""
 
@@ -139,8 +135,3 @@ def corrupted_sets(
             rng = np.random.default_rng(zlib.crc32(name.encode()))
             images = corrupt_batch(data.images_NHWC[:], kind, severity, rng=rng)
             yield kind, severity, ImageSet(images, data.labels_N, data.class_names, name)
-
-
-def progress(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
-    """Yield `items`, with a bar on the standard error."""
-    return iter(track(items, description=escape(plain(title)), total=total, console=PlainConsole(stderr=True)))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from oat_runtime.data import ImageSet
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
-from oat_runtime.report import Check, Row
+from oat_runtime.report import Check, Row, progress
 from oat_runtime.style import Figure
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, progress, proportion
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, proportion
 from training.evaluation.judged import Judged
 from training.network import Rounding
 

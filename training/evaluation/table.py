@@ -19,9 +19,10 @@ from oat_runtime.operating_point import (
     Proportion,
     Regime,
 )
+from oat_runtime.report import progress
 from oat_runtime.stress.corruptions import CORRUPTIONS
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, batches, corrupted_sets, progress, proportion
+from training.evaluation.counting import Bools, batches, corrupted_sets, proportion
 from training.evaluation.text_table import new_table, share
 
 

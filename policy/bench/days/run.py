@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import load_frames
 from oat_runtime.data.boxes import frames_of_split
-from oat_runtime.report import Report, Row, text_table
-from oat_runtime.text import PlainConsole
+from oat_runtime.report import Report, Row, progress, text_table
 from policy.belief.constants import EstimatorConstants
 from policy.bench.days import alarms, latency, trials
 from policy.bench.days.record import Recorder
@@ -61,8 +59,7 @@ def play_days(
     dataset = bundle.report.dataset
     sessions = sessions_of(dataset, root=root, most_frames=effort.most_frames)
     recorder = Recorder(cache, bundle, num_attacked=effort.num_attacked, num_threads=num_threads)
-    console = PlainConsole(stderr=True)
-    records = [recorder.record(one) for one in track(sessions, description="the network", console=console)]
+    records = [recorder.record(one) for one in progress(sessions, "the network")]
     known = _known(recorder, dataset, root=root, most=effort.most_known)
     world = World(recorder, sessions, records)
     # A robot of these days has no environment confidence.

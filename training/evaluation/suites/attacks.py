@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from oat_runtime import style
-from oat_runtime.report import Check, Row
+from oat_runtime.report import Check, Row, progress
 from oat_runtime.text import plain
 from training.evaluation.attack_checks import inspect_lambdas, inspect_network, inspect_outcomes, worst_case
-from training.evaluation.counting import progress, surely_above
+from training.evaluation.counting import surely_above
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 

@@ -10,8 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from oat_runtime import style
-from oat_runtime.report import Row
-from training.evaluation.counting import progress
+from oat_runtime.report import Row, progress
 from training.evaluation.suite import Job, Result, Suite, over_lambda, widths_of
 from training.evaluation.text_table import new_table
 

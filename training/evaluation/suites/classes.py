@@ -9,9 +9,9 @@ from rich.table import Table
 
 from oat_runtime import style
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Proportion
-from oat_runtime.report import Row
+from oat_runtime.report import Row, progress
 from oat_runtime.text import plain
-from training.evaluation.counting import predictions_of, progress
+from training.evaluation.counting import predictions_of
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table, share, share_of
 

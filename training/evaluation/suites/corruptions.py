@@ -6,10 +6,10 @@ import numpy as np
 from rich.table import Table
 
 from oat_runtime import style
-from oat_runtime.report import Row
+from oat_runtime.report import Row, progress
 from oat_runtime.stress.corruptions import CORRUPTIONS, SEVERITIES
 from oat_runtime.text import plain
-from training.evaluation.counting import corrupted_sets, progress
+from training.evaluation.counting import corrupted_sets
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table
 

@@ -11,8 +11,8 @@ from oat_runtime.data import ImageSet
 from oat_runtime.extras import require
 from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
-from oat_runtime.report import Check
-from training.evaluation.counting import Bools, progress
+from oat_runtime.report import Check, progress
+from training.evaluation.counting import Bools
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Check, Row
-from training.evaluation.counting import progress
+from oat_runtime.report import Check, Row, progress
 from training.evaluation.judged import Judged
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition

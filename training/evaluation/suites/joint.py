@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from oat_runtime.report import Row
+from oat_runtime.report import Row, progress
 from oat_runtime.stress.attacks import perturb
-from training.evaluation.counting import Bools, progress
+from training.evaluation.counting import Bools
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 

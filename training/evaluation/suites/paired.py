@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Row
+from oat_runtime.report import Row, progress
 from training.evaluation.attack_checks import worst_case
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, progress
+from training.evaluation.counting import Bools
 from training.evaluation.paired import Difference, differences_checks
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table

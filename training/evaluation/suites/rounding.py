@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
-from oat_runtime.report import Check
+from oat_runtime.report import Check, progress
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from training.evaluation.attack_checks import worst_case
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, batches, progress, surely_above
+from training.evaluation.counting import Bools, batches, surely_above
 from training.evaluation.square import square_linf
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from oat_runtime import style
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Row
+from oat_runtime.report import Row, progress
 from oat_runtime.stress.attacks import perturb
-from training.evaluation.counting import Bools, progress
+from training.evaluation.counting import Bools
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import new_table, share_of
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from oat_runtime import style
 from oat_runtime.architecture import effective_lambda
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Check, Row
-from training.evaluation.counting import Bools, progress, surely_above
+from oat_runtime.report import Check, Row, progress
+from training.evaluation.counting import Bools, surely_above
 from training.evaluation.suite import Job, Result, Suite, counted, over_lambda, widths_of
 from training.evaluation.text_table import by_condition
 
