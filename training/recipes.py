@@ -165,7 +165,7 @@ def robocup() -> TrainConfig:
         optimizer="muon",
         jitter=0.3,
         sync_bn=False,
-        epochs=100,
+        epochs=80,
         eval_every=10,
     )
 

@@ -36,7 +36,7 @@ def test_any_other_path_is_left_to_whoever_reads_it(path: str) -> None:
 
 
 def test_an_unknown_name_is_told_the_shipped_ones() -> None:
-    with pytest.raises(BundleError, match=r"no bundle 'cifar10'.*cifar10-wrn-16-4, gtsrb-wrn-16-2"):
+    with pytest.raises(BundleError, match=r"no bundle 'cifar10'.*cifar10-wrn-16-4, gtsrb-wrn-16-2, robocup-wrn-16-2"):
         find_bundle("cifar10")
 
 

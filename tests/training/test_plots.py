@@ -83,7 +83,7 @@ def test_points_that_lie_on_each_other_share_one_name(report: OperatingTable) ->
     assert names(report.model_copy(update={"rows": moved})) == [*apart, f"λ={before:g}–{last:g}"]
 
 
-@pytest.mark.parametrize("name", ["cifar10-wrn-16-4", "gtsrb-wrn-16-2"])
+@pytest.mark.parametrize("name", ["cifar10-wrn-16-4", "gtsrb-wrn-16-2", "robocup-wrn-16-2"])
 @pytest.mark.parametrize("draw", [surface_figure, frontier_figure])
 def test_nothing_is_overprinted(
     name: str, draw: Callable[[OperatingTable], Any], illegible: Callable[[Any], list[str]]
