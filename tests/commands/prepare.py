@@ -109,6 +109,7 @@ def main() -> None:
     make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
     call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
     make_bundle("gtsrb", "gtsrb-wrn-16-2")
+    make_bundle("robocup", "robocup-wrn-16-2")
     for lam in ("0", "1"):
         call(train, f"cifar10-resnet18-at-{lam}-1", "--run", f"runs/at-{lam}")
     for recipe in GTSRB_BASELINES:
@@ -116,7 +117,8 @@ def main() -> None:
     shutil.copytree("bundles/cifar10-wrn-16-4", "bundles/NAME")
     shutil.copytree("runs/cifar10-cpu", "runs/NAME")
     shutil.copy("runs/cifar10-cpu/validation.npz", "validation.npz")
-    shutil.rmtree("runs/cifar10-cpu")  # the pages train it
+    for run in ("cifar10-cpu", "robocup"):  # the pages train them
+        shutil.rmtree(f"runs/{run}")
     Path("mine.yaml").write_text("base: cifar10-cpu\nlearning_rate: 0.05\n")
     for name, dwell_s in (("a", 1.0), ("b", 2.0), ("mine", 3.0)):
         Path(f"{name}.json").write_text(json.dumps({"dwell_s": dwell_s}))

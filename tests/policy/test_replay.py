@@ -20,7 +20,7 @@ from policy.belief.constants import EstimatorConstants
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.image import UNUSABLE, ImageStatistics
-from policy.records.record import Gap, header_line, policy_of, signals_of, step_line
+from policy.records.record import Gap, header_line, plain_decision, policy_of, signals_of, step_line
 from policy.replay import main, read_bundle, replay
 from policy.signals import NetworkSignals, Override, Reading, Signals
 
@@ -67,8 +67,32 @@ def test_replay_is_equal_in_every_bit(
     sent = _write_log(log, profiled_table, constants if fitted else None)
     steps = replay(log)
     assert [repr(step.signals) for step in steps] == [repr(signals) for signals in sent]
-    assert all(step.equal for step in steps)
+    assert all(step.equal and plain_decision(step.decision) == step.recorded for step in steps)
     assert len({step.decision.point for step in steps}) > 2
+
+
+def test_a_replay_on_another_processor_is_equal_and_any_other_choice_is_not(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants
+) -> None:
+    """Regression: where sums end in other bits than on the robot, half of the decisions counted as different."""
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    (step, *_) = [step for step in replay(log) if step.decision.rejected and step.decision.runner_up]
+
+    def equal_to(**changes: object) -> bool:
+        return replace(step, recorded=json.loads(json.dumps(step.recorded | changes))).equal
+
+    accuracy, posterior = step.decision.expected_accuracy, step.recorded["posterior"]
+    assert equal_to(expected_accuracy=accuracy + 1e-12, posterior={k: v - 1e-12 for k, v in posterior.items()})
+    assert equal_to(reason=step.decision.reason.replace("unknown 1.00", "unknown 0.99"))
+    assert not equal_to(expected_accuracy=accuracy + 1e-6)
+    assert not equal_to(posterior={k: v - 1e-6 for k, v in posterior.items()})
+    assert not equal_to(reason=step.decision.reason + " or not")
+    assert not equal_to(rejected=step.recorded["rejected"][1:])
+    assert not equal_to(runner_up=None)
+    assert not equal_to(changed=not step.decision.changed)
+    assert not equal_to(point={"lam": 0.3, "width": 1.0})
+    assert not equal_to(more=1)
 
 
 def test_every_line_is_standard_json(
@@ -97,7 +121,7 @@ def test_a_changed_decision_is_found(
 
     lines = log.read_text(encoding="utf-8").splitlines()
     step = json.loads(lines[100])
-    step["decision"]["expected_accuracy"] = math.nextafter(step["decision"]["expected_accuracy"], 1.0)
+    step["decision"]["expected_accuracy"] = step["decision"]["expected_accuracy"] + 1e-6
     lines[100] = json.dumps(step)
     log.write_text("\n".join(lines), encoding="utf-8")
     assert main([str(log), "--all"]) == 1
