@@ -17,7 +17,7 @@ BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
     "cifar10-wrn-16-4": "e4f4be1ac9178a8251cae2facde3e7bde21cf3fc7a2bb299daf9d3f912152ae4",
     "gtsrb-wrn-16-2": "c03c448d5508b3d0d068ce6ef9f39c18e0e1f0214a40210d487b78cd3f417995",
-    "robocup-wrn-16-2": "049e59edbf30ffa1562240e2e05c50515b299a70df2d94f6f9dacada147582b8",
+    "robocup-wrn-16-2": "7f8f04533c0de6c3403f4b6577a7c504bd5ff7d1f69a305bf2a88fdabc8a630b",
 }
 """Of each manifest, which holds the hashes of the other files."""
 
