@@ -76,10 +76,12 @@ def alarms(days: Days, measured: MeasuredKinds, features: tuple[NDArray[np.float
     days.row("alarms", "belief, as shipped", **_judged(world, frames, [unusual for _, unusual in shipped]))
     found = _judged(world, frames, ours)
     confidence_G = _median_confidence(world)
-    deltas = [10.0**power for power in np.arange(2.0, -12.0, -0.5)]
+    # Finer above 1, where a step of half a decade goes from too many alarms to none at all.
+    deltas = 10.0 ** np.concatenate([np.arange(2.0, 0.0, -0.1), np.arange(0.0, -12.0, -0.5)])
     others = {
         "ADWIN on confidence": {
-            f"delta {delta:.3g}": [detectors.adwin(confidence_G[f], delta=delta) for f in frames] for delta in deltas
+            f"delta {delta:.3g}": [detectors.adwin(confidence_G[f], delta=delta) for f in frames]
+            for delta in deltas.tolist()
         }
     }
     if features is not None:
