@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,11 +35,14 @@ class World:
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
         if own.type == "cuda":
             torch.cuda.set_device(own)
+        # Functions of this module keep the group that exists at import as their default. torch imports it together with
+        # its compiler. A group kept in this way outlives `leave`, and its threads can abort a process that is ending.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
         return cls(dist.get_rank(), size, own)
 
     def leave(self) -> None:
-        """Leave the other processes."""
+        """Leave the other processes, and end the threads that sums ran in."""
         if self.size > 1:
             dist.destroy_process_group()
 

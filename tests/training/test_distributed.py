@@ -108,6 +108,10 @@ def test_one_process_that_wants_to_stop_stops_all(ranks: list[dict[str, Any]]) -
     assert [rank["stop"]["agreed"] for rank in ranks] == [[True, False]] * 2
 
 
+def test_no_thread_of_the_group_is_left_to_meet_a_closing_interpreter(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["left"]["threads"] for rank in ranks] == [[], []]
+
+
 def test_one_process_needs_no_group() -> None:
     tensor = torch.ones(2, requires_grad=True)
     world = World()

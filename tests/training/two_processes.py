@@ -39,8 +39,10 @@ def main() -> None:
     }
     # Each process has its own clock, but all must stop at the same step.
     results["stop"] = {"agreed": [world.any(flag) for flag in (world.rank == 1, False)]}
-    torch.save(results, folder / f"rank{world.rank}.pt")
     world.leave()
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    results["left"] = {"threads": [name for name in threads if "gloo" in name]}
+    torch.save(results, folder / f"rank{world.rank}.pt")
 
 
 if __name__ == "__main__":
