@@ -60,6 +60,27 @@ def find_groups(
     return groups_N
 
 
+def warn_of_two_labels(index: FolderIndex, entries: list[Entry], thumbnails_NHWC: npt.NDArray[np.uint8]) -> None:
+    """Warn of pictures that occur in two classes, because at least one of the two labels is wrong.
+
+    Args:
+        index: of the folder.
+        entries: the pictures.
+        thumbnails_NHWC: uint8, of each picture; equal ones are taken for the same picture.
+    """
+    firsts: dict[bytes, Entry] = {}
+    pairs = []
+    for entry, thumbnail_HWC in zip(entries, thumbnails_NHWC, strict=True):
+        first = firsts.setdefault(thumbnail_HWC.tobytes(), entry)
+        if first.label != entry.label:
+            pairs.append(f"{first.name} and {entry.name}")
+    if pairs:
+        _LOG.warning(
+            "%s: %d pictures occur in two classes, so one label of each is wrong: remove one of the two: %s",
+            index.root, len(pairs), some(pairs, 3),
+        )  # fmt: skip
+
+
 def is_test(index: FolderIndex, entries: list[Entry], groups_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return which pictures are the test set of a folder that names none: about a fifth of the groups of each class.
 

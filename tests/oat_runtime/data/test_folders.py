@@ -394,6 +394,18 @@ def test_validation_images_with_a_near_copy_among_the_training_images_are_counte
     assert "4 of the 10 validation images of class cat have a near copy among the training images" in caplog.text
 
 
+def test_pictures_that_occur_in_two_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos(tmp_path)
+    load_dataset(str(tmp_path), "train")
+    assert "two classes" not in caplog.text
+    for number in range(2):
+        shutil.copy(tmp_path / "cat" / f"{number:03d}.png", tmp_path / "dog" / f"copy{number}.png")
+    load_dataset(str(tmp_path), "train")
+    assert "2 pictures occur in two classes, so one label of each is wrong" in caplog.text
+    for number in range(2):
+        assert f"cat/{number:03d}.png and dog/copy{number}.png" in caplog.text.replace(os.sep, "/")
+
+
 def test_groups_are_those_of_all_pairs_and_their_chains() -> None:
     rng = np.random.default_rng(0)
     firsts = rng.integers(0, 256, (12, *near_copies.THUMBNAIL_SHAPE))
