@@ -61,6 +61,10 @@ class TrainConfig(StrictModel):
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
 
+    width_distillation: float = Field(default=0.0, ge=0, le=1)
+    """Share of the narrower widths' target that is what the widest width of the step says of the same image, each
+    attacked at its own width (in-place distillation, Yu and Huang 2019); the rest is the label."""
+
     clean_share: float = Field(default=0.0, ge=0, le=0.6)
     """Share of all steps, the first ones, that train on clean images at λ=0 alone and make no attack. At their end the
     batch norms of λ≠0 start from those of λ=0, and the running average of the weights starts anew."""
@@ -164,6 +168,10 @@ class TrainConfig(StrictModel):
             raise ValueError(f"restarts must be steps above 0, ascending, got {self.restarts}")
         if self.clean_share > 0.0 and knots[0] != 0.0:
             raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}")
+        if self.width_distillation > 0.0 and (not narrower or self.num_random_widths == 0):
+            raise ValueError("width_distillation teaches narrower widths: the steps must train at least one")
+        if self.width_distillation > 0.0 and self.adversarial_loss == "trades":
+            raise ValueError("width_distillation takes the place of labels, which trades has none of under attack")
         if self.adversarial_loss == "trades" and self.terms == "sampled":
             raise ValueError("trades compares the clean and the adversarial image of a sample: terms must be 'both'")
         return self

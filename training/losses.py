@@ -115,9 +115,24 @@ def _objective(
 
 
 def weighted_sum(
-    model: OATNet, terms: Terms, adversarial: Tensor, *, width: float, config: TrainConfig
+    model: OATNet,
+    terms: Terms,
+    adversarial: Tensor,
+    *,
+    width: float,
+    config: TrainConfig,
+    teacher_MK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (weighted sum of all terms' losses, logits_MK) at one width, in the model's present mode."""
+    """Return (weighted sum of all terms' losses, logits_MK) at one width, in the model's present mode.
+
+    Args:
+        model: the network.
+        terms: what to learn.
+        adversarial: images (B, 3, H, W) of the adversarial terms.
+        width: the width that learns.
+        config: the run's.
+        teacher_MK: probabilities that a wider width gives the same terms, for `width_distillation`; None: labels alone.
+    """
     joint = torch.cat([terms.x_NCHW[terms.clean_A], adversarial])
     logits_MK = model(joint, terms.lam_M, width=width)
     num_clean_terms = len(terms.clean_A)
@@ -130,4 +145,7 @@ def weighted_sum(
     else:
         y_M = torch.cat([terms.y_N[terms.clean_A], terms.y_N[terms.adversarial_B]])
         losses_M = F.cross_entropy(logits_MK, y_M, reduction="none", label_smoothing=config.label_smoothing)
+        if teacher_MK is not None:
+            taught_M = F.cross_entropy(logits_MK, teacher_MK, reduction="none")
+            losses_M = torch.lerp(losses_M, taught_M, config.width_distillation)
     return (terms.weight_M * losses_M).sum(), logits_MK

@@ -86,6 +86,7 @@ def gradients(
     against = "prediction" if config.adversarial_loss == "trades" else "labels"
     shared_width = {"widest": widths[0], "narrowest": widths[-1], "own": None}[config.attack_width]
     adversarial: Tensor | None = None
+    teacher_MK: Tensor | None = None
     figures: list[Tensor] = []
     hits: list[Tensor] = []
     for index, width in enumerate(widths):
@@ -95,8 +96,10 @@ def gradients(
             )
         images = adversarial
 
-        def loss(images: Tensor = images, width: float = width) -> tuple[Tensor, Tensor]:
-            total, logits_MK = weighted_sum(model, terms, images, width=width, config=config)
+        def loss(
+            images: Tensor = images, width: float = width, teacher_MK: Tensor | None = teacher_MK
+        ) -> tuple[Tensor, Tensor]:
+            total, logits_MK = weighted_sum(model, terms, images, width=width, config=config, teacher_MK=teacher_MK)
             return total / num, logits_MK
 
         with ExitStack() as stack:
@@ -106,7 +109,9 @@ def gradients(
             value, logits_MK = loss()
             (value / len(widths)).backward()  # type: ignore[no-untyped-call]
         figures.append(value.detach())
-        if not hits:
+        if not hits:  # of the widest
+            if config.width_distillation > 0.0:
+                teacher_MK = logits_MK.detach().softmax(dim=1)
             hit_M = logits_MK.detach().argmax(dim=1) == terms.y_N[torch.cat([terms.clean_A, terms.adversarial_B])]
             num_clean_terms = len(terms.clean_A)
             hits = [hit_M[:num_clean_terms].sum(), hit_M[num_clean_terms:].sum()]

@@ -8,7 +8,6 @@ _NETWORK = "fetches packages from the network"
 _MAKE = "takes minutes and changes .venv; CI calls it, and a dry run is made here"
 _OWN = "tests/ros runs the same commands on a graph, with a shipped bundle and other frames"
 _MINUTES = "takes minutes on a real graph; tests/ros holds what it measures"
-_INT8 = "needs a bundle that was counted in int8, which takes minutes; tests/training/test_export_int8.py runs the same"
 
 MARKED = {
     "make demo": _MAKE,
@@ -48,9 +47,6 @@ MARKED = {
     'ros2_ws/src/oat_perception/robot/constraints.txt "$(ls dist/*.whl)[onnxruntime]"': _NETWORK,
     "python -m oat_perception.bench": _MINUTES,
     "python -m oat_runtime.bench": "takes minutes; tests/oat_runtime/test_bench.py runs it with --quick",
-    "oat-export bundles/my-net --precision int8": _INT8,
-    "oat-evaluate bundles/NAME --precision int8 --attack pgd-20 --count 1000": _INT8,
-    "oat-evaluate bundles/NAME --precision int8 --suite attacks paired rounding --attacks pgd-20 apgd-t": _INT8,
     "python -m policy.bench --bundle bundles/NAME --days": (
         "needs a bundle that was trained on boxes; tests/policy/test_days.py plays one with --quick"
     ),

@@ -92,9 +92,10 @@ def call(main: Callable[..., int], *arguments: str) -> None:
 
 
 def make_bundle(recipe: str, name: str) -> None:
-    """Train and export: the bundle `bundles/NAME` of a run."""
+    """Train and export: the bundle `bundles/NAME` of a run, in float32 and int8."""
     call(train, recipe)
     call(export, f"runs/{recipe}/checkpoint.pt", f"bundles/{name}", "--attacked", "12", "--corrupted", "12")
+    call(export, f"bundles/{name}", "--precision", "int8")
 
 
 def main() -> None:

@@ -129,6 +129,31 @@ def test_a_step_descends_the_papers_loss(lam_N: list[float], widths: tuple[float
     torch.testing.assert_close(net.weight, twin.weight - twin.weight.grad, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_narrow_width_learns_from_the_labels_and_from_the_widest_and_the_widest_only_from_the_labels(
+    share: float,
+) -> None:
+    lam_N, batch, widths = [0.0, 0.0, 0.25, 0.5, 1.0, 1.0], pictures(), (1.0, 0.75, 0.5)
+    net, config = Linear(KNOTS).train(), config_of(widths, width_distillation=share)
+    twin, lam_values, lam = copy.deepcopy(net), torch.tensor(lam_N), LambdaBatch.from_values(lam_N, KNOTS)
+    taught = None
+    total = torch.zeros(())
+    for width in widths:
+        logits = [twin(x, lam, width=width) for x in (batch.x_NCHW, corner(net, batch, lam, width))]
+        losses = [F.cross_entropy(of, batch.y_N, reduction="none") for of in logits]
+        if taught is None:
+            taught = [of.detach().softmax(dim=1) for of in logits]
+        else:
+            losses = [
+                (1 - share) * loss - share * (target * of.log_softmax(dim=1)).sum(dim=1)
+                for loss, of, target in zip(losses, logits, taught, strict=True)
+            ]
+        total = total + ((1 - lam_values) * losses[0] + lam_values * losses[1]).mean() / len(widths)
+    total.backward()
+    step(net, batch, draw_of(config, lam_N), config)
+    torch.testing.assert_close(net.weight, twin.weight - twin.weight.grad, atol=1e-5, rtol=1e-5)
+
+
 def test_trades_adds_a_divergence_from_the_clean_prediction() -> None:
     lam_N, batch = [0.0, 0.0, 0.25, 0.5, 1.0, 1.0], pictures()
     config = config_of(adversarial_loss="trades", trades_beta=4.0)
