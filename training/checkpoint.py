@@ -27,9 +27,9 @@ from training.network.transplant import Source
 from training.origin import UNKNOWN
 from training.split import class_names_of_run
 
-_FORMAT = 3
-_READABLE = (1, 2, 3)
-"""Format 1 had no average, and format 2 had no origin."""
+_FORMAT = 4
+_READABLE = (1, 2, 3, 4)
+"""Format 1 had no average, format 2 had no origin, and format 3 had no weights of a start."""
 _MOST_PICKLED = 8 * 2**20
 """Bytes of the list of contents, beside which the tensors lie; that of a ResNet-34 has 0.2 million."""
 
@@ -47,6 +47,8 @@ class Checkpoint:
     finished: bool = False
     average: dict[str, torch.Tensor] | None = None
     """Running average of the weights, if the run has one."""
+    first: dict[str, torch.Tensor] | None = None
+    """Weights that the run started from, if it ends with some of them (`start_share`)."""
     commit: str = UNKNOWN
     hardware: str = UNKNOWN
     """Code and hardware of the process that wrote this, also if the run began elsewhere."""
@@ -67,6 +69,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "seconds": checkpoint.seconds,
         "finished": checkpoint.finished,
         "average": checkpoint.average,
+        "first": checkpoint.first,
         "commit": checkpoint.commit,
         "hardware": checkpoint.hardware,
     }
@@ -123,7 +126,8 @@ def _checkpoint(payload: Any) -> Checkpoint:
     if step < 0 or not 0.0 <= seconds < math.inf:
         raise ValueError(f"expected step and seconds of 0 or more, got {quoted(step)} and {quoted(seconds)}")
     model, average = _of(payload, "model", dict), _of(payload, "average", dict, type(None)) if version > 1 else None
-    for tensors in (model, average or {}):
+    first = _of(payload, "first", dict, type(None)) if version > 3 else None
+    for tensors in (model, average or {}, first or {}):
         for name, tensor in tensors.items():
             if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
                 raise TypeError(f"expected tensors by name, got {quoted(name)}: {type(tensor).__name__}")
@@ -135,6 +139,7 @@ def _checkpoint(payload: Any) -> Checkpoint:
         seconds=seconds,
         finished=_of(payload, "finished", bool),
         average=average,
+        first=first,
         commit=one_line(_of(payload, "commit", str)) if version > 2 else UNKNOWN,
         hardware=one_line(_of(payload, "hardware", str)) if version > 2 else UNKNOWN,
     )

@@ -90,6 +90,9 @@ class TrainConfig(StrictModel):
     start_rate: float = Field(default=0.2, gt=0, le=1)
     """Share of all learning rates that a run with a `start` takes. Trained weights are about half as long as random
     ones, so that the same step turns them further."""
+    start_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the weights of its `start` in those with which a run ends: a mean of both can be more accurate and more
+    robust than either (Wortsman et al. 2022). The batch norms' statistics are averaged again after it."""
     schedule: Literal["cosine", "linear", "steps"] = "cosine"
     """After the warm-up: along a cosine to zero; straight to zero (with a long warm-up, one cycle); or constant, and a
     tenth after 50 % and again after 75 % of all steps."""

@@ -140,13 +140,13 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Start from the weights of `model`."""
         self.decay = decay
-        self.state = {name: tensor.clone() for name, tensor in _floats(model).items()}
+        self.state = {name: tensor.clone() for name, tensor in float_tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimizer step number `step`, counted from 1."""
         share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(list(self.state.values()), list(_floats(model).values()), share)
+        torch._foreach_lerp_(list(self.state.values()), list(float_tensors(model).values()), share)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load a saved average."""
@@ -156,23 +156,24 @@ class Average:
     @torch.no_grad()
     def write_to(self, model: nn.Module) -> None:
         """Overwrite the weights of `model` with the average."""
-        for name, tensor in _floats(model).items():
+        for name, tensor in float_tensors(model).items():
             tensor.copy_(self.state[name])
 
     @contextmanager
     def shown_by(self, model: nn.Module) -> Iterator[None]:
         """Within the `with` block, let `model` hold the average."""
-        saved = {name: tensor.clone() for name, tensor in _floats(model).items()}
+        saved = {name: tensor.clone() for name, tensor in float_tensors(model).items()}
         self.write_to(model)
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, tensor in _floats(model).items():
+                for name, tensor in float_tensors(model).items():
                     tensor.copy_(saved[name])
 
 
-def _floats(model: nn.Module) -> dict[str, Tensor]:
+def float_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights and the batch norms' statistics of `model` by name, not copied."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 

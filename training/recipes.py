@@ -65,30 +65,21 @@ def cifar10_cpu() -> TrainConfig:
 
 
 def cifar10_cpu_distill() -> TrainConfig:
-    """Seven epochs more for a network of cifar10-cpu (--from): narrower widths also learn from the widest one."""
+    """Seven epochs more for a network of cifar10-cpu (--from), in which narrower widths learn from the widest one.
+
+    The run ends at the mean of its first and its last weights.
+    """
     update = {
         "attack": pgd(2, epsilon=9.5 / 255),
         "width_distillation": 0.5,
         "start_rate": 0.4,
+        "start_share": 0.5,
         "warmup": 0.05,
         "clean_share": 0.0,
         "average_decay": 0.998,
         "epochs": 7,
     }
     return TrainConfig(**(dict(cifar10_cpu()) | update))
-
-
-def cifar10_cpu_finish() -> TrainConfig:
-    """A last 250 steps for a network of cifar10-cpu-distill (--from): all widths in each step, in a larger ball."""
-    update = {
-        "attack": pgd(2, epsilon=10.5 / 255),
-        "num_random_widths": None,
-        "start_rate": 0.2,
-        "warmup": 0.1,
-        "average_decay": 0.99,
-        "steps": 250,
-    }
-    return TrainConfig(**(dict(cifar10_cpu_distill()) | update))
 
 
 def cifar10_paper() -> TrainConfig:
@@ -261,7 +252,6 @@ def smoke() -> TrainConfig:
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-cpu": cifar10_cpu,
     "cifar10-cpu-distill": cifar10_cpu_distill,
-    "cifar10-cpu-finish": cifar10_cpu_finish,
     "cifar10-paper": cifar10_paper,
     "svhn-paper": svhn_paper,
     "stl10-paper": stl10_paper,

@@ -97,8 +97,12 @@ def train(
         ConfigError: another process trains in this folder, or the weights to start from are of another network.
     """
     prepare_device(config, world.device)
-    source = None
-    if start is not None and not (run / "checkpoint.pt").is_file():
+    source, begins = None, not (run / "checkpoint.pt").is_file()
+    if begins and start is None and config.start_share > 0.0:
+        raise ConfigError(
+            f"start_share is {config.start_share:g}, a share of what the run starts from: name it (--from)"
+        )
+    if begins and start is not None:
         source = read_source(start)  # a mistake here is found before thousands of images are read
         check_name(config.model, source)
     config, training_set, validation_set = load_data(config, download=download)

@@ -35,7 +35,7 @@ from training.cuda_graph import Recorder
 from training.distributed import World
 from training.losses import Terms, attack_terms, weighted_sum
 from training.network import OATNet
-from training.optimizer import Average, make_optimizer, perturbed_weights, set_learning_rate
+from training.optimizer import Average, float_tensors, make_optimizer, perturbed_weights, set_learning_rate
 from training.origin import commit_of_code, hardware
 from training.sampling import BalancedOrder, StepDraw, draw_step
 
@@ -198,6 +198,7 @@ class Trainer:
         self._synchronize(config.sync_bn)
         self.optimizer = make_optimizer(self.model, config)
         self.average = Average(self.model, config.average_decay) if config.average_decay > 0.0 else None
+        self.first: dict[str, Tensor] | None = None  # weights that the run started from, if it ends with some of them
         self.compute: Gradients = gradients
         if config.cuda_graphs and self.device.type == "cuda":
             if num_parts > 1:
@@ -224,8 +225,14 @@ class Trainer:
     def note_start(self, start: str) -> None:
         """Note that the fresh network was given the weights of `start`; their average starts from them as well."""
         self.config = self.config.model_copy(update={"start": start})
-        if self.average is not None:
+        self._begin_averages()
+
+    def _begin_averages(self) -> None:
+        """Let the running average, and what the run keeps of its start, begin at the present weights."""
+        if self.config.average_decay > 0.0:
             self.average = Average(self.model, self.config.average_decay)
+        if self.config.start_share > 0.0:
+            self.first = {name: tensor.clone() for name, tensor in float_tensors(self.model).items()}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -363,6 +370,10 @@ class Trainer:
         if not self.finished and not self.world.any(stop()):
             if self.average is not None:
                 self.average.write_to(self.model)
+            if self.first is not None:
+                with torch.no_grad():
+                    for name, tensor in float_tensors(self.model).items():
+                        tensor.lerp_(self.first[name], self.config.start_share)
             self.recalibrate(self.config.num_recalibration)
             self.finished = True
 
@@ -422,6 +433,7 @@ class Trainer:
                 seconds=self.seconds,
                 finished=self.finished,
                 average=None if self.average is None else self.average.state,
+                first=self.first,
                 commit=self._commit,
                 hardware=self._hardware,
             ),
@@ -457,12 +469,17 @@ class Trainer:
             if checkpoint.average is None:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
             check_tensors("average", checkpoint.average, self.average.state)
+        if config.start_share > 0.0:
+            if checkpoint.first is None:
+                raise CheckpointError(f"{path} holds no weights of its start: start a new run folder")
+            check_tensors("start", checkpoint.first, float_tensors(self.model))
         load_weights(self.model, checkpoint)
         self.config, self.step, self.seconds, self.finished = config, checkpoint.step, checkpoint.seconds, is_complete
         if begins_anew:
             self.optimizer = make_optimizer(self.model, config)
-            self.average = Average(self.model, config.average_decay) if config.average_decay > 0.0 else None
+            self._begin_averages()
             return
+        self.first = checkpoint.first
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None and checkpoint.average is not None:
             self.average.load(checkpoint.average)

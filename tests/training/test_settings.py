@@ -22,7 +22,7 @@ def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
         "compare-shared",
         "compare-one-bn",
     )
-    ball = {"cifar10-cpu-distill": 9.5, "cifar10-cpu-finish": 10.5}.get(name, 9 if wider else 8)
+    ball = 9.5 if name == "cifar10-cpu-distill" else 9 if wider else 8
     assert config.attack.epsilon == ball / 255
     assert config.model.lambdas[-1] == 1.0 or len(config.model.lambdas) == 1
 

@@ -159,19 +159,20 @@ def test_a_run_starts_from_another_and_keeps_the_record(
 
 
 @pytest.mark.parametrize(
-    ("start", "says"),
+    ("start", "share", "says"),
     [
-        ("gtsrb-wrn-16-2", "is a wrn-16-2, and this run trains a wrn-10-1: add --set"),
-        ("nothing", "no bundle 'nothing'"),
+        ("gtsrb-wrn-16-2", 0.0, "is a wrn-16-2, and this run trains a wrn-10-1: add --set"),
+        ("nothing", 0.0, "no bundle 'nothing'"),
+        (None, 0.5, r"start_share is 0.5, a share of what the run starts from: name it \(--from\)"),
     ],
 )
 def test_what_a_run_cannot_start_from_is_refused_before_an_image_is_read(
-    start: str, says: str, tiny_run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: str | None, share: float, says: str, tiny_run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To read 20,000 images takes minutes, and only then a wrong `--from` was refused."""
     monkeypatch.setattr(train_module, "load_dataset", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(OATError, match=says):
-        train(tiny_run, tmp_path / "run", world=World(), start=start)
+        train(tiny_run.model_copy(update={"start_share": share}), tmp_path / "run", world=World(), start=start)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from oat_runtime.architecture import ADVERSARIAL, CLEAN, ModelConfig
 from oat_runtime.data import ImageSet
-from oat_runtime.errors import OATError
+from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import AttackSpec
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
@@ -357,12 +357,18 @@ def test_streams_and_steps_share_no_random_numbers(tiny_run: TrainConfig, patche
     assert by_stream.mean(dim=1).tolist() == pytest.approx([0.5] * 5, abs=0.045)
 
 
-@pytest.mark.parametrize("options", [{}, {"clean_share": 0.5, "optimizer": "muon", "balance": "sampling"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clean_share": 0.5, "optimizer": "muon", "balance": "sampling"}, {"start_share": 0.25}],
+    ids=str,
+)
 def test_resuming_equals_never_having_stopped(
     tiny_run: TrainConfig, patches: Patches, tmp_path: Path, options: dict[str, object]
 ) -> None:
     tiny_run = tiny_run.model_copy(update={"average_decay": 0.9, "terms": "sampled"} | options)
     whole = Trainer(tiny_run, patches(50))
+    if tiny_run.start_share > 0.0:
+        whole.note_start("another network")
     expected = []
     for metrics in whole.run():
         expected.append(metrics)
@@ -376,6 +382,34 @@ def test_resuming_equals_never_having_stopped(
         assert repr(take(rest, 99)) == repr(expected[stop:])
         assert rest.finished
         assert_equal_states(weights(rest), weights(whole))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_run_ends_at_the_mean_of_its_start_and_of_what_it_trained(
+    decay: float, tiny_run: TrainConfig, patches: Patches
+) -> None:
+    ends = {}
+    for share in (0.0, 0.25):
+        changes = {"start_share": share, "average_decay": decay, "num_recalibration": 0}
+        trainer = Trainer(tiny_run.model_copy(update=changes), patches(50))
+        first = weights(trainer)
+        trainer.note_start("another network")
+        take(trainer, 99)
+        ends[share] = weights(trainer)
+    for name, trained in ends[0.0].items():
+        if trained.is_floating_point():
+            torch.testing.assert_close(ends[0.25][name], 0.75 * trained + 0.25 * first[name])
+    assert not torch.equal(ends[0.25]["stem.weight"], ends[0.0]["stem.weight"])
+
+
+def test_a_run_whose_start_is_lost_does_not_go_on(tiny_run: TrainConfig, patches: Patches, tmp_path: Path) -> None:
+    config = tiny_run.model_copy(update={"start_share": 0.25})
+    begun = Trainer(config, patches(50))
+    begun.note_start("another network")
+    begun.first = None
+    begun.save(tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="no weights of its start"):
+        Trainer(config, patches(50)).resume(tmp_path / "checkpoint.pt")
 
 
 def test_clean_steps_come_first_and_hand_over_to_the_norms_of_the_other_lambdas(
