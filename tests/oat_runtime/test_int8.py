@@ -153,6 +153,22 @@ def test_torch_measures_the_range_of_every_site(
         activation_ranges(net, [])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_an_activation_that_is_not_finite_is_refused_in_any_batch(
+    make_tensors: Callable[..., Any], bad: int, value: float
+) -> None:
+    """Regression: only the first batch was looked at, because the union of (0, 3) and (NaN, NaN) is (0, 3)."""
+    torch = pytest.importorskip("torch")
+    from oat_runtime.backends.torch_net import TorchNet, activation_ranges
+
+    config, x_NCHW = CONFIGS["wide_resnet"], images(3)
+    x_NCHW[bad, 0, 5, 5] = value
+    net = TorchNet(fold(make_tensors(config), config, lam=1.0, width=0.5))
+    with pytest.raises(ValueError, match="expected finite activations, got .* at stem"):
+        activation_ranges(net, torch.from_numpy(x_NCHW).split(1))
+
+
 def test_a_lambda_between_two_knots_takes_what_holds_for_both(
     make_tensors: Callable[..., Any], quantization_of: Callable[..., Quantization]
 ) -> None:
