@@ -449,6 +449,15 @@ def test_outcomes_come_back_image_by_image(tiny_bundle: Path, tmp_path: Path, nu
             assert got.sum() == measurement.num_correct
 
 
+def test_outcomes_are_those_of_the_table_of_the_same_precision(tiny_bundle: Path) -> None:
+    """Regression: a precision that was not counted ended in a KeyError, where `table` gives what float32 counted."""
+    bundle = Bundle.load(tiny_bundle)
+    found = bundle.outcomes("bfloat16")
+    for row in bundle.table("report", "bfloat16").rows:
+        for m in row.measurements:
+            assert found[outcome_key(m.condition, row.point)].sum() == m.num_correct
+
+
 def test_temperature_is_linear_between_trained_lambdas(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
     bent = tuple(
