@@ -92,7 +92,7 @@ def choose(
     best = _best(times)
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
     _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
-    if with_int8 and best[1] != "int8":
+    if best[1] != "int8" and any(kind == "int8" for _, kind in times):
         _LOG.info("int8 is not chosen: it must take at most %g of the time of another precision", _MOST_OF_INT8)
     if cache is not None:
         _remember(cache, key, best)

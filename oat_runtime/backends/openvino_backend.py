@@ -11,7 +11,7 @@ import openvino
 
 from oat_runtime.backends.int8_graph import refuse_shared, to_int8_onnx
 from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
-from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, equal_pieces, powers_of_two
+from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, full_and_rest, powers_of_two
 from oat_runtime.backends.trials import bfloat16_works, int8_works
 from oat_runtime.errors import BackendError
 
@@ -94,7 +94,7 @@ class _Network:
     def pieces(self, num: int) -> list[int]:
         """Return the batch sizes in which `num` images run, one after another."""
         if self._settings.precision == "int8":
-            return equal_pieces(num, largest=_LARGEST_BATCH)
+            return full_and_rest(num, largest=_LARGEST_BATCH)
         return powers_of_two(num, largest=_LARGEST_BATCH)
 
     def warm(self, max_batch: int) -> None:

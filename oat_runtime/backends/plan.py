@@ -79,6 +79,6 @@ def powers_of_two(num: int, *, largest: int) -> list[int]:
     return pieces + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
 
 
-def equal_pieces(num: int, *, largest: int) -> list[int]:
+def full_and_rest(num: int, *, largest: int) -> list[int]:
     """Return the sizes of the pieces in which `num` images run where any size will do: `largest` each, and a rest."""
     return [largest] * (num // largest) + ([num % largest] if num % largest else [])

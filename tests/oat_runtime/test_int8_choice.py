@@ -88,13 +88,13 @@ def test_int8_has_to_be_faster_by_a_tenth() -> None:
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[choice.Candidate, float]]:
-    """What the stopwatch of the choice will say of each candidate; those that it was asked about are all that count."""
+    """What the stopwatch of the choice will say of each candidate; one without a time was refused."""
     if "onnxruntime" not in available():
         pytest.skip("onnxruntime is not installed")
     found: dict[choice.Candidate, float] = {("onnxruntime", "float32"): 2.0, ("onnxruntime", "int8"): 1.0}
 
     def measure(make_net: object, probe: object, settings: object, candidates: list[choice.Candidate]) -> object:
-        return {candidate: found[candidate] for candidate in candidates}
+        return {candidate: found[candidate] for candidate in candidates if candidate in found}
 
     monkeypatch.setattr(choice, "measure", measure)
     monkeypatch.setattr(choice, "available", lambda device: ("onnxruntime", "torch"))
@@ -138,6 +138,14 @@ def test_auto_leaves_int8_out_where_it_is_not_faster_and_says_so(
     precision, says = precision_of(counted(int8_bundle, tmp_path / "tiny", {}), caplog)
     assert precision == "float32" and "onnxruntime int8 1.90 ms" in says
     assert "int8 is not chosen: it must take at most 0.9 of the time" in says
+
+
+def test_nothing_is_said_of_the_time_of_int8_where_none_was_measured(
+    int8_bundle: Path, tmp_path: Path, times: dict[choice.Candidate, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    del times["onnxruntime", "int8"]
+    precision, says = precision_of(counted(int8_bundle, tmp_path / "tiny", {}), caplog)
+    assert precision == "float32" and "int8 is not chosen" not in says
 
 
 def test_auto_never_takes_int8_without_counts_or_memory_for_all_points(
