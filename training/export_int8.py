@@ -71,7 +71,7 @@ def export_int8(
     if bundle is None:
         raise ConfigError(f"{judged.name} is a checkpoint: export it first, then count it in int8")
     _check_counts(bundle, num_attacked, num_corrupted)
-    check_changeable(bundle, replaced=True)
+    check_changeable(bundle)
     engines = int8_engines()
     training, validation = judged.parts(download=download)
     test_set = judged.images("test", download=download)

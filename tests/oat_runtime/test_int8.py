@@ -16,8 +16,8 @@ import safetensors.numpy
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import BackendName, Settings, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
-from oat_runtime.bundle import Bundle, outcome_key, writer
-from oat_runtime.bundle.writer import attach_figures, attach_file, attach_quantization
+from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle.writer import attach_figures, attach_quantization
 from oat_runtime.errors import BackendError, BundleError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import Convolution, PlainNet, fold
@@ -25,6 +25,7 @@ from oat_runtime.quantization import Quantization, activation_sites, as_range
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.untrained import static_net, untrained_int8_net
 from tests.oat_runtime.engines import HW, images, need
+from tests.oat_runtime.forged import plant
 
 P, Floats = OperatingPoint, npt.NDArray[np.float32]
 ENGINES: tuple[BackendName, ...] = ("onnxruntime", "openvino")
@@ -165,7 +166,7 @@ def test_an_activation_that_is_not_finite_is_refused_in_any_batch(
     config, x_NCHW = CONFIGS["wide_resnet"], images(3)
     x_NCHW[bad, 0, 5, 5] = value
     net = TorchNet(fold(make_tensors(config), config, lam=1.0, width=0.5))
-    with pytest.raises(ValueError, match="expected finite activations, got .* at stem"):
+    with pytest.raises(ValueError, match=r"expected finite activations, got .* at stem"):
         activation_ranges(net, torch.from_numpy(x_NCHW).split(1))
 
 
@@ -314,9 +315,9 @@ def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> Non
 @pytest.mark.parametrize("change", CHANGES)
 def test_hostile_ranges_are_refused_in_one_line(folder: Path, change: str) -> None:
     path = folder / "quantization.json"
-    bundle = attach_file(Bundle.load(folder), path.name, broken(json.loads(path.read_bytes()), change).encode())
+    plant(folder, path.name, broken(json.loads(path.read_bytes()), change).encode())
     with pytest.raises(BundleError, match="measure them again") as refused:
-        bundle.quantization()
+        Bundle.load(folder).quantization()
     assert len(str(refused.value)) < 600 and "\n" not in str(refused.value)
     with pytest.raises(BundleError):
         OATRuntime.load(folder, backend="onnxruntime", precision="int8")
@@ -353,20 +354,17 @@ def test_a_bundle_without_ranges_says_how_to_get_them(tiny_bundle: Path) -> None
 def test_other_weights_and_other_ranges_are_refused_in_int8(folder: Path, exchanged: str) -> None:
     """Their hashes fit; the probe tells. The manifest states a tolerance of 50, which counts as a tenth of a logit."""
     need("onnxruntime")
-    bundle = Bundle.load(folder)
     if exchanged == "weights":
         name = "weights.safetensors"
         tensors = safetensors.numpy.load_file(folder / name)
         tensors["blocks.1.conv1.weight"] = np.roll(tensors["blocks.1.conv1.weight"], 1, axis=0)
-        safetensors.numpy.save_file(tensors, folder / name)
+        plant(folder, name, safetensors.numpy.save(tensors))
     else:
         name = "quantization.json"
         document = json.loads((folder / name).read_bytes())
         for point in document["points"]:
             point["ranges"] = [[low / 8, high / 8 + 1e-6] for low, high in point["ranges"]]
-        (folder / name).write_text(json.dumps(document))
-    entries = bundle.manifest.files | {name: writer._entry((folder / name).read_bytes())}
-    writer._rewrite(bundle, bundle.manifest.model_copy(update={"files": entries}))
+        plant(folder, name, json.dumps(document).encode())
     with pytest.raises(BundleError, match=r"probe of .* in int8"):
         OATRuntime.load(folder, backend="onnxruntime", precision="int8", num_threads=1)
 

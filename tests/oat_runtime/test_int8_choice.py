@@ -12,10 +12,11 @@ import pytest
 from oat_runtime.backends import available, choice
 from oat_runtime.bundle import Bundle, Figures, LossBound, outcome_key
 from oat_runtime.bundle.loss import losses, objection
-from oat_runtime.bundle.writer import attach_figures, attach_file
+from oat_runtime.bundle.writer import attach_figures
 from oat_runtime.errors import BundleError
 from oat_runtime.operating_point import OperatingPoint, OperatingRow
 from oat_runtime.runtime import OATRuntime
+from tests.oat_runtime.forged import plant
 
 P = OperatingPoint
 WHERE = P(0.4, 0.5)
@@ -168,6 +169,7 @@ def test_auto_never_takes_int8_without_counts_or_memory_for_all_points(
 def test_hostile_ranges_are_refused_by_auto_too(
     int8_bundle: Path, tmp_path: Path, times: dict[choice.Candidate, float]
 ) -> None:
-    bundle = attach_file(counted(int8_bundle, tmp_path / "tiny", {}), "quantization.json", b"{}")
+    bundle = counted(int8_bundle, tmp_path / "tiny", {})
+    plant(bundle.path, "quantization.json", b"{}")
     with pytest.raises(BundleError, match="measure them again"):
-        OATRuntime(bundle, num_threads=1)
+        OATRuntime.load(bundle.path, num_threads=1)
