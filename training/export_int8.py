@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oat_runtime.backends import versions
+from oat_runtime.backends import int8_engines, versions
 from oat_runtime.backends.torch_net import activation_ranges
 from oat_runtime.bundle import Bundle, Figures
 from oat_runtime.bundle.writer import attach_quantization, check_changeable
@@ -25,7 +25,7 @@ from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import batches
 from training.evaluation.judged import Judged
 from training.evaluation.table import Conditions, fit_temperature, measure_table
-from training.network import Rounding, folded, int8_engines
+from training.network import Rounding, folded
 
 _LOG = logging.getLogger(__name__)
 _NUM_CLEAN, _NUM_ATTACKED, _SEED = 256, 128, 0

@@ -76,6 +76,16 @@ def compile_tensorrt(make_net: MakeNet, settings: Settings, *, shared: bool = Fa
     return _compile("tensorrt", make_net, settings, shared)
 
 
+def compile_graph(graph: bytes, settings: Settings) -> Compiled:
+    """Compile a graph that says where it rounds to 8 bits; see `oat_runtime.backends.compile_graph`.
+
+    Raises:
+        BackendError: ONNX Runtime refuses it.
+    """
+    session = _session(graph, _options(settings), providers("onnxruntime", "cpu"))
+    return _Network(session, largest_batch=_LARGEST_INT8_BATCH)
+
+
 def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -> Compiled:
     chosen = providers(engine, settings.device, precision=settings.precision)
     if not chosen:
@@ -85,8 +95,7 @@ def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -
         )
     net = make_net()
     if settings.precision == "int8":
-        session = _session(to_int8_onnx(net, input_hw=settings.input_hw), _options(settings), chosen)
-        return _Network(session, largest_batch=_LARGEST_INT8_BATCH)
+        return compile_graph(to_int8_onnx(net, input_hw=settings.input_hw), settings)
     if shared and settings.device == "cpu" and (network := _optimized(net, settings, chosen)) is not None:
         return network
     graph = to_onnx(net, input_hw=settings.input_hw, constants="vector" if shared else "inside")
