@@ -197,7 +197,7 @@ def attach_quantization(
         probe_atol: by how much int8 logits may differ from the probe's on any machine; see `Manifest.tolerance`, which
             allows no more than 10 % of the largest logit.
         figures: what was counted in int8 with these ranges; None where nothing was.
-        outcomes: per-image outcomes that belong to `figures`; see `attach_figures`.
+        outcomes: per-image outcomes of the table `report` in `figures`, by `outcome_key` with the precision int8.
 
     Raises:
         BundleError: the ranges do not fit the architecture, or the bundle would not be read again; nothing changed.
@@ -215,25 +215,6 @@ def attach_quantization(
     content = (quantization.model_dump_json() + "\n").encode()
     files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, others, outcomes)}
     return _replaced(bundle, changes, files)
-
-
-def attach_figures(
-    bundle: Bundle, precision: Precision, figures: Figures, outcomes: Mapping[str, npt.NDArray[np.bool_]]
-) -> Bundle:
-    """Put into a bundle what was counted in another precision than float32, in place of what was before.
-
-    Args:
-        bundle: the bundle, which is replaced whole or not at all.
-        precision: what the network ran in.
-        figures: the tables and temperatures.
-        outcomes: per-image outcomes of the table `report`, by `outcome_key` with this precision.
-
-    Raises:
-        BundleError: the bundle would not be read again; nothing changed.
-    """
-    others = {name: found for name, found in bundle.manifest.figures.items() if name != precision}
-    packed = _outcomes_of(bundle, others, outcomes)
-    return _replaced(bundle, {"figures": others | {precision: figures}}, {OUTCOMES: packed})
 
 
 def _outcomes_of(

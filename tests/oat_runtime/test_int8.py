@@ -17,7 +17,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import BackendName, Settings, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
 from oat_runtime.bundle import Bundle, outcome_key
-from oat_runtime.bundle.writer import attach_figures, attach_quantization
+from oat_runtime.bundle.writer import attach_quantization
 from oat_runtime.errors import BackendError, BundleError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import Convolution, PlainNet, fold
@@ -296,18 +296,20 @@ def test_figures_of_int8_come_back_and_go_when_ranges_are_measured_anew(folder: 
         for row in figures.report.rows
         for m in row.measurements
     }
-    counted = attach_figures(bundle, "int8", figures, outcomes)
+    assert quantization is not None
+    counted = attach_quantization(bundle, quantization, probe_atol=0.5, figures=figures, outcomes=outcomes)
     assert counted.counted_in("int8") == "int8" and counted.counted_in("bfloat16") == "float32"
     assert all(hits.sum() > 0 for hits in counted.outcomes("int8").values())
-    assert quantization is not None
     again = attach_quantization(counted, quantization, probe_atol=0.5)
     assert again.counted_in("int8") == "float32" and again.outcomes().keys() == bundle.outcomes().keys()
 
 
 def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> None:
     bundle, before = Bundle.load(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
+    figures, quantization = bundle.manifest.figures["float32"], bundle.quantization()
+    assert quantization is not None
     with pytest.raises(BundleError):
-        attach_figures(bundle, "int8", bundle.manifest.figures["float32"], {})
+        attach_quantization(bundle, quantization, probe_atol=0.5, figures=figures, outcomes={})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 

@@ -12,7 +12,7 @@ import pytest
 from oat_runtime.backends import available, choice
 from oat_runtime.bundle import Bundle, Figures, LossBound, outcome_key
 from oat_runtime.bundle.loss import losses, objection
-from oat_runtime.bundle.writer import attach_figures
+from oat_runtime.bundle.writer import attach_quantization
 from oat_runtime.errors import BundleError
 from oat_runtime.operating_point import OperatingPoint, OperatingRow
 from oat_runtime.runtime import OATRuntime
@@ -51,7 +51,9 @@ def counted(source: Path, folder: Path, fewer: Mapping[str, int], *, without: st
         for row in figures.report.rows
         for m in row.measurements
     }
-    return attach_figures(bundle, "int8", figures, outcomes)
+    quantization, probe_atol = bundle.quantization(), bundle.manifest.probe_atol["int8"]
+    assert quantization is not None
+    return attach_quantization(bundle, quantization, probe_atol=probe_atol, figures=figures, outcomes=outcomes)
 
 
 @pytest.mark.parametrize(
