@@ -150,7 +150,7 @@ class _Network:
             model.reshape({INPUT: [batch, 3, *settings.input_hw]})
             return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO refused the network ({error}): use backend='torch'") from error
+            raise BackendError(f"OpenVINO refused the network ({error}): {settings.remedy}") from error
 
     def plan(self, constants_V: Floats | None = None) -> OpenVINOPlan:
         return OpenVINOPlan(self, constants_V)

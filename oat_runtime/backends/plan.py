@@ -34,6 +34,11 @@ class Settings:
     num_threads: int = 1
     device: Device = "cpu"
 
+    @property
+    def remedy(self) -> str:
+        """What to do where an engine refuses a network: torch takes every one, but does not run in int8."""
+        return "use precision='float32'" if self.precision == "int8" else "use backend='torch'"
+
 
 class Plan(Protocol):
     """One operating point, compiled. May be called from one thread at a time."""

@@ -180,9 +180,10 @@ class PlanStore:
             while len(self._folded) > 1 and self._held() > self._budget:
                 gone, _ = self._folded.popitem(last=False)
                 _LOG.warning(
-                    "%s lost its folded plan to the budget of %g MB: raise memory_budget_mb, or use plans='shared'",
+                    "%s lost its folded plan to the budget of %g MB: raise memory_budget_mb, or use %s",
                     gone,
                     self._budget / 1e6,
+                    "precision='float32'" if self._settings.precision == "int8" else "plans='shared'",
                 )
         return ready
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import BackendName, Settings, get_backend
+from oat_runtime.backends import BackendName, Settings, compile_graph, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.bundle.writer import attach_quantization
@@ -216,6 +216,14 @@ def test_what_does_not_run_in_int8_is_refused(engine: BackendName) -> None:
         get_backend(engine)(lambda: untrained_int8_net(config, 0.5), Settings(HW, "int8"), shared=True)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_refuses_a_graph_names_a_way_out_that_exists(engine: BackendName) -> None:
+    """Regression: in int8 both named the torch engine, which does not run in it."""
+    need(engine)
+    with pytest.raises(BackendError, match=r"(?s)refused the network .*: use precision='float32'"):
+        compile_graph(engine, b"no graph", Settings(HW, "int8"))
+
+
 def test_a_cpu_on_which_int8_crashes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from oat_runtime.backends import trials
 
@@ -382,3 +390,14 @@ def test_int8_weights_take_a_quarter_of_the_budget(int8_bundle: Path) -> None:
             one.prepare()
         assert all(runtime.is_prepared(row.point) for row in runtime.table.rows)
         assert not all(other.is_prepared(row.point) for row in other.table.rows)
+
+
+def test_beyond_the_budget_int8_names_a_way_out_that_exists(
+    int8_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: it named plans='shared', which int8 ignores."""
+    need("onnxruntime")
+    load = partial(OATRuntime.load, int8_bundle, backend="onnxruntime", precision="int8", num_threads=1)
+    with caplog.at_level("WARNING"), closing(load(memory_budget_mb=0.01)) as runtime:
+        runtime.prepare([P(0.0, 1.0), P(1.0, 1.0)])
+    assert "raise memory_budget_mb, or use precision='float32'" in caplog.text

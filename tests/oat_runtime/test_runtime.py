@@ -376,7 +376,7 @@ def test_a_budget_lets_go_of_the_folded_plan_used_least_recently(
     with caplog.at_level(logging.WARNING):
         runtime.prepare([third])
     assert [runtime.is_prepared(point) for point in (first, second, third)] == [True, False, True]
-    assert "memory_budget_mb" in caplog.text
+    assert "raise memory_budget_mb, or use plans='shared'" in caplog.text
     assert runtime.set_point(lam=second.lam, width=second.width) == runtime.predict(frame()).point == second
     runtime.close()
 
