@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oat_runtime.backends import versions
+from oat_runtime.backends import int8_engines, versions
 from oat_runtime.backends.torch_net import activation_ranges
 from oat_runtime.bundle import Bundle, Figures
 from oat_runtime.bundle.writer import attach_quantization, check_changeable
@@ -25,7 +25,7 @@ from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import batches
 from training.evaluation.judged import Judged
 from training.evaluation.table import Conditions, fit_temperature, measure_table
-from training.network import Rounding, folded, int8_engines
+from training.network import Rounding, folded
 
 _LOG = logging.getLogger(__name__)
 _NUM_CLEAN, _NUM_ATTACKED, _SEED = 256, 128, 0
@@ -71,7 +71,7 @@ def export_int8(
     if bundle is None:
         raise ConfigError(f"{judged.name} is a checkpoint: export it first, then count it in int8")
     _check_counts(bundle, num_attacked, num_corrupted)
-    check_changeable(bundle, replaced=True)
+    check_changeable(bundle)
     engines = int8_engines()
     training, validation = judged.parts(download=download)
     test_set = judged.images("test", download=download)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from types import ModuleType
 from typing import Literal, get_args
 
 from oat_runtime.backends.plan import Compiled, CompileFn, Device, Plan, Settings
+from oat_runtime.backends.trials import int8_works
 from oat_runtime.errors import BackendError, quoted
 from oat_runtime.operating_point import Precision
 
@@ -26,8 +28,11 @@ _DEVICES: dict[BackendName, tuple[Device, ...]] = {
     "tensorrt": ("cuda",),
     "torch": ("cpu", "cuda"),
 }
+INT8_ENGINES: tuple[BackendName, ...] = ("openvino", "onnxruntime")
+"""Those that run in int8, on the CPU alone; the faster one first."""
 
 __all__ = [
+    "INT8_ENGINES",
     "BackendName",
     "CompileFn",
     "Compiled",
@@ -36,7 +41,9 @@ __all__ = [
     "Precision",
     "Settings",
     "available",
+    "compile_graph",
     "get_backend",
+    "int8_engines",
     "versions",
 ]
 
@@ -51,6 +58,20 @@ def available(device: Device = "cpu") -> tuple[BackendName, ...]:
     return tuple(names)
 
 
+def int8_engines() -> tuple[BackendName, ...]:
+    """Return those of `INT8_ENGINES` that are installed and run in int8 on this CPU, the faster one first.
+
+    Raises:
+        BackendError: there is none.
+    """
+    found = tuple(name for name in INT8_ENGINES if name in available() and (name != "openvino" or int8_works()))
+    if not found:
+        raise BackendError(
+            "int8 needs an engine that works here: pip install 'oat-robot[openvino]' or 'oat-robot[onnxruntime]'"
+        )
+    return found
+
+
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
@@ -61,15 +82,33 @@ def get_backend(name: BackendName) -> CompileFn:
     Raises:
         BackendError: the engine is unknown or not installed.
     """
-    if name not in _NEEDS:
-        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {quoted(name)}")
-    if not all(map(_installed, _NEEDS[name])):
-        extra = "onnxruntime" if name == "tensorrt" else name
-        raise BackendError(f"the {name} engine is not installed: pip install 'oat-robot[{extra}]'")
-    home = "onnxruntime" if name == "tensorrt" else name
-    module = importlib.import_module(f"oat_runtime.backends.{home}_backend")
+    module = _module(name)
     compile_fn: CompileFn = module.compile_tensorrt if name == "tensorrt" else module.compile_network
     return compile_fn
+
+
+def compile_graph(name: BackendName, graph: bytes, settings: Settings) -> Compiled:
+    """Compile a graph that says itself where it rounds to 8 bits, as `get_backend(name)` compiles ours.
+
+    Args:
+        name: one of `INT8_ENGINES`.
+        graph: a serialized ONNX model, with the input of `oat_runtime.backends.onnx_graph`.
+        settings: of the engine, in int8.
+
+    Raises:
+        BackendError: the engine is not installed, or refuses the graph.
+    """
+    compiled: Compiled = _module(name).compile_graph(graph, settings)
+    return compiled
+
+
+def _module(name: BackendName) -> ModuleType:
+    if name not in _NEEDS:
+        raise BackendError(f"backend must be one of {list(get_args(BackendName))} or 'auto', got {quoted(name)}")
+    home = "onnxruntime" if name == "tensorrt" else name
+    if not all(map(_installed, _NEEDS[name])):
+        raise BackendError(f"the {name} engine is not installed: pip install 'oat-robot[{home}]'")
+    return importlib.import_module(f"oat_runtime.backends.{home}_backend")
 
 
 def versions(name: BackendName) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from oat_runtime.backends import BackendName, Plan, Precision, available, get_backend, versions
+from oat_runtime.backends import INT8_ENGINES, BackendName, Plan, Precision, available, get_backend, versions
 from oat_runtime.backends.plan import Floats, MakeNet, Settings
 from oat_runtime.backends.trials import bfloat16_works, shows
 from oat_runtime.bundle import Probe
@@ -92,7 +92,7 @@ def choose(
     best = _best(times)
     found = ", ".join(f"{name} {kind} {times[name, kind]:.2f} ms" for name, kind in times)
     _LOG.info("engine for one image on %d threads: %s %s of %s", settings.num_threads, *best, found)
-    if with_int8 and best[1] != "int8":
+    if best[1] != "int8" and any(kind == "int8" for _, kind in times):
         _LOG.info("int8 is not chosen: it must take at most %g of the time of another precision", _MOST_OF_INT8)
     if cache is not None:
         _remember(cache, key, best)
@@ -158,7 +158,7 @@ def _precisions(
         fast = name in ("torch", "tensorrt")
     else:
         fast = name == "openvino" and shows("amx_bf16") and _works_in_bfloat16(name)
-    in_int8 = with_int8 and settings.device == "cpu" and name in ("openvino", "onnxruntime")
+    in_int8 = with_int8 and settings.device == "cpu" and name in INT8_ENGINES
     return ("float32", *(("bfloat16",) if fast else ()), *(("int8",) if in_int8 else ()))
 
 

@@ -76,21 +76,30 @@ def compile_tensorrt(make_net: MakeNet, settings: Settings, *, shared: bool = Fa
     return _compile("tensorrt", make_net, settings, shared)
 
 
+def compile_graph(graph: bytes, settings: Settings) -> Compiled:
+    """Compile a graph that says where it rounds to 8 bits; see `oat_runtime.backends.compile_graph`.
+
+    Raises:
+        BackendError: ONNX Runtime refuses it.
+    """
+    session = _session(graph, settings, providers("onnxruntime", "cpu"))
+    return _Network(session, largest_batch=_LARGEST_INT8_BATCH)
+
+
 def _compile(engine: str, make_net: MakeNet, settings: Settings, shared: bool) -> Compiled:
     chosen = providers(engine, settings.device, precision=settings.precision)
     if not chosen:
         raise BackendError(
             f"this ONNX Runtime has no provider for {engine} on {settings.device}, only "
-            f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu, or use backend='torch'"
+            f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu, or {settings.remedy}"
         )
     net = make_net()
     if settings.precision == "int8":
-        session = _session(to_int8_onnx(net, input_hw=settings.input_hw), _options(settings), chosen)
-        return _Network(session, largest_batch=_LARGEST_INT8_BATCH)
+        return compile_graph(to_int8_onnx(net, input_hw=settings.input_hw), settings)
     if shared and settings.device == "cpu" and (network := _optimized(net, settings, chosen)) is not None:
         return network
     graph = to_onnx(net, input_hw=settings.input_hw, constants="vector" if shared else "inside")
-    session = _session(graph, _options(settings), chosen)
+    session = _session(graph, settings, chosen)
     if session.get_providers()[0] != chosen[0][0]:
         raise BackendError(f"{chosen[0][0]} did not start, only {session.get_providers()}: check its libraries")
     return _Network(session)
@@ -107,12 +116,17 @@ def _options(settings: Settings) -> onnxruntime.SessionOptions:
 
 
 def _session(
-    graph: bytes, options: onnxruntime.SessionOptions, chosen: list[Provider], without: Sequence[str] = ()
+    graph: bytes,
+    settings: Settings,
+    chosen: list[Provider],
+    options: onnxruntime.SessionOptions | None = None,
+    without: Sequence[str] = (),
 ) -> onnxruntime.InferenceSession:
+    options = options or _options(settings)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=chosen, disabled_optimizers=list(without))
     except Exception as error:  # its exceptions share no base but this
-        raise BackendError(f"ONNX Runtime refused the network ({error}): use backend='torch'") from error
+        raise BackendError(f"ONNX Runtime refused the network ({error}): {settings.remedy}") from error
 
 
 def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _SlottedNetwork | None:
@@ -134,7 +148,7 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
         options = _options(settings)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         graph = to_onnx(numbered, input_hw=settings.input_hw)
-        _session(graph, options, chosen, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
+        _session(graph, settings, chosen, options, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
         model = onnx.load(options.optimized_model_filepath)
     options = _options(settings)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimized already
@@ -150,7 +164,7 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
     if not np.array_equal(np.sort(found), np.arange(1, num + 1)):
         _LOG.info("ONNX Runtime's optimizer used %d of %d constants up", num - len(found), num)
         return None
-    return _SlottedNetwork(_session(model.SerializeToString(), options, chosen), slots)
+    return _SlottedNetwork(_session(model.SerializeToString(), settings, chosen, options), slots)
 
 
 class _Network:

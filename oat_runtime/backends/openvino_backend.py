@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import openvino
 
 from oat_runtime.backends.int8_graph import refuse_shared, to_int8_onnx
 from oat_runtime.backends.onnx_graph import INPUT, ConstantsForm, to_onnx
-from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, equal_pieces, powers_of_two
+from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Settings, full_and_rest, powers_of_two
 from oat_runtime.backends.trials import bfloat16_works, int8_works
 from oat_runtime.errors import BackendError
 
@@ -21,6 +21,7 @@ _TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16, "int8": 
 _LARGEST_BATCH = 8
 """More images run in pieces of this size. A WRN-16-2 took 1.38 ms an image in pieces of 8 and 1.44 in one of 32, whose
 features leave the caches; a shared plan passes over them more often and lost up to 1.2 times at 32."""
+MakeGraph = Callable[[ConstantsForm], bytes]
 _OPEN = -1
 """Batch size of a network that takes any."""
 
@@ -46,7 +47,27 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
 
 def compile_unchecked(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:
     """Compile without checking that the precision works here."""
-    network = _Network(make_net, settings, shared)
+    input_hw, sizes = settings.input_hw, list[int]()
+    if shared:
+        sizes = [vector.size for site in make_net().affines().values() for vector in (site.scale_C, site.bias_C)]
+
+    def make_graph(form: ConstantsForm) -> bytes:
+        if settings.precision == "int8":
+            return to_int8_onnx(make_net(), input_hw=input_hw)
+        return to_onnx(make_net(), input_hw=input_hw, constants=form)
+
+    network = _Network(make_graph, settings, sizes)
+    network.request(1)
+    return network
+
+
+def compile_graph(graph: bytes, settings: Settings) -> Compiled:
+    """Compile a graph that says where it rounds to 8 bits; see `oat_runtime.backends.compile_graph`.
+
+    Raises:
+        BackendError: OpenVINO refuses it.
+    """
+    network = _Network(lambda _: graph, settings)
     network.request(1)
     return network
 
@@ -66,16 +87,22 @@ class _Network:
     top-1 agreement from 99.6 to 99.9 %, and costs 2 to 5 % of the time.
     """
 
-    def __init__(self, make_net: MakeNet, settings: Settings, shared: bool) -> None:
-        self._make_net, self._settings = make_net, settings
+    def __init__(self, make_graph: MakeGraph, settings: Settings, sizes: Sequence[int] = ()) -> None:
+        """Compile nothing yet.
+
+        Args:
+            make_graph: makes the graph for each batch size.
+            settings: of the engine.
+            sizes: numbers in each scale and bias of a shared network; empty for any other.
+        """
+        self._make_graph, self._settings = make_graph, settings
         self._requests: dict[int, openvino.InferRequest] = {}
         # Of a plan only this is held: a plan holds its network, and a circle of the two would stay in memory.
         self._held_V: Floats | None = None
         self._form: ConstantsForm = "inside"
         self._constants_V, self._inputs = np.zeros(0, np.float32), list[openvino.Tensor]()
-        if shared:
+        if sizes:
             self._form = "vector" if settings.precision == "float32" else "inputs"
-            sizes = [vector.size for site in make_net().affines().values() for vector in (site.scale_C, site.bias_C)]
             self._constants_V = np.zeros(sum(sizes), np.float32)
             columns = [part.reshape(1, -1, 1, 1) for part in np.split(self._constants_V, np.cumsum(sizes)[:-1])]
             inputs = [self._constants_V] if self._form == "vector" else columns
@@ -94,7 +121,7 @@ class _Network:
     def pieces(self, num: int) -> list[int]:
         """Return the batch sizes in which `num` images run, one after another."""
         if self._settings.precision == "int8":
-            return equal_pieces(num, largest=_LARGEST_BATCH)
+            return full_and_rest(num, largest=_LARGEST_BATCH)
         return powers_of_two(num, largest=_LARGEST_BATCH)
 
     def warm(self, max_batch: int) -> None:
@@ -119,18 +146,11 @@ class _Network:
             "NUM_STREAMS": 1,
         }
         try:
-            graph = self._graph()
-            model = _CORE.read_model(graph, b"")
+            model = _CORE.read_model(self._make_graph(self._form), b"")
             model.reshape({INPUT: [batch, 3, *settings.input_hw]})
             return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO refused the network ({error}): use backend='torch'") from error
-
-    def _graph(self) -> bytes:
-        net, input_hw = self._make_net(), self._settings.input_hw
-        if self._settings.precision == "int8":
-            return to_int8_onnx(net, input_hw=input_hw)
-        return to_onnx(net, input_hw=input_hw, constants=self._form)
+            raise BackendError(f"OpenVINO refused the network ({error}): {settings.remedy}") from error
 
     def plan(self, constants_V: Floats | None = None) -> OpenVINOPlan:
         return OpenVINOPlan(self, constants_V)

@@ -34,6 +34,11 @@ class Settings:
     num_threads: int = 1
     device: Device = "cpu"
 
+    @property
+    def remedy(self) -> str:
+        """What to do where an engine refuses a network: torch takes every one, but does not run in int8."""
+        return "use precision='float32'" if self.precision == "int8" else "use backend='torch'"
+
 
 class Plan(Protocol):
     """One operating point, compiled. May be called from one thread at a time."""
@@ -79,6 +84,6 @@ def powers_of_two(num: int, *, largest: int) -> list[int]:
     return pieces + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
 
 
-def equal_pieces(num: int, *, largest: int) -> list[int]:
+def full_and_rest(num: int, *, largest: int) -> list[int]:
     """Return the sizes of the pieces in which `num` images run where any size will do: `largest` each, and a rest."""
     return [largest] * (num // largest) + ([num % largest] if num % largest else [])

@@ -115,15 +115,17 @@ def activation_ranges(net: TorchNet, batches: Iterable[Tensor]) -> dict[str, Ran
     found = dict[str, Range]()
 
     def watch(site: str, x_NCHW: Tensor) -> Tensor:
-        low, high = x_NCHW.aminmax()
-        seen = as_range(float(low), float(high))
+        low, high = (float(end) for end in x_NCHW.aminmax())  # both are NaN where one value is
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"expected finite activations, got {low:g} to {high:g} at {site}: check the weights")
+        seen = as_range(low, high)
         found.update(union({site: found.get(site, seen)}, {site: seen}))
         return x_NCHW
 
     for x_NCHW in batches:
         net(x_NCHW, watch)
-    if not found or not all(math.isfinite(value) for pair in found.values() for value in pair):
-        raise ValueError("expected images whose activations are finite, got none")
+    if not found:
+        raise ValueError("expected images, got none")
     return found
 
 

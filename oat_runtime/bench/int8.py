@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from oat_runtime.backends import BackendName, Precision, Settings, available, get_backend
+from oat_runtime.backends import (
+    INT8_ENGINES,
+    BackendName,
+    Precision,
+    Settings,
+    available,
+    compile_graph,
+    get_backend,
+    int8_engines,
+)
 from oat_runtime.backends.plan import Floats
 from oat_runtime.bench.memory import held_in_a_process
-from oat_runtime.bench.static_int8 import RUNNERS, quantize_static
+from oat_runtime.bench.static_int8 import quantize_static
 from oat_runtime.bench.switch import switches
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.loss import DEFAULT_LOSS
@@ -27,7 +36,6 @@ from oat_runtime.report import Row
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import interleave, median_ratio, p50_p99
 
-ENGINES: tuple[BackendName, ...] = ("openvino", "onnxruntime")
 Infer = Callable[[Floats], Floats]
 Key = tuple[str, str]
 """Engine and precision."""
@@ -51,7 +59,8 @@ class Int8:
         """
         self.bundle, self.num_threads, self.seconds, self.root = bundle, num_threads, seconds, root
         config = bundle.manifest.model
-        self.engines = [name for name in ENGINES if name in available()]
+        self.engines = tuple(name for name in INT8_ENGINES if name in available())
+        self.in_int8: tuple[BackendName, ...] = ()
         self.batches = (1,) if quick else (1, 32)
         lambdas = config.lambdas[-1:] if quick else sorted({config.lambdas[0], config.lambdas[-1]})
         widths = config.widths[-1:] if quick else config.widths
@@ -60,10 +69,12 @@ class Int8:
 
     def rows(self) -> list[Row]:
         """Return all rows; one that says why, where the bundle has no ranges or no engine runs in int8."""
-        quantization = self.bundle.quantization()
-        if quantization is None or not self.engines:
-            why = f"{self.bundle.manifest.name} holds no activation ranges" if self.engines else "no engine runs in it"
-            return [{"comparison": "int8", "not_measured": why}]
+        if (quantization := self.bundle.quantization()) is None:
+            return [_not_measured(f"{self.bundle.manifest.name} holds no activation ranges")]
+        try:
+            self.in_int8 = int8_engines()
+        except BackendError as error:
+            return [_not_measured(str(error))]
         config, tensors, points = self.bundle.manifest.model, self.bundle.tensors(), list[Row]()
         calibration_NCHW, calibrated_on = self._calibration()
         for point in self.points:
@@ -80,20 +91,22 @@ class Int8:
 
     def _compiled(self, net: PlainNet, precisions: tuple[Precision, ...]) -> Iterator[tuple[Key, Infer]]:
         """Compile a network on each engine in each precision that it offers."""
-        for name in self.engines:
-            for precision in precisions:
-                settings = Settings((self.bundle.input.height, self.bundle.input.width), precision, self.num_threads)
+        for precision in precisions:
+            for name in self.in_int8 if precision == "int8" else self.engines:
                 try:
-                    yield (name, precision), get_backend(name)(lambda: net, settings).plan()
+                    yield (name, precision), get_backend(name)(lambda: net, self._settings(precision)).plan()
                 except BackendError:
                     if precision != "bfloat16":
                         raise
 
+    def _settings(self, precision: Precision) -> Settings:
+        return Settings((self.bundle.input.height, self.bundle.input.width), precision, self.num_threads)
+
     def _quantized(self, net: PlainNet, calibration_NCHW: Floats) -> dict[Key, Infer]:
         """Return the network as ONNX Runtime's own tool quantizes it, run by each engine."""
-        hw = (self.bundle.input.height, self.bundle.input.width)
-        graph = quantize_static(net, calibration_NCHW, input_hw=hw)
-        return {(name, "static int8"): RUNNERS[name](graph, self.num_threads) for name in self.engines}
+        settings = self._settings("int8")
+        graph = quantize_static(net, calibration_NCHW, input_hw=settings.input_hw)
+        return {(name, "static int8"): compile_graph(name, graph, settings).plan() for name in self.in_int8}
 
     def _compare(self, point: OperatingPoint, batch: int, ours: dict[Key, Infer], static: dict[Key, Infer]) -> Row:
         """Time all in turns, and compare the fastest of each kind: by wall time, and by the process's CPU time."""
@@ -158,7 +171,7 @@ class Int8:
     def _switches(self) -> list[Row]:
         """Time switches between prepared points in int8, on the engine that compiles them sooner."""
         runtime = OATRuntime(
-            self.bundle, backend=self.engines[-1], precision="int8", num_threads=self.num_threads, memory_budget_mb=1e6
+            self.bundle, backend=self.in_int8[-1], precision="int8", num_threads=self.num_threads, memory_budget_mb=1e6
         )
         with closing(runtime):
             found = switches(runtime, num_switches=self.num_switches)
@@ -167,19 +180,22 @@ class Int8:
     def _weights(self) -> Row:
         """Compare the bytes of all points' weights in int8 with those of one float32 network at full width.
 
-        Beside it stands what a process holds more with them on OpenVINO, where it is installed.
+        Beside it stands what a process holds more with them on OpenVINO, where it runs in int8.
         """
         config, tensors = self.bundle.manifest.model, self.bundle.tensors()
         sizes = [fold(tensors, config, lam=config.lambdas[0], width=width).num_weights for width in config.widths]
-        hw = (self.bundle.input.height, self.bundle.input.width)
-        in_int8, in_float = (Settings(hw, kind, self.num_threads) for kind in _KINDS)
+        in_int8, in_float = map(self._settings, _KINDS)
         return {
             "comparison": "int8_weights_over_static",
             "num_points": len(config.lambdas) * len(sizes),
-            "resident_mb": held_in_a_process("folded", self.bundle.path, in_int8, self.engines[0]),
-            "static_mb": held_in_a_process("static", self.bundle.path, in_float, self.engines[0]),
+            "resident_mb": held_in_a_process("folded", self.bundle.path, in_int8, self.in_int8[0]),
+            "static_mb": held_in_a_process("static", self.bundle.path, in_float, self.in_int8[0]),
             "value": len(config.lambdas) * sum(sizes) / (4 * sizes[-1]),
         }
+
+
+def _not_measured(why: str) -> Row:
+    return {"comparison": "int8", "not_measured": why}
 
 
 def _summaries(points: list[Row]) -> list[Row]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from oat_runtime.backends import BackendName, Settings
 from oat_runtime.backends.plan import Floats
 from oat_runtime.errors import BackendError, one_line
 from oat_runtime.plain_net import PlainNet
-
-Infer = Callable[[Floats], Floats]
 
 
 def quantize_static(net: PlainNet, calibration_NCHW: Floats, *, input_hw: tuple[int, int]) -> bytes:
@@ -55,44 +51,3 @@ def quantize_static(net: PlainNet, calibration_NCHW: Floats, *, input_hw: tuple[
         finally:
             logging.disable(logging.NOTSET)
         return rounded.read_bytes()
-
-
-def _run_onnxruntime(graph: bytes, num_threads: int) -> Infer:
-    from oat_runtime.backends import onnxruntime_backend as backend
-
-    settings = Settings((1, 1), "int8", num_threads)
-    session = backend._session(graph, backend._options(settings), backend.providers("onnxruntime", "cpu"))
-    return backend.ONNXRuntimePlan(session, None, backend._LARGEST_INT8_BATCH)
-
-
-def _run_openvino(graph: bytes, num_threads: int) -> Infer:
-    import openvino
-
-    from oat_runtime.backends.onnx_graph import INPUT
-    from oat_runtime.backends.openvino_backend import _CORE, _LARGEST_BATCH
-
-    config = {"INFERENCE_PRECISION_HINT": openvino.Type.f32, "INFERENCE_NUM_THREADS": num_threads,
-              "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}  # fmt: skip
-    model = _CORE.read_model(graph, b"")
-    shape = [dimension.get_length() for dimension in list(model.input(0).partial_shape)[1:]]
-    requests = {}
-    for size in (1, _LARGEST_BATCH):
-        model = _CORE.read_model(graph, b"")
-        model.reshape({INPUT: [size, *shape]})
-        requests[size] = _CORE.compile_model(model, "CPU", config).create_infer_request()
-
-    def run(x_NCHW: Floats) -> Floats:
-        size, logits = (1 if len(x_NCHW) % _LARGEST_BATCH else _LARGEST_BATCH), []
-        for at in range(0, len(x_NCHW), size):
-            requests[size].infer({0: x_NCHW[at : at + size]}, share_inputs=True)
-            logits.append(requests[size].get_output_tensor(0).data.copy())
-        return logits[0] if len(logits) == 1 else np.concatenate(logits)
-
-    return run
-
-
-RUNNERS: dict[BackendName, Callable[[bytes, int], Infer]] = {
-    "onnxruntime": _run_onnxruntime,
-    "openvino": _run_openvino,
-}
-"""Compile a graph for a number of threads, by engine."""

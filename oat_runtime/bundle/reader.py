@@ -192,9 +192,12 @@ class Bundle:
     def outcomes(self, precision: Precision = "float32") -> dict[str, npt.NDArray[np.bool_]]:
         """Per-image outcomes of `report`: `condition/λ/width` to one bool an image, in the order of the test set.
 
+        They were counted in the precision that `counted_in` gives, as those of `table`.
+
         Raises:
             BundleError: the file does not hold one bit for each image that `report` counts.
         """
+        precision = self.counted_in(precision)
         packed = read_tensors(self.path / OUTCOMES, self._outcomes(), what="the table 'report'")
         return {
             outcome_key(m.condition, row.point): np.unpackbits(

@@ -139,17 +139,14 @@ def _fill(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
         write_whole(folder / file, content)  # whose errors name the file
 
 
-def check_changeable(bundle: Bundle, *, replaced: bool = False) -> None:
-    """Refuse a bundle that cannot be changed, before the work whose result goes into it.
-
-    Args:
-        bundle: the bundle.
-        replaced: whether it is replaced whole, which takes a folder beside it; otherwise a file is put into it.
+def check_changeable(bundle: Bundle) -> None:
+    """Refuse a bundle that cannot be replaced by a changed one beside it, before the work whose result goes into it.
 
     Raises:
         BundleError: with what to do instead.
     """
-    for folder in (bundle.path, bundle.path.parent)[: 1 + replaced]:
+    path = bundle.path.resolve()
+    for folder in (path, path.parent):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BundleError(
                 f"{one_line(bundle.path)} cannot be changed: no permission to write in {one_line(folder)}: copy the "
@@ -174,15 +171,14 @@ def check_target(path: Path) -> None:
 def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     """Put one more file (say, the policy's constants) into a bundle and list it in the manifest.
 
+    The bundle is replaced whole or not at all.
+
     Raises:
-        BundleError: the name is not a plain file name, or one of the bundle's own.
+        BundleError: the name is not a plain file name, or one of the bundle's own; or there is no room for a copy.
     """
     if not is_plain(name) or name in (WEIGHTS, PROBE, OUTCOMES):
         raise BundleError(f"an attached file needs a plain name of its own, got {quoted(name)}")
-    write_whole(bundle.path / name, content)
-    return _rewrite(
-        bundle, bundle.manifest.model_copy(update={"files": bundle.manifest.files | {name: _entry(content)}})
-    )
+    return _replaced(bundle, {}, {name: content})
 
 
 def attach_quantization(
@@ -201,7 +197,7 @@ def attach_quantization(
         probe_atol: by how much int8 logits may differ from the probe's on any machine; see `Manifest.tolerance`, which
             allows no more than 10 % of the largest logit.
         figures: what was counted in int8 with these ranges; None where nothing was.
-        outcomes: per-image outcomes that belong to `figures`; see `attach_figures`.
+        outcomes: per-image outcomes of the table `report` in `figures`, by `outcome_key` with the precision int8.
 
     Raises:
         BundleError: the ranges do not fit the architecture, or the bundle would not be read again; nothing changed.
@@ -219,25 +215,6 @@ def attach_quantization(
     content = (quantization.model_dump_json() + "\n").encode()
     files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, others, outcomes)}
     return _replaced(bundle, changes, files)
-
-
-def attach_figures(
-    bundle: Bundle, precision: Precision, figures: Figures, outcomes: Mapping[str, npt.NDArray[np.bool_]]
-) -> Bundle:
-    """Put into a bundle what was counted in another precision than float32, in place of what was before.
-
-    Args:
-        bundle: the bundle, which is replaced whole or not at all.
-        precision: what the network ran in.
-        figures: the tables and temperatures.
-        outcomes: per-image outcomes of the table `report`, by `outcome_key` with this precision.
-
-    Raises:
-        BundleError: the bundle would not be read again; nothing changed.
-    """
-    others = {name: found for name, found in bundle.manifest.figures.items() if name != precision}
-    packed = _outcomes_of(bundle, others, outcomes)
-    return _replaced(bundle, {"figures": others | {precision: figures}}, {OUTCOMES: packed})
 
 
 def _outcomes_of(
@@ -262,7 +239,7 @@ def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, by
     """Put other files and another manifest into a copy of the bundle, which takes its place if it can be read."""
     entries = {name: _entry(content) for name, content in files.items()}
     manifest = bundle.manifest.model_copy(update={**changes, "files": bundle.manifest.files | entries})
-    with _partial(bundle.path) as partial:
+    with _partial(bundle.path.resolve()) as partial:  # a link goes on to name it
         try:
             shutil.copytree(bundle.path, partial, dirs_exist_ok=True)
         except shutil.Error as error:  # texts alone, each with its files
@@ -273,9 +250,11 @@ def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, by
             ) from error
         _fill(partial, files, manifest)
         made = Bundle.load(partial)
-        made.quantization()
-        for precision in made.manifest.figures:
-            made.outcomes(precision)
+        if QUANTIZATION in files:
+            made.quantization()
+        if OUTCOMES in files:
+            for precision in made.manifest.figures:
+                made.outcomes(precision)
     return Bundle.load(bundle.path)
 
 
@@ -284,27 +263,13 @@ def upgrade(bundle: Bundle) -> Bundle:
 
     Its identity changes, so device profiles and whatever else names the old hash have to be made anew.
     """
-    return _rewrite(bundle, bundle.manifest)
-
-
-def _rewrite(bundle: Bundle, manifest: Manifest) -> Bundle:
-    """Put another manifest into a bundle, and read what has become of it."""
-    path, files = bundle.path, _manifest_files(manifest)
-    # Until the manifest is in its place the old hash stands beside it as well: a kill leaves the old bundle or the new.
-    write_whole(path / MANIFEST_HASH, _hash_line((path / MANIFEST).read_bytes()) + files[MANIFEST_HASH])
-    for name, content in files.items():
-        write_whole(path / name, content)
-    return Bundle.load(path)
+    return _replaced(bundle, {}, {})
 
 
 def _manifest_files(manifest: Manifest) -> dict[str, bytes]:
     """The manifest, and its hash in the form that `sha256sum --check` reads."""
     content = (manifest.model_dump_json(indent=1) + "\n").encode()
-    return {MANIFEST: content, MANIFEST_HASH: _hash_line(content)}
-
-
-def _hash_line(content: bytes) -> bytes:
-    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
+    return {MANIFEST: content, MANIFEST_HASH: f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()}
 
 
 def _entry(content: bytes) -> FileEntry:

@@ -88,7 +88,8 @@ class PlanStore:
             settings: of the engine.
             form: see `PlanForm`.
             budget_mb: megabytes of weights that folded plans may hold, 64 by default; a weight counts four bytes, in
-                int8 one. Beyond it, the plan used least recently is let go of, but never the last one.
+                int8 one. Beyond it, plans between two trained λ are let go of, then trained ones, but these only for
+                another trained one; of each kind those used least recently, and never the one just made.
             check: is asked about each knot of a width when its shared network is made, and about each folded plan;
                 what it raises is raised on, and nothing is kept.
             quantization: what int8 needs; its plans are folded.
@@ -177,14 +178,22 @@ class PlanStore:
         self._try({point: ready.plan})
         with self._lock:
             self._folded[point] = ready
-            while len(self._folded) > 1 and self._held() > self._budget:
-                gone, _ = self._folded.popitem(last=False)
+            while self._held() > self._budget and (gone := self._to_drop(point)) is not None:
+                del self._folded[gone]
                 _LOG.warning(
-                    "%s lost its folded plan to the budget of %g MB: raise memory_budget_mb, or use plans='shared'",
+                    "%s lost its folded plan to the budget of %g MB: raise memory_budget_mb, or use %s",
                     gone,
                     self._budget / 1e6,
+                    "precision='float32'" if self._settings.precision == "int8" else "plans='shared'",
                 )
         return ready
+
+    def _to_drop(self, made: OperatingPoint) -> OperatingPoint | None:
+        """Return which folded plan goes first to make room for another, with the lock held; None: none may go."""
+        trained = self._config.lambdas
+        others = [point for point in self._folded if point != made]  # the one used least recently first
+        between = [point for point in others if point.lam not in trained]
+        return next(iter(between or (others if made.lam in trained else [])), None)
 
     def _held(self) -> int:
         return sum(map(self._num_bytes, self._folded))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oat_runtime import backends
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import available
+from oat_runtime.backends import available, int8_engines, trials
 from oat_runtime.bench import __main__ as bench
 from oat_runtime.bench import int8, latency, static_int8, switch
 from oat_runtime.bundle import Bundle
@@ -122,7 +123,7 @@ def test_the_command_ends_with_one_json_line_of_every_check(
 def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
     int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not set(int8.ENGINES) <= set(available()):
+    if not set(int8.INT8_ENGINES) <= set(available()):
         pytest.skip("needs both engines")
     pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
     monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
@@ -131,7 +132,7 @@ def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
     rows = {row["comparison"]: row for row in found.rows()}
     point = rows["int8_point"]
     assert point["calibrated_on"] == "2 images of the probe, because none was not found"
-    assert {f"static {name} static int8" for name in int8.ENGINES} <= point["all_p50_ms"].keys()
+    assert {f"static {name} static int8" for name in int8.INT8_ENGINES} <= point["all_p50_ms"].keys()
     anchors = {key: ms for key, ms in point["all_p50_ms"].items() if key.startswith("static ")}
     assert f"static {point['anchor']}" == min(anchors, key=anchors.__getitem__)
     assert {name for name in bench.LIMITS if "int8" in name} - rows.keys() == {
@@ -139,6 +140,33 @@ def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
         "int8_over_fastest_static_32", "int8_over_fastest_static_32_cpu",
     }  # fmt: skip
     assert rows["int8_weights_over_static"]["value"] < 3.0
+
+
+def test_an_engine_that_refuses_int8_leaves_the_other_one_and_its_own_float_network(
+    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a CPU that half shows AMX, on which OpenVINO refuses int8, ended the whole comparison."""
+    if not set(int8.INT8_ENGINES) <= set(available()):
+        pytest.skip("needs both engines")
+    pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
+    monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
+    monkeypatch.setattr(trials, "shows", lambda feature: feature == "amx_int8")
+    monkeypatch.setattr(trials, "_INT8", "import os; os.abort()")
+    trials.int8_works.cache_clear()
+    try:
+        assert int8_engines() == ("onnxruntime",)
+        found = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
+        found.num_switches = 5
+        point = next(row for row in found.rows() if row["comparison"] == "int8_point")
+        assert {name for name in point["all_p50_ms"] if name.endswith("int8")} == {
+            "ours onnxruntime int8", "static onnxruntime static int8",
+        }  # fmt: skip
+        assert "static openvino float32" in point["all_p50_ms"]
+        monkeypatch.setattr(backends, "available", lambda: ("openvino",))
+        (row,) = found.rows()
+        assert row["not_measured"].startswith("int8 needs an engine that works here")
+    finally:
+        trials.int8_works.cache_clear()
 
 
 def test_a_missing_tool_of_the_anchor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ import pytest
 import safetensors.numpy
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends import BackendName, Settings, get_backend
+from oat_runtime.backends import BackendName, Settings, compile_graph, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
-from oat_runtime.bundle import Bundle, outcome_key, writer
-from oat_runtime.bundle.writer import attach_figures, attach_file, attach_quantization
+from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle.writer import attach_quantization
 from oat_runtime.errors import BackendError, BundleError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import Convolution, PlainNet, fold
@@ -25,6 +25,7 @@ from oat_runtime.quantization import Quantization, activation_sites, as_range
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.untrained import static_net, untrained_int8_net
 from tests.oat_runtime.engines import HW, images, need
+from tests.oat_runtime.forged import plant
 
 P, Floats = OperatingPoint, npt.NDArray[np.float32]
 ENGINES: tuple[BackendName, ...] = ("onnxruntime", "openvino")
@@ -153,6 +154,22 @@ def test_torch_measures_the_range_of_every_site(
         activation_ranges(net, [])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_an_activation_that_is_not_finite_is_refused_in_any_batch(
+    make_tensors: Callable[..., Any], bad: int, value: float
+) -> None:
+    """Regression: only the first batch was looked at, because the union of (0, 3) and (NaN, NaN) is (0, 3)."""
+    torch = pytest.importorskip("torch")
+    from oat_runtime.backends.torch_net import TorchNet, activation_ranges
+
+    config, x_NCHW = CONFIGS["wide_resnet"], images(3)
+    x_NCHW[bad, 0, 5, 5] = value
+    net = TorchNet(fold(make_tensors(config), config, lam=1.0, width=0.5))
+    with pytest.raises(ValueError, match=r"expected finite activations, got .* at stem"):
+        activation_ranges(net, torch.from_numpy(x_NCHW).split(1))
+
+
 def test_a_lambda_between_two_knots_takes_what_holds_for_both(
     make_tensors: Callable[..., Any], quantization_of: Callable[..., Quantization]
 ) -> None:
@@ -197,6 +214,14 @@ def test_what_does_not_run_in_int8_is_refused(engine: BackendName) -> None:
     says = "torch engine does not run in int8" if engine == "torch" else "compile it folded"
     with pytest.raises(BackendError, match=says):
         get_backend(engine)(lambda: untrained_int8_net(config, 0.5), Settings(HW, "int8"), shared=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_refuses_a_graph_names_a_way_out_that_exists(engine: BackendName) -> None:
+    """Regression: in int8 both named the torch engine, which does not run in it."""
+    need(engine)
+    with pytest.raises(BackendError, match=r"(?s)refused the network .*: use precision='float32'"):
+        compile_graph(engine, b"no graph", Settings(HW, "int8"))
 
 
 def test_a_cpu_on_which_int8_crashes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,18 +304,20 @@ def test_figures_of_int8_come_back_and_go_when_ranges_are_measured_anew(folder: 
         for row in figures.report.rows
         for m in row.measurements
     }
-    counted = attach_figures(bundle, "int8", figures, outcomes)
+    assert quantization is not None
+    counted = attach_quantization(bundle, quantization, probe_atol=0.5, figures=figures, outcomes=outcomes)
     assert counted.counted_in("int8") == "int8" and counted.counted_in("bfloat16") == "float32"
     assert all(hits.sum() > 0 for hits in counted.outcomes("int8").values())
-    assert quantization is not None
     again = attach_quantization(counted, quantization, probe_atol=0.5)
     assert again.counted_in("int8") == "float32" and again.outcomes().keys() == bundle.outcomes().keys()
 
 
 def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> None:
     bundle, before = Bundle.load(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
+    figures, quantization = bundle.manifest.figures["float32"], bundle.quantization()
+    assert quantization is not None
     with pytest.raises(BundleError):
-        attach_figures(bundle, "int8", bundle.manifest.figures["float32"], {})
+        attach_quantization(bundle, quantization, probe_atol=0.5, figures=figures, outcomes={})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -298,9 +325,9 @@ def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> Non
 @pytest.mark.parametrize("change", CHANGES)
 def test_hostile_ranges_are_refused_in_one_line(folder: Path, change: str) -> None:
     path = folder / "quantization.json"
-    bundle = attach_file(Bundle.load(folder), path.name, broken(json.loads(path.read_bytes()), change).encode())
+    plant(folder, path.name, broken(json.loads(path.read_bytes()), change).encode())
     with pytest.raises(BundleError, match="measure them again") as refused:
-        bundle.quantization()
+        Bundle.load(folder).quantization()
     assert len(str(refused.value)) < 600 and "\n" not in str(refused.value)
     with pytest.raises(BundleError):
         OATRuntime.load(folder, backend="onnxruntime", precision="int8")
@@ -337,20 +364,17 @@ def test_a_bundle_without_ranges_says_how_to_get_them(tiny_bundle: Path) -> None
 def test_other_weights_and_other_ranges_are_refused_in_int8(folder: Path, exchanged: str) -> None:
     """Their hashes fit; the probe tells. The manifest states a tolerance of 50, which counts as a tenth of a logit."""
     need("onnxruntime")
-    bundle = Bundle.load(folder)
     if exchanged == "weights":
         name = "weights.safetensors"
         tensors = safetensors.numpy.load_file(folder / name)
         tensors["blocks.1.conv1.weight"] = np.roll(tensors["blocks.1.conv1.weight"], 1, axis=0)
-        safetensors.numpy.save_file(tensors, folder / name)
+        plant(folder, name, safetensors.numpy.save(tensors))
     else:
         name = "quantization.json"
         document = json.loads((folder / name).read_bytes())
         for point in document["points"]:
             point["ranges"] = [[low / 8, high / 8 + 1e-6] for low, high in point["ranges"]]
-        (folder / name).write_text(json.dumps(document))
-    entries = bundle.manifest.files | {name: writer._entry((folder / name).read_bytes())}
-    writer._rewrite(bundle, bundle.manifest.model_copy(update={"files": entries}))
+        plant(folder, name, json.dumps(document).encode())
     with pytest.raises(BundleError, match=r"probe of .* in int8"):
         OATRuntime.load(folder, backend="onnxruntime", precision="int8", num_threads=1)
 
@@ -366,3 +390,14 @@ def test_int8_weights_take_a_quarter_of_the_budget(int8_bundle: Path) -> None:
             one.prepare()
         assert all(runtime.is_prepared(row.point) for row in runtime.table.rows)
         assert not all(other.is_prepared(row.point) for row in other.table.rows)
+
+
+def test_beyond_the_budget_int8_names_a_way_out_that_exists(
+    int8_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: it named plans='shared', which int8 ignores."""
+    need("onnxruntime")
+    load = partial(OATRuntime.load, int8_bundle, backend="onnxruntime", precision="int8", num_threads=1)
+    with caplog.at_level("WARNING"), closing(load(memory_budget_mb=0.01)) as runtime:
+        runtime.prepare([P(0.0, 1.0), P(1.0, 1.0)])
+    assert "raise memory_budget_mb, or use precision='float32'" in caplog.text

@@ -12,10 +12,11 @@ import pytest
 from oat_runtime.backends import available, choice
 from oat_runtime.bundle import Bundle, Figures, LossBound, outcome_key
 from oat_runtime.bundle.loss import losses, objection
-from oat_runtime.bundle.writer import attach_figures, attach_file
+from oat_runtime.bundle.writer import attach_quantization
 from oat_runtime.errors import BundleError
 from oat_runtime.operating_point import OperatingPoint, OperatingRow
 from oat_runtime.runtime import OATRuntime
+from tests.oat_runtime.forged import plant
 
 P = OperatingPoint
 WHERE = P(0.4, 0.5)
@@ -50,7 +51,9 @@ def counted(source: Path, folder: Path, fewer: Mapping[str, int], *, without: st
         for row in figures.report.rows
         for m in row.measurements
     }
-    return attach_figures(bundle, "int8", figures, outcomes)
+    quantization, probe_atol = bundle.quantization(), bundle.manifest.probe_atol["int8"]
+    assert quantization is not None
+    return attach_quantization(bundle, quantization, probe_atol=probe_atol, figures=figures, outcomes=outcomes)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +91,13 @@ def test_int8_has_to_be_faster_by_a_tenth() -> None:
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[choice.Candidate, float]]:
-    """What the stopwatch of the choice will say of each candidate; those that it was asked about are all that count."""
+    """What the stopwatch of the choice will say of each candidate; one without a time was refused."""
     if "onnxruntime" not in available():
         pytest.skip("onnxruntime is not installed")
     found: dict[choice.Candidate, float] = {("onnxruntime", "float32"): 2.0, ("onnxruntime", "int8"): 1.0}
 
     def measure(make_net: object, probe: object, settings: object, candidates: list[choice.Candidate]) -> object:
-        return {candidate: found[candidate] for candidate in candidates}
+        return {candidate: found[candidate] for candidate in candidates if candidate in found}
 
     monkeypatch.setattr(choice, "measure", measure)
     monkeypatch.setattr(choice, "available", lambda device: ("onnxruntime", "torch"))
@@ -140,6 +143,14 @@ def test_auto_leaves_int8_out_where_it_is_not_faster_and_says_so(
     assert "int8 is not chosen: it must take at most 0.9 of the time" in says
 
 
+def test_nothing_is_said_of_the_time_of_int8_where_none_was_measured(
+    int8_bundle: Path, tmp_path: Path, times: dict[choice.Candidate, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    del times["onnxruntime", "int8"]
+    precision, says = precision_of(counted(int8_bundle, tmp_path / "tiny", {}), caplog)
+    assert precision == "float32" and "int8 is not chosen" not in says
+
+
 def test_auto_never_takes_int8_without_counts_or_memory_for_all_points(
     tiny_bundle: Path,
     int8_bundle: Path,
@@ -160,6 +171,7 @@ def test_auto_never_takes_int8_without_counts_or_memory_for_all_points(
 def test_hostile_ranges_are_refused_by_auto_too(
     int8_bundle: Path, tmp_path: Path, times: dict[choice.Candidate, float]
 ) -> None:
-    bundle = attach_file(counted(int8_bundle, tmp_path / "tiny", {}), "quantization.json", b"{}")
+    bundle = counted(int8_bundle, tmp_path / "tiny", {})
+    plant(bundle.path, "quantization.json", b"{}")
     with pytest.raises(BundleError, match="measure them again"):
-        OATRuntime(bundle, num_threads=1)
+        OATRuntime.load(bundle.path, num_threads=1)

@@ -376,8 +376,30 @@ def test_a_budget_lets_go_of_the_folded_plan_used_least_recently(
     with caplog.at_level(logging.WARNING):
         runtime.prepare([third])
     assert [runtime.is_prepared(point) for point in (first, second, third)] == [True, False, True]
-    assert "memory_budget_mb" in caplog.text
+    assert "raise memory_budget_mb, or use plans='shared'" in caplog.text
     assert runtime.set_point(lam=second.lam, width=second.width) == runtime.predict(frame()).point == second
+    runtime.close()
+
+
+def test_a_trained_point_is_never_given_up_for_a_λ_between_two(tiny_bundle: Path) -> None:
+    """Regression: thirteen λ by hand let go of trained points, and nothing compiled them again."""
+    bundle = Bundle.load(tiny_bundle)
+    one_mb = 4e-6 * fold(bundle.tensors(), bundle.manifest.model, lam=0.0, width=1.0).num_weights
+    runtime = OATRuntime.load(tiny_bundle, backend=ENGINE, plans="folded", num_threads=1, memory_budget_mb=3.5 * one_mb)
+    standing = [P(lam, 1.0) for lam in (0.0, 0.2, 1.0)]
+    assert runtime.active in standing
+    runtime.prepare(standing)
+
+    def prepared(*points: OperatingPoint) -> list[bool]:
+        return [runtime.is_prepared(point) for point in points]
+
+    for lam in (0.15, 0.25, 0.5):
+        runtime.set_point(lam=lam, width=1.0)
+        assert all(prepared(*standing, P(lam, 1.0))), "the newest one stays, whatever the budget"
+    assert prepared(P(0.15, 1.0), P(0.25, 1.0)) == [False, False]
+    runtime.prepare([P(0.4, 1.0)])
+    assert not runtime.is_prepared(P(0.5, 1.0)), "a λ between two goes first"
+    assert all(prepared(P(0.4, 1.0))) and sum(prepared(*standing)) == 2
     runtime.close()
 
 

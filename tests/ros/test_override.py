@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
 from oat_msgs.msg import OperatingPoint
 from oat_msgs.srv import SetOperatingPoint
+
+from oat_runtime.runtime import OATRuntime
 
 ADAPTIVE, OPERATOR = OperatingPoint.SOURCE_ADAPTIVE, OperatingPoint.SOURCE_OPERATOR
 RELEASE = SetOperatingPoint.Request.RELEASE
@@ -85,6 +88,22 @@ def test_the_service_sets_both_at_once_and_keeps_what_is_left_out(peer) -> None:
     assert peer.set_point(lambda_value=RELEASE, width=math.nan).success
     result = peer.ask()
     assert (result.lambda_source, result.width_source) == (ADAPTIVE, OPERATOR)
+
+
+def test_the_service_promises_no_image_before_its_point_is_compiled(start_graph, monkeypatch) -> None:
+    """Regression: in int8, whose plans are folded, it promised the next image also where a λ was compiled first."""
+    monkeypatch.setattr(OATRuntime, "load", functools.partial(OATRuntime.load, plans="folded"))
+    peer = start_graph().peer
+
+    def promised(lam: float) -> str:
+        point = peer.set_point(lambda_value=lam, width=1.0).operating_point
+        assert (point.lambda_value, point.width) == (lam, 1.0)
+        return point.reason
+
+    assert promised(0.4) == "from the next image on"
+    assert promised(0.55) == "once it is compiled; until then images run as before"
+    peer.until(lambda: peer.ask().lambda_value == 0.55, "the point is compiled")
+    assert promised(0.55) == "from the next image on"
 
 
 def test_the_service_answers_with_what_will_run(start_graph) -> None:

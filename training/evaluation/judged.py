@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oat_runtime.architecture import InputSpec
+from oat_runtime.backends import int8_engines
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
 from oat_runtime.errors import BundleError, ConfigError, DataError
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
-from training.network import OATNet, Rounding, int8_engines, network_of
+from training.network import OATNet, Rounding, network_of
 from training.split import DataRecord, check_division
 
 JudgedSplit = Literal["test", "validation"]

@@ -6,7 +6,7 @@ Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020 ("the pap
 from training.network.deployed import folded, network_of, probe_of, tensors_of
 from training.network.layers import LambdaBatch, SlimmableConv2d, SlimmableLinear
 from training.network.oat_net import OATNet, frozen, untracked
-from training.network.rounded import RoundedNet, Rounding, int8_engines
+from training.network.rounded import RoundedNet, Rounding
 
 __all__ = [
     "LambdaBatch",
@@ -17,7 +17,6 @@ __all__ = [
     "SlimmableLinear",
     "folded",
     "frozen",
-    "int8_engines",
     "network_of",
     "probe_of",
     "tensors_of",

@@ -9,17 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oat_runtime.backends import BackendName, Plan, Settings, available, get_backend, versions
+from oat_runtime.backends import BackendName, Plan, Settings, get_backend, versions
 from oat_runtime.backends.torch_net import TorchNet
-from oat_runtime.backends.trials import int8_works
-from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.quantization import Quantization
 from training.network.deployed import tensors_of
 from training.network.oat_net import OATNet
-
-_INT8_ENGINES: tuple[BackendName, ...] = ("openvino", "onnxruntime")
 
 
 class RoundedNet(nn.Module):
@@ -54,7 +50,7 @@ class Rounding:
     Attributes:
         quantization: the ranges of the activations.
         input_hw: rows and columns of the images.
-        engine: what runs them; see `int8_engines`.
+        engine: what runs them; see `oat_runtime.backends.int8_engines`.
     """
 
     quantization: Quantization
@@ -83,17 +79,3 @@ class Rounding:
     def __str__(self) -> str:
         """As in `int8 on openvino 2026.1.0`."""
         return f"int8 on {versions(self.engine)}"
-
-
-def int8_engines() -> tuple[BackendName, ...]:
-    """Return the installed engines that run in int8 on this CPU, the faster one first.
-
-    Raises:
-        BackendError: there is none.
-    """
-    found = tuple(name for name in _INT8_ENGINES if name in available() and (name != "openvino" or int8_works()))
-    if not found:
-        raise BackendError(
-            "int8 needs an engine that works here: pip install 'oat-robot[openvino]' or 'oat-robot[onnxruntime]'"
-        )
-    return found

@@ -13,7 +13,7 @@ import pytest
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
 from oat_perception.core.regions import RotatedBox, cut_out
 
-from oat_runtime.errors import InputError
+from oat_runtime.errors import InputError, OperatingPointError
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
@@ -85,6 +85,28 @@ def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     assert second.signals.network.disagrees == bool(shift)
     assert third.signals.network is not None
     assert third.signals.network.disagrees is None
+
+
+def test_a_probe_that_cannot_run_costs_no_frame_and_says_why(
+    core: PerceptionCore, runtime: OATRuntime, monkeypatch
+) -> None:
+    """Regression: where its plan was let go of, every frame with a probe failed."""
+    predict = runtime.predict_inputs
+
+    def gone(x_NCHW: np.ndarray, *, at: OperatingPoint | None = None) -> list[Prediction]:
+        if at is not None:
+            raise OperatingPointError(f"{at} is not prepared")
+        return predict(x_NCHW)
+
+    monkeypatch.setattr(runtime, "predict_inputs", gone)
+    step = core.policy.step
+    monkeypatch.setattr(core.policy, "step", lambda signals: replace(step(signals), probe=OperatingPoint(0.2, 0.75)))
+    first, second = (_run(core, now_s) for now_s in (0.0, 0.1))
+    assert first.prediction.point == first.decision.point
+    assert (first.probes, first.probe_ms) == ((), 0.0)
+    assert first.note == "no probe: λ=0.2 width=0.75 is not prepared"
+    assert second.signals.network is not None
+    assert second.signals.network.disagrees is None
 
 
 def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, engine, monkeypatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_perception.core.regions import Box, cut_out
-from oat_runtime.errors import quoted
+from oat_runtime.errors import OATError, one_line, quoted
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
@@ -86,11 +86,11 @@ class FrameResult:
     Attributes:
         prediction: the network's result, with the point that produced it.
         probes: its results at the opposite λ, for each region of a frame with regions, else for the image; empty if no
-            probe was due.
+            probe was due, or it failed.
         regions: its result for each of the frame's boxes; None for a box without pixels.
         signals: the inputs of the decision.
         decision: the policy's choice for this frame.
-        note: why another point ran than the decided one; empty if the decided one ran.
+        note: why another point ran than the decided one, and why a probe that was due is missing; empty if neither.
         waited_ms: time from receipt to the start of processing.
         preprocess_ms: time from camera frame to network inputs, including those of its regions.
         policy_ms: time of image statistics and decision.
@@ -219,8 +219,12 @@ class PerceptionCore:
         judged, x_judged_NCHW = (of_regions, x_NCHW[1:]) if judges_regions else ([prediction], x_NCHW[:1])
         predicted = time.perf_counter()
         probes: list[Prediction] = []
+        notes = [_note(decision.point, expected, prediction.point)]
         if judged and decision.probe is not None and decision.probe != prediction.point:
-            probes = self._runtime.predict_inputs(x_judged_NCHW, at=decision.probe)
+            try:
+                probes = self._runtime.predict_inputs(x_judged_NCHW, at=decision.probe)
+            except OATError as error:  # the image has its answer
+                notes.append(f"no probe: {one_line(error)}")
         probe_ms = 1e3 * (time.perf_counter() - predicted) if probes else 0.0
         # The time is that of the whole batch, where regions came with the image: the deadline is for all of one
         # inference, so regions count as a machine that is that much slower than its profile of one image.
@@ -239,7 +243,7 @@ class PerceptionCore:
             regions=tuple(None if box is None else next(answers) for box in frame.boxes or ()),
             signals=signals,
             decision=decision,
-            note=_note(decision.point, expected, prediction.point),
+            note="; ".join(filter(None, notes)),
             waited_ms=1e3 * (now_s - frame.received_s),
             preprocess_ms=1e3 * (fitted - started),
             policy_ms=1e3 * (decided - fitted),

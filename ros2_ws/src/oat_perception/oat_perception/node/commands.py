@@ -106,8 +106,9 @@ class Commands:
 
         Args:
             request: what is asked.
-            active: message with the active operating point; changed to the one that the next image will find.
-            runtime: knows at which λ an asked one runs.
+            active: message with the active operating point; changed to the one that the next image will find, or that
+                is compiled first, as its reason then says.
+            runtime: knows at which λ an asked one runs, and what is compiled.
             safest: the point that the safety lock forces.
 
         Returns:
@@ -145,8 +146,8 @@ class Commands:
         timer = self._node.create_timer(delay_s, fire, clock=self._steady)
 
     def _foretell(self, point: OperatingPoint, runtime: OATRuntime, safest: Point) -> None:
-        """Change a message to what will be in force at the next image, as far as that is not the policy's to choose."""
-        held, words = self.overrides.held, ["from the next image on"]
+        """Change a message to what will be in force and from when, as far as that is not the policy's to choose."""
+        held, words = self.overrides.held, list[str]()
         if self._is_locked:
             point.lambda_value, point.width = safest.lam, safest.width
             point.lambda_source = point.width_source = OperatingPoint.SOURCE_SAFETY_LOCK
@@ -165,7 +166,9 @@ class Commands:
         elif point.width_source == OperatingPoint.SOURCE_OPERATOR:
             point.width_source = OperatingPoint.SOURCE_ADAPTIVE
             words.append("the policy chooses the width, here still the last one")
-        point.reason = "; ".join(words)
+        ready = runtime.is_prepared(Point(point.lambda_value, point.width))
+        start = "from the next image on" if ready else "once it is compiled; until then images run as before"
+        point.reason = "; ".join([start, *words])
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Check changes, without any effect."""
