@@ -1,17 +1,20 @@
 """Laws of counting in int8: what is attached is what int8 answers, it goes on after a stop, and it is whole."""
 
 import json
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import available
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
@@ -178,6 +181,27 @@ def test_a_checkpoint_becomes_a_bundle_with_int8_in_one_command(
     assert run(monkeypatch, export_module.main, str(checkpoint), str(tmp_path / "both"), *few) in (0, 1)
     made = Bundle.load(tmp_path / "both")
     assert set(made.manifest.figures) == {"float32", "int8"} and "int8" in made.manifest.probe_atol
+
+
+def test_engines_that_take_an_image_for_two_wrong_classes_do_not_agree(
+    sets: dict[str, ImageSet], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: both were wrong, and that counted as agreement."""
+    config = ModelConfig(lambdas=(0.0, 1.0), widths=(1.0,))
+    model = SimpleNamespace(config=config, code_KD=torch.zeros(1))
+
+    def always(label: int) -> Any:
+        logits_K = torch.eye(10)[label]
+        return SimpleNamespace(
+            model=model, about=f"engine {label}", plain=lambda _: lambda x: logits_K.expand(len(x), -1)
+        )
+
+    others = sets["test"].subset(np.flatnonzero(sets["test"].labels_N > 1), "others")
+    with caplog.at_level(logging.INFO):
+        int8_module._spot_check(always(0), always(1), others)
+        int8_module._spot_check(always(0), always(0), others)
+    agreed = [f"agree on {num} of {len(others)} test images" for num in (0, len(others))]
+    assert all(part in record.message for part, record in zip(agreed, caplog.records, strict=True))
 
 
 def test_suites_count_in_int8_or_say_that_they_do_not(
