@@ -19,6 +19,8 @@ from training.evaluation.judged import Judged
 from training.evaluation.suite import Job
 from training.evaluation.suites import SUITES, groups, sizes
 from training.network import OATNet, folded
+from training.recipes import RECIPES, dedicated
+from training.settings import with_changes
 
 Documents = dict[str, Document]
 
@@ -232,13 +234,22 @@ def test_dedicated_networks_are_counted_on_the_same_images_at_their_own_point(jo
 
 
 def test_a_network_that_does_not_compare_is_refused(job: Job) -> None:
-    dedicated = SUITES["dedicated"].run
+    compare = SUITES["dedicated"].run
     with pytest.raises(ConfigError, match="name them with --beside"):
-        dedicated(job)
+        compare(job)
     for other, reason in (
         (job.judged, "expected one of each"),
         (single(0.9, 1.0, job), "λ=0.9 and width 1, which tiny was not trained for"),
         (single(1.0, 1.0, job, seed=1, num_validation=6), "trained on other images than tiny"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            dedicated(replace(job, beside=(other,)))
+            compare(replace(job, beside=(other,)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_way_to_a_dedicated_network_fits_every_recipe(recipe: str, job: Job) -> None:
+    """Regression: half of the recipes refused the settings that the error named."""
+    with pytest.raises(ConfigError) as refused:
+        SUITES["dedicated"].run(replace(job, beside=(job.judged,)))
+    like = RECIPES[recipe]()
+    assert with_changes(like, re.findall(r"--set ([^\s`]+)", str(refused.value))) == dedicated(1.0, 1.0, like)
