@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,12 +231,15 @@ def test_suites_count_in_int8_or_say_that_they_do_not(
 
 
 def test_paired_differences_are_those_of_both_networks_on_the_same_images(
-    counted: Bundle, sets: dict[str, ImageSet]
+    counted: Bundle, sets: dict[str, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     judged, data, attack = load_judged(counted.path), sets["test"].first(6), ATTACKS["fgsm"]
     rounding = judged.rounding()
-    job = Job(judged, data, (1.0,), (0.5,), attack, attacks=("fgsm",), rounding=rounding)
+    job = Job(judged, data, (1.0,), (0.5,), attack, attacks=("fgsm",), cache_folder=tmp_path, rounding=rounding)
     found = SUITES["paired"].run(job)
+    assert SUITES["paired"].run(again := replace(job)).rows == found.rows
+    assert again.cached_s == again.cache.cached_s + again.float32.cached_s > again.float32.cached_s > 0.0
     correct = {}
     for name, one in (("int8", rounding), ("float32", None)):
         of_point = [OutcomeCache(None, judged.model, one).outcomes(P(1.0, 0.5), data, attack=a) for a in (None, attack)]

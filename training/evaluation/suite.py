@@ -56,6 +56,16 @@ class Job:
         """The outcomes of the network that were counted before."""
         return OutcomeCache(self.cache_folder, self.judged.model, self.rounding)
 
+    @cached_property
+    def float32(self) -> OutcomeCache:
+        """The same of the float32 network, which int8 is compared with."""
+        return self.cache if self.rounding is None else OutcomeCache(self.cache_folder, self.judged.model)
+
+    @property
+    def cached_s(self) -> float:
+        """How long it took, at the time, to count what both have taken from the disk since."""
+        return sum(cache.cached_s for cache in {self.cache, self.float32})
+
     @property
     def device(self) -> torch.device:
         """The device of the network."""
@@ -164,6 +174,7 @@ class Suite:
         run: counts.
         tables: its rows as tables.
         figures: its rows as pictures, by the name of the file.
+        most_images: how many of a job's images it looks at, from the first on; None: all.
         needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
         precisions: what it can count in.
     """
@@ -173,6 +184,7 @@ class Suite:
     run: Callable[[Job], Result]
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
+    most_images: int | None = None
     needs_more: bool = False
     precisions: tuple[Precision, ...] = ("float32",)
 

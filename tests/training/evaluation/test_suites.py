@@ -5,6 +5,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
 from training.evaluation import suites
-from training.evaluation.documents import Document
+from training.evaluation.documents import Document, run_suite
 from training.evaluation.judged import Judged
-from training.evaluation.suite import Job
+from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.suites import SUITES, groups, sizes
 from training.network import OATNet, folded
 from training.recipes import RECIPES, dedicated
@@ -133,6 +134,25 @@ def test_every_suite_has_a_text_and_a_table(documents: Documents) -> None:
     assert "6 validation images" in texts["calibration"] and "ε" not in texts["calibration"]
     assert "fgsm (ε = 8/255, 1 step of 8/255, seed 0); " in texts["attacks"]
     assert "apgd-ce (ε = 8/255, 2 steps it sizes itself, seed 0)" in texts["attacks"]
+
+
+def test_a_document_says_how_many_images_its_suite_looked_at_and_how_long_all_of_it_takes(job: Job) -> None:
+    """Regression: `rounding` looks at 500 images and said 1,000; what int8 is compared with took no time."""
+
+    def run(job: Job) -> Result:
+        job.cache.cached_s += 60.0
+        job.float32.cached_s += 120.0
+        return Result([{"num_total": len(job.data)}])
+
+    job, suite = replace(job), Suite("rounding", "", run, (), most_images=4)  # with caches of its own
+    found = run_suite(suite, replace(job, rounding=SimpleNamespace(digest=b"")), split="test", command="")
+    assert found.num_images == found.rows[0]["num_total"] == 4
+    assert found.minutes == pytest.approx(3.0, abs=0.5)
+    assert run_suite(suite, job, split="test", command="").minutes == pytest.approx(3.0, abs=0.5)
+    assert run_suite(replace(suite, most_images=None), job, split="test", command="").num_images == len(job.data)
+    assert {name: suite.most_images for name, suite in SUITES.items() if suite.most_images} == {
+        "inside": 200, "rounding": 500,
+    }  # fmt: skip
 
 
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:

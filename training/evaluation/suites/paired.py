@@ -16,7 +16,6 @@ from training.evaluation.text_table import new_table
 
 def run(job: Job) -> Result:
     """Count SA, and RA under the worst of the job's attacks, in both precisions."""
-    float32 = OutcomeCache(job.cache_folder, job.judged.model)
     specs = job.attacks_among(job.attacks)
 
     def outcomes(cache: OutcomeCache, point: OperatingPoint) -> tuple[Bools, Bools]:
@@ -26,7 +25,7 @@ def run(job: Job) -> Result:
 
     rows, found = list[Row](), dict[OperatingPoint, tuple[Difference, Difference]]()
     for point in progress(job.points(), "paired"):
-        after, before = outcomes(job.cache, point), outcomes(float32, point)
+        after, before = outcomes(job.cache, point), outcomes(job.float32, point)
         clean, attacked = (Difference.of(*pair) for pair in zip(after, before, strict=True))
         found[point] = (clean, attacked)
         for condition, correct_N, difference in zip(("clean", "worst-case"), after, (clean, attacked), strict=True):
