@@ -160,7 +160,8 @@ def _check_again(args: argparse.Namespace) -> int:
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
     check = Check.at_least("agreement", agreements, 0.99, "share of images")
     if args.precision != "float32":
-        wide_console().print(f"Counted in {cache.about}; attacks take the gradients of the float32 network.")
+        how = "" if attack is None else "; attacks take the gradients of the float32 network"
+        wide_console().print(f"Counted in {cache.about}{how}.")
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
     print(json_line("oat-evaluate", machine=about, rows=rows, checks=[check]))
     return 0 if check.ok or not agreements else 1

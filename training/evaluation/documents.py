@@ -72,7 +72,8 @@ class Document(StrictModel):
         source = f" of {short_name(self.images)}" if self.images else ""
         said = [f"{self.num_images:,} {self.split} images{source}, {self.minutes:g} minutes"]
         if _ARITHMETIC in self.machine:
-            said.append(f"{self.machine[_ARITHMETIC]}, attacked with gradients of the float32 network")
+            attacked = ", attacked with gradients of the float32 network" if self.attacks else ""
+            said.append(f"{self.machine[_ARITHMETIC]}{attacked}")
         return f"{'; '.join([*said, *map(attack_text, self.attacks)])}."
 
 

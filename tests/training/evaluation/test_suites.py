@@ -155,6 +155,12 @@ def test_a_document_says_how_many_images_its_suite_looked_at_and_how_long_all_of
     }  # fmt: skip
 
 
+def test_gradients_are_spoken_of_only_where_something_was_attacked(documents: Documents) -> None:
+    for name, is_attacked in (("attacks", True), ("transfer", True), ("calibration", False), ("corruptions", False)):
+        said = documents[name].model_copy(update={"machine": {"arithmetic": "int8 on an engine"}}).setting()
+        assert "int8 on an engine" in said and ("attacked with gradients of the float32" in said) == is_attacked
+
+
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
     """A job on crops of three sessions: of 25 images, of 30, and of 5."""
     groups_N = np.repeat([7, 0, 3], (25, 30, 5))
