@@ -138,7 +138,7 @@ def _check_again(args: argparse.Namespace) -> int:
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
-    judged = load_judged(args.network)
+    judged = load_judged(args.network, device=args.device)
     data = first_of(judged.images("test", download=args.download), args.count, "--count")
     cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)

@@ -19,6 +19,7 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.report import Check
+from training import evaluate as evaluate_module
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation import judged as judged_module
@@ -176,6 +177,19 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
 
 
 @pytest.mark.usefixtures("few_images")
+def test_one_condition_is_counted_on_the_device_that_was_named(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+    monkeypatch.setattr(evaluate_module, "device_argument", str)
+    monkeypatch.setattr(
+        evaluate_module, "load_judged", lambda path, device="cpu": (devices.append(device), load_judged(path))[1]
+    )
+    main([str(tiny_bundle), "--count", "1", "--lambda", "0", "--width", "1", "--device", "cuda:3"])
+    assert devices == ["cuda:3"]
+
+
+@pytest.mark.usefixtures("few_images")
 def test_results_of_another_ball_or_other_images_never_replace_the_bundles_own(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,8 +334,8 @@ def test_publishing_more_suites_keeps_those_that_were_published(tiny_bundle: Pat
     """Regression: the page and the bundle lost every suite whose JSON file was no longer there."""
     bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
     shutil.copytree(tiny_bundle, bundle)
-    command = [str(bundle), "--out", str(out), "--publish", str(page), "--width", "1", "--attacks", "fgsm"]
-    assert main([*command, "--count", "3", "--suite", "attacks", "calibration", "inside"]) == 0
+    command = [str(bundle), "--out", str(out), "--publish", str(page), "--width", "1"]
+    assert main([*command, "--count", "3", "--attacks", "fgsm", "--suite", "attacks", "calibration", "inside"]) == 0
     before = page.read_text()
     shutil.rmtree(out)
     assert main([*command, "--count", "2", "--lambda", "1", "--suite", "classes", "calibration"]) == 0
