@@ -25,7 +25,7 @@ from oat_runtime.report import Check, json_line, progress, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_ball
+from training.evaluation.counting import ATTACKS, first_of, in_ball
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
@@ -214,7 +214,7 @@ def _run_suites(args: argparse.Namespace) -> int:
             lambdas=tuple(args.lambdas or config.lambdas),
             widths=tuple(args.widths or config.widths),
             attack=attack if args.epsilon is None else in_ball(attack, args.epsilon),
-            attacks=tuple(args.attacks or LINF_ATTACKS),
+            attacks=None if args.attacks is None else tuple(args.attacks),
             num_steps=args.steps,
             epsilon=args.epsilon,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),

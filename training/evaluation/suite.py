@@ -12,9 +12,12 @@ from rich.table import Table
 from torch import Tensor
 
 from oat_runtime.data import ImageSet
+from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from oat_runtime.report import Check, Row, progress
+from oat_runtime.stress.attacks import TARGETED_CLASSES
 from oat_runtime.style import Figure
+from oat_runtime.text import PlainConsole
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, proportion
 from training.evaluation.judged import Judged
@@ -25,14 +28,17 @@ from training.network import Rounding
 class Job:
     """The input of a suite.
 
+    Raises:
+        ConfigError: `attack` or one of `attacks` wants more classes than the network has.
+
     Attributes:
         judged: the network.
         data: its images, in order.
         lambdas: λ to count at.
         widths: widths to count at.
-        attack: the attack of suites that need one.
-        attacks: names of those that the suite `attacks` runs.
-        num_steps: steps of Auto-PGD.
+        attack: the attack of suites that run one of your choice.
+        attacks: names of those of suites that run several; None: all in the L∞ ball, as far as there are classes.
+        num_steps: steps of Auto-PGD that a suite takes by name.
         epsilon: of L∞ attacks that a suite takes by name, on the [0, 1] pixel scale; None: their own.
         beside: networks to compare with.
         cache_folder: where outcomes are stored, so that a stopped suite can go on; None: nowhere.
@@ -44,12 +50,20 @@ class Job:
     lambdas: tuple[float, ...]
     widths: tuple[float, ...]
     attack: AttackSpec
-    attacks: tuple[str, ...] = LINF_ATTACKS
+    attacks: tuple[str, ...] | None = None
     num_steps: int | None = None
     epsilon: float | None = None
     beside: tuple[Judged, ...] = ()
     cache_folder: Path | None = None
     rounding: Rounding | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an attack that was asked for and cannot be run, before anything is counted."""
+        if few := [name for name in (self.attack.name, *(self.attacks or ())) if not self._has_classes_for(name)]:
+            raise ConfigError(
+                f"{few[0]} needs {TARGETED_CLASSES} classes or more, and {self.judged.name} has "
+                f"{self._num_classes}: leave it out, or name apgd-ce"
+            )
 
     @cached_property
     def cache(self) -> OutcomeCache:
@@ -67,6 +81,13 @@ class Job:
         return sum(cache.cached_s for cache in {self.cache, self.float32})
 
     @property
+    def _num_classes(self) -> int:
+        return self.judged.model.config.num_classes
+
+    def _has_classes_for(self, name: str) -> bool:
+        return self._num_classes >= TARGETED_CLASSES or not name.startswith("apgd-t")
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return self.judged.model.code_KD.device
@@ -77,11 +98,22 @@ class Job:
         attack = ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
         return attack if self.epsilon is None else in_ball(attack, self.epsilon)
 
+    def several_attacks(self) -> list[AttackSpec]:
+        """Return the attacks of `attacks`, in the order of `ATTACKS`."""
+        return self.attacks_among(LINF_ATTACKS if self.attacks is None else self.attacks)
+
     def attacks_among(self, names: Container[str]) -> list[AttackSpec]:
-        """Return the attacks of `ATTACKS` with these names, in its order; a targeted Auto-PGD wants four classes."""
-        specs = [self.attack_named(name) for name in ATTACKS if name in names]
-        few = len(self.data.class_names) < 4
-        return [spec for spec in specs if not (few and spec.name.startswith("apgd-t"))]
+        """Return the attacks of `ATTACKS` with these names, in its order, less those that want more classes.
+
+        What is left out is said: a worst case without the strongest attack would look like one with it.
+        """
+        named = [name for name in ATTACKS if name in names]
+        for name in (name for name in named if not self._has_classes_for(name)):
+            PlainConsole(stderr=True).print(
+                f"left out: {name}, which needs {TARGETED_CLASSES} classes or more: {self.judged.name} has "
+                f"{self._num_classes}"
+            )
+        return [self.attack_named(name) for name in named if self._has_classes_for(name)]
 
     def points(self) -> list[OperatingPoint]:
         """Return every λ at every width, the widest first."""

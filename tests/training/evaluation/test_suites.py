@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
 from training.evaluation import suites
+from training.evaluation.counting import ATTACKS
 from training.evaluation.documents import Document, run_suite
 from training.evaluation.judged import Judged
 from training.evaluation.suite import Job, Result, Suite
@@ -159,6 +161,21 @@ def test_gradients_are_spoken_of_only_where_something_was_attacked(documents: Do
     for name, is_attacked in (("attacks", True), ("transfer", True), ("calibration", False), ("corruptions", False)):
         said = documents[name].model_copy(update={"machine": {"arithmetic": "int8 on an engine"}}).setting()
         assert "int8 on an engine" in said and ("attacked with gradients of the float32" in said) == is_attacked
+
+
+def test_an_attack_that_wants_more_classes_is_refused_if_it_was_named_and_else_said_to_be_left_out(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a worst case without the strongest attack looked like one with it."""
+    model = OATNet(job.judged.model.config.model_copy(update={"num_classes": 3})).eval()
+    few = replace(job, judged=replace(job.judged, model=model))
+    assert [spec.name for spec in few.several_attacks()] == ["fgsm", "mi-fgsm", "pgd-7", "pgd-20", "apgd-ce"]
+    assert capsys.readouterr().err == "left out: apgd-t, which needs 4 classes or more: tiny has 3\n"
+    named: tuple[dict[str, Any], ...] = ({"attacks": ("fgsm", "apgd-t")}, {"attack": ATTACKS["apgd-t"]})
+    for choice in named:
+        with pytest.raises(ConfigError, match="apgd-t needs 4 classes or more, and tiny has 3: leave it out"):
+            replace(few, **choice)
+        assert replace(job, **choice)
 
 
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:

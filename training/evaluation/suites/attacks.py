@@ -18,7 +18,7 @@ def run(job: Job) -> Result:
     rows, warnings = [], []
     rates: dict[float, dict[float, tuple[float, float]]] = {}
     gaps: list[float] = []
-    specs = job.attacks_among(job.attacks)
+    specs = job.several_attacks()
     for point in progress(job.points(), "attacks"):
         outcomes = {"clean": job.outcomes(point)}
         for spec in specs:

@@ -16,7 +16,7 @@ from training.evaluation.text_table import new_table
 
 def run(job: Job) -> Result:
     """Count SA, and RA under the worst of the job's attacks, in both precisions."""
-    specs = job.attacks_among(job.attacks)
+    specs = job.several_attacks()
 
     def outcomes(cache: OutcomeCache, point: OperatingPoint) -> tuple[Bools, Bools]:
         clean_N = cache.outcomes(point, job.data)
