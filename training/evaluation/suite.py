@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.table import Table
@@ -19,7 +20,7 @@ from oat_runtime.stress.attacks import TARGETED_CLASSES
 from oat_runtime.style import Figure
 from oat_runtime.text import PlainConsole
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, proportion
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, attack_named, batches, proportion
 from training.evaluation.judged import Judged
 from training.network import Rounding
 
@@ -94,9 +95,7 @@ class Job:
 
     def attack_named(self, name: str) -> AttackSpec:
         """Return an attack of `ATTACKS` in a ball of `epsilon`; Auto-PGD with `num_steps` steps."""
-        asked = self.num_steps is not None and name.startswith("apgd")
-        attack = ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
-        return attack if self.epsilon is None else in_ball(attack, self.epsilon)
+        return attack_named(name, num_steps=self.num_steps, epsilon=self.epsilon)
 
     def several_attacks(self) -> list[AttackSpec]:
         """Return the attacks of `attacks`, in the order of `ATTACKS`."""
@@ -206,6 +205,9 @@ class Suite:
         run: counts.
         tables: its rows as tables.
         figures: its rows as pictures, by the name of the file.
+        attacks: what it attacks with: the one of `Job.attack`, the several of `Job.attacks`, or these by name; (): it
+            attacks no image.
+        beside: whether it looks at `Job.beside`.
         most_images: how many of a job's images it looks at, from the first on; None: all.
         needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
         precisions: what it can count in.
@@ -216,6 +218,8 @@ class Suite:
     run: Callable[[Job], Result]
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
+    attacks: Literal["one", "several"] | tuple[str, ...] = ()
+    beside: bool = False
     most_images: int | None = None
     needs_more: bool = False
     precisions: tuple[Precision, ...] = ("float32",)

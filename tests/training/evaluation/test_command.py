@@ -153,6 +153,17 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         (["--publish", str(tmp_path / "p.md"), "--lambda", "0", "--width", "1"], "--lambda and --width are of suites"),
         (["--suite", "groups", "all"], "--suite all stands alone"),
         (["--suite", "paired"], "not in float32: leave out the suite, or choose another --precision"),
+        (
+            ["--suite", "transfer", "joint", "--steps", "3"],
+            "would change nothing in transfer, joint, which run no Auto",
+        ),
+        (["--suite", "attacks", "--attacks", "fgsm", "--steps", "3"], "--steps would change nothing in attacks, which"),
+        (["--suite", "attacks", "inside", "--attack", "pgd-7"], "--attack would change nothing in attacks, inside:"),
+        (["--suite", "classes", "--attacks", "fgsm"], "--attacks would change nothing in classes: leave it out, or"),
+        (
+            ["--suite", "sizes", "--epsilon", "4/255", "--beside", network],
+            "--epsilon and --beside would change nothing",
+        ),
     ):
         assert main([network, *arguments]) == 2
         assert reason in capsys.readouterr().err
@@ -174,6 +185,15 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
     said = capsys.readouterr()
     assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out
     assert "holds 4 images, and --count is 5: all of them count" in said.err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_attack_of_a_suite_takes_as_many_steps_as_are_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Regression: only the suites `attacks`, `paired` and `rounding` did."""
+    here = ["--lambda", "0", "--width", "1", "--count", "2", "--out", str(tmp_path)]
+    assert main([str(tiny_bundle), *here, "--suite", "transfer", "--attack", "apgd-ce", "--steps", "2"]) == 0
+    (attack,) = json.loads((tmp_path / "transfer.json").read_text())["attacks"]
+    assert (attack["name"], attack["num_steps"]) == ("apgd-ce", 2)
 
 
 @pytest.mark.usefixtures("few_images")

@@ -163,6 +163,13 @@ def test_gradients_are_spoken_of_only_where_something_was_attacked(documents: Do
         assert "int8 on an engine" in said and ("attacked with gradients of the float32" in said) == is_attacked
 
 
+def test_what_a_suite_attacks_with_is_what_it_says_it_does(job: Job, documents: Documents) -> None:
+    for name, found in documents.items():
+        says = SUITES[name].attacks
+        named = {"one": (job.attack.name,), "several": tuple(spec.name for spec in job.several_attacks())}
+        assert tuple(spec.name for spec in found.attacks) == (named[says] if isinstance(says, str) else says)
+
+
 def test_an_attack_that_wants_more_classes_is_refused_if_it_was_named_and_else_said_to_be_left_out(
     job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,5 +107,6 @@ SUITE = Suite(
     run=run,
     tables=(by_condition,),
     figures={"attack-frontier": frontier, "attacks-by-lambda": accuracy_by_lambda},
+    attacks="several",
     precisions=("float32", "int8"),
 )

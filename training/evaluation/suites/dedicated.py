@@ -74,5 +74,7 @@ SUITE = Suite(
     about="One network for every λ and width beside networks trained for one λ and one width each.",
     run=run,
     tables=(by_condition,),
+    attacks="one",
+    beside=True,
     needs_more=True,
 )

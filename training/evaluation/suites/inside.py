@@ -161,5 +161,7 @@ SUITE = Suite(
     run=run,
     tables=(costs, alignments),
     figures={"batch-norm": norm_curves, "saliency": saliency_maps, "cost": cost_bars},
+    attacks=(_ATTACK,),
+    beside=True,
     most_images=200,
 )

@@ -51,6 +51,7 @@ SUITE = Suite(
     "under the worst of all attacks. Outcomes that the suite `attacks` counted in either precision are used again.",
     run=run,
     tables=(gains,),
+    attacks="several",
     needs_more=True,
     precisions=("int8",),
 )

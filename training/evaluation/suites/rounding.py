@@ -80,6 +80,7 @@ SUITE = Suite(
     "only hid the gradients, those would break more. “worst-case” counts an image as right if none of them broke it.",
     run=run,
     tables=(by_condition,),
+    attacks=_ATTACKS,
     most_images=500,
     needs_more=True,
     precisions=("int8",),
