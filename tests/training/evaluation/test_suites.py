@@ -5,6 +5,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
-from training.evaluation import suites
+from training.evaluation import cache, suites
 from training.evaluation.counting import ATTACKS
 from training.evaluation.documents import Document, run_suite
 from training.evaluation.judged import Judged
@@ -183,6 +184,38 @@ def test_an_attack_that_wants_more_classes_is_refused_if_it_was_named_and_else_s
         with pytest.raises(ConfigError, match="apgd-t needs 4 classes or more, and tiny has 3: leave it out"):
             replace(few, **choice)
         assert replace(job, **choice)
+
+
+def on_the_page(pattern: str) -> set[str]:
+    """The names that docs/evaluation.md lists where its text fits the pattern."""
+    text = (Path(__file__).parents[3] / "docs/evaluation.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(pattern, " ".join(text.split()))
+    return set(re.findall(r"`(\w+)`", listed))
+
+
+def test_the_page_lists_the_suites_of_int8_and_of_each_option() -> None:
+    assert on_the_page("one condition, or the suites (.*?) The others count float32 only") == {
+        name for name, suite in SUITES.items() if "int8" in suite.precisions
+    }
+    for pattern, attacks in (
+        (r"`--attacks` \(of (.*?)\)", "several"),
+        ("`--attack` names the one attack of (.*?);", "one"),
+    ):
+        assert on_the_page(pattern) == {name for name, suite in SUITES.items() if suite.attacks == attacks}
+
+
+def test_the_page_lists_the_suites_that_start_again_after_a_stop(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
+    data = replace(job.data, groups_N=np.arange(6) % 2, sides_N=np.full(6, 20))
+    small = replace(job, data=data, lambdas=(0.3,), widths=(1.0,), attack=ATTACKS["fgsm"], attacks=("fgsm",))
+    again = set()
+    for name, suite in SUITES.items():
+        if name not in ("paired", "rounding", "crosscheck", "dedicated"):  # these want more than this network
+            suite.run(replace(small, cache_folder=tmp_path / name))
+            again |= set() if any(tmp_path.glob(f"{name}/*/*.npz")) else {name}
+    assert again == on_the_page("store nothing and start again: (.*?) So do")
 
 
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
