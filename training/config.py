@@ -147,7 +147,8 @@ class TrainConfig(StrictModel):
                 raise ValueError("lambda_weights needs discrete or stratified lambda_sampling, got 'continuous'")
             if len(self.lambda_weights) != len(knots) or not all(weight > 0 for weight in self.lambda_weights):
                 raise ValueError(
-                    f"lambda_weights must be {len(knots)} positive numbers, one a lambda, got {self.lambda_weights}"
+                    f"lambda_weights must be {len(knots)} positive numbers, one a lambda, got {self.lambda_weights}: "
+                    "null weighs all alike"
                 )
         shares = [self.batch_size * share for share in self.lambda_shares]
         constant_shapes = self.lambda_sampling == "stratified" and all(abs(n - round(n)) < 1e-6 for n in shares)
@@ -155,12 +156,13 @@ class TrainConfig(StrictModel):
             if getattr(self, name) and not constant_shapes:
                 raise ValueError(
                     f"{name} needs stratified lambda_sampling and a batch_size that holds a whole number of samples "
-                    f"of each of the {len(knots)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}"
+                    f"of each of the {len(knots)} lambdas, got {self.lambda_sampling!r} and {self.batch_size}: "
+                    f"set them so, or {name}=false"
                 )
         if self.num_random_widths is not None and self.num_random_widths > narrower:
             raise ValueError(
                 f"num_random_widths must be at most {narrower} (the narrower widths of the model), "
-                f"got {self.num_random_widths}"
+                f"got {self.num_random_widths}: null takes all of them"
             )
         kind = kind_of(self.attack)
         if kind.norm != "linf" or kind.method not in ("fgsm", "fgsm-rs", "n-fgsm", "pgd"):
@@ -170,7 +172,7 @@ class TrainConfig(StrictModel):
         if any(start >= end for start, end in pairwise((0, *self.restarts))):
             raise ValueError(f"restarts must be steps above 0, ascending, got {self.restarts}")
         if self.clean_share > 0.0 and knots[0] != 0.0:
-            raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}")
+            raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}: set it to 0")
         if self.width_distillation > 0.0 and (not narrower or self.num_random_widths == 0):
             raise ValueError("width_distillation teaches narrower widths: the steps must train at least one")
         if self.width_distillation > 0.0 and self.adversarial_loss == "trades":

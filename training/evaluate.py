@@ -25,7 +25,7 @@ from oat_runtime.report import Check, json_line, progress, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, first_of, in_ball
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, attack_named, first_of
 from training.evaluation.documents import run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
@@ -36,6 +36,10 @@ from training.evaluation.summary import summary
 from training.origin import machine
 
 _LOG = logging.getLogger(__name__)
+_ATTACK = "pgd-20"
+"""What suites that run one attack run, unless --attack names another."""
+_OF_SOME_SUITES = ("attack", "attacks", "steps", "epsilon", "beside")
+"""Options that some suites take and others do not."""
 
 
 @command("oat-evaluate")
@@ -43,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `oat-evaluate` from the command line."""
     parser = Parser(prog="oat-evaluate", description=__doc__)
     parser.add_argument("network", type=a_path, help="a bundle, or the checkpoint.pt of a run (validation images only)")
-    parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out). "
-                        "FGSM is one gradient step, MI-FGSM ten with momentum, PGD-N is N steps of projected gradient "
-                        "descent, APGD is Auto-PGD on the cross-entropy (ce) or on target classes (t); -l2: in an L2 "
-                        "ball")  # fmt: skip
+    parser.add_argument("--attack", choices=sorted(ATTACKS), help="without --suite: this one (clean if left out); "
+                        f"with it: the one of {_listed('one')} (default: {_ATTACK}). FGSM is one gradient step, "
+                        "MI-FGSM ten with momentum, PGD-N is N steps of projected gradient descent, APGD is Auto-PGD "
+                        "on the cross-entropy (ce) or on target classes (t); -l2: in an L2 ball")  # fmt: skip
     parser.add_argument("--suite", nargs="+", metavar="NAME", help="parts of a full evaluation, or `all`: "
                         + ", ".join(SUITES))  # fmt: skip
     parser.add_argument(
-        "--attacks", choices=sorted(ATTACKS), nargs="+", help="of the suite `attacks` (default: all L∞)"
+        "--attacks", choices=sorted(ATTACKS), nargs="+", help=f"those of {_listed('several')} (default: all L∞)"
     )
     parser.add_argument("--count", type=a_count, default=1000, help="images, from the first on (default: %(default)s)")
     parser.add_argument("--steps", type=a_count, help="steps of Auto-PGD (default: 100)")
@@ -77,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=["float32", "int8"], default="float32",
                         help="int8: count what a robot runs in int8; attacks take the gradients of the float32 network "
                         "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--beside", type=a_path, nargs="+", default=[], help="bundles or checkpoints to compare with")
+    parser.add_argument("--beside", type=a_path, nargs="+", default=[],
+                        help="bundles or checkpoints that `dedicated` and `inside` compare with")  # fmt: skip
     parser.add_argument(
         "--out",
         type=output_folder,
@@ -101,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
     """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
-    names = {name: name for name in ("attacks", "steps", "epsilon", "split", "dataset", "beside")}
+    names = {name: name for name in (*_OF_SOME_SUITES, "split", "dataset") if name != "attack"}
     if args.plots or args.publish:
         names |= {
             "attack": "attack",
@@ -117,6 +122,31 @@ def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
         raise ConfigError(
             f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of suites: name some with --suite"
         )
+
+
+def _refuse_what_no_suite_takes(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options of which none of the suites takes any notice."""
+    suites = [SUITES[name] for name in names]
+    chosen = {"one": (args.attack or _ATTACK,), "several": args.attacks or LINF_ATTACKS}
+    attacks = {name for s in suites for name in (chosen[s.attacks] if isinstance(s.attacks, str) else s.attacks)}
+    is_taken = {
+        "attack": any(suite.attacks == "one" for suite in suites),
+        "attacks": any(suite.attacks == "several" for suite in suites),
+        "steps": any(name.startswith("apgd") for name in attacks),
+        "epsilon": bool(attacks),
+        "beside": any(suite.beside for suite in suites),
+    }
+    if idle := [f"--{option}" for option in _OF_SOME_SUITES if getattr(args, option) and not is_taken[option]]:
+        it = "it" if len(idle) == 1 else "them"
+        why = ", which run no Auto-PGD then" if idle == ["--steps"] and attacks else ""
+        raise ConfigError(
+            f"{' and '.join(idle)} would change nothing in {', '.join(names)}{why}: leave {it} out, or name a suite "
+            f"that takes {it} (see --help)"
+        )
+
+
+def _listed(attacks: str) -> str:
+    return ", ".join(f"`{suite.name}`" for suite in SUITES.values() if suite.attacks == attacks)
 
 
 def _epsilon(text: str) -> float:
@@ -138,7 +168,7 @@ def _check_again(args: argparse.Namespace) -> int:
     bundle = Bundle.load(args.network)
     config = bundle.manifest.model
     points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
-    judged = load_judged(args.network)
+    judged = load_judged(args.network, device=args.device)
     data = first_of(judged.images("test", download=args.download), args.count, "--count")
     cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
@@ -160,7 +190,8 @@ def _check_again(args: argparse.Namespace) -> int:
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
     check = Check.at_least("agreement", agreements, 0.99, "share of images")
     if args.precision != "float32":
-        wide_console().print(f"Counted in {cache.about}; attacks take the gradients of the float32 network.")
+        how = "" if attack is None else "; attacks take the gradients of the float32 network"
+        wide_console().print(f"Counted in {cache.about}{how}.")
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
     print(json_line("oat-evaluate", machine=about, rows=rows, checks=[check]))
     return 0 if check.ok or not agreements else 1
@@ -190,6 +221,8 @@ def _run_suites(args: argparse.Namespace) -> int:
             raise ConfigError(f"{text}, not in {args.precision}: leave out the suite, or choose another --precision")
         PlainConsole(stderr=True).print(f"left out: {text}")
         names = [name for name in names if name not in others]
+    if names:
+        _refuse_what_no_suite_takes(args, names)
     judged = load_judged(args.network, device=args.device)
     if args.publish and judged.bundle is not None:
         check_publishable(judged.bundle)
@@ -206,14 +239,13 @@ def _run_suites(args: argparse.Namespace) -> int:
             if args.split == "validation":
                 raise ConfigError(f"--dataset {args.dataset} is judged on its test images: leave --split out")
             data = judged.images_of(args.dataset, download=args.download)
-        attack = ATTACKS[args.attack or "pgd-20"]
         job = Job(
             judged=judged,
             data=first_of(data, args.count, "--count"),
             lambdas=tuple(args.lambdas or config.lambdas),
             widths=tuple(args.widths or config.widths),
-            attack=attack if args.epsilon is None else in_ball(attack, args.epsilon),
-            attacks=tuple(args.attacks or LINF_ATTACKS),
+            attack=attack_named(args.attack or _ATTACK, num_steps=args.steps, epsilon=args.epsilon),
+            attacks=None if args.attacks is None else tuple(args.attacks),
             num_steps=args.steps,
             epsilon=args.epsilon,
             beside=tuple(load_judged(path, device=args.device) for path in args.beside),

@@ -22,7 +22,7 @@ from oat_runtime.quantization import Quantization, Range
 from oat_runtime.report import progress
 from oat_runtime.stress.attacks import perturb
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import batches
+from training.evaluation.counting import batches, predictions_of
 from training.evaluation.judged import Judged
 from training.evaluation.table import Conditions, fit_temperature, measure_table
 from training.network import Rounding, folded
@@ -192,9 +192,10 @@ def _largest_difference(bundle: Bundle, cache: OutcomeCache) -> float:
 
 
 def _spot_check(counted: OutcomeCache, other: OutcomeCache, test_set: ImageSet) -> None:
-    """Say on how many test images another engine agrees, at the point with the largest λ and width."""
+    """Say how many test images another engine takes for the same class, at the point with the largest λ and width."""
     config, data = counted.model.config, test_set.first(_NUM_SPOT_CHECK)
     point = OperatingPoint(config.lambdas[-1], config.widths[-1])
-    ours_N, theirs_N = counted.outcomes(point, data), other.outcomes(point, data)
+    device = counted.model.code_KD.device
+    ours_N, theirs_N = (predictions_of(one.plain(point), data, attack=None, device=device) for one in (counted, other))
     agree = f"{int((ours_N == theirs_N).sum())} of {len(data)} test images"
     _LOG.info("%s and %s agree on %s at %s", counted.about, other.about, agree, point)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 FEW_IMAGES, FEW_STEPS = 50, 500
-"""Images of a class, and steps of a run from random weights, below which little is learned. The shipped networks had
-5,700 and 6,300 steps."""
+"""Images of a class, and steps of a run from random weights, below which little is learned. Each of the shipped
+networks had several times as many steps."""
 _UNEQUAL = 5
 """Ratio of the largest class to the smallest from which a run suggests balance."""
 _MOST_CLASSES = 12

@@ -227,7 +227,7 @@ def _validate(trainer: Trainer, validation_set: ImageSet, log: RunLog, **extra: 
         figures = quick_validation(trainer.model, validation_set, trainer.config)
     # Clean steps alone have trained no λ at which robustness could be false.
     suspect = trainer.step > trainer.num_clean_steps and warn(
-        figures, trainer.step, num_images=min(NUM_IMAGES, len(validation_set))
+        figures, trainer.step, trainer.config, num_images=min(NUM_IMAGES, len(validation_set))
     )
     log.entry(trainer.step, extra | figures | {"catastrophic_overfitting": suspect})
     return figures

@@ -13,6 +13,7 @@ from oat_runtime.stress.attacks import pgd_linf
 from training.augment import to_unit
 from training.config import TrainConfig
 from training.network import LambdaBatch, OATNet, frozen, untracked
+from training.recipes import pgd
 
 _LOG = logging.getLogger(__name__)
 NUM_IMAGES = 256
@@ -26,9 +27,10 @@ def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict
     """Return accuracies in [0, 1] on a few validation images, and leave the model as it was.
 
     `sa_L` is clean accuracy at λ=L and full width; with `_narrow`, at the narrowest width. `sa_L_batch` uses the
-    batch's statistics instead of the running ones. `ra_pgd7_L` is under PGD-7, and `ra_one_L` under one step (the
-    training attack if it has one step, otherwise FGSM-RS). `overfitting` is the `false_robustness` at the largest λ, of
-    the worse width; it is 0 if that λ is 0, which is trained without an attack. See `warn`.
+    batch's statistics instead of the running ones. `ra_pgd7_L` is under PGD-7, and `ra_one_L` under FGSM-RS: one step
+    from a random start within the ball, as long as the training attack's if that takes one step. `overfitting` is the
+    `false_robustness` at the largest λ, of the worse width; it is 0 if that λ is 0, which is trained without an attack.
+    See `warn`.
     """
     device = model.code_KD.device
     x_NCHW = to_unit(torch.from_numpy(data.images_NHWC[:NUM_IMAGES]).to(device))
@@ -87,7 +89,7 @@ def score(figures: Mapping[str, float], config: TrainConfig) -> float:
     return 0.5 * (figures[f"sa_{low:g}"] + figures[f"ra_pgd7_{high:g}"])
 
 
-def warn(figures: Mapping[str, float], step: int, *, num_images: int = NUM_IMAGES) -> bool:
+def warn(figures: Mapping[str, float], step: int, config: TrainConfig, *, num_images: int = NUM_IMAGES) -> bool:
     """Warn of catastrophic overfitting if one attack step looks far weaker than seven (Wong et al. 2020).
 
     The gap must exceed the limit by two standard errors, because of 8 images two are a quarter and mean nothing.
@@ -95,11 +97,16 @@ def warn(figures: Mapping[str, float], step: int, *, num_images: int = NUM_IMAGE
     gap = figures["overfitting"]
     suspect = gap - 2.0 * math.sqrt(max(gap, 0.0) / num_images) > OVERFITTING_GAP
     if suspect:
+        attack = pgd(max(3, 2 * config.attack.num_steps), epsilon=config.attack.epsilon)
         _LOG.warning(
             "CATASTROPHIC OVERFITTING at step %d: robust accuracy under one attack step is %.0f points above that "
-            "under PGD-7. The network fools its own attack: go back to an older checkpoint and train with more attack "
-            "steps (--set attack.name=pgd-3 --set attack.num_steps=3) or with n-fgsm",
+            "under PGD-7. The network fools its own attack: stop, and train another run from its weights with more "
+            "attack steps: --run NEW --from RUN --set attack.name=%s --set attack.num_steps=%d "
+            "--set attack.step_size=%.4f",
             step,
             100.0 * figures["overfitting"],
+            attack.name,
+            attack.num_steps,
+            attack.step_size,
         )
     return suspect

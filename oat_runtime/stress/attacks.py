@@ -29,6 +29,8 @@ LogitsFn = Callable[[Tensor], Tensor]
 
 N_FGSM_NOISE = 2.0
 """Half-width of N-FGSM's noise, in ε (de Jorge et al. 2022, section 4)."""
+TARGETED_CLASSES = 4
+"""Classes that APGD-T needs at least: its loss looks at the four largest logits."""
 NUM_TARGETS = 9
 """Number of wrong classes that APGD-T aims at, the most probable first, as in AutoAttack."""
 
@@ -220,8 +222,8 @@ def _apgd_targeted(
     with torch.no_grad():
         logits = function(ball.x_NCHW)
     num_classes = logits.shape[1]
-    if num_classes < 4:
-        raise ConfigError(f"apgd-t needs 4 classes or more, got {num_classes}: use apgd-ce")
+    if num_classes < TARGETED_CLASSES:
+        raise ConfigError(f"apgd-t needs {TARGETED_CLASSES} classes or more, got {num_classes}: use apgd-ce")
     correct_N = logits.argmax(dim=1) == y_N
     others = logits.scatter(1, y_N[:, None], -torch.inf)
     ranking_NK = others.argsort(dim=1, descending=True)

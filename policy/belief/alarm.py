@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,22 @@ DEGREES_OF_FREEDOM = 4.0
 27,000 clean frames looked corrupted instead of 2 (validation images)."""
 
 
+@overload
+def log_t(square: float, num_statistics: int) -> float: ...
+@overload
+def log_t(square: _Array, num_statistics: int) -> _Array: ...
 def log_t(square: float | _Array, num_statistics: int) -> float | _Array:
-    """Return the log density of a Student t at a squared whitened distance, up to a constant."""
-    return -0.5 * (DEGREES_OF_FREEDOM + num_statistics) * np.log1p(square / DEGREES_OF_FREEDOM)
+    """Return the log density of a Student t at squared whitened distances, up to a constant.
+
+    One number goes by the C library's logarithm and an array by NumPy's. They differ in the last bit, and recorded
+    decisions are replayed to the bit: so each keeps its own.
+
+    Args:
+        square: squared distances, float or float64 of any shape.
+        num_statistics: dimensions of the distances.
+    """
+    log1p = math.log1p if isinstance(square, float) else np.log1p
+    return -0.5 * (DEGREES_OF_FREEDOM + num_statistics) * log1p(square / DEGREES_OF_FREEDOM)
 
 
 def ratios(log_density_K: _Array, clean: float | _Array) -> _Array:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
-from policy.belief.alarm import DEGREES_OF_FREEDOM, Alarm, Promise, Reference, log_e_value, log_t, promised, ratios
+from policy.belief.alarm import Alarm, Promise, Reference, log_e_value, log_t, promised, ratios
 from policy.belief.constants import DRIFT_GAIN, NUM_STATISTICS, STRENGTHS, EstimatorConstants, ImageKind
 from policy.belief.ranks import NormalScores
 from policy.config import PolicyConfig
@@ -66,7 +66,7 @@ class RegimeFilter(Remembering):
         self._directions_KS = apart_KS / np.maximum(np.linalg.norm(apart_KS, axis=1, keepdims=True), 1e-12)
         clean_log_scale = float(self._log_scale_K[self._clean])
         far = 2.0 * max(0.0, clean_log_scale - constants.outlier_log_density)
-        self._unknown_evidence = clean_log_scale + _log_t(far)
+        self._unknown_evidence = clean_log_scale + log_t(far, NUM_STATISTICS)
         self._reference = self._priced_by(constants.reference) if constants.reference else None
         self._promise = promised(constants.drives, num_drives=config.false_alarm_drives, drive_s=config.mission_s)
         self._alarm = Alarm(self._promise.log_limit)
@@ -171,10 +171,7 @@ class RegimeFilter(Remembering):
     def _image_evidence(self, image: ImageStatistics) -> _Vector:
         score_S = self._normal(np.array([image]))[0]
         white_KS = np.einsum("kij,kj->ki", self._whitening_KSS, score_S - self._means_KS)
-        squares_K = np.einsum("ki,ki->k", white_KS, white_KS)
-        log_density_K = self._log_scale_K - 0.5 * (DEGREES_OF_FREEDOM + NUM_STATISTICS) * np.log1p(
-            squares_K / DEGREES_OF_FREEDOM
-        )
+        log_density_K = self._log_scale_K + log_t(np.einsum("ki,ki->k", white_KS, white_KS), NUM_STATISTICS)
         drifted = self._drift_evidence(white_KS[self._clean])
         return np.array([*log_density_K, drifted, self._unknown_evidence])
 
@@ -188,7 +185,7 @@ class RegimeFilter(Remembering):
         apart_S = white_S - self._shift()
         stray = float(np.linalg.norm(white_S))
         self._drift_S = self._drift_S + DRIFT_GAIN * (white_S * min(1.0, _MAX_STRAY / max(stray, 1e-9)) - self._drift_S)
-        return float(self._log_scale_K[self._clean]) + _log_t(float(apart_S @ apart_S))
+        return float(self._log_scale_K[self._clean]) + log_t(float(apart_S @ apart_S), NUM_STATISTICS)
 
     def _shift(self) -> _Vector:
         """Return how far images have moved from clean, whitened, as far as it is more than chance gives."""
@@ -237,8 +234,3 @@ class RegimeFilter(Remembering):
 def _is_usual(kind: ImageKind) -> bool:
     mild = kind.severities == STRENGTHS["mild"]
     return kind.regime is Regime.CLEAN or (kind.regime is Regime.LOW_FREQUENCY and mild)
-
-
-def _log_t(square: float) -> float:
-    """Return the log density of a Student t at a squared whitened distance, up to a constant."""
-    return -0.5 * (DEGREES_OF_FREEDOM + NUM_STATISTICS) * math.log1p(square / DEGREES_OF_FREEDOM)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oat_runtime.errors import DataError
-from policy.belief.alarm import Alarm, promised
+from policy.belief.alarm import DEGREES_OF_FREEDOM, Alarm, log_t, promised
 from policy.belief.constants import EstimatorConstants
 from policy.belief.filter import RegimeFilter
 from policy.config import PolicyConfig
@@ -178,3 +178,13 @@ def test_logs_of_versions_without_this_alarm_are_restored(constants: EstimatorCo
     belief.restore(saved)
     with pytest.raises(DataError):
         belief.restore({})
+
+
+def test_a_density_keeps_its_bits_of_one_number_and_of_many() -> None:
+    """Recorded decisions are replayed to the bit, and the two logarithms differ in the last one."""
+    square_N = np.random.default_rng(0).gamma(2.0, 3.0, 2000)
+    factor = -0.5 * (DEGREES_OF_FREEDOM + 12)
+    assert [log_t(x, 12) for x in square_N.tolist()] == [
+        factor * math.log1p(x / DEGREES_OF_FREEDOM) for x in square_N.tolist()
+    ]
+    assert np.array_equal(log_t(square_N, 12), factor * np.log1p(square_N / DEGREES_OF_FREEDOM))

@@ -1,17 +1,21 @@
 """Laws of counting in int8: what is attached is what int8 answers, it goes on after a stop, and it is whole."""
 
 import json
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import available
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet
@@ -180,6 +184,27 @@ def test_a_checkpoint_becomes_a_bundle_with_int8_in_one_command(
     assert set(made.manifest.figures) == {"float32", "int8"} and "int8" in made.manifest.probe_atol
 
 
+def test_engines_that_take_an_image_for_two_wrong_classes_do_not_agree(
+    sets: dict[str, ImageSet], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: both were wrong, and that counted as agreement."""
+    config = ModelConfig(lambdas=(0.0, 1.0), widths=(1.0,))
+    model = SimpleNamespace(config=config, code_KD=torch.zeros(1))
+
+    def always(label: int) -> Any:
+        logits_K = torch.eye(10)[label]
+        return SimpleNamespace(
+            model=model, about=f"engine {label}", plain=lambda _: lambda x: logits_K.expand(len(x), -1)
+        )
+
+    others = sets["test"].subset(np.flatnonzero(sets["test"].labels_N > 1), "others")
+    with caplog.at_level(logging.INFO):
+        int8_module._spot_check(always(0), always(1), others)
+        int8_module._spot_check(always(0), always(0), others)
+    agreed = [f"agree on {num} of {len(others)} test images" for num in (0, len(others))]
+    assert all(part in record.message for part, record in zip(agreed, caplog.records, strict=True))
+
+
 def test_suites_count_in_int8_or_say_that_they_do_not(
     counted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,12 +231,15 @@ def test_suites_count_in_int8_or_say_that_they_do_not(
 
 
 def test_paired_differences_are_those_of_both_networks_on_the_same_images(
-    counted: Bundle, sets: dict[str, ImageSet]
+    counted: Bundle, sets: dict[str, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     judged, data, attack = load_judged(counted.path), sets["test"].first(6), ATTACKS["fgsm"]
     rounding = judged.rounding()
-    job = Job(judged, data, (1.0,), (0.5,), attack, attacks=("fgsm",), rounding=rounding)
+    job = Job(judged, data, (1.0,), (0.5,), attack, attacks=("fgsm",), cache_folder=tmp_path, rounding=rounding)
     found = SUITES["paired"].run(job)
+    assert SUITES["paired"].run(again := replace(job)).rows == found.rows
+    assert again.cached_s == again.cache.cached_s + again.float32.cached_s > again.float32.cached_s > 0.0
     correct = {}
     for name, one in (("int8", rounding), ("float32", None)):
         of_point = [OutcomeCache(None, judged.model, one).outcomes(P(1.0, 0.5), data, attack=a) for a in (None, attack)]

@@ -1,7 +1,9 @@
 """Laws of what a step draws: λ from P_Λ in ascending order, the full width always, nothing twice."""
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,3 +244,19 @@ def test_no_place_in_a_balanced_batch_belongs_to_a_class() -> None:
     """Because the samples of a batch get ascending λ, and processes take every n-th of them."""
     labels = UNEQUAL[torch.tensor(balanced())]
     assert all(len(column.unique()) == 3 for column in labels.T)
+
+
+def test_the_page_counts_the_images_of_a_step_as_they_are_drawn() -> None:
+    """Regression: it said 189 where 105 clean and 105 adversarial images are 210."""
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    config = TrainConfig(batch_size=126, lambda_sampling="stratified")
+    draws = [
+        draw_step(config.model_copy(update={"terms": terms}), 126, generator=generator())
+        for terms in ("both", "sampled")
+    ]
+    for what, nums in (
+        ("in the joint pass", [len(draw.clean) + len(draw.adversarial) for draw in draws]),
+        ("attacked", [len(draw.adversarial) for draw in draws]),
+    ):
+        (row,) = re.findall(rf"^\| {what} \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+        assert list(map(int, row)) == nums

@@ -1,5 +1,6 @@
 """From names, YAML and `key=value` to a run: what is asked for is what is trained, and mistakes are named."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_baselines_differ_in_their_lambdas_and_widths_alone() -> None:
         differing = {k for k, v in config.model_dump().items() if v != like.model_dump()[k]}
         assert differing <= {"model", "num_random_widths", "clean_share", "lambda_weights"}
         assert (config.clean_share, config.lambda_weights) == (0.0, None)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_row_of_the_methods_sets_fits_every_recipe(recipe: str) -> None:
+    """Regression: PGD-AT at one λ was refused by most recipes, and no λ=0 by those with fused norms."""
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    lines = page.split("\n## Methods\n")[1].split("\n## ")[0].splitlines()
+    rows = {line.split("|")[1].strip(): re.findall(r"`([\w.]+=[^`]+)`", line) for line in lines if line.startswith("|")}
+    like = RECIPES[recipe]()
+    methods = {name: with_changes(like, changes) for name, changes in rows.items() if changes}
+    assert methods.keys() == {"PGD-AT at one λ", "PGD-ATS", "ordinary batch norm", "no λ=0", "TRADES"}
+    assert methods["PGD-AT at one λ"] == dedicated(0.2, 1.0, like)
+    assert methods["PGD-ATS"] == slimmable(0.2, like)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 20])

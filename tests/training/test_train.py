@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -231,15 +232,45 @@ def test_a_quick_validation_leaves_the_network_as_it_was(tiny_run: TrainConfig, 
     assert {m.momentum for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
-def test_fooling_ones_own_attack_is_shouted_about(caplog: pytest.LogCaptureFixture) -> None:
+def test_fooling_ones_own_attack_is_shouted_about(tiny_run: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert not warn({"overfitting": OVERFITTING_GAP - 0.01}, 1)
-        assert not warn({"overfitting": 0.25}, 6, num_images=8)  # two images, which say nothing
+        assert not warn({"overfitting": OVERFITTING_GAP - 0.01}, 1, tiny_run)
+        assert not warn({"overfitting": 0.25}, 6, tiny_run, num_images=8)  # two images, which say nothing
     assert caplog.records == []
     with caplog.at_level(logging.WARNING):
-        assert warn({"overfitting": 0.6}, 70)
+        assert warn({"overfitting": 0.6}, 70, tiny_run)
     assert "CATASTROPHIC OVERFITTING at step 70" in caplog.text
     assert "60 points above" in caplog.text
+
+
+def advised(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The settings that the warning advises."""
+    caplog.clear()
+    assert warn({"overfitting": 0.6}, 70, config)
+    assert "--run NEW --from RUN --set" in caplog.text
+    return re.findall(r"--set (\S+)", caplog.text)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_follow_the_advice_and_gets_a_stronger_attack_that_crosses_its_ball(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = RECIPES[name]()
+    after = with_changes(before, advised(before, caplog)).attack
+    assert after.epsilon == before.attack.epsilon and after.num_steps > before.attack.num_steps
+    assert after.epsilon <= after.num_steps * after.step_size and after.step_size < after.epsilon
+
+
+def test_the_advice_is_taken_by_the_command(
+    command: Command, tiny_run: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: it wanted an older checkpoint, which no run keeps, and another attack in the same run."""
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    changes = [part for change in advised(tiny_run, caplog) for part in ("--set", change)]
+    assert command("smoke", "--run", old, "--device", "cpu") == 0
+    assert command("smoke", "--run", old, "--device", "cpu", *changes) == 2
+    assert command("smoke", "--run", new, "--from", old, "--device", "cpu", *changes) == 0
+    assert load_checkpoint(tmp_path / "new" / "checkpoint.pt").config.attack.name == "pgd-3"
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])

@@ -42,6 +42,22 @@ MI-FGSM takes ten steps of ε / 10 (Dong et al. 2018); Auto-PGD has AutoAttack's
 LINF_ATTACKS = tuple(name for name in ATTACKS if not name.endswith("-l2"))
 
 
+def attack_named(name: str, *, num_steps: int | None = None, epsilon: float | None = None) -> AttackSpec:
+    """Return an attack of `ATTACKS`.
+
+    Args:
+        name: its key.
+        num_steps: steps of Auto-PGD, which no other attack takes; None: its own.
+        epsilon: of another L∞ ball, see `in_ball`; None: its own.
+
+    Raises:
+        ConfigError: another ε is asked of an attack in an L2 ball.
+    """
+    asked = num_steps is not None and name.startswith("apgd")
+    attack = ATTACKS[name].model_copy(update={"num_steps": num_steps} if asked else {})
+    return attack if epsilon is None else in_ball(attack, epsilon)
+
+
 def in_ball(attack: AttackSpec, epsilon: float) -> AttackSpec:
     """Return an L∞ attack in a ball of another ε, on the [0, 1] pixel scale; the size of its steps changes with it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,7 +72,8 @@ class Document(StrictModel):
         source = f" of {short_name(self.images)}" if self.images else ""
         said = [f"{self.num_images:,} {self.split} images{source}, {self.minutes:g} minutes"]
         if _ARITHMETIC in self.machine:
-            said.append(f"{self.machine[_ARITHMETIC]}, attacked with gradients of the float32 network")
+            attacked = ", attacked with gradients of the float32 network" if self.attacks else ""
+            said.append(f"{self.machine[_ARITHMETIC]}{attacked}")
         return f"{'; '.join([*said, *map(attack_text, self.attacks)])}."
 
 
@@ -80,10 +82,12 @@ def _arithmetic(job: Job) -> Row:
 
 
 def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str, images: str = "") -> Document:
-    """Run one suite and return its document."""
-    started, cached_s = time.monotonic(), job.cache.cached_s
+    """Run one suite, on no more images than it looks at, and return its document."""
+    if suite.most_images is not None and len(job.data) > suite.most_images:
+        job = replace(job, data=job.data.first(suite.most_images))
+    started, cached_s = time.monotonic(), job.cached_s
     result = suite.run(job)
-    seconds = time.monotonic() - started + job.cache.cached_s - cached_s
+    seconds = time.monotonic() - started + job.cached_s - cached_s
     return Document(
         name=suite.name,
         subject=job.judged.name,

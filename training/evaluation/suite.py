@@ -6,17 +6,21 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from oat_runtime.data import ImageSet
+from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from oat_runtime.report import Check, Row, progress
+from oat_runtime.stress.attacks import TARGETED_CLASSES
 from oat_runtime.style import Figure
+from oat_runtime.text import PlainConsole
 from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, batches, in_ball, proportion
+from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, attack_named, batches, proportion
 from training.evaluation.judged import Judged
 from training.network import Rounding
 
@@ -25,14 +29,17 @@ from training.network import Rounding
 class Job:
     """The input of a suite.
 
+    Raises:
+        ConfigError: `attack` or one of `attacks` wants more classes than the network has.
+
     Attributes:
         judged: the network.
         data: its images, in order.
         lambdas: λ to count at.
         widths: widths to count at.
-        attack: the attack of suites that need one.
-        attacks: names of those that the suite `attacks` runs.
-        num_steps: steps of Auto-PGD.
+        attack: the attack of suites that run one of your choice.
+        attacks: names of those of suites that run several; None: all in the L∞ ball, as far as there are classes.
+        num_steps: steps of Auto-PGD that a suite takes by name.
         epsilon: of L∞ attacks that a suite takes by name, on the [0, 1] pixel scale; None: their own.
         beside: networks to compare with.
         cache_folder: where outcomes are stored, so that a stopped suite can go on; None: nowhere.
@@ -44,17 +51,42 @@ class Job:
     lambdas: tuple[float, ...]
     widths: tuple[float, ...]
     attack: AttackSpec
-    attacks: tuple[str, ...] = LINF_ATTACKS
+    attacks: tuple[str, ...] | None = None
     num_steps: int | None = None
     epsilon: float | None = None
     beside: tuple[Judged, ...] = ()
     cache_folder: Path | None = None
     rounding: Rounding | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse an attack that was asked for and cannot be run, before anything is counted."""
+        if few := [name for name in (self.attack.name, *(self.attacks or ())) if not self._has_classes_for(name)]:
+            raise ConfigError(
+                f"{few[0]} needs {TARGETED_CLASSES} classes or more, and {self.judged.name} has "
+                f"{self._num_classes}: leave it out, or name apgd-ce"
+            )
+
     @cached_property
     def cache(self) -> OutcomeCache:
         """The outcomes of the network that were counted before."""
         return OutcomeCache(self.cache_folder, self.judged.model, self.rounding)
+
+    @cached_property
+    def float32(self) -> OutcomeCache:
+        """The same of the float32 network, which int8 is compared with."""
+        return self.cache if self.rounding is None else OutcomeCache(self.cache_folder, self.judged.model)
+
+    @property
+    def cached_s(self) -> float:
+        """How long it took, at the time, to count what both have taken from the disk since."""
+        return sum(cache.cached_s for cache in {self.cache, self.float32})
+
+    @property
+    def _num_classes(self) -> int:
+        return self.judged.model.config.num_classes
+
+    def _has_classes_for(self, name: str) -> bool:
+        return self._num_classes >= TARGETED_CLASSES or not name.startswith("apgd-t")
 
     @property
     def device(self) -> torch.device:
@@ -63,15 +95,24 @@ class Job:
 
     def attack_named(self, name: str) -> AttackSpec:
         """Return an attack of `ATTACKS` in a ball of `epsilon`; Auto-PGD with `num_steps` steps."""
-        asked = self.num_steps is not None and name.startswith("apgd")
-        attack = ATTACKS[name].model_copy(update={"num_steps": self.num_steps} if asked else {})
-        return attack if self.epsilon is None else in_ball(attack, self.epsilon)
+        return attack_named(name, num_steps=self.num_steps, epsilon=self.epsilon)
+
+    def several_attacks(self) -> list[AttackSpec]:
+        """Return the attacks of `attacks`, in the order of `ATTACKS`."""
+        return self.attacks_among(LINF_ATTACKS if self.attacks is None else self.attacks)
 
     def attacks_among(self, names: Container[str]) -> list[AttackSpec]:
-        """Return the attacks of `ATTACKS` with these names, in its order; a targeted Auto-PGD wants four classes."""
-        specs = [self.attack_named(name) for name in ATTACKS if name in names]
-        few = len(self.data.class_names) < 4
-        return [spec for spec in specs if not (few and spec.name.startswith("apgd-t"))]
+        """Return the attacks of `ATTACKS` with these names, in its order, less those that want more classes.
+
+        What is left out is said: a worst case without the strongest attack would look like one with it.
+        """
+        named = [name for name in ATTACKS if name in names]
+        for name in (name for name in named if not self._has_classes_for(name)):
+            PlainConsole(stderr=True).print(
+                f"left out: {name}, which needs {TARGETED_CLASSES} classes or more: {self.judged.name} has "
+                f"{self._num_classes}"
+            )
+        return [self.attack_named(name) for name in named if self._has_classes_for(name)]
 
     def points(self) -> list[OperatingPoint]:
         """Return every λ at every width, the widest first."""
@@ -164,6 +205,10 @@ class Suite:
         run: counts.
         tables: its rows as tables.
         figures: its rows as pictures, by the name of the file.
+        attacks: what it attacks with: the one of `Job.attack`, the several of `Job.attacks`, or these by name; (): it
+            attacks no image.
+        beside: whether it looks at `Job.beside`.
+        most_images: how many of a job's images it looks at, from the first on; None: all.
         needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
         precisions: what it can count in.
     """
@@ -173,6 +218,9 @@ class Suite:
     run: Callable[[Job], Result]
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
+    attacks: Literal["one", "several"] | tuple[str, ...] = ()
+    beside: bool = False
+    most_images: int | None = None
     needs_more: bool = False
     precisions: tuple[Precision, ...] = ("float32",)
 

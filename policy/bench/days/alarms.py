@@ -33,14 +33,12 @@ def measure(world: World, spec: InputSpec, *, most_corrupted: int) -> MeasuredKi
         frames = region_frames(session.frames, session.index, spec)
         share = most_corrupted * len(frames) / len(world.session_G)
         parts.append(
-            replace(
-                measure_kinds(
-                    replace(frames, session_F=np.full(len(frames), s)),
-                    corrupt=corrupt,
-                    regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
-                    rng=np.random.default_rng(s),
-                    most_corrupted=max(1, round(share)),
-                )
+            measure_kinds(
+                replace(frames, session_F=np.full(len(frames), s)),
+                corrupt=corrupt,
+                regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
+                rng=np.random.default_rng(s),
+                most_corrupted=max(1, round(share)),
             )
         )
     first = np.cumsum([0, *(len(part.clean_FS) for part in parts)])

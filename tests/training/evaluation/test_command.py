@@ -19,6 +19,7 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.report import Check
+from training import evaluate as evaluate_module
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation import judged as judged_module
@@ -152,6 +153,17 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         (["--publish", str(tmp_path / "p.md"), "--lambda", "0", "--width", "1"], "--lambda and --width are of suites"),
         (["--suite", "groups", "all"], "--suite all stands alone"),
         (["--suite", "paired"], "not in float32: leave out the suite, or choose another --precision"),
+        (
+            ["--suite", "transfer", "joint", "--steps", "3"],
+            "would change nothing in transfer, joint, which run no Auto",
+        ),
+        (["--suite", "attacks", "--attacks", "fgsm", "--steps", "3"], "--steps would change nothing in attacks, which"),
+        (["--suite", "attacks", "inside", "--attack", "pgd-7"], "--attack would change nothing in attacks, inside:"),
+        (["--suite", "classes", "--attacks", "fgsm"], "--attacks would change nothing in classes: leave it out, or"),
+        (
+            ["--suite", "sizes", "--epsilon", "4/255", "--beside", network],
+            "--epsilon and --beside would change nothing",
+        ),
     ):
         assert main([network, *arguments]) == 2
         assert reason in capsys.readouterr().err
@@ -173,6 +185,28 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
     said = capsys.readouterr()
     assert "--epsilon changed nothing in calibration, which" in said.err and "pgd-7 (ε = 4/255" in said.out
     assert "holds 4 images, and --count is 5: all of them count" in said.err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_attack_of_a_suite_takes_as_many_steps_as_are_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Regression: only the suites `attacks`, `paired` and `rounding` did."""
+    here = ["--lambda", "0", "--width", "1", "--count", "2", "--out", str(tmp_path)]
+    assert main([str(tiny_bundle), *here, "--suite", "transfer", "--attack", "apgd-ce", "--steps", "2"]) == 0
+    (attack,) = json.loads((tmp_path / "transfer.json").read_text())["attacks"]
+    assert (attack["name"], attack["num_steps"]) == ("apgd-ce", 2)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_one_condition_is_counted_on_the_device_that_was_named(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+    monkeypatch.setattr(evaluate_module, "device_argument", str)
+    monkeypatch.setattr(
+        evaluate_module, "load_judged", lambda path, device="cpu": (devices.append(device), load_judged(path))[1]
+    )
+    main([str(tiny_bundle), "--count", "1", "--lambda", "0", "--width", "1", "--device", "cuda:3"])
+    assert devices == ["cuda:3"]
 
 
 @pytest.mark.usefixtures("few_images")
@@ -320,8 +354,8 @@ def test_publishing_more_suites_keeps_those_that_were_published(tiny_bundle: Pat
     """Regression: the page and the bundle lost every suite whose JSON file was no longer there."""
     bundle, out, page = tmp_path / "tiny", tmp_path / "out", tmp_path / "page.md"
     shutil.copytree(tiny_bundle, bundle)
-    command = [str(bundle), "--out", str(out), "--publish", str(page), "--width", "1", "--attacks", "fgsm"]
-    assert main([*command, "--count", "3", "--suite", "attacks", "calibration", "inside"]) == 0
+    command = [str(bundle), "--out", str(out), "--publish", str(page), "--width", "1"]
+    assert main([*command, "--count", "3", "--attacks", "fgsm", "--suite", "attacks", "calibration", "inside"]) == 0
     before = page.read_text()
     shutil.rmtree(out)
     assert main([*command, "--count", "2", "--lambda", "1", "--suite", "classes", "calibration"]) == 0

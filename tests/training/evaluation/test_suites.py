@@ -5,6 +5,9 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,15 @@ import torch
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
-from training.evaluation import suites
-from training.evaluation.documents import Document
+from training.evaluation import cache, suites
+from training.evaluation.counting import ATTACKS
+from training.evaluation.documents import Document, run_suite
 from training.evaluation.judged import Judged
-from training.evaluation.suite import Job
+from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.suites import SUITES, groups, sizes
 from training.network import OATNet, folded
+from training.recipes import RECIPES, dedicated
+from training.settings import with_changes
 
 Documents = dict[str, Document]
 
@@ -133,6 +139,85 @@ def test_every_suite_has_a_text_and_a_table(documents: Documents) -> None:
     assert "apgd-ce (ε = 8/255, 2 steps it sizes itself, seed 0)" in texts["attacks"]
 
 
+def test_a_document_says_how_many_images_its_suite_looked_at_and_how_long_all_of_it_takes(job: Job) -> None:
+    """Regression: `rounding` looks at 500 images and said 1,000; what int8 is compared with took no time."""
+
+    def run(job: Job) -> Result:
+        job.cache.cached_s += 60.0
+        job.float32.cached_s += 120.0
+        return Result([{"num_total": len(job.data)}])
+
+    job, suite = replace(job), Suite("rounding", "", run, (), most_images=4)  # with caches of its own
+    found = run_suite(suite, replace(job, rounding=SimpleNamespace(digest=b"")), split="test", command="")
+    assert found.num_images == found.rows[0]["num_total"] == 4
+    assert found.minutes == pytest.approx(3.0, abs=0.5)
+    assert run_suite(suite, job, split="test", command="").minutes == pytest.approx(3.0, abs=0.5)
+    assert run_suite(replace(suite, most_images=None), job, split="test", command="").num_images == len(job.data)
+    assert {name: suite.most_images for name, suite in SUITES.items() if suite.most_images} == {
+        "inside": 200, "rounding": 500,
+    }  # fmt: skip
+
+
+def test_gradients_are_spoken_of_only_where_something_was_attacked(documents: Documents) -> None:
+    for name, is_attacked in (("attacks", True), ("transfer", True), ("calibration", False), ("corruptions", False)):
+        said = documents[name].model_copy(update={"machine": {"arithmetic": "int8 on an engine"}}).setting()
+        assert "int8 on an engine" in said and ("attacked with gradients of the float32" in said) == is_attacked
+
+
+def test_what_a_suite_attacks_with_is_what_it_says_it_does(job: Job, documents: Documents) -> None:
+    for name, found in documents.items():
+        says = SUITES[name].attacks
+        named = {"one": (job.attack.name,), "several": tuple(spec.name for spec in job.several_attacks())}
+        assert tuple(spec.name for spec in found.attacks) == (named[says] if isinstance(says, str) else says)
+
+
+def test_an_attack_that_wants_more_classes_is_refused_if_it_was_named_and_else_said_to_be_left_out(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a worst case without the strongest attack looked like one with it."""
+    model = OATNet(job.judged.model.config.model_copy(update={"num_classes": 3})).eval()
+    few = replace(job, judged=replace(job.judged, model=model))
+    assert [spec.name for spec in few.several_attacks()] == ["fgsm", "mi-fgsm", "pgd-7", "pgd-20", "apgd-ce"]
+    assert capsys.readouterr().err == "left out: apgd-t, which needs 4 classes or more: tiny has 3\n"
+    named: tuple[dict[str, Any], ...] = ({"attacks": ("fgsm", "apgd-t")}, {"attack": ATTACKS["apgd-t"]})
+    for choice in named:
+        with pytest.raises(ConfigError, match="apgd-t needs 4 classes or more, and tiny has 3: leave it out"):
+            replace(few, **choice)
+        assert replace(job, **choice)
+
+
+def on_the_page(pattern: str) -> set[str]:
+    """The names that docs/evaluation.md lists where its text fits the pattern."""
+    text = (Path(__file__).parents[3] / "docs/evaluation.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(pattern, " ".join(text.split()))
+    return set(re.findall(r"`(\w+)`", listed))
+
+
+def test_the_page_lists_the_suites_of_int8_and_of_each_option() -> None:
+    assert on_the_page("one condition, or the suites (.*?) The others count float32 only") == {
+        name for name, suite in SUITES.items() if "int8" in suite.precisions
+    }
+    for pattern, attacks in (
+        (r"`--attacks` \(of (.*?)\)", "several"),
+        ("`--attack` names the one attack of (.*?);", "one"),
+    ):
+        assert on_the_page(pattern) == {name for name, suite in SUITES.items() if suite.attacks == attacks}
+
+
+def test_the_page_lists_the_suites_that_start_again_after_a_stop(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
+    data = replace(job.data, groups_N=np.arange(6) % 2, sides_N=np.full(6, 20))
+    small = replace(job, data=data, lambdas=(0.3,), widths=(1.0,), attack=ATTACKS["fgsm"], attacks=("fgsm",))
+    again = set()
+    for name, suite in SUITES.items():
+        if name not in ("paired", "rounding", "crosscheck", "dedicated"):  # these want more than this network
+            suite.run(replace(small, cache_folder=tmp_path / name))
+            again |= set() if any(tmp_path.glob(f"{name}/*/*.npz")) else {name}
+    assert again == on_the_page("store nothing and start again: (.*?) So do")
+
+
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
     """A job on crops of three sessions: of 25 images, of 30, and of 5."""
     groups_N = np.repeat([7, 0, 3], (25, 30, 5))
@@ -232,13 +317,22 @@ def test_dedicated_networks_are_counted_on_the_same_images_at_their_own_point(jo
 
 
 def test_a_network_that_does_not_compare_is_refused(job: Job) -> None:
-    dedicated = SUITES["dedicated"].run
+    compare = SUITES["dedicated"].run
     with pytest.raises(ConfigError, match="name them with --beside"):
-        dedicated(job)
+        compare(job)
     for other, reason in (
         (job.judged, "expected one of each"),
         (single(0.9, 1.0, job), "λ=0.9 and width 1, which tiny was not trained for"),
         (single(1.0, 1.0, job, seed=1, num_validation=6), "trained on other images than tiny"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            dedicated(replace(job, beside=(other,)))
+            compare(replace(job, beside=(other,)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_way_to_a_dedicated_network_fits_every_recipe(recipe: str, job: Job) -> None:
+    """Regression: half of the recipes refused the settings that the error named."""
+    with pytest.raises(ConfigError) as refused:
+        SUITES["dedicated"].run(replace(job, beside=(job.judged,)))
+    like = RECIPES[recipe]()
+    assert with_changes(like, re.findall(r"--set ([^\s`]+)", str(refused.value))) == dedicated(1.0, 1.0, like)

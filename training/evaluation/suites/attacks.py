@@ -18,7 +18,7 @@ def run(job: Job) -> Result:
     rows, warnings = [], []
     rates: dict[float, dict[float, tuple[float, float]]] = {}
     gaps: list[float] = []
-    specs = job.attacks_among(job.attacks)
+    specs = job.several_attacks()
     for point in progress(job.points(), "attacks"):
         outcomes = {"clean": job.outcomes(point)}
         for spec in specs:
@@ -107,5 +107,6 @@ SUITE = Suite(
     run=run,
     tables=(by_condition,),
     figures={"attack-frontier": frontier, "attacks-by-lambda": accuracy_by_lambda},
+    attacks="several",
     precisions=("float32", "int8"),
 )

@@ -135,5 +135,6 @@ SUITE = Suite(
     run=run,
     tables=(by_class, confused),
     figures={"confusion": confusion_maps},
+    attacks="one",
     precisions=("float32", "int8"),
 )

@@ -16,13 +16,14 @@ from training.evaluation.counting import Bools
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
+_ATTACK = "apgd-ce"
 LIMIT = 0.01
 """Share of images by which the two may differ (one point)."""
 
 
 def run(job: Job) -> Result:
     """Count RA under both at the smallest and the largest λ, at the widest width."""
-    attack = job.attack_named("apgd-ce")
+    attack = job.attack_named(_ATTACK)
     width = max(job.widths)
     rows, checks = [], []
     for lam in progress(sorted({min(job.lambdas), max(job.lambdas)}), "crosscheck"):
@@ -78,5 +79,6 @@ SUITE = Suite(
     about="Our Auto-PGD beside that of the Adversarial Robustness Toolbox, a third party's.",
     run=run,
     tables=(by_condition,),
+    attacks=(_ATTACK,),
     needs_more=True,
 )

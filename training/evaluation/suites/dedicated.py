@@ -54,7 +54,8 @@ def _point(judged: Judged, other: Judged) -> OperatingPoint:
     if (len(theirs.lambdas), len(theirs.widths)) != (1, 1):
         raise ConfigError(
             f"{other.name} was trained for λ {theirs.lambdas} and widths {theirs.widths}: expected one of each, as "
-            "`oat-train RECIPE --set model.lambdas=[1.0] --set model.widths=[1.0]` makes it"
+            "`oat-train RECIPE --set model.lambdas=[1.0] --set model.widths=[1.0] --set num_random_widths=null "
+            "--set lambda_weights=null --set clean_share=0` makes it"
         )
     lam, width = theirs.lambdas[0], theirs.widths[0]
     if lam not in config.lambdas or width not in config.widths:
@@ -73,5 +74,7 @@ SUITE = Suite(
     about="One network for every λ and width beside networks trained for one λ and one width each.",
     run=run,
     tables=(by_condition,),
+    attacks="one",
+    beside=True,
     needs_more=True,
 )

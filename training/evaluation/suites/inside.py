@@ -17,6 +17,7 @@ from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table
 from training.network import folded
 
+_ATTACK = "pgd-7"
 _MOST_SIDE = 48
 """Pixels a side of the images and maps that are kept: a suite's file holds at most 200,000 values."""
 
@@ -24,13 +25,11 @@ _MOST_SIDE = 48
 def run(job: Job) -> Result:
     """Measure batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width."""
     width = max(job.widths)
-    num = min(len(job.data), 200)
-    batches = list(job.batches())[: -(-num // BATCH)]
-    x_NCHW, y_N = (torch.cat(parts)[:num] for parts in zip(*batches, strict=True))
+    x_NCHW, y_N = (torch.cat(parts) for parts in zip(*job.batches(), strict=True))
     rows: list[Row] = []
     every = -(-max(x_NCHW.shape[2:]) // _MOST_SIDE)
     model = job.judged.model
-    attack = job.attack_named("pgd-7")
+    attack = job.attack_named(_ATTACK)
     for found in inspection.norm_statistics(model, x_NCHW, y_N, lambdas=job.lambdas, width=width, attack=attack):
         statistics = {"mean_C": found.mean_C.tolist(), "var_C": found.var_C.tolist()}
         rows.append({"part": "norm", "lambda": found.lam, "images": found.images, "width": width} | statistics)
@@ -162,4 +161,7 @@ SUITE = Suite(
     run=run,
     tables=(costs, alignments),
     figures={"batch-norm": norm_curves, "saliency": saliency_maps, "cost": cost_bars},
+    attacks=(_ATTACK,),
+    beside=True,
+    most_images=200,
 )

@@ -37,4 +37,5 @@ SUITE = Suite(
     about="One perturbation for all operating points at once, by an attacker who does not know which one is active.",
     run=run,
     tables=(by_condition,),
+    attacks="one",
 )

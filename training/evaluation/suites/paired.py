@@ -16,8 +16,7 @@ from training.evaluation.text_table import new_table
 
 def run(job: Job) -> Result:
     """Count SA, and RA under the worst of the job's attacks, in both precisions."""
-    float32 = OutcomeCache(job.cache_folder, job.judged.model)
-    specs = job.attacks_among(job.attacks)
+    specs = job.several_attacks()
 
     def outcomes(cache: OutcomeCache, point: OperatingPoint) -> tuple[Bools, Bools]:
         clean_N = cache.outcomes(point, job.data)
@@ -26,7 +25,7 @@ def run(job: Job) -> Result:
 
     rows, found = list[Row](), dict[OperatingPoint, tuple[Difference, Difference]]()
     for point in progress(job.points(), "paired"):
-        after, before = outcomes(job.cache, point), outcomes(float32, point)
+        after, before = outcomes(job.cache, point), outcomes(job.float32, point)
         clean, attacked = (Difference.of(*pair) for pair in zip(after, before, strict=True))
         found[point] = (clean, attacked)
         for condition, correct_N, difference in zip(("clean", "worst-case"), after, (clean, attacked), strict=True):
@@ -52,6 +51,7 @@ SUITE = Suite(
     "under the worst of all attacks. Outcomes that the suite `attacks` counted in either precision are used again.",
     run=run,
     tables=(gains,),
+    attacks="several",
     needs_more=True,
     precisions=("int8",),
 )

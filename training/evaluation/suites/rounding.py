@@ -9,34 +9,31 @@ from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, progress
 from oat_runtime.stress.attacks import LogitsFn, perturb
 from training.evaluation.attack_checks import worst_case
-from training.evaluation.cache import OutcomeCache
-from training.evaluation.counting import Bools, batches, surely_above
+from training.evaluation.counting import Bools, surely_above
 from training.evaluation.square import square_linf
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
-_MOST_IMAGES, _NUM_QUERIES, _MIDDLE = 500, 1000, 0.4
+_ATTACKS, _NUM_QUERIES, _MIDDLE = ("pgd-20", "apgd-t"), 1000, 0.4
 _TO_INT8, _TO_FLOAT32 = "float32 to int8", "int8 to float32"
 _WITHOUT = ("square", _TO_INT8)
 
 
 def run(job: Job) -> Result:
     """Count at the ends of λ and its middle, and at the ends of width, each attack on the same images."""
-    data = job.data.first(_MOST_IMAGES)
-    float32 = OutcomeCache(job.cache_folder, job.judged.model)
-    specs = job.attacks_among(("pgd-20", "apgd-t"))
+    specs = job.attacks_among(_ATTACKS)
     rows, gaps = [], []
     for point in progress(_points(job), "rounding"):
-        found = {"clean": job.cache.outcomes(point, data)}
-        found |= {spec.name: job.cache.outcomes(point, data, attack=spec) for spec in specs}
+        found = {"clean": job.outcomes(point)}
+        found |= {spec.name: job.outcomes(point, attack=spec) for spec in specs}
         by_gradients = worst_case(found)
         square = f"square {_NUM_QUERIES} {point.lam:g} {point.width:g} {specs[0].model_dump_json()}"
-        found["square"] = job.cache.get(square, data, lambda point=point: _square(job, point, specs[0]))  # type: ignore[misc]
-        there, back = (_transferred(job, float32, point, specs[0], to_int8=to_int8) for to_int8 in (True, False))
+        found["square"] = job.cache.get(square, job.data, lambda point=point: _square(job, point, specs[0]))  # type: ignore[misc]
+        there, back = (_transferred(job, point, specs[0], to_int8=to_int8) for to_int8 in (True, False))
         found[_TO_INT8] = there
         found["worst-case"] = worst_case(found)
-        found |= {"float32 clean": float32.outcomes(point, data), _TO_FLOAT32: back}
-        found[f"float32 {specs[0].name}"] = float32.outcomes(point, data, attack=specs[0])
+        found |= {"float32 clean": job.float32.outcomes(point, job.data), _TO_FLOAT32: back}
+        found[f"float32 {specs[0].name}"] = job.float32.outcomes(point, job.data, attack=specs[0])
         rows += [counted(point, name, correct_N) for name, correct_N in found.items()]
         gaps += [surely_above(by_gradients, found[name]) for name in _WITHOUT]
     name = "accuracy under gradients of float32 above that under an attack without gradients of int8"
@@ -52,19 +49,19 @@ def _points(job: Job) -> list[OperatingPoint]:
 def _square(job: Job, point: OperatingPoint, spec: AttackSpec) -> Bools:
     generator, net = torch.Generator().manual_seed(spec.seed), job.plain(point)
     found = []
-    for x_NCHW, y_N in batches(job.data.first(_MOST_IMAGES), device=job.device):
+    for x_NCHW, y_N in job.batches():
         images = square_linf(net, x_NCHW, y_N, epsilon=spec.epsilon, num_queries=_NUM_QUERIES, generator=generator)
         found.append(_correct(net, images, y_N))
     return np.concatenate(found)
 
 
-def _transferred(job: Job, float32: OutcomeCache, point: OperatingPoint, spec: AttackSpec, *, to_int8: bool) -> Bools:
+def _transferred(job: Job, point: OperatingPoint, spec: AttackSpec, *, to_int8: bool) -> Bools:
     """Attack one of the two networks of a point, and show the images to the other one."""
-    nets = float32.plain(point), job.plain(point)
+    nets = job.float32.plain(point), job.plain(point)
     source, target = nets if to_int8 else nets[::-1]
     generator = torch.Generator(job.device).manual_seed(spec.seed)
     found = []
-    for x_NCHW, y_N in batches(job.data.first(_MOST_IMAGES), device=job.device):
+    for x_NCHW, y_N in job.batches():
         images = perturb(source, x_NCHW, y_N, spec=spec, generator=generator, keep="best")
         found.append(_correct(target, images, y_N))
     return np.concatenate(found)
@@ -83,6 +80,8 @@ SUITE = Suite(
     "only hid the gradients, those would break more. “worst-case” counts an image as right if none of them broke it.",
     run=run,
     tables=(by_condition,),
+    attacks=_ATTACKS,
+    most_images=500,
     needs_more=True,
     precisions=("int8",),
 )

@@ -71,5 +71,6 @@ SUITE = Suite(
     run=run,
     tables=(matrix,),
     figures={"transfer": transfer_map},
+    attacks="one",
     precisions=("float32", "int8"),
 )

@@ -82,4 +82,5 @@ SUITE = Suite(
     run=run,
     tables=(by_condition,),
     figures={"unseen-lambda": unseen_lambdas},
+    attacks="one",
 )
