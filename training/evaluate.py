@@ -38,6 +38,8 @@ from training.origin import machine
 _LOG = logging.getLogger(__name__)
 _ATTACK = "pgd-20"
 """What suites that run one attack run, unless --attack names another."""
+_SPELT = {"lambdas": "lambda", "widths": "width"}
+"""Options whose name is not that of their values."""
 _OF_SOME_SUITES = ("attack", "attacks", "steps", "epsilon", "beside")
 """Options that some suites take and others do not."""
 
@@ -108,13 +110,7 @@ def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
     """Refuse options that only suites look at, where none is named: without a word, they would change nothing."""
     names = {name: name for name in (*_OF_SOME_SUITES, "split", "dataset") if name != "attack"}
     if args.plots or args.publish:
-        names |= {
-            "attack": "attack",
-            "count": "count",
-            "lambdas": "lambda",
-            "widths": "width",
-            "precision": "precision",
-        }
+        names |= {name: name for name in ("attack", "count", "precision")} | _SPELT
     else:
         names["out"] = "out"
     given = [f"--{option}" for name, option in names.items() if getattr(args, name) != parser.get_default(name)]
@@ -135,8 +131,10 @@ def _refuse_what_no_suite_takes(args: argparse.Namespace, names: Sequence[str]) 
         "steps": any(name.startswith("apgd") for name in attacks),
         "epsilon": bool(attacks),
         "beside": any(suite.beside for suite in suites),
+        "lambdas": any("lambdas" in suite.narrowed_by for suite in suites),
+        "widths": any("widths" in suite.narrowed_by for suite in suites),
     }
-    if idle := [f"--{option}" for option in _OF_SOME_SUITES if getattr(args, option) and not is_taken[option]]:
+    if idle := [f"--{_SPELT.get(name, name)}" for name, taken in is_taken.items() if getattr(args, name) and not taken]:
         it = "it" if len(idle) == 1 else "them"
         why = ", which run no Auto-PGD then" if idle == ["--steps"] and attacks else ""
         raise ConfigError(

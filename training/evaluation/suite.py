@@ -208,6 +208,7 @@ class Suite:
         attacks: what it attacks with: the one of `Job.attack`, the several of `Job.attacks`, or these by name; (): it
             attacks no image.
         beside: whether it looks at `Job.beside`.
+        narrowed_by: which of `Job.lambdas` and `Job.widths` it looks at.
         most_images: how many of a job's images it looks at, from the first on; None: all.
         needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
         precisions: what it can count in.
@@ -220,6 +221,7 @@ class Suite:
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
     attacks: Literal["one", "several"] | tuple[str, ...] = ()
     beside: bool = False
+    narrowed_by: tuple[Literal["lambdas", "widths"], ...] = ("lambdas", "widths")
     most_images: int | None = None
     needs_more: bool = False
     precisions: tuple[Precision, ...] = ("float32",)

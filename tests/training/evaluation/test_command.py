@@ -159,6 +159,8 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
         ),
         (["--suite", "attacks", "--attacks", "fgsm", "--steps", "3"], "--steps would change nothing in attacks, which"),
         (["--suite", "attacks", "inside", "--attack", "pgd-7"], "--attack would change nothing in attacks, inside:"),
+        (["--suite", "unseen", "--lambda", "0"], "--lambda would change nothing in unseen: leave it out, or"),
+        (["--suite", "dedicated", "--width", "1", "--lambda", "0"], "--lambda and --width would change nothing in"),
         (["--suite", "classes", "--attacks", "fgsm"], "--attacks would change nothing in classes: leave it out, or"),
         (
             ["--suite", "sizes", "--epsilon", "4/255", "--beside", network],

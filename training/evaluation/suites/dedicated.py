@@ -76,5 +76,6 @@ SUITE = Suite(
     tables=(by_condition,),
     attacks="one",
     beside=True,
+    narrowed_by=(),
     needs_more=True,
 )

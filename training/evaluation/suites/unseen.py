@@ -83,4 +83,5 @@ SUITE = Suite(
     tables=(by_condition,),
     figures={"unseen-lambda": unseen_lambdas},
     attacks="one",
+    narrowed_by=("widths",),
 )
