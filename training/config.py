@@ -174,9 +174,13 @@ class TrainConfig(StrictModel):
         if self.clean_share > 0.0 and knots[0] != 0.0:
             raise ValueError(f"clean_share trains λ=0: the model's lambdas must hold 0, got {knots}: set it to 0")
         if self.width_distillation > 0.0 and (not narrower or self.num_random_widths == 0):
-            raise ValueError("width_distillation teaches narrower widths: the steps must train at least one")
+            raise ValueError(
+                "width_distillation teaches narrower widths, and the steps train none: set it to 0, or train some"
+            )
         if self.width_distillation > 0.0 and self.adversarial_loss == "trades":
-            raise ValueError("width_distillation takes the place of labels, which trades has none of under attack")
+            raise ValueError(
+                "width_distillation shares the place of labels, and trades has none under attack: set it to 0"
+            )
         if self.adversarial_loss == "trades" and self.terms == "sampled":
             raise ValueError("trades compares the clean and the adversarial image of a sample: terms must be 'both'")
         return self

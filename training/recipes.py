@@ -138,7 +138,8 @@ _ONE_LAMBDA: dict[str, Any] = {"lambda_weights": None, "clean_share": 0.0, "rest
 def dedicated(lam: float, width: float, like: TrainConfig) -> TrainConfig:
     """PGD-AT at one λ and one width, otherwise like another run: a network for one purpose."""
     model = ModelConfig(**(dict(like.model) | {"lambdas": (lam,), "widths": (width,)}))
-    return TrainConfig(**(dict(like) | _ONE_LAMBDA | {"model": model, "num_random_widths": None}))
+    one_width = {"model": model, "num_random_widths": None, "width_distillation": 0.0}
+    return TrainConfig(**(dict(like) | _ONE_LAMBDA | one_width))
 
 
 def _dedicated(lam: float, width: float, like: str) -> Callable[[], TrainConfig]:

@@ -197,7 +197,7 @@ def test_another_network_does_not_agree(
     with torch.no_grad():
         for weight in other.model.classifier.parameters():
             weight.neg_()
-    monkeypatch.setattr(evaluate_module, "load_judged", lambda path: other)
+    monkeypatch.setattr(evaluate_module, "load_judged", lambda path, device: other)
     assert command(monkeypatch, evaluate_module.main, str(bundle.path), "--count", "20") == 1
     assert not json.loads(capsys.readouterr().out.splitlines()[-1])["checks"][0]["ok"]
 

@@ -55,7 +55,7 @@ def _point(judged: Judged, other: Judged) -> OperatingPoint:
         raise ConfigError(
             f"{other.name} was trained for λ {theirs.lambdas} and widths {theirs.widths}: expected one of each, as "
             "`oat-train RECIPE --set model.lambdas=[1.0] --set model.widths=[1.0] --set num_random_widths=null "
-            "--set lambda_weights=null --set clean_share=0` makes it"
+            "--set lambda_weights=null --set clean_share=0 --set width_distillation=0` makes it"
         )
     lam, width = theirs.lambdas[0], theirs.widths[0]
     if lam not in config.lambdas or width not in config.widths:
