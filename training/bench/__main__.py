@@ -93,7 +93,10 @@ def measure(names: list[str], changes: list[str], *, side: int, device: str, sec
         for _ in range(_BURST):  # compile every shape and width
             call()
     times = interleave(calls, seconds=seconds, burst=_BURST, min_rounds=5)
-    plain = min(PLAIN, key=lambda name: times[name].mean())
+    first, second = PLAIN
+    # By rounds, as below: one slow round must not make the slower form the unit.
+    is_first = np.median(times[first].mean(axis=1) / times[second].mean(axis=1)) <= 1.0
+    plain = first if is_first else second
     peak = _peak_flops(device)
     rows = []
     for name in (*PLAIN, *names):
