@@ -120,16 +120,20 @@ def test_the_command_ends_with_one_json_line_of_every_check(
     assert len([row for row in document["rows"] if row["comparison"] == "shared_over_static"]) == 2
 
 
-def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
-    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def int8_part(int8_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> int8.Int8:
+    """The benchmark's part about int8, made small; both engines are installed."""
     if not set(int8.INT8_ENGINES) <= set(available()):
         pytest.skip("needs both engines")
     pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
     monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
-    found = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
-    found.num_switches = 5
-    rows = {row["comparison"]: row for row in found.rows()}
+    part = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
+    part.num_switches = 5
+    return part
+
+
+def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(int8_part: int8.Int8) -> None:
+    rows = {row["comparison"]: row for row in int8_part.rows()}
     point = rows["int8_point"]
     assert point["calibrated_on"] == "2 images of the probe, because none was not found"
     assert {f"static {name} static int8" for name in int8.INT8_ENGINES} <= point["all_p50_ms"].keys()
@@ -143,27 +147,21 @@ def test_int8_is_compared_with_the_fastest_static_network_of_any_precision(
 
 
 def test_an_engine_that_refuses_int8_leaves_the_other_one_and_its_own_float_network(
-    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    int8_part: int8.Int8, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: a CPU that half shows AMX, on which OpenVINO refuses int8, ended the whole comparison."""
-    if not set(int8.INT8_ENGINES) <= set(available()):
-        pytest.skip("needs both engines")
-    pytest.importorskip("onnxruntime.quantization.shape_inference", exc_type=ImportError)
-    monkeypatch.setattr(int8, "held_in_a_process", lambda *args: 1.0)
     monkeypatch.setattr(trials, "shows", lambda feature: feature == "amx_int8")
     monkeypatch.setattr(trials, "_INT8", "import os; os.abort()")
     trials.int8_works.cache_clear()
     try:
         assert int8_engines() == ("onnxruntime",)
-        found = int8.Int8(Bundle.load(int8_bundle), num_threads=1, seconds=0.0, root=Path("/nowhere"), quick=True)
-        found.num_switches = 5
-        point = next(row for row in found.rows() if row["comparison"] == "int8_point")
+        point = next(row for row in int8_part.rows() if row["comparison"] == "int8_point")
         assert {name for name in point["all_p50_ms"] if name.endswith("int8")} == {
             "ours onnxruntime int8", "static onnxruntime static int8",
         }  # fmt: skip
         assert "static openvino float32" in point["all_p50_ms"]
         monkeypatch.setattr(backends, "available", lambda: ("openvino",))
-        (row,) = found.rows()
+        (row,) = int8_part.rows()
         assert row["not_measured"].startswith("int8 needs an engine that works here")
     finally:
         trials.int8_works.cache_clear()
