@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from oat_runtime.bundle import DataSummary, Fingerprints, HeldOut
+from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.compat import Self
 from oat_runtime.data import (
     ImageSet,
     fingerprint,
     lasting_name,
+    parse_name,
     read_labelled_npz,
     split_validation,
     write_labelled_npz,
@@ -26,6 +30,8 @@ HELD_OUT = "validation.npz"
 """File in a run's folder with its validation images."""
 RECORD = "data.json"
 """File in a run's folder with its `DataRecord`."""
+_DIVIDES = ("num_validation", "seed", "split")
+"""Settings that say which images are held out."""
 _BEFORE_RESIZE: dict[str, int | str] = {"resize": "center_crop"}
 """Of a record from before images were fitted in other ways."""
 _NUM_NAMED = 3
@@ -73,6 +79,38 @@ class DataRecord(StrictModel):
             training=PartRecord.of(training),
             validation=PartRecord.of(validation),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """Which images a network was trained on, as far as its run or its bundle says."""
+
+    dataset: str
+    asked: Mapping[str, Any]
+    """As in `DataRecord`."""
+    held_out: str | None
+    """`oat_runtime.data.fingerprint` of its validation images; None if it is not known."""
+    files: Mapping[str, str] | None
+    """Its training images, as in `PartRecord`; a bundle does not name them."""
+
+    @classmethod
+    def of_run(cls, run: Path, config: TrainConfig) -> Self:
+        """Read it from a run's folder, and from its configuration what a lost record does not say.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        if not (run / RECORD).is_file():
+            return cls(config.dataset, config.model_dump(), None, None)
+        kept = _read_record(run)
+        return cls(kept.dataset, _BEFORE_RESIZE | kept.asked, kept.validation.sha256, kept.training.files)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Self:
+        """Read it from a bundle's manifest."""
+        made, data = bundle.manifest.provenance, bundle.manifest.data
+        held_out = None if data is None else data.fingerprints.validation
+        return cls(made.dataset, _BEFORE_RESIZE | made.recipe, held_out, None)
 
 
 def divided(everything: ImageSet, config: TrainConfig) -> tuple[ImageSet, ImageSet]:
@@ -136,6 +174,47 @@ def check_division(run: Path, found: DataRecord, validation: ImageSet) -> None:
             f"{found.dataset}: the data set changed since the run in {run} began: {'; '.join(differences)}; "
             "bring it back as it was, or train anew in another folder"
         )
+
+
+def seen_before(found: DataRecord, by: TrainedOn) -> str | None:
+    """Say that weights were trained on validation images of the run that starts from them; None if nothing says so.
+
+    Accuracy on such images says nothing of others, and no later step can tell.
+
+    Args:
+        found: the images of the run.
+        by: those of the network whose weights it takes.
+    """
+    same_pictures = _place(found.dataset) == _place(by.dataset)
+    if by.files is not None and found.validation.files is not None:
+        digests = set(by.files.values())
+        seen = [
+            name
+            for name, digest in found.validation.files.items()
+            if digest in digests or (same_pictures and name in by.files)
+        ]
+        what = f"were trained on {len(seen)} of the {found.validation.num_images} validation images ({_some(seen)})"
+    else:
+        seen = ["unknown"] if same_pictures and not _divided_alike(found, by) else []
+        what = "come from another division of the same data, so they may know most of the validation images"
+    if not seen:
+        return None
+    return (
+        f"the weights that this run starts from {what}. Figures on validation images would then be too good, and so "
+        "would what oat-export and policy.fit measure on them. Take the seed, num_validation and split of the run that "
+        "made these weights, with the same pictures; or hold out pictures that are new, in a validation folder"
+    )
+
+
+def _divided_alike(found: DataRecord, by: TrainedOn) -> bool:
+    same_pixels = parse_name(found.dataset)[1] == parse_name(by.dataset)[1]
+    if same_pixels and found.asked["resize"] == by.asked["resize"] and by.held_out is not None:
+        return found.validation.sha256 == by.held_out
+    return all(found.asked[key] == by.asked.get(key) for key in _DIVIDES)
+
+
+def _place(dataset: str) -> str:
+    return parse_name(lasting_name(dataset))[0]
 
 
 def class_names_of_run(run: Path) -> tuple[str, ...]:

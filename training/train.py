@@ -36,7 +36,7 @@ from training.reporting import (
     summary,
 )
 from training.settings import read_recipe, run_name, with_changes
-from training.split import DataRecord, check_division, divided, keep_division
+from training.split import DataRecord, check_division, divided, keep_division, seen_before
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
 
@@ -142,6 +142,10 @@ def _train(
         _go_on(trainer, checkpoint, start=start)
     else:
         _begin(trainer, training_set, source)
+        if source is not None and source.trained_on is not None and world.leads:
+            warning = seen_before(record, source.trained_on)
+            if warning is not None:
+                _LOG.warning("WARNING: %s", warning)
     config = trainer.config
     if not world.leads:
         with held_back() as stop:

@@ -18,7 +18,7 @@ from oat_runtime.data.camera_messages import (
     rgb_compressed,
     rgb_image,
 )
-from oat_runtime.data.catalog import SOURCES, lasting_name, load_dataset, load_frames, short_name
+from oat_runtime.data.catalog import SOURCES, lasting_name, load_dataset, load_frames, parse_name, short_name
 from oat_runtime.data.cifar import CIFAR10, CIFAR10_CLASSES
 from oat_runtime.data.image_files import frame_files, in_frame_order, is_image, read_image
 from oat_runtime.data.image_set import (
@@ -63,6 +63,7 @@ __all__ = [
     "load_frames",
     "mixed",
     "open_bag",
+    "parse_name",
     "read_image",
     "read_images_npz",
     "read_labelled_npz",

@@ -8,10 +8,21 @@ import cv2
 import numpy as np
 import pytest
 
+from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import DataError
 from training.config import TrainConfig
-from training.split import HELD_OUT, RECORD, DataRecord, check_division, divided, keep_division, summary
+from training.split import (
+    HELD_OUT,
+    RECORD,
+    DataRecord,
+    TrainedOn,
+    check_division,
+    divided,
+    keep_division,
+    seen_before,
+    summary,
+)
 
 Patches = Callable[..., ImageSet]
 
@@ -98,6 +109,60 @@ def test_a_checkpoint_alone_does_not_say_which_pictures_its_classes_were(patches
     check(tmp_path, *halves(patches(30)))  # images without files are those of an official set
     with pytest.raises(DataError, match=rf"holds no {RECORD}, which says .* classes: copy the whole folder of the run"):
         check(tmp_path, *halves(named(patches(30))))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["with its record", "a checkpoint alone"])
+@pytest.mark.parametrize(("seed", "seen"), [(0, False), (1, True)])
+def test_weights_that_saw_validation_images_are_found_out_by_the_division(
+    seed: int, seen: bool, lost: bool, patches: Patches, tmp_path: Path
+) -> None:
+    """Regression: a run with another seed started from finished weights and reached 2 points more on what they knew."""
+    data = patches(30)
+    kept(tmp_path, data)
+    if lost:
+        (tmp_path / RECORD).unlink()
+    ours = CONFIG.model_copy(update={"seed": seed})
+    warning = seen_before(DataRecord.of(ours, *divided(data, ours)), TrainedOn.of_run(tmp_path, CONFIG))
+    assert (warning is not None) == seen
+    assert warning is None or "come from another division of the same data" in warning
+    other = ours.model_copy(update={"dataset": "elsewhere"})
+    assert seen_before(DataRecord.of(other, *divided(data, ours)), TrainedOn.of_run(tmp_path, CONFIG)) is None
+
+
+def test_weights_that_saw_validation_pictures_are_found_out_by_name_and_by_what_they_show(
+    patches: Patches, tmp_path: Path
+) -> None:
+    """More pictures in the folder change sides; a copy of the folder has the same pictures under another name."""
+    data = named(patches(70))
+    kept(tmp_path, data.first(30))
+    before = TrainedOn.of_run(tmp_path, CONFIG)
+    assert before.files is not None
+    training, validation = halves(data)
+    assert validation.names is not None
+    seen = sum(name in before.files for name in validation.names)
+    assert seen > 0
+    shown = f"were trained on {seen} of the {len(validation)} validation images"
+    for dataset, changed in (
+        ("photos", validation),
+        ("copy", validation),
+        ("photos@16", replace(validation, images_NHWC=validation.images_NHWC ^ 1)),  # fitted to another size
+    ):
+        config = CONFIG.model_copy(update={"dataset": dataset})
+        warning = seen_before(DataRecord.of(config, training, changed), before)
+        assert warning is not None and shown in warning
+    new = data.subset(np.arange(30, 70), "new ones")
+    assert seen_before(DataRecord.of(CONFIG, training, new), before) is None
+
+
+def test_a_bundle_says_which_images_it_was_trained_on(patches: Patches) -> None:
+    bundle = Bundle.load("gtsrb-wrn-16-2")
+    assert bundle.manifest.data is not None
+    made, held_out = bundle.manifest.provenance, bundle.manifest.data.fingerprints.validation
+    config = TrainConfig.model_validate(made.recipe)
+    record = DataRecord.of(config, *halves(patches(30)))
+    assert seen_before(record, TrainedOn.of_bundle(bundle)) is not None
+    same = record.model_copy(update={"validation": record.validation.model_copy(update={"sha256": held_out})})
+    assert seen_before(same, TrainedOn.of_bundle(bundle)) is None
 
 
 @pytest.mark.parametrize("num_validation", [2, 7, 12])

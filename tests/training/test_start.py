@@ -149,6 +149,7 @@ def test_a_run_starts_from_another_and_keeps_the_record(
     with caplog.at_level(logging.INFO):
         train(second, tmp_path / "second", world=World(), max_minutes=-1.0, start=str(tmp_path / "first"))
     assert "classifier: taken" in caplog.text and f"starts from {begins.name}, a wrn-10-1:" in caplog.text
+    assert "WARNING: the weights that this run starts from come from another division" in caplog.text
     assert "learning rate: 0.2 of that from random weights, 0.02 at its peak" in caplog.text
     saved = load_checkpoint(tmp_path / "second" / "checkpoint.pt")
     assert (saved.step, saved.config.start) == (0, begins.name)

@@ -17,6 +17,7 @@ from oat_runtime.errors import ConfigError
 from training.network.layers import SlimmableConv2d
 from training.network.norm import FiLMTable
 from training.network.oat_net import OATNet
+from training.split import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Source:
         name: what they are, with a hash, for people and for the record of the run.
         network: with γ and β at its λ as plain numbers, on the CPU.
         class_names: of its classifier; empty where they are not known.
+        trained_on: the images behind it; None where nothing says so.
     """
 
     name: str
     network: OATNet
     class_names: tuple[str, ...]
+    trained_on: TrainedOn | None = None
 
 
 @torch.no_grad()
