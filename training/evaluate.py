@@ -221,6 +221,10 @@ def _run_suites(args: argparse.Namespace) -> int:
         names = [name for name in names if name not in others]
     if names:
         _refuse_what_no_suite_takes(args, names)
+    if "joint" in names and (args.attack or "").startswith("apgd"):
+        raise ConfigError(
+            f"joint takes a plain attack, such as {_ATTACK}, got {args.attack}: name another, or leave joint out"
+        )
     judged = load_judged(args.network, device=args.device)
     if args.publish and judged.bundle is not None:
         check_publishable(judged.bundle)

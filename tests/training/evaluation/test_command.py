@@ -157,6 +157,10 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
             ["--suite", "transfer", "joint", "--steps", "3"],
             "would change nothing in transfer, joint, which run no Auto",
         ),
+        (
+            ["--suite", "classes", "joint", "--attack", "apgd-ce"],
+            "joint takes a plain attack, such as pgd-20, got apgd",
+        ),
         (["--suite", "attacks", "--attacks", "fgsm", "--steps", "3"], "--steps would change nothing in attacks, which"),
         (["--suite", "attacks", "inside", "--attack", "pgd-7"], "--attack would change nothing in attacks, inside:"),
         (["--suite", "unseen", "--lambda", "0"], "--lambda would change nothing in unseen: leave it out, or"),
