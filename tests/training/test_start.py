@@ -68,6 +68,7 @@ def logits(net: OATNet, lam: float, width: float) -> torch.Tensor:
         {"lambdas": (0.15,), "widths": (0.5,)},
         {"lambdas": (0.0,)},
         {"lambdas": (0.2, 0.3)},
+        {"classifier_per_width": True},
         {"encoding": "dct", "encoding_size": 16, "encoding_seed": 4},
         {"stem": "3x3-stride2"},
     ],
@@ -116,6 +117,18 @@ def test_a_new_width_takes_the_norms_of_the_next_wider_one() -> None:
         for index, their_index in ((0, 0), (1, 1), (2, 1)):
             mean_C = own.norm(branch, index).running_mean
             assert torch.equal(mean_C, other.norm(branch, their_index).running_mean[: len(mean_C)])
+
+
+def test_classifiers_of_each_width_are_taken_by_a_network_that_shares_one_and_by_new_widths() -> None:
+    config = ModelConfig(**(THEIRS.model_dump() | {"classifier_per_width": True}))
+    theirs = Source("bundle some", network_of(tensors_of(trained(config)), config), CIFAR10_CLASSES)
+    narrow, wide = theirs.network.classifiers()
+    shared, _ = begun({"classifier_per_width": False}, theirs)
+    assert torch.equal(shared.classifier.weight, wide.weight) and torch.equal(shared.classifier.bias, wide.bias)
+    more, _ = begun({"classifier_per_width": True, "widths": (0.25, 0.5, 0.75, 1.0)}, theirs)
+    for own, other in zip(more.classifiers(), (narrow, narrow, wide, wide), strict=True):
+        assert torch.equal(own.weight, other.weight[:, : own.in_features])
+        assert torch.equal(own.bias, other.bias)
 
 
 def test_pixels_that_vary_by_another_amount_give_the_same_output() -> None:

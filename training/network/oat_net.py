@@ -147,6 +147,11 @@ class OATNet(nn.Module):
         """Return every norm site, in the order of construction."""
         return [module for module in self.modules() if isinstance(module, SwitchableNorm)]
 
+    def classifiers(self) -> list[SlimmableLinear]:
+        """Return the classifier of each width, narrowest first; one stands for all of them if they share it."""
+        modules = [self.get_submodule(self.config.classifier(width)) for width in self.config.widths]
+        return [module for module in modules if isinstance(module, SlimmableLinear)]
+
     def compile_norms(self) -> None:
         """Compile normalization, FiLM and ReLU into fused kernels, one for each shape of batches."""
         torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)

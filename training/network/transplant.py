@@ -55,12 +55,8 @@ def begin_from(model: OATNet, source: Source, class_names: Sequence[str]) -> Ite
     yield f"  convolutions: {_take_convolutions(model, source.network)}"
     yield f"  batch norms: {_take_norms(model, source.network)}"
     yield f"  FiLM: {_take_film(model, source.network)}"
-    known = model.classifier.state_dict()
-    own = source.network.classifier.state_dict()
-    same_shapes = {k: v.shape for k, v in known.items()} == {k: v.shape for k, v in own.items()}
-    same_widths = ours.widths == theirs.widths or not ours.classifier_per_width
-    if class_names and tuple(class_names) == source.class_names and same_shapes and same_widths:
-        model.classifier.load_state_dict(own)
+    if class_names and tuple(class_names) == source.class_names:
+        _take_classifiers(model, source.network)
         yield f"  classifier: taken, its {len(class_names)} classes are the same"
     else:
         yield f"  classifier: starts anew, for {ours.num_classes} classes"
@@ -98,10 +94,21 @@ def _take_convolutions(model: OATNet, source: OATNet) -> str:
     return f"{len(pairs) - len(left)} of {len(pairs)} taken{rest}"
 
 
+def _sources_of_widths(model: OATNet, source: OATNet) -> list[int]:
+    """Return the place of the source's width for each of ours: a new one takes the next wider, which has its channels.
+
+    A width that is wider than all of the source takes the widest.
+    """
+    theirs = source.config.widths
+    return [
+        next((k for k, width in enumerate(theirs) if width >= wanted), len(theirs) - 1)
+        for wanted in model.config.widths
+    ]
+
+
 def _take_norms(model: OATNet, source: OATNet) -> str:
     ours, theirs = model.config.widths, source.config.widths
-    # Where a width is new, the next wider one has seen the same channels.
-    taken_from = [next((k for k, width in enumerate(theirs) if width >= wanted), len(theirs) - 1) for wanted in ours]
+    taken_from = _sources_of_widths(model, source)
     single = CLEAN if model.config.lambdas == (0.0,) else ADVERSARIAL
     for site, other in zip(model.norms(), source.norms(), strict=True):
         for index, their_index in enumerate(taken_from):
@@ -118,6 +125,15 @@ def _take_norms(model: OATNet, source: OATNet) -> str:
         if wanted != theirs[k]
     ]
     return "taken" + (f"; {', '.join(new)}" if new else "")
+
+
+def _take_classifiers(model: OATNet, source: OATNet) -> None:
+    """Where ours is shared by all widths and theirs is not, the last to come is that of the widest."""
+    theirs = source.classifiers()
+    for own, k in zip(model.classifiers(), _sources_of_widths(model, source), strict=True):
+        num = min(own.in_features, theirs[k].in_features)
+        own.weight[:, :num].copy_(theirs[k].weight[:, :num])
+        own.bias.copy_(theirs[k].bias)
 
 
 def _take_film(model: OATNet, source: OATNet) -> str:
