@@ -15,7 +15,7 @@ from oat_runtime.operating_point import Precision
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "e4f4be1ac9178a8251cae2facde3e7bde21cf3fc7a2bb299daf9d3f912152ae4",
+    "cifar10-wrn-16-4": "5980745abf86e450f7f2518aa035c82c31a356f7e9ec39e9a4567a47ffbafb66",
     "gtsrb-wrn-16-2": "c03c448d5508b3d0d068ce6ef9f39c18e0e1f0214a40210d487b78cd3f417995",
     "robocup-wrn-16-2": "7f8f04533c0de6c3403f4b6577a7c504bd5ff7d1f69a305bf2a88fdabc8a630b",
 }
