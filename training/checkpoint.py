@@ -25,7 +25,7 @@ from training.network import OATNet, network_of, tensors_of
 from training.network.resnets import resnet_from
 from training.network.transplant import Source
 from training.origin import UNKNOWN
-from training.split import TrainedOn, class_names_of_run
+from training.split import TrainedOn
 
 _FORMAT = 4
 _READABLE = (1, 2, 3, 4)
@@ -280,16 +280,16 @@ def read_source(name_or_path: str) -> Source:
         bundle = Bundle.load(path)
         network = network_of(bundle.tensors(), bundle.manifest.model)
         name = f"bundle {one_line(bundle.path.name)} ({bundle.sha256[:12]})"
-        return Source(name, network, bundle.class_names, TrainedOn.of_bundle(bundle))
+        return Source(name, network, TrainedOn.of_bundle(bundle))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if file.suffix in (".pth", ".safetensors"):
-        return Source(f"{one_line(file.name)} ({digest[:12]})", resnet_from(_state_dict(file)), ())
+        return Source(f"{one_line(file.name)} ({digest[:12]})", resnet_from(_state_dict(file)))
     checkpoint = load_checkpoint(file)
     trained = OATNet(checkpoint.config.model)
     load_weights(trained, checkpoint, averaged=not checkpoint.finished)
     network = network_of(tensors_of(trained), checkpoint.config.model)
     name = f"run {one_line(file.parent.name)} at step {checkpoint.step} ({digest[:12]})"
-    return Source(name, network, class_names_of_run(file.parent), TrainedOn.of_run(file.parent, checkpoint.config))
+    return Source(name, network, TrainedOn.of_run(file.parent, checkpoint.config))
 
 
 def _state_dict(file: Path) -> dict[str, torch.Tensor]:

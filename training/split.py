@@ -92,6 +92,8 @@ class TrainedOn:
     """`oat_runtime.data.fingerprint` of its validation images; None if it is not known."""
     files: Mapping[str, str] | None
     """Its training images, as in `PartRecord`; a bundle does not name them."""
+    class_names: tuple[str, ...]
+    """Empty where nobody kept them."""
 
     @classmethod
     def of_run(cls, run: Path, config: TrainConfig) -> Self:
@@ -101,16 +103,17 @@ class TrainedOn:
             DataError: the record is damaged.
         """
         if not (run / RECORD).is_file():
-            return cls(config.dataset, config.model_dump(), None, None)
+            return cls(config.dataset, config.model_dump(), None, None, ())
         kept = _read_record(run)
-        return cls(kept.dataset, _BEFORE_RESIZE | kept.asked, kept.validation.sha256, kept.training.files)
+        asked, files = _BEFORE_RESIZE | kept.asked, kept.training.files
+        return cls(kept.dataset, asked, kept.validation.sha256, files, kept.class_names)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Self:
         """Read it from a bundle's manifest."""
         made, data = bundle.manifest.provenance, bundle.manifest.data
         held_out = None if data is None else data.fingerprints.validation
-        return cls(made.dataset, _BEFORE_RESIZE | made.recipe, held_out, None)
+        return cls(made.dataset, _BEFORE_RESIZE | made.recipe, held_out, None, bundle.class_names)
 
 
 def divided(everything: ImageSet, config: TrainConfig) -> tuple[ImageSet, ImageSet]:
@@ -185,7 +188,7 @@ def seen_before(found: DataRecord, by: TrainedOn) -> str | None:
         found: the images of the run.
         by: those of the network whose weights it takes.
     """
-    same_pictures = _place(found.dataset) == _place(by.dataset)
+    same_pictures, what = _place(found.dataset) == _place(by.dataset), ""
     if by.files is not None and found.validation.files is not None:
         digests = set(by.files.values())
         seen = [
@@ -193,11 +196,11 @@ def seen_before(found: DataRecord, by: TrainedOn) -> str | None:
             for name, digest in found.validation.files.items()
             if digest in digests or (same_pictures and name in by.files)
         ]
-        what = f"were trained on {len(seen)} of the {found.validation.num_images} validation images ({_some(seen)})"
-    else:
-        seen = ["unknown"] if same_pictures and not _divided_alike(found, by) else []
+        if seen:
+            what = f"were trained on {len(seen)} of the {found.validation.num_images} validation images ({_some(seen)})"
+    elif same_pictures and not _divided_alike(found, by):
         what = "come from another division of the same data, so they may know most of the validation images"
-    if not seen:
+    if not what:
         return None
     return (
         f"the weights that this run starts from {what}. Figures on validation images would then be too good, and so "
@@ -215,15 +218,6 @@ def _divided_alike(found: DataRecord, by: TrainedOn) -> bool:
 
 def _place(dataset: str) -> str:
     return parse_name(lasting_name(dataset))[0]
-
-
-def class_names_of_run(run: Path) -> tuple[str, ...]:
-    """Return the names of the classes that a run trains; none where it kept no record.
-
-    Raises:
-        DataError: the record is damaged.
-    """
-    return _read_record(run).class_names if (run / RECORD).is_file() else ()
 
 
 def _read_record(run: Path) -> DataRecord:

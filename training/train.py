@@ -141,11 +141,7 @@ def _train(
         check_division(run, record, validation_set)
         _go_on(trainer, checkpoint, start=start)
     else:
-        _begin(trainer, training_set, source)
-        if source is not None and source.trained_on is not None and world.leads:
-            warning = seen_before(record, source.trained_on)
-            if warning is not None:
-                _LOG.warning("WARNING: %s", warning)
+        _begin(trainer, record, source)
     config = trainer.config
     if not world.leads:
         with held_back() as stop:
@@ -187,7 +183,7 @@ def _train(
     return figures
 
 
-def _begin(trainer: Trainer, training_set: ImageSet, source: Source | None) -> None:
+def _begin(trainer: Trainer, record: DataRecord, source: Source | None) -> None:
     config = trainer.config
     if config.restarts or config.start:
         raise ConfigError(
@@ -195,11 +191,15 @@ def _begin(trainer: Trainer, training_set: ImageSet, source: Source | None) -> N
             "notes them as they happen (--from starts from other weights)"
         )
     if source is not None:
-        for line in begin_from(trainer.model, source, training_set.class_names):
+        for line in begin_from(trainer.model, source, record.class_names):
             _LOG.info("%s", line)
         trainer.note_start(source.name)
         share, peak = config.start_rate, config.start_rate * config.learning_rate
         _LOG.info("  learning rate: %g of that from random weights, %g at its peak (start_rate)", share, peak)
+        if trainer.world.leads and source.trained_on is not None:
+            warning = seen_before(record, source.trained_on)
+            if warning is not None:
+                _LOG.warning("WARNING: %s", warning)
 
 
 def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:

@@ -19,6 +19,7 @@ from training.config import TrainConfig
 from training.distributed import World
 from training.network import LambdaBatch, OATNet, SlimmableConv2d, network_of, tensors_of
 from training.network.transplant import Source, begin_from
+from training.split import TrainedOn
 from training.train import train
 
 Patches = Callable[..., ImageSet]
@@ -42,7 +43,8 @@ def trained(config: ModelConfig, *, seed: int = 3) -> OATNet:
 
 def source(config: ModelConfig = THEIRS) -> Source:
     """A source as a bundle gives it: with tables in place of the MLPs."""
-    return Source("bundle some", network_of(tensors_of(trained(config)), config), CIFAR10_CLASSES)
+    about = TrainedOn("cifar10", {}, None, None, CIFAR10_CLASSES)
+    return Source("bundle some", network_of(tensors_of(trained(config)), config), about)
 
 
 def begun(
@@ -120,8 +122,7 @@ def test_a_new_width_takes_the_norms_of_the_next_wider_one() -> None:
 
 
 def test_classifiers_of_each_width_are_taken_by_a_network_that_shares_one_and_by_new_widths() -> None:
-    config = ModelConfig(**(THEIRS.model_dump() | {"classifier_per_width": True}))
-    theirs = Source("bundle some", network_of(tensors_of(trained(config)), config), CIFAR10_CLASSES)
+    theirs = source(ModelConfig(**(THEIRS.model_dump() | {"classifier_per_width": True})))
     narrow, wide = theirs.network.classifiers()
     shared, _ = begun({"classifier_per_width": False}, theirs)
     assert torch.equal(shared.classifier.weight, wide.weight) and torch.equal(shared.classifier.bias, wide.bias)

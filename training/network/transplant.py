@@ -27,14 +27,17 @@ class Source:
     Attributes:
         name: what they are, with a hash, for people and for the record of the run.
         network: with γ and β at its λ as plain numbers, on the CPU.
-        class_names: of its classifier; empty where they are not known.
-        trained_on: the images behind it; None where nothing says so.
+        trained_on: the images and classes behind it; None where nothing says so.
     """
 
     name: str
     network: OATNet
-    class_names: tuple[str, ...]
     trained_on: TrainedOn | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of its classifier; empty where they are not known."""
+        return () if self.trained_on is None else self.trained_on.class_names
 
 
 @torch.no_grad()
