@@ -120,9 +120,15 @@ def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
         )
 
 
-def _refuse_what_no_suite_takes(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse options of which none of the suites takes any notice."""
+def _refuse_what_suites_do_not_take(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options that one of the suites cannot take, or of which none takes any notice."""
     suites = [SUITES[name] for name in names]
+    adapts = (args.attack or "").startswith("apgd")
+    if adapts and (fixed := [suite.name for suite in suites if suite.attacks == "one" and not suite.takes_auto_pgd]):
+        raise ConfigError(
+            f"{fixed[0]} takes a plain attack, such as {_ATTACK}, got {args.attack}: name another, or leave "
+            f"{fixed[0]} out"
+        )
     chosen = {"one": (args.attack or _ATTACK,), "several": args.attacks or LINF_ATTACKS}
     attacks = {name for s in suites for name in (chosen[s.attacks] if isinstance(s.attacks, str) else s.attacks)}
     is_taken = {
@@ -220,11 +226,7 @@ def _run_suites(args: argparse.Namespace) -> int:
         PlainConsole(stderr=True).print(f"left out: {text}")
         names = [name for name in names if name not in others]
     if names:
-        _refuse_what_no_suite_takes(args, names)
-    if "joint" in names and (args.attack or "").startswith("apgd"):
-        raise ConfigError(
-            f"joint takes a plain attack, such as {_ATTACK}, got {args.attack}: name another, or leave joint out"
-        )
+        _refuse_what_suites_do_not_take(args, names)
     judged = load_judged(args.network, device=args.device)
     if args.publish and judged.bundle is not None:
         check_publishable(judged.bundle)

@@ -196,10 +196,8 @@ def _begin(trainer: Trainer, record: DataRecord, source: Source | None) -> None:
         trainer.note_start(source.name)
         share, peak = config.start_rate, config.start_rate * config.learning_rate
         _LOG.info("  learning rate: %g of that from random weights, %g at its peak (start_rate)", share, peak)
-        if trainer.world.leads and source.trained_on is not None:
-            warning = seen_before(record, source.trained_on)
-            if warning is not None:
-                _LOG.warning("WARNING: %s", warning)
+        if source.trained_on is not None and (warning := seen_before(record, source.trained_on)) is not None:
+            _LOG.warning("WARNING: %s", warning)
 
 
 def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:
@@ -299,6 +297,8 @@ def main() -> int:
         shorthand.append("skip_broken=true")
     run = args.run or Path("runs") / run_name(args.recipe)
     world = World.join(args.device)
+    if not world.leads:
+        logging.getLogger().setLevel(logging.ERROR)  # the leading process says it for all
     try:
         config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])
         if args.sweep is not None:

@@ -207,6 +207,7 @@ class Suite:
         figures: its rows as pictures, by the name of the file.
         attacks: what it attacks with: the one of `Job.attack`, the several of `Job.attacks`, or these by name; (): it
             attacks no image.
+        takes_auto_pgd: whether the attack of your choice may be Auto-PGD.
         beside: whether it looks at `Job.beside`.
         narrowed_by: which of `Job.lambdas` and `Job.widths` it looks at.
         most_images: how many of a job's images it looks at, from the first on; None: all.
@@ -220,6 +221,7 @@ class Suite:
     tables: Sequence[Callable[[list[Row]], Table]]
     figures: Mapping[str, Callable[[list[Row]], Figure]] = field(default_factory=dict)
     attacks: Literal["one", "several"] | tuple[str, ...] = ()
+    takes_auto_pgd: bool = True
     beside: bool = False
     narrowed_by: tuple[Literal["lambdas", "widths"], ...] = ("lambdas", "widths")
     most_images: int | None = None

@@ -38,4 +38,5 @@ SUITE = Suite(
     run=run,
     tables=(by_condition,),
     attacks="one",
+    takes_auto_pgd=False,
 )
