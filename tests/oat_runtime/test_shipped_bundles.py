@@ -16,7 +16,7 @@ from oat_runtime.operating_point import Precision
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
     "cifar10-wrn-16-4": "18ed7ac3d399166a1006c931f692061d5b48357717228af1d016055a8500127a",
-    "gtsrb-wrn-16-2": "c03c448d5508b3d0d068ce6ef9f39c18e0e1f0214a40210d487b78cd3f417995",
+    "gtsrb-wrn-16-2": "ff287a4a7823540332a6a68a76ae6ddeebf4a2758e2fe0f2a279c13da1cf6159",
     "robocup-wrn-16-2": "7f8f04533c0de6c3403f4b6577a7c504bd5ff7d1f69a305bf2a88fdabc8a630b",
 }
 """Of each manifest, which holds the hashes of the other files."""
