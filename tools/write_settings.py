@@ -65,7 +65,8 @@ NODES = (
         ("At any time", "These act at once. `ros2 param set /oat_perception lambda 0.8` takes λ by hand from the next "
          "image on, and in int8 between two trained λ once it is compiled; -1 gives it back to the policy."):
             "lambda width safety_lock min_confidence always_process",
-        ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads auto_activate",
+        ("The network", ""): "bundle bundle_sha256 backend precision profile estimator num_threads memory_budget_mb "
+        "auto_activate",
         ("The camera", ""):
             "image_transport image_reliability image_depth image_bits max_pixels policy_timeout_s camera_timeout_s",
         ("Regions", "A detector names them, as vision_msgs/Detection2DArray on `regions`."):

@@ -57,6 +57,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         backend=values["backend"],
         precision=values["precision"],
         num_threads=values["num_threads"] or None,
+        memory_budget_mb=values["memory_budget_mb"],
     )
     try:
         core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]), constants=constants)

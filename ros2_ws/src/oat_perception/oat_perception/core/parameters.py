@@ -22,6 +22,7 @@ from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.image_headers import MAX_PIXELS
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.image import MAX_SIDE_PX
+from oat_runtime.plans import DEFAULT_BUDGET_MB
 from policy.config import BatteryStep, PolicyConfig, Quantity
 
 ADAPTIVE = -1.0
@@ -173,6 +174,9 @@ SPECS: tuple[Spec, ...] = (
     Spec("estimator", "", "File of the estimator that oat-calibrate fitted to this camera; empty: the bundle's own "
          "estimator.", is_path=True),
     Spec("num_threads", 0, "CPU threads of the network. 0: all that this process may use.", 0, 1024),
+    Spec("memory_budget_mb", int(DEFAULT_BUDGET_MB), "Most memory of the weights in int8, in which every operating "
+         "point is a network of its own. If the points need more, `precision` auto leaves int8 out, and int8 lets go "
+         "of a point and compiles it again before a switch, with a warning.", 1, 100_000, unit="MB"),
     Spec("image_transport", "raw", "How images come. raw: sensor_msgs/Image on `image`; compressed: JPEG or PNG as "
          "sensor_msgs/CompressedImage on `image/compressed`.", choices=("raw", "compressed")),
     Spec("image_reliability", "best_effort", "Reliability that the node asks of the camera. best_effort: it hears "
