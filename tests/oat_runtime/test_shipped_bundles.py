@@ -15,9 +15,9 @@ from oat_runtime.operating_point import Precision
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "18ed7ac3d399166a1006c931f692061d5b48357717228af1d016055a8500127a",
+    "cifar10-wrn-16-4": "459ff2d7b2cebce223465ecb8092d11d3ad01dafcb449db5820ba42e646e6c36",
     "gtsrb-wrn-16-2": "ff287a4a7823540332a6a68a76ae6ddeebf4a2758e2fe0f2a279c13da1cf6159",
-    "robocup-wrn-16-2": "7f8f04533c0de6c3403f4b6577a7c504bd5ff7d1f69a305bf2a88fdabc8a630b",
+    "robocup-wrn-16-2": "f70d8af4ab15bbe12b5894d983627b7eb78739f5fc8a68b6ac2a41b1ebe33243",
 }
 """Of each manifest, which holds the hashes of the other files."""
 
