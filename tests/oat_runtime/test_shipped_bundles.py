@@ -15,7 +15,7 @@ from oat_runtime.operating_point import Precision
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "459ff2d7b2cebce223465ecb8092d11d3ad01dafcb449db5820ba42e646e6c36",
+    "cifar10-wrn-16-4": "4ed1769d380371179c425038b42b9de9102daac1daa41071c91495844c568dc4",
     "gtsrb-wrn-16-2": "ff287a4a7823540332a6a68a76ae6ddeebf4a2758e2fe0f2a279c13da1cf6159",
     "robocup-wrn-16-2": "f70d8af4ab15bbe12b5894d983627b7eb78739f5fc8a68b6ac2a41b1ebe33243",
 }
