@@ -99,6 +99,11 @@ class Peer(Node):
         self._spinner.add_node(self)
         self._stamp = itertools.count(1)
 
+    def destroy_node(self) -> None:
+        """Shut its executor down first: one that the garbage collector finds may complain that it is gone already."""
+        self._spinner.shutdown()
+        super().destroy_node()
+
     def listen(self) -> None:
         """Subscribe to results."""
         self.create_subscription(Perception, f"{NAME}/perception", self.results.append, 50)

@@ -68,6 +68,7 @@ class Scene:
 
     def close(self) -> None:
         self._spinning.close()
+        self._listener.shutdown()
         self._node.destroy_node()
         rclpy.shutdown(context=self.context)
 

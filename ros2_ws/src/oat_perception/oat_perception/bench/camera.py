@@ -101,6 +101,11 @@ class Camera(Node):
         self.spinner = SingleThreadedExecutor()
         self.spinner.add_node(self)
 
+    def destroy_node(self) -> None:
+        """Shut the executor down, then destroy the node."""
+        self.spinner.shutdown()
+        super().destroy_node()
+
     def run(self, rate_hz: float, seconds: float, *, pid: int) -> Run:
         """Send at a rate, and wait for the answers that are still on their way.
 

@@ -60,6 +60,11 @@ class DemoClient(Node):
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self)
 
+    def destroy_node(self) -> None:
+        """Shut the executor down, then destroy the node."""
+        self._executor.shutdown()
+        super().destroy_node()
+
     def spin(self, seconds: float = _SPIN_S) -> None:
         """Handle what arrives for `seconds`."""
         until_s = time.monotonic() + seconds
