@@ -15,7 +15,7 @@ from oat_runtime.operating_point import Precision
 
 BUNDLES = SHIPPED_BUNDLE.parent
 SHA256 = {
-    "cifar10-wrn-16-4": "4ed1769d380371179c425038b42b9de9102daac1daa41071c91495844c568dc4",
+    "cifar10-wrn-16-4": "9011ea6be1d279f6e670e639b3372005edf2711740f2553b7f538e6f57d8b4d0",
     "gtsrb-wrn-16-2": "ff287a4a7823540332a6a68a76ae6ddeebf4a2758e2fe0f2a279c13da1cf6159",
     "robocup-wrn-16-2": "f70d8af4ab15bbe12b5894d983627b7eb78739f5fc8a68b6ac2a41b1ebe33243",
 }
