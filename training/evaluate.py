@@ -123,8 +123,8 @@ def _refuse_what_suites_take(args: argparse.Namespace, parser: Parser) -> None:
 def _refuse_what_suites_do_not_take(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse options that one of the suites cannot take, or of which none takes any notice."""
     suites = [SUITES[name] for name in names]
-    adapts = (args.attack or "").startswith("apgd")
-    if adapts and (fixed := [suite.name for suite in suites if suite.attacks == "one" and not suite.takes_auto_pgd]):
+    fixed = [suite.name for suite in suites if not suite.takes_auto_pgd]
+    if fixed and (args.attack or "").startswith("apgd"):
         raise ConfigError(
             f"{fixed[0]} takes a plain attack, such as {_ATTACK}, got {args.attack}: name another, or leave "
             f"{fixed[0]} out"
