@@ -17,6 +17,7 @@ import pytest
 
 from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from training.config import TrainConfig
+from training.origin import threads
 from training.reporting import (
     LogLines,
     Pace,
@@ -40,6 +41,10 @@ def of_classes(*counts: int, names: tuple[str, ...] = ()) -> ImageSet:
     labels_N = np.repeat(np.arange(len(counts)), counts)
     names = names or tuple(f"class-{k}" for k in range(len(counts)))
     return ImageSet(np.zeros((len(labels_N), 8, 12, 3), np.uint8), labels_N, names, "photos@12x8 train")
+
+
+def test_one_thread_is_not_called_threads() -> None:
+    assert (threads(1), threads(2)) == ("1 thread", "2 threads")
 
 
 def test_validation_images_too_few_for_the_policy_are_told_before_the_first_step(

@@ -29,7 +29,7 @@ from training.evaluation.documents import (
 from training.evaluation.judged import Judged
 from training.evaluation.suites import SUITES
 from training.evaluation.text_table import markdown, new_table, share
-from training.origin import short
+from training.origin import short, threads
 
 _ATTACHED = "evaluation.json"
 _DERIVED = ("accuracy", "low_95", "high_95")
@@ -130,7 +130,7 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Say which code counted the parts, and where."""
     places = [
-        markdown_text(f"{on.get('processor')}, {on.get('threads')} threads, code at ") + markdown_code(short(commit))
+        markdown_text(f"{on.get('processor')}, {threads(on['threads'])}, code at ") + markdown_code(short(commit))
         for on, commit in ((document.machine, document.commit) for document in documents.values())
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."
