@@ -1,4 +1,4 @@
-"""Report long work: a bar, checks, the machine, tables for people, and one JSON line for machines."""
+"""Report long work: a bar, checks, the machine, tables for people, and one JSON line for programs."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Report:
         return part not in self.failed
 
     def finish(self, machine: Row, *tables: Table, **more: object) -> int:
-        """Print the tables, the checks and, as the last line, all of it as JSON.
+        """Print the tables, the checks and, as the last line for programs, all of it as JSON.
 
         Args:
             machine: the machine that the figures belong to.
@@ -138,7 +138,7 @@ class Report:
                 console.print(f"{next(iter(row.values()))}: not measured: {row['not_measured']}")
         if self.num_left_out:
             print(f"{self.num_left_out} checks are left to the full run: a sample of this size cannot decide them.")
-        print(json_line(self.name, machine=machine, rows=self.rows, checks=self.checks, **more))
+        print_json(self.name, machine=machine, rows=self.rows, checks=self.checks, **more)
         return 2 if self.failed else int(not all(check.ok for check in self.checks))
 
 
@@ -147,11 +147,16 @@ def machine(device: Literal["cpu", "cuda"], *, threads: int) -> Row:
     return {"processor": device_name(device), "threads": threads}
 
 
-def json_line(name: str, *, machine: Row, rows: Iterable[Row], checks: Iterable[Check], **more: object) -> str:
-    """Return the last line of a benchmark. JSON has no NaN and no infinity, so figures that are neither are null."""
+def print_json(name: str, *, machine: Row, rows: Iterable[Row], checks: Iterable[Check], **more: object) -> None:
+    """Print the last line of a benchmark, for programs: a terminal, where people have just read the tables, gets none.
+
+    JSON has no NaN and no infinity, so figures that are neither are null.
+    """
+    if sys.stdout is not None and sys.stdout.isatty():
+        return
     plain = [{key: _number(value) for key, value in row.items()} for row in rows]
     found = [check.as_json() for check in checks]
-    return json.dumps({"name": name, "machine": machine, "rows": plain, "checks": found, **more})
+    print(json.dumps({"name": name, "machine": machine, "rows": plain, "checks": found, **more}))
 
 
 def _number(value: object) -> object:

@@ -23,7 +23,7 @@ from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
 from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.report import json_line, wide_console
+from oat_runtime.report import print_json, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.distributed import device_argument
@@ -220,7 +220,7 @@ def _count_int8(
         {"lambda": point.lam, "width": point.width, "sa": asdict(clean), "ra": asdict(attacked)}
         for point, (clean, attacked) in found.items()
     ]
-    print(json_line("oat-export", machine=machine(args.device), rows=rows, checks=checks))
+    print_json("oat-export", machine=machine(args.device), rows=rows, checks=checks)
     return 0 if all(check.ok for check in checks) else 1
 
 

@@ -2,12 +2,13 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from oat_runtime.errors import DataError
-from oat_runtime.report import Check, Report, json_line, text_table
+from oat_runtime.report import Check, Report, print_json, text_table
 
 
 def test_the_worst_value_decides() -> None:
@@ -27,18 +28,22 @@ def test_a_strict_limit_itself_does_not_hold() -> None:
     assert Check.at_least("a", [1.1], 1.0, strict=True).ok
 
 
-def test_the_json_line_has_no_number_that_json_does_not_have() -> None:
+def test_the_json_line_has_no_number_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
     check = Check("a", 1.0, 2.0, "ms", ok=True, details={"by_seed": [1.0, 1.0]})
-    line = json_line(
-        "b", machine={}, rows=[{"delay": math.inf, "share": math.nan, "name": "x"}], checks=[check], more=1
-    )
-    assert json.loads(line) == {
+    print_json("b", machine={}, rows=[{"delay": math.inf, "share": math.nan, "name": "x"}], checks=[check], more=1)
+    assert json.loads(capsys.readouterr().out) == {
         "name": "b",
         "machine": {},
         "rows": [{"delay": None, "share": None, "name": "x"}],
         "checks": [{"name": "a", "value": 1.0, "limit": 2.0, "unit": "ms", "ok": True, "by_seed": [1.0, 1.0]}],
         "more": 1,
     }
+
+
+def test_a_terminal_gets_no_json_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_json("b", machine={}, rows=[], checks=[])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_part_that_fails_leaves_the_others_standing_and_ends_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:

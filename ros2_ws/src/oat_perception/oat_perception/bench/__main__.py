@@ -21,7 +21,7 @@ from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_path, command
-from oat_runtime.report import json_line
+from oat_runtime.report import print_json
 
 Found = TypeVar("Found")
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", sizes, start, found)
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
     rows = json_rows(sizes, control, start)
-    print(json_line("oat_perception.bench", machine=machine, rows=rows, checks=found))
+    print_json("oat_perception.bench", machine=machine, rows=rows, checks=found)
     return int(bool(problems.reasons or missing))
 
 
