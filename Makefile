@@ -84,8 +84,9 @@ format: $(SETUP) ## rewrite code and Markdown as `lint` wants them
 	$(PY) -m ruff format .
 	$(PY) -m mdformat $(MARKDOWN)
 
-settings: $(SETUP) ## write the parameter files' comments and docs/parameters.md as the code words them
+settings: $(SETUP) ## write the parameter files' comments and the pages of settings as the code words them
 	$(PY) tools/write_settings.py
+	$(PY) tools/write_training_settings.py
 
 bench: $(WS) ## every benchmark; BENCH_ARGS= for the full ones; one that fails leaves the others
 	status=0; for name in $(BENCHES); do \

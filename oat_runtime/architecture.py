@@ -71,6 +71,7 @@ class ModelConfig(StrictModel):
     """First layers: `3x3` for images around 32x32, `3x3-stride2` for 64x64 and 96x96, `7x7-stride2-pool` (a max pool of
     stride 2 follows) for 224x224. The network takes any size; the last feature map is averaged."""
     num_classes: int = Field(default=10, ge=2, le=32_768)
+    """Number of classes; `fit_to_data` takes it from the data."""
     widths: tuple[float, ...] = Field(default=(0.5, 0.75, 1.0), max_length=8)
     """Width factors, ascending; each has its own batch norms."""
     classifier_per_width: bool = False
@@ -80,13 +81,17 @@ class ModelConfig(StrictModel):
     """The knots: λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
     nothing to condition on, so there is no FiLM: the plain baseline of adversarial training at a fixed λ."""
     encoding: Encoding = "orthogonal"
+    """How λ enters the FiLM layers: `none` as itself, `dct` or `orthogonal` as a row of such a matrix (paper, 3.2)."""
     encoding_size: int = Field(default=128, ge=1, le=4096)
+    """Length of such a row."""
     encoding_seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    """Seed of the matrix that `orthogonal` draws."""
     dual_bn: bool = True
     """False: the ablation with one batch norm for all λ."""
     mean: tuple[Mean, Mean, Mean] = (0.4914, 0.4822, 0.4465)
+    """Per-channel means of the training pixels in [0, 1]; subtracted inside the network."""
     std: tuple[Deviation, Deviation, Deviation] = (0.2470, 0.2435, 0.2616)
-    """Per-channel statistics of the training pixels in [0, 1]; applied inside the network."""
+    """Per-channel standard deviations of the training pixels in [0, 1]; divided by inside the network."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -46,6 +46,7 @@ class TrainConfig(StrictModel):
     """`pgd-at`: (1 − λ) CE(clean) + λ CE(adversarial), the paper's Eq. 3. `trades`: CE(clean) + λ β KL(clean ‖
     adversarial), so that λ=1 is TRADES (Zhang et al. 2019) at β; the paper's literal form drops the labels at λ=1."""
     trades_beta: float = Field(default=6.0, gt=0)
+    """β of `trades`."""
     terms: Literal["both", "sampled"] = "both"
     """`both`: each sample of 0 < λ < 1 has a clean and an adversarial term. `sampled`: each sample has one, adversarial
     with probability λ, drawn so that every batch holds the expected number of them: the same loss in expectation
@@ -57,7 +58,7 @@ class TrainConfig(StrictModel):
     lambda_weights: tuple[float, ...] | None = None
     """Share of each knot in `discrete` and `stratified` sampling, in proportion; equal by default."""
     lambda_power: float = Field(default=1.0, gt=0)
-    """`continuous` draws u ** lambda_power with uniform u. Above 1, small λ are more frequent."""
+    """`continuous` draws `u ** lambda_power` with uniform u. Above 1, small λ are more frequent."""
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
 
@@ -70,6 +71,7 @@ class TrainConfig(StrictModel):
     batch norms of λ≠0 start from those of λ=0, and the running average of the weights starts anew."""
 
     epochs: int = Field(default=12, ge=1, le=10**6)
+    """Number of times that the run sees every training image; `steps` takes its place."""
     steps: int | None = Field(default=None, ge=1, le=10**9)
     """Optimizer steps of the whole run, in place of `epochs`, to compare recipes of different cost at equal cost."""
     restarts: tuple[int, ...] = ()
@@ -79,6 +81,7 @@ class TrainConfig(StrictModel):
     """What the weights started from, if not from random ones. `oat-train --from` writes this; see
     `training.network.transplant`."""
     batch_size: int = Field(default=128, ge=2, le=10**6)
+    """Images in a step, of all processes together."""
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
     optimizer: Literal["sgd", "muon"] = "sgd"
@@ -87,6 +90,7 @@ class TrainConfig(StrictModel):
     muon_learning_rate: float = Field(default=0.05, gt=0)
     """Peak for the convolutions, on the schedule of `learning_rate`: length of a step relative to the weight's."""
     learning_rate: float = Field(default=0.1, gt=0)
+    """Peak of SGD's learning rate."""
     start_rate: float = Field(default=0.2, gt=0, le=1)
     """Share of all learning rates that a run with a `start` takes. Trained weights are about half as long as random
     ones, so that the same step turns them further."""
@@ -99,10 +103,13 @@ class TrainConfig(StrictModel):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of its last step that the optimizer adds to each step."""
     nesterov: bool = True
+    """Take Nesterov's form of the momentum."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay; on convolution and classifier weights only."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes evenly (Szegedy et al. 2016)."""
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay a step of a running average of all weights, which is what the finished run holds; 0 keeps no average."""
     awp_gamma: float = Field(default=0.0, ge=0)
@@ -138,6 +145,7 @@ class TrainConfig(StrictModel):
     eval_every: int = Field(default=2, ge=1, le=10**6)
     """Epochs between two quick validations."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of all random draws: weights, order, augmentation, λ, widths and attacks."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,14 +1,31 @@
 """From names, YAML and `key=value` to a run: what is asked for is what is trained, and mistakes are named."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from oat_runtime.architecture import ModelConfig
 from oat_runtime.errors import ConfigError
+from oat_runtime.operating_point import AttackSpec
 from training.config import TrainConfig
 from training.recipes import RECIPES, dedicated, pgd, slimmable
 from training.settings import read_recipe, with_changes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_of_settings_says_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("page_of_settings", ROOT / "tools" / "write_training_settings.py")
+    assert spec is not None and spec.loader is not None
+    tool = sys.modules["page_of_settings"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.PAGE.read_text() == tool.page(), "run `make settings`"
+    of_parts = [f"model.{name}" for name in ModelConfig.model_fields] + [f"attack.{n}" for n in AttackSpec.model_fields]
+    named = {*TrainConfig.model_fields} - {"model", "attack"} | {*of_parts}
+    assert {setting.name for setting in tool.settings()} == named
 
 
 @pytest.mark.parametrize("name", RECIPES)
