@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -62,10 +63,26 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A counted share: `num_correct` of `num_total` images."""
+    """A counted share: `num_correct` of `num_total` answers, one for each image unless it is `pooled`."""
 
     num_correct: int
     num_total: int
+    num_images: int | None = None
+    """Distinct images, where each was counted under several conditions."""
+
+    @classmethod
+    def pooled(cls, counts: Iterable[Proportion]) -> Self:
+        """Return the counts of the same images under several conditions together; empty if there are none.
+
+        Answers about one image are alike, so the interval is that of as many answers as there are images. That is never
+        too narrow: the mean of several answers about an image varies no more than one of them.
+        """
+        found = list(counts)
+        return cls(
+            sum(count.num_correct for count in found),
+            sum(count.num_total for count in found),
+            max((count.num_images or count.num_total for count in found), default=0),
+        )
 
     @property
     def rate(self) -> float:
@@ -76,7 +93,7 @@ class Proportion:
         """Wilson score interval (Wilson 1927) at `z` standard errors; (0, 1) where nothing was counted."""
         if not self.num_total:
             return 0.0, 1.0
-        p, n = self.rate, self.num_total
+        p, n = self.rate, self.num_images or self.num_total
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return max(0.0, centre - half), min(1.0, centre + half)
@@ -86,10 +103,15 @@ class AttackSpec(StrictModel):
     """An L∞ attack exactly as it was run. ε and step are on the [0, 1] pixel scale."""
 
     name: str
+    """Method and, for `pgd-N`, number of steps."""
     epsilon: float = Field(ge=0, le=1)
+    """Radius ε of the ball."""
     step_size: float = Field(ge=0, le=1)
+    """Length of a step in each pixel; 0 for an attack that sizes its own steps."""
     num_steps: int = Field(ge=1, le=1_000_000)
+    """Number of gradient steps."""
     seed: int = 0
+    """Seed of the random starts."""
 
 
 class Measurement(StrictModel):
@@ -127,8 +149,9 @@ class OperatingRow(StrictModel):
 
     def accuracy(self, regime: Regime) -> Proportion:
         """Return the counts of all measurements of one regime together; empty if there are none."""
-        hits = [m for m in self.measurements if m.regime is regime]
-        return Proportion(sum(m.num_correct for m in hits), sum(m.num_total for m in hits))
+        return Proportion.pooled(
+            Proportion(m.num_correct, m.num_total) for m in self.measurements if m.regime is regime
+        )
 
     def condition(self, name: str) -> Proportion:
         """Return the counts of one condition; empty if it was not measured."""

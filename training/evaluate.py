@@ -21,7 +21,7 @@ from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
-from oat_runtime.report import Check, json_line, progress, wide_console
+from oat_runtime.report import Check, print_json, progress, wide_console
 from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
@@ -192,13 +192,13 @@ def _check_again(args: argparse.Namespace) -> int:
         )  # fmt: skip
     wide_console().print(table)
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
-    check = Check.at_least("agreement", agreements, 0.99, "share of images")
+    checks = [Check.at_least("agreement", agreements, 0.99, "share of images")] if agreements else []
     if args.precision != "float32":
         how = "" if attack is None else "; attacks take the gradients of the float32 network"
         wide_console().print(f"Counted in {cache.about}{how}.")
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bundle_sha256": bundle.sha256}
-    print(json_line("oat-evaluate", machine=about, rows=rows, checks=[check]))
-    return 0 if check.ok or not agreements else 1
+    print_json("oat-evaluate", machine=about, rows=rows, checks=checks)
+    return 0 if all(check.ok for check in checks) else 1
 
 
 def _parts_of_home(args: argparse.Namespace) -> list[str]:
@@ -280,7 +280,7 @@ def _run_suites(args: argparse.Namespace) -> int:
     checks = [check for document in documents for check in document.checks]
     rows = [{"suite": d.name, "num_rows": len(d.rows), "minutes": d.minutes} for d in documents]
     warnings = sum(len(document.warnings) for document in documents)
-    print(json_line("oat-evaluate", machine=machine(args.device), rows=rows, checks=checks, warnings=warnings))
+    print_json("oat-evaluate", machine=machine(args.device), rows=rows, checks=checks, warnings=warnings)
     return 0 if all(check.ok for check in checks) else 1
 
 

@@ -251,4 +251,4 @@ def _counted(row: OperatingRow, kind: ImageKind) -> Proportion:
     counted = own or list(of_corruption.values())
     if not counted:
         return row.accuracy(kind.regime)
-    return Proportion(sum(c.num_correct for c in counted), sum(c.num_total for c in counted))
+    return Proportion.pooled(counted)

@@ -122,6 +122,16 @@ def test_counts_of_a_regime_are_pooled_not_averaged() -> None:
     assert row(0.0, 1.0, *noise).condition("noise-1").rate == 1.0
 
 
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 5))
+def test_an_image_under_several_conditions_counts_once_for_the_interval(hits: list[int], num_others: int) -> None:
+    counts = [Proportion(num, 20) for num in hits]
+    pooled = Proportion.pooled(counts)
+    assert pooled.num_images == 20
+    assert pooled.interval() == Proportion.pooled(counts * num_others).interval()
+    assert Proportion.pooled([pooled, pooled]).interval() == pooled.interval()
+    assert Proportion.pooled([Proportion(hits[0], 20)]).interval() == Proportion(hits[0], 20).interval()
+
+
 def test_minimax_is_the_worst_regime_and_zero_where_one_was_not_measured() -> None:
     parts = [
         measured("clean", Regime.CLEAN, 90),

@@ -116,13 +116,15 @@ def _head(bundle: Bundle) -> list[str]:
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     weights = manifest.files["weights.safetensors"]
     start = f", from {markdown_text(str(origin.recipe['start']))}" if origin.recipe.get("start") else ""
+    further = "further " if start else ""
     return [
         f"# Figures of {markdown_code(manifest.name)}",
         f"{manifest.model.name}, trained on {markdown_text(short_name(origin.dataset))} with seed {origin.seed}, "
-        f"by the recipe at the end{start}, in {origin.train_minutes:g} minutes on {markdown_text(origin.hardware)}; "
-        f"code at {markdown_code(short(origin.commit))}. "
+        f"by the recipe at the end{start}, in {origin.train_minutes:g} {further}minutes on "
+        f"{markdown_text(origin.hardware)}; code at {markdown_code(short(origin.commit))}. "
         f"Weights: {weights.num_bytes / 1e6:.1f} MB, SHA-256 `{weights.sha256[:12]}…`.",
-        "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals. "
+        "Accuracy under an attack is an upper bound of robustness, not a proof. Intervals are 95 % Wilson intervals; "
+        "± names the distance to the farther end. "
         "Nothing was chosen by test images.",
     ]
 
@@ -145,10 +147,8 @@ def _operating_points(report: OperatingTable) -> list[str]:
         rows = [report.row(OperatingPoint(lam, width)) for width in reversed(report.widths)]
         table.add_row(f"{lam:g}", *(share(row.condition(name)) for row in rows for name in conditions))
     clean, attacked = (report.rows[0].condition(name).num_total for name in conditions)
-    text = (
-        f"SA on {clean:,} test images, RA on the first {attacked:,} under {markdown_text(attack_text(report.attack))}; "
-        "in %, with half the interval's width."
-    )
+    attack = markdown_text(attack_text(report.attack))
+    text = f"SA on {clean:,} test images, RA on the first {attacked:,} under {attack}; in %."
     return ["## Operating points", text, markdown(table)]
 
 

@@ -53,6 +53,8 @@ def _hardest_classes(rows: list[Row]) -> Iterator[str]:
         found = [row for row in rows if (row["lambda"], row["condition"]) == (lam, condition)]
         if len(found) > 1:
             row = min(found, key=lambda row: float(row["accuracy"]))
+            if row["accuracy"] == 1.0:
+                continue
             low, high = _count(row).interval()
             yield (
                 f"The hardest class {how} at {lam_text(lam)} is {plain(row['class'])}: {row['num_correct']} of its "
@@ -80,14 +82,18 @@ def _images(documents: Mapping[str, Document]) -> str:
     good_to = " to ".join(dict.fromkeys(f"{98.0 / math.sqrt(num):.0f}" for num in reversed(ends)))
     split = next(iter(documents.values())).split
     few = ". That is few: count more before you trust a figure" if nums[0] < _FEW else ""
-    return f"Counted on {of} {split} images: an accuracy is good to about {good_to} points{few}."
+    return (
+        f"Counted on {of} {split} images: an accuracy is good to about {good_to} points{few}. "
+        "± names the distance to the farther end of a 95 % interval."
+    )
 
 
 def _verdict(documents: Mapping[str, Document]) -> str:
     warnings = sum(len(document.warnings) for document in documents.values())
     failed = sum(not check.ok for document in documents.values() for check in document.checks)
     if not warnings and not failed:
-        return "Nothing looks suspect: there is no warning, and every check holds."
+        held = ", and every check holds" if any(document.checks for document in documents.values()) else ""
+        return f"Nothing looks suspect: there is no warning{held}."
     told = [
         what if num == 1 else f"{num} {what}s" for num, what in ((warnings, "warning"), (failed, "failed check")) if num
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,9 +51,9 @@ def measure_point(
         found.append((images.name, CORRUPTIONS[kind].regime, cache.outcomes(point, images)))
     measurements = []
     for condition, regime, correct_N in found:
-        num_correct, num_total = astuple(proportion(correct_N))
+        count = proportion(correct_N)
         measurements.append(
-            Measurement(condition=condition, regime=regime, num_correct=num_correct, num_total=num_total)
+            Measurement(condition=condition, regime=regime, num_correct=count.num_correct, num_total=count.num_total)
         )
     row = OperatingRow(lam=point.lam, width=point.width, measurements=tuple(measurements))
     return row, {
@@ -78,15 +78,14 @@ def measure_table(
 def accuracies(table: OperatingTable) -> Table:
     """Return a table for people: accuracy in per cent at the ends of λ, at the widest and the narrowest width."""
     shown = new_table("width", "λ", "clean", table.attack.name, "corrupted")
-    shown.title = f"Accuracy on {table.split} images, %"
+    shown.title = f"Accuracy on {table.split} images, %, ± the farther end of the 95 % interval"
     for width in dict.fromkeys((table.widths[-1], table.widths[0])):
         for lam in dict.fromkeys((table.lambdas[0], table.lambdas[-1])):
             row = table.row(OperatingPoint(lam, width))
-            corrupted = [row.accuracy(regime) for regime in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)]
             counts = (
                 row.condition("clean"),
                 row.condition(table.attack.name),
-                Proportion(sum(c.num_correct for c in corrupted), sum(c.num_total for c in corrupted)),
+                Proportion.pooled(row.accuracy(r) for r in (Regime.HIGH_FREQUENCY, Regime.LOW_FREQUENCY)),
             )
             shown.add_row(f"{width:g}", f"{lam:g}", *map(share, counts))
     return shown

@@ -38,9 +38,9 @@ def share_of(row: Row) -> str:
 
 
 def share(count: Proportion) -> str:
-    """Return per cent and half the interval's width, without blanks, so that a narrow table does not split it."""
+    """Return per cent ± the distance to the interval's farther end, without blanks, so that no table splits it."""
     low, high = count.interval()
-    return f"{100 * count.rate:.1f}±{50 * (high - low):.1f}"
+    return f"{100 * count.rate:.1f}±{100 * max(high - count.rate, count.rate - low):.1f}"
 
 
 class _MarkdownConsole(PlainConsole):

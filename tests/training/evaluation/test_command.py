@@ -390,7 +390,10 @@ def test_a_page_says_from_which_weights_a_run_started(tiny_bundle: Path, start: 
     origin = bundle.manifest.provenance
     origin = origin.model_copy(update={"recipe": dict(origin.recipe) | {"start": start}})
     head = _head(replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": origin})))[1]
-    assert f"at the end{start and f', from {start}'}, in {origin.train_minutes:g} minutes" in head
+    assert (
+        f"at the end{start and f', from {start}'}, in {origin.train_minutes:g} {'further ' * bool(start)}minutes"
+        in head
+    )
 
 
 @pytest.mark.usefixtures("few_images")

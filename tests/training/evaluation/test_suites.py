@@ -110,10 +110,11 @@ def test_a_figure_shows_what_images_are_taken_for_also_where_no_image_is_of_that
         {"lambda": 0.0, "width": 1.0, "condition": "clean", "class": name, "num_total": 4, "taken_for": taken_for}
         for name, taken_for in taken.items()
     ]
-    (axes,) = SUITES["classes"].figures["confusion"](rows).axes
-    assert axes.images[0].get_array().tolist() == [[75, 0, 25], [0, 0, 100]]
+    axes, scale = SUITES["classes"].figures["confusion"](rows).axes
+    assert axes.images[0].get_array().tolist() == [[75, 0, 25], [0, 0, 100], [None, None, None]]
+    assert scale.get_ylabel() == "% of the row"
     shown = [[label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
-    assert shown == [["ball", "robot", "background"], ["ball", "robot"]]
+    assert shown == [["ball", "robot", "background"]] * 2
 
 
 def test_every_file_of_a_suite_is_in_the_list() -> None:

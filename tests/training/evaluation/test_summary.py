@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from oat_runtime.errors import DataError
+from oat_runtime.report import Check
 from training.evaluation.documents import Document
 from training.evaluation.suite import Job
 from training.evaluation.summary import summary
 
 Documents = dict[str, Document]
+CHECK = Check.at_least("agreement", [1.0], 0.99)
+INTERVAL = "± names the distance to the farther end of a 95 % interval."
 
 
 def row(lam: float, condition: str, num_correct: int, num_total: int = 200, **more: Any) -> dict[str, Any]:
@@ -60,9 +63,18 @@ def test_ten_seconds_tell_the_ends_of_lambda_and_the_worst_of_each_kind(judged: 
         "The hardest class under PGD-20 at λ=1 is stop: 2 of its 20 images are correct (95 % interval 3 to 30 %).",
         # at its better end, noise is worse than fog
         "The hardest corruption is gaussian noise: 20 % at λ=0 and 30 % at λ=1, over all severities.",
-        "Counted on 200 test images: an accuracy is good to about 7 points.",
-        "Nothing looks suspect: there is no warning, and every check holds.",
+        f"Counted on 200 test images: an accuracy is good to about 7 points. {INTERVAL}",
+        "Nothing looks suspect: there is no warning.",
     ]
+    checked = judged["attacks"].model_copy(update={"checks": (CHECK,)})
+    assert summary({"attacks": checked})[-1] == "Nothing looks suspect: there is no warning, and every check holds."
+
+
+def test_no_class_is_the_hardest_where_all_are_correct(judged: Documents) -> None:
+    rows = [row(0.0, "clean", 2, 2, **{"class": name}) for name in ("stop", "yield")]
+    assert not any(
+        "hardest" in said for said in summary({"classes": judged["classes"].model_copy(update={"rows": rows})})
+    )
 
 
 def test_few_images_and_doubts_are_said(judged: Documents, job: Job, documents: Documents) -> None:
@@ -70,10 +82,10 @@ def test_few_images_and_doubts_are_said(judged: Documents, job: Job, documents: 
     *_, images, verdict = summary({"attacks": doubted})
     assert images == (
         "Counted on 20 test images: an accuracy is good to about 22 points. "
-        "That is few: count more before you trust a figure."
+        f"That is few: count more before you trust a figure. {INTERVAL}"
     )
     both = summary(judged | {"attacks": judged["attacks"].model_copy(update={"num_images": 2000})})
-    assert "Counted on 200 to 2,000 test images: an accuracy is good to about 2 to 7 points." in both
+    assert f"Counted on 200 to 2,000 test images: an accuracy is good to about 2 to 7 points. {INTERVAL}" in both
     assert verdict == "Read the 2 warnings before you trust these figures."
     assert f"Counted on {len(job.data)} validation images" in summary(documents)[-2]
 

@@ -16,7 +16,7 @@ from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.text_table import new_table, share, share_of
 
 _NUM_PAIRS = 10
-_MOST_NAMED, _MOST_NUMBERED = 24, 12
+_MOST_NAMED, _MOST_NUMBERED = 64, 12
 """Classes up to which a matrix names them, and writes a number into each cell."""
 
 
@@ -96,33 +96,35 @@ def confusion_maps(rows: list[Row]) -> style.Figure:
     columns = _columns(rows)
     lambdas = list(dict.fromkeys(lam for lam, _ in columns))
     conditions = list(dict.fromkeys(condition for _, condition in columns))
-    with_images = list(dict.fromkeys(row["class"] for row in rows))
-    # What images are taken for is shown in full, also a class that none of them is of.
-    names = list(dict.fromkeys([*with_images, *(name for row in rows for name in row["taken_for"])]))
-    side = 2.2 + 0.3 * min(len(names), _MOST_NAMED)
+    # What images are taken for is shown in full, also a class that none of them is of. Its row is empty.
+    names = list(dict.fromkeys([*(row["class"] for row in rows), *(name for row in rows for name in row["taken_for"])]))
+    side = 2.2 + 0.3 * min(len(names), 24)
     with style.new_figure(side * len(lambdas), side * len(conditions)) as figure:
         panels = figure.subplots(len(conditions), len(lambdas), squeeze=False)
         for (down, across), axes in np.ndenumerate(panels):
             lam, condition = lambdas[across], conditions[down]
-            chosen = [row for row in rows if (row["lambda"], row["condition"]) == (lam, condition)]
-            shares = np.array(
-                [[100 * row["taken_for"].get(name, 0) / row["num_total"] for name in names] for row in chosen]
-            )
-            axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")  # a class without images has no row
+            shares = np.full((len(names), len(names)), np.nan)
+            for row in rows:
+                if (row["lambda"], row["condition"]) == (lam, condition):
+                    taken = [row["taken_for"].get(name, 0) / row["num_total"] for name in names]
+                    shares[names.index(row["class"])] = 100 * np.array(taken)
+            drawn = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100)
             if len(names) <= _MOST_NUMBERED:
-                for (row, column), value in np.ndenumerate(shares):
+                for column, row in np.argwhere(~np.isnan(shares.T)):
+                    value = shares[row, column]
                     colour = "white" if value < 50 else style.INK
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8.5)
             if len(names) <= _MOST_NAMED:
                 shown = [plain(name) for name in names]
-                axes.set_xticks(range(len(names)), shown, rotation=90)
-                axes.set_yticks(range(len(with_images)), shown[: len(with_images)])
+                axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=min(9.5, 250 / len(names)))
+                axes.set_yticks(range(len(names)), shown, fontsize=min(9.5, 250 / len(names)))
             else:
                 axes.set_xticks([])
                 axes.set_yticks([])
             axes.grid(False)
             axes.tick_params(length=0)
             style.title(axes, f"{style.lam_text(lam)}, {condition}")
+        figure.colorbar(drawn, ax=list(panels.flat), shrink=0.6, label="% of the row")
         style.caption(
             figure, "Per cent of each row's images that were taken for the column's class. Rows: true classes."
         )
