@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from oat_runtime.architecture import ModelConfig, effective_lambda
 from oat_runtime.bundle import Bundle, outcome_key
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import short_name
@@ -162,6 +163,15 @@ def _epsilon(text: str) -> float:
     return epsilon
 
 
+def _asked(args: argparse.Namespace, config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the λ and the widths to count at; one that the network does not take is refused before any work."""
+    for width in args.widths or ():
+        config.width_index(width)
+    for lam in args.lambdas or ():
+        effective_lambda(lam, config.lambdas)
+    return tuple(args.lambdas or config.lambdas), tuple(args.widths or config.widths)
+
+
 def _check_again(args: argparse.Namespace) -> int:
     """Evaluate a bundle's points under one condition, and compare with the outcomes that it holds."""
     if args.network.is_file():
@@ -169,10 +179,10 @@ def _check_again(args: argparse.Namespace) -> int:
             "without --suite, a bundle is compared with the outcomes that it keeps, got a checkpoint: name "
             "suites with --suite, or export a bundle first"
         )
-    bundle = Bundle.load(args.network)
-    config = bundle.manifest.model
-    points = [OperatingPoint(lam, w) for w in args.widths or config.widths for lam in args.lambdas or config.lambdas]
     judged = load_judged(args.network, device=args.device)
+    bundle = Bundle.load(args.network)
+    lambdas, widths = _asked(args, bundle.manifest.model)
+    points = [OperatingPoint(lam, width) for width in widths for lam in lambdas]
     data = first_of(judged.images("test", download=args.download), args.count, "--count")
     cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
@@ -236,7 +246,7 @@ def _run_suites(args: argparse.Namespace) -> int:
     documents = []
     if names:
         split: JudgedSplit = args.split or ("validation" if judged.bundle is None else "test")
-        config = judged.model.config
+        lambdas, widths = _asked(args, judged.model.config)
         if args.dataset is None:
             data = judged.images(split, download=args.download)
         else:
@@ -246,8 +256,8 @@ def _run_suites(args: argparse.Namespace) -> int:
         job = Job(
             judged=judged,
             data=first_of(data, args.count, "--count"),
-            lambdas=tuple(args.lambdas or config.lambdas),
-            widths=tuple(args.widths or config.widths),
+            lambdas=lambdas,
+            widths=widths,
             attack=attack_named(args.attack or _ATTACK, num_steps=args.steps, epsilon=args.epsilon),
             attacks=None if args.attacks is None else tuple(args.attacks),
             num_steps=args.steps,

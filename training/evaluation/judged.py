@@ -154,6 +154,8 @@ def load_judged(path: Path, *, device: str = "cpu") -> Judged:
     Raises:
         OATError: it is missing or damaged.
     """
+    if (path / "checkpoint.pt").is_file():
+        raise ConfigError(f"{path} is a run's folder: name the checkpoint.pt in it, or a bundle that oat-export made")
     if path.is_file():
         checkpoint = load_checkpoint(path)
         config = checkpoint.config

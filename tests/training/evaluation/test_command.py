@@ -137,6 +137,19 @@ def test_another_ball_is_attacked_in_steps_of_the_same_share_and_the_document_sa
         assert "expected N/255" in capsys.readouterr().err
 
 
+def test_what_the_network_does_not_take_is_refused_before_any_image_is_read(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+    for arguments, reason in (
+        ([str(tiny_bundle), "--width", "0.6"], "width must be one of"),
+        ([str(tiny_bundle), "--width", "0.6", "--suite", "calibration"], "width must be one of"),
+        ([str(tmp_path)], "is a run's folder: name the checkpoint.pt in it"),
+    ):
+        assert main(arguments) == 2
+        assert reason in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("few_images")
 def test_an_option_that_would_change_nothing_is_refused_or_named(
     tiny_bundle: Path, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
