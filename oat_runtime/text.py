@@ -33,6 +33,11 @@ def plain(text: object) -> str:
     return whole if whole.isprintable() else one_line(whole, most=len(whole))
 
 
+def count_of(num: object, noun: str) -> str:
+    """Return `1 picture`, `2 pictures`."""
+    return f"{num} {noun}" + ("" if str(num) == "1" else "s")
+
+
 def html_text(text: object) -> str:
     """Return text for HTML, between tags or within a quoted attribute."""
     return html.escape(plain(text))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from oat_runtime.devices import device_name
+from oat_runtime.text import count_of
 
 UNKNOWN = "unknown"
 _DIRTY = "-dirty"
@@ -50,4 +51,4 @@ def hardware(device: torch.device | str, *, num_processes: int = 1) -> str:
     """Name the processor, the GPU if `device` is one, the threads of this process, and the version of torch."""
     about = machine(device)
     processes = f"{num_processes} processes on " if num_processes > 1 else ""
-    return f"{processes}{about['processor']}, {about['threads']} threads, torch {about['torch']}"
+    return f"{processes}{about['processor']}, {count_of(about['threads'], 'thread')}, torch {about['torch']}"

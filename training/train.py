@@ -186,8 +186,8 @@ def _train(
                 if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
                     _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
                 if trainer.step == trainer.num_steps:
-                    _LOG.info("that was the last step: the batch norms' statistics are averaged over %d batches, and "
-                              "the network is validated", config.num_recalibration)  # fmt: skip
+                    _LOG.info("that was the last step: the batch norms' statistics are averaged again, and the network "
+                              "is validated")  # fmt: skip
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     trainer.save(checkpoint)
                     saved = time.monotonic()
