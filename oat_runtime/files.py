@@ -254,8 +254,12 @@ def read_model(
 
 def reason_of(error: ValidationError) -> str:
     """Return in one line which fields do not fit, and why; the first three, and how many more there are."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    first = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in errors[:_MOST_REASONS]]
-    reasons = [f"{one_line(where)}: {one_line(what)}".removeprefix(": ") for where, what in first]
+    errors = error.errors(include_url=False, include_context=False)
+    reasons = []
+    for e in errors[:_MOST_REASONS]:
+        where, what = ".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")
+        if e["type"] == "tuple_type":  # which is no word of JSON or YAML
+            what = f"expected a list, as in [{quoted(e['input'])}]"
+        reasons.append(f"{one_line(where)}: {one_line(what)}".removeprefix(": "))
     more = f"; and {len(errors) - _MOST_REASONS} more" if len(errors) > _MOST_REASONS else ""
     return "; ".join(reasons) + more

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +32,24 @@ def plain(text: object) -> str:
     """
     whole = text if isinstance(text, str) else str(text)
     return whole if whole.isprintable() else one_line(whole, most=len(whole))
+
+
+def count_of(num: object, noun: str) -> str:
+    """Return `1 picture`, `2 pictures`."""
+    return f"{num} {noun}" + ("" if str(num) == "1" else "s")
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many there are besides."""
+    more = len(names) - most
+    return ", ".join(plain(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def changed_names(before: Sequence[str], now: Sequence[str]) -> str:
+    """Return `stop became halt`: the names that went and those that came; or that they stand in another order."""
+    gone = [name for name in before if name not in now]
+    new = [name for name in now if name not in before]
+    return f"{some(gone) or 'none'} became {some(new) or 'none'}" if gone or new else "another order"
 
 
 def html_text(text: object) -> str:

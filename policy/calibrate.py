@@ -21,13 +21,13 @@ from oat_runtime.commands import Parser, a_count, a_path, a_seed, command, outpu
 from oat_runtime.data import LEAST_TO_FIT, Skipped, is_bag, load_frames, read_images_npz, recorded_images
 from oat_runtime.data.camera_messages import NEARLY_BLACK
 from oat_runtime.data.decoding import FULL_BITS
-from oat_runtime.data.folders.left_out import some
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.image import fit_frame
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
+from oat_runtime.text import some
 from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
 from policy.belief.ranks import NormalScores
 from policy.fitting.drives import LEAST_TO_JUDGE, count_alarms, fit_drives, promise_of

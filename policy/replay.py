@@ -181,7 +181,7 @@ def _log_lines(path: Path) -> Iterator[str]:
                     policy_of(line)
                 yield line
     except OSError as error:
-        raise DataError(f"cannot read the decision log {path}: {error}") from error
+        raise DataError(f"cannot read the decision log {path}: {error.strerror}") from error
     if number == 0:
         raise DataError(f"{path} is empty: expected a decision log, one JSON object a line")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import zipfile
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.data import lasting_name
 from oat_runtime.errors import CheckpointError, one_line, quoted
 from oat_runtime.files import expanded, parse_json, reason_of, whole_file
+from oat_runtime.text import some
 from training.config import TrainConfig
 from training.network import OATNet, network_of, tensors_of
 from training.network.resnets import resnet_from
@@ -96,13 +98,28 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
         return _checkpoint(torch.load(path, map_location=device, weights_only=True))
     except ValidationError as error:
         reason = f"its configuration: {reason_of(error)}"
-    except Exception as error:  # zip, pickle and torch raise two dozen kinds on damaged bytes
-        reason = one_line(error)
-    raise CheckpointError(f"{one_line(path)} is damaged or not a checkpoint ({reason}): use an older one")
+    except Exception as error:
+        reason = _in_our_words(error)
+    raise CheckpointError(
+        f"{one_line(path)} is damaged or not a checkpoint ({reason}): if oat-train wrote it, remove it and train "
+        "again, or name another --run"
+    )
+
+
+def _in_our_words(error: Exception) -> str:
+    """What is wrong with a file: zip, pickle and torch raise two dozen kinds, and torch advises to load it unsafely."""
+    return (
+        one_line(error) if type(error) in (ValueError, TypeError) else "its contents are damaged, or not plain values"
+    )
 
 
 def _check_archive(path: Path) -> None:
     """Check sizes and checksums, which torch writes and does not compare, before a byte is unpickled."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            start = file.read(2)
+        cut = "it is cut off" if start else "it is empty"
+        raise ValueError(cut if b"PK".startswith(start) else "it is another kind of file")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -169,13 +186,15 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
     Raises:
         CheckpointError: it is of another configuration.
     """
-    noted = {
+    noted: dict[str, object] = {
         "restarts": config.restarts or checkpoint.config.restarts,
         "start": config.start or checkpoint.config.start,
     }
+    if config.steps is not None and checkpoint.config.steps is not None:
+        noted["epochs"] = checkpoint.config.epochs  # without effect in either
     config = config.model_copy(update=noted)
-    ours, theirs = config.model_dump(), checkpoint.config.model_dump()
-    theirs["dataset"] = lasting_name(theirs["dataset"])
+    theirs = _flat(checkpoint.config.model_copy(update={"dataset": lasting_name(checkpoint.config.dataset)}))
+    ours = _flat(config)
     changed = sorted(key for key in ours if ours[key] != theirs[key])
     if not changed:
         return config
@@ -183,14 +202,18 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
         return config.model_copy(update={"restarts": (*config.restarts, checkpoint.step)})
     remedy = "start a new run folder with --run"
     if set(changed) <= {"epochs", "steps"}:
-        remedy += (
-            f", or finish this run as it began ({_asked_before(checkpoint.config, changed)}) and then ask for more"
-        )
-    raise CheckpointError(f"{path} is of another configuration (differs in {changed}): {remedy}")
+        key = "epochs" if checkpoint.config.steps is None else "steps"
+        remedy += f", or finish this run as it began (--set {key}={theirs[key]}) and then ask for more"
+    differing = [f"{key} ({one_line(theirs[key])} became {one_line(ours[key])})" for key in changed]
+    raise CheckpointError(f"{path} is of another configuration, it differs in {some(differing)}: {remedy}")
 
 
-def _asked_before(config: TrainConfig, changed: list[str]) -> str:
-    return ", ".join(f"{key}={getattr(config, key)}" for key in changed)
+def _flat(config: TrainConfig) -> dict[str, str]:
+    """The settings as `--set` takes them: `model.depth` to `28`."""
+    fields = config.model_dump(mode="json")
+    for name in ("model", "attack"):
+        fields |= {f"{name}.{key}": value for key, value in fields.pop(name).items()}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in fields.items()}
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool = False) -> None:
@@ -229,7 +252,7 @@ def check_tensors(what: str, found: Mapping[str, torch.Tensor], expected: Mappin
                 f"{quoted(tuple(tensor.shape))} ({tensor.layout} on {tensor.device.type})"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"the checkpoint's {what}: {name} is not finite: use an older checkpoint")
+            raise CheckpointError(f"the checkpoint's {what}: {name} is not finite: train again in a new run folder")
 
 
 def optimizer_state(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -249,7 +272,7 @@ def optimizer_state(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
     groups, state = saved.get("param_groups"), saved.get("state")
     indices = [group.get("params") for group in groups] if _is_list_of_dicts(groups) else None
     if indices != [group["params"] for group in own["param_groups"]] or not isinstance(state, dict):
-        raise CheckpointError("the checkpoint's optimizer is of other weights: use an older checkpoint")
+        raise CheckpointError("the checkpoint's optimizer is of other weights: train again in a new run folder")
     for index, kept in state.items():
         buffer = kept.get("momentum_buffer") if isinstance(kept, dict) and set(kept) <= {"momentum_buffer"} else kept
         if type(index) is not int or index not in weights or not isinstance(buffer, torch.Tensor | None):
@@ -302,5 +325,7 @@ def _state_dict(file: Path) -> dict[str, torch.Tensor]:
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             raise TypeError(f"expected tensors by name, got {quoted(state)}")
         return state
-    except Exception as error:  # zip, pickle, torch and safetensors raise two dozen kinds on damaged bytes
-        raise CheckpointError(f"{one_line(file)} is damaged or not a state dict ({one_line(error)})") from None
+    except Exception as error:
+        raise CheckpointError(
+            f"{one_line(file)} is damaged or not a state dict ({_in_our_words(error)}): fetch it again, or give another"
+        ) from None

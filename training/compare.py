@@ -151,7 +151,7 @@ def main() -> int:
     attack = pgd(steps).model_copy(update={"step_size": 2 / 255})
     world = World.join(args.device)
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
-    configs = {name: with_changes(read_recipe(name), [*quick, *args.changes]) for name in names}
+    configs = {name: with_changes(with_changes(read_recipe(name), quick), args.changes) for name in names}
     first = configs[names[0]]
     test_set = load_dataset(
         first.dataset, "test",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from oat_runtime.devices import device_name
+from oat_runtime.text import count_of
 
 UNKNOWN = "unknown"
 _DIRTY = "-dirty"
@@ -50,9 +51,4 @@ def hardware(device: torch.device | str, *, num_processes: int = 1) -> str:
     """Name the processor, the GPU if `device` is one, the threads of this process, and the version of torch."""
     about = machine(device)
     processes = f"{num_processes} processes on " if num_processes > 1 else ""
-    return f"{processes}{about['processor']}, {threads(about['threads'])}, torch {about['torch']}"
-
-
-def threads(count: int) -> str:
-    """Name a number of threads, such as "1 thread"."""
-    return f"{count} thread{'' if count == 1 else 's'}"
+    return f"{processes}{about['processor']}, {count_of(about['threads'], 'thread')}, torch {about['torch']}"

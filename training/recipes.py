@@ -16,6 +16,8 @@ def pgd(num_steps: int, *, epsilon: float = 8 / 255) -> AttackSpec:
     return AttackSpec(name=f"pgd-{num_steps}", epsilon=epsilon, step_size=step_size, num_steps=num_steps)
 
 
+YOUR_IMAGES = "PATH@64"
+"""Stands where a recipe has no images of its own: `oat-train` asks for them."""
 FGSM_RS = AttackSpec(name="fgsm-rs", epsilon=8 / 255, step_size=10 / 255, num_steps=1)
 
 
@@ -180,7 +182,7 @@ def folder() -> TrainConfig:
     """Your own images by class, or frames with boxes: `--set dataset=PATH@64`. OAT WRN-16-2 for images of 64x64."""
     return TrainConfig(
         model=ModelConfig(stem="3x3-stride2"),
-        dataset="images@64",
+        dataset=YOUR_IMAGES,
         fit_to_data=True,
         num_validation=100,
         split="stratified",

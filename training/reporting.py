@@ -17,7 +17,7 @@ from rich.table import Table
 from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from oat_runtime.extras import require
 from oat_runtime.report import wide_console
-from oat_runtime.text import PlainConsole, plain
+from oat_runtime.text import PlainConsole, count_of, plain, some
 from training.config import TrainConfig
 from training.origin import hardware
 from training.recipes import RECIPES
@@ -110,7 +110,9 @@ def in_short(figures: Mapping[str, float | bool]) -> str:
 
 def summary(metrics: StepMetrics) -> str:
     """Return the figures of a step in words."""
-    return f"loss {metrics.loss:.3f}  clean {metrics.clean_accuracy:.2f}  adv {metrics.adversarial_accuracy:.2f}"
+    figures = {"clean": metrics.clean_accuracy, "attacked": metrics.adversarial_accuracy}
+    correct = " and ".join(f"{100 * share:.0f} % of {what}" for what, share in figures.items() if not math.isnan(share))
+    return f"loss {metrics.loss:.3f}; correct in this batch: {correct} images"
 
 
 def say_what_there_is(trainer: Trainer, training: ImageSet, validation: ImageSet) -> None:
@@ -127,7 +129,7 @@ def images_in_words(training: ImageSet, validation: ImageSet) -> Iterator[str]:
     train_K, held_out_K = _counts(training), _counts(validation)
     name = plain(training.name.removesuffix(" less validation"))
     yield (
-        f"{name}: {len(training)} images to train on and {len(validation)} to validate on, "
+        f"{name}: {count_of(len(training), 'image')} to train on and {len(validation)} to validate on, "
         f"{width}x{height} pixels, {len(train_K)} classes"
     )
     names = [_class_name(training, k) for k in range(len(train_K))]
@@ -152,10 +154,13 @@ def plan_in_words(trainer: Trainer) -> Iterator[str]:
     mirrored = "mirrored at random" if trainer.mirror else "not mirrored"
     yield f"network {config.model.name}: widths {widths}; λ {lambdas}; images are {mirrored}"
     yield f"device {trainer.device}: {hardware(trainer.device, num_processes=trainer.world.size)}"
-    epochs = f"{trainer.num_steps / trainer.steps_per_epoch:.3g} epochs of {trainer.steps_per_epoch}"
+    epochs = f"an epoch has {trainer.steps_per_epoch}"
+    if trainer.num_steps >= trainer.steps_per_epoch:
+        num = f"{trainer.num_steps / trainer.steps_per_epoch:.3g}"
+        epochs = f"{count_of(num, 'epoch')} of {trainer.steps_per_epoch}"
     done = f", {trainer.step} of them done" if trainer.step else ""
     balanced = ", as many of each class" if config.balance == "sampling" else ""
-    yield f"{trainer.num_steps} steps of {config.batch_size} images{balanced} ({epochs}){done}"
+    yield f"{count_of(trainer.num_steps, 'step')} of {config.batch_size} images{balanced} ({epochs}){done}"
 
 
 def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -> Iterator[str]:
@@ -163,7 +168,7 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
     config, train_K, held_out_K = trainer.config, _counts(training), _counts(validation)
     if few := [k for k in range(len(train_K)) if train_K[k] < FEW_IMAGES]:
         names = [f"{_class_name(training, k)} ({train_K[k]})" for k in few]
-        yield f"fewer than {FEW_IMAGES} images to train on of {_listed(names)}: add images of these classes"
+        yield f"fewer than {FEW_IMAGES} images to train on of {some(names, 5)}: add images of these classes"
     least, most = int(train_K.argmin()), int(train_K.argmax())
     if config.balance == "none" and train_K[most] >= _UNEQUAL * train_K[least] > 0:
         yield (
@@ -173,22 +178,23 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
     if unseen := [_class_name(training, k) for k in range(len(held_out_K)) if not held_out_K[k]]:
         way = "" if config.split == "stratified" else " with --set split=stratified"
         yield (
-            f"no validation images of {_listed(unseen)}: no figure will tell how well they are recognized; "
+            f"no validation images of {some(unseen, 5)}: no figure will tell how well they are recognized; "
             f"add images, or hold out more than {config.num_validation} (--set num_validation=NUMBER){way}"
         )
     if len(validation) < LEAST_TO_FIT:
-        more = f"hold out more (--set num_validation={LEAST_TO_FIT})"
-        yield (
-            f"{len(validation)} validation images are too few for policy.fit, which needs {LEAST_TO_FIT}: "
-            f"{more if training.validation_N is None else 'add images to the validation folder'}"
-        )
+        way = "add images to the validation folder"
+        if training.validation_N is None:
+            is_enough = len(training) + len(validation) >= LEAST_TO_FIT + config.batch_size
+            way = f"hold out more (--set num_validation={LEAST_TO_FIT})" if is_enough else "add images"
+        held_out = count_of(len(validation), "validation image")
+        yield f"{held_out}: too few for policy.fit, which needs {LEAST_TO_FIT}: {way}"
     if trainer.num_steps < FEW_STEPS and not config.start:
         way = "--set steps=" + str(FEW_STEPS)
         if config.steps is None:
             way = f"--epochs {math.ceil(FEW_STEPS / trainer.steps_per_epoch)}"
         yield (
-            f"{len(training)} images give only {trainer.num_steps} steps, and a network learns little in fewer than "
-            f"{FEW_STEPS}: train longer ({way})"
+            f"{len(training)} images give only {count_of(trainer.num_steps, 'step')}, and a network learns little in "
+            f"fewer than {FEW_STEPS}: train longer ({way})"
         )
 
 
@@ -199,11 +205,6 @@ def _counts(data: ImageSet) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 def _class_name(data: ImageSet, index: int) -> str:
     return plain(data.class_names[index]) if data.class_names else f"class {index}"
-
-
-def _listed(names: list[str], *, most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 class Pace:
@@ -228,7 +229,7 @@ class Pace:
             return None
         later = "; these are clean steps, later ones take longer" if trainer.step < trainer.num_clean_steps else ""
         return (
-            f"{step_s:.2g} s a step: the {num_left} steps that are left take about {in_words(step_s * num_left)}, "
+            f"{step_s:.2g} s a step: about {in_words(step_s * num_left)} for the last {count_of(num_left, 'step')}, "
             f"validation not counted{later}"
         )
 
@@ -243,7 +244,8 @@ def in_words(seconds: float) -> str:
 def say_what_was_reached(figures: Mapping[str, float], config: TrainConfig, *, num_validation: int) -> None:
     """Log accuracy at the smallest and the largest λ, at the widest and the narrowest width."""
     num = min(num_validation, NUM_IMAGES)
-    _LOG.info("accuracy on %d validation images, to within about %.0f points:", num, 98.0 / math.sqrt(num))
+    images = count_of(num, "validation image")
+    _LOG.info("accuracy on %s, to within about %.0f points:", images, 98.0 / math.sqrt(num))
     lambdas, widths = config.model.lambdas, config.model.widths
     for width, suffix in ((widths[-1], ""), (widths[0], "_narrow"))[: len(widths)]:
         for lam in dict.fromkeys((lambdas[0], lambdas[-1])):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ _MOST_BYTES, _MOST_DEPTH, _MOST_SCALAR = 2**14, 8, 1000
 def read_recipe(name_or_path: str) -> TrainConfig:
     """Return a named recipe, or read a YAML file: `base: NAME` and the fields that differ, nested as in TrainConfig.
 
+    A file that holds every setting, as the `config.json` of a run does, needs no `base`.
+
     Raises:
         ConfigError: no such recipe or file, or one that contradicts itself.
     """
@@ -29,20 +31,26 @@ def read_recipe(name_or_path: str) -> TrainConfig:
         return RECIPES[name_or_path]()
     path = expanded(name_or_path)
     if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+            raise ConfigError(f"no such file {quoted(name_or_path)}: check the path, or name a recipe (see --list)")
         raise ConfigError(f"no recipe {quoted(name_or_path)}: see oat-train --list, or give the path of a YAML file")
     try:
         fields = _parse_yaml(read_at_most(path, _MOST_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"{one_line(path)} cannot be read as a recipe ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{one_line(path)} is not YAML of a recipe (it is not UTF-8 text)") from error
     except ValueError as error:
         raise ConfigError(f"{one_line(path)} is not YAML of a recipe ({one_line(error)})") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"{one_line(path)}: expected fields of a recipe, got {type(fields).__name__}")
     base = fields.pop("base", None)
-    if base is not None and (not isinstance(base, str) or base not in RECIPES):
-        raise ConfigError(f"{one_line(path)}: base must be one of {sorted(RECIPES)}, got {quoted(base)}")
-    start = (RECIPES[base]() if base else TrainConfig()).model_dump(mode="json")
-    return _validated(_merged(start, fields))
+    is_whole = TrainConfig.model_fields.keys() <= fields.keys()  # as the config.json of a run is
+    if not (base is None and is_whole) and (not isinstance(base, str) or base not in RECIPES):
+        wrong = "`base: NAME` is missing" if base is None else f"there is no recipe {quoted(base)} for its base"
+        raise ConfigError(f"{one_line(path)}: {wrong}: name one of {', '.join(sorted(RECIPES))}")
+    start = (TrainConfig() if base is None else RECIPES[base]()).model_dump(mode="json")
+    return _validated(_merged(start, fields), given=() if is_whole else fields)
 
 
 def run_name(name_or_path: str) -> str:
@@ -54,9 +62,9 @@ def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
     """Apply `key=value` changes; a key may be nested (`model.depth`), a value is YAML (`[0, 0.5, 1]`, `null`).
 
     Raises:
-        ConfigError: an unknown key, or a value that does not fit.
+        ConfigError: an unknown key, a value that does not fit, or `epochs` for a run whose `steps` are set.
     """
-    fields = config.model_dump(mode="json")
+    fields, given = config.model_dump(mode="json"), set[str]()
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
@@ -71,7 +79,8 @@ def with_changes(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
         except ValueError as error:
             raise ConfigError(f"{one_line(key)}: expected a value in YAML ({one_line(error)})") from error
         fields = _merged(fields, nested)
-    return _validated(fields)
+        given |= nested.keys()
+    return _validated(fields, given=given)
 
 
 def _parse_yaml(text: str) -> Any:
@@ -96,7 +105,13 @@ def _merged(base: dict[str, Any], changes: dict[str, Any], *, inside: str = "") 
     return merged
 
 
-def _validated(fields: dict[str, Any]) -> TrainConfig:
+def _validated(fields: dict[str, Any], *, given: Collection[str]) -> TrainConfig:
+    """Return the settings, of which `given` names those that were asked for."""
+    if "epochs" in given and fields["steps"] is not None:
+        raise ConfigError(
+            f"epochs and steps both say how long to train, got {quoted(fields['epochs'])} and "
+            f"{quoted(fields['steps'])}: give one of them (steps=null takes the steps of a recipe away)"
+        )
     try:
         return TrainConfig.model_validate(fields)
     except ValidationError as error:

@@ -24,6 +24,7 @@ from oat_runtime.data.image_set import image_digest
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
+from oat_runtime.text import changed_names, some
 from training.config import TrainConfig
 
 HELD_OUT = "validation.npz"
@@ -34,7 +35,6 @@ _DIVIDES = ("num_validation", "seed", "split")
 """Settings that say which images are held out."""
 _BEFORE_RESIZE: dict[str, int | str] = {"resize": "center_crop"}
 """Of a record from before images were fitted in other ways."""
-_NUM_NAMED = 3
 _MOST_BYTES = 64 * 2**20
 """Of a record; one of a folder names each of its images."""
 
@@ -197,7 +197,7 @@ def seen_before(found: DataRecord, by: TrainedOn) -> str | None:
             if digest in digests or (same_pictures and name in by.files)
         ]
         if seen:
-            what = f"were trained on {len(seen)} of the {found.validation.num_images} validation images ({_some(seen)})"
+            what = f"were trained on {len(seen)} of the {found.validation.num_images} validation images ({some(seen)})"
     elif same_pictures and not _divided_alike(found, by):
         what = "come from another division of the same data, so they may know most of the validation images"
     if not what:
@@ -228,10 +228,7 @@ def _read_record(run: Path) -> DataRecord:
 def _differences(kept: DataRecord, found: DataRecord) -> list[str]:
     differences = []
     if found.class_names != kept.class_names:
-        gone = [name for name in kept.class_names if name not in found.class_names]
-        new = [name for name in found.class_names if name not in kept.class_names]
-        what = f"{_some(gone) or 'none'} became {_some(new) or 'none'}" if gone or new else "another order"
-        differences.append(f"classes: {what}")
+        differences.append(f"classes: {changed_names(kept.class_names, found.class_names)}")
     for side, before, now in (
         ("training", kept.training, found.training),
         ("validation", kept.validation, found.validation),
@@ -247,7 +244,7 @@ def _differences(kept: DataRecord, found: DataRecord) -> list[str]:
         changed = {name for name in now.files.keys() & before.files.keys() if now.files[name] != before.files[name]}
         for names, what in ((added, "new"), (missing, "missing"), (changed, "changed")):
             if names:
-                differences.append(f"{len(names)} {what} among the {side} images ({_some(sorted(names))})")
+                differences.append(f"{len(names)} {what} among the {side} images ({some(sorted(names))})")
         if not (added or missing or changed):
             differences.append(f"another order of the {side} images")
     return differences
@@ -269,8 +266,3 @@ def _files(data: ImageSet) -> dict[str, str] | None:
         pairs = zip(data.images_NHWC, data.labels_N, strict=True)
         digests = np.array([image_digest(image_HWC, data.class_names[label]) for image_HWC, label in pairs], np.uint64)
     return {name: f"{digest:016x}" for name, digest in zip(data.names, digests.tolist(), strict=True)}
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

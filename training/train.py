@@ -21,10 +21,11 @@ from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
 from oat_runtime.report import progress_bar
-from training.checkpoint import read_source
+from training.checkpoint import going_on, load_checkpoint, read_source
 from training.config import TrainConfig
 from training.distributed import World, device_argument
 from training.network.transplant import Source, begin_from, check_name
+from training.recipes import YOUR_IMAGES
 from training.reporting import (
     LogLines,
     Pace,
@@ -88,62 +89,83 @@ def train(
 ) -> dict[str, float] | None:
     """Train into the folder `run`; if it has a checkpoint, go on from there.
 
-    `start` names a bundle or a run from whose weights a new run starts.
+    `start` names a bundle or a run from whose weights a new run starts; one that has begun must have begun from it.
 
     Returns:
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
 
     Raises:
-        ConfigError: another process trains in this folder, or the weights to start from are of another network.
+        ConfigError: another process trains in this folder, the weights to start from are of another network, or the run
+            began from others.
     """
     prepare_device(config, world.device)
-    source, begins = None, not (run / "checkpoint.pt").is_file()
-    if begins and start is None and config.start_share > 0.0:
-        raise ConfigError(
-            f"start_share is {config.start_share:g}, a share of what the run starts from: name it (--from)"
-        )
-    if begins and start is not None:
-        source = read_source(start)  # a mistake here is found before thousands of images are read
-        check_name(config.model, source)
+    source = None if start is None else read_source(start)
+    _check(config, run / "checkpoint.pt", source)
     config, training_set, validation_set = load_data(config, download=download)
+    trainer = Trainer(config, training_set, world=world)
     with ExitStack() as stack:
         if world.leads:
             stack.enter_context(held(run, by="training"))
         return _train(
-            config,
+            trainer,
             run,
             training_set,
             validation_set,
-            world,
             max_minutes=max_minutes,
             tensorboard=tensorboard,
-            start=start,
             source=source,
         )
 
 
+def _check(config: TrainConfig, checkpoint: Path, source: Source | None) -> None:
+    """Refuse what a run cannot begin or go on with, before thousands of images are read and anything is written."""
+    if config.dataset == YOUR_IMAGES:
+        raise ConfigError(f"the recipe folder needs your folder of images: --set dataset={YOUR_IMAGES}")
+    if checkpoint.is_file():
+        began = load_checkpoint(checkpoint)
+        known: dict[str, object] = {"dataset": lasting_name(config.dataset)}
+        if config.fit_to_data:
+            fitted = began.config.model.model_dump(include={"num_classes", "mean", "std"})
+            known["model"] = config.model.model_copy(update=fitted)
+        going_on(config.model_copy(update=known), began, checkpoint)
+        if source is not None and source.name != began.config.start:
+            raise ConfigError(
+                f"{checkpoint.parent} began from {began.config.start or 'random weights'}, and --from names "
+                f"{source.name}: leave --from out, or start a new run folder with --run"
+            )
+        return
+    if config.restarts or config.start:
+        raise ConfigError(
+            f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
+            "notes them as they happen (--from starts from other weights)"
+        )
+    if source is not None:
+        check_name(config.model, source)
+    elif config.start_share > 0.0:
+        raise ConfigError(
+            f"start_share is {config.start_share:g}, a share of what the run starts from: name it (--from)"
+        )
+
+
 def _train(
-    config: TrainConfig,
+    trainer: Trainer,
     run: Path,
     training_set: ImageSet,
     validation_set: ImageSet,
-    world: World,
     *,
     max_minutes: float | None,
     tensorboard: bool,
-    start: str | None,
     source: Source | None,
 ) -> dict[str, float] | None:
-    record = DataRecord.of(config, training_set, validation_set)
+    record = DataRecord.of(trainer.config, training_set, validation_set)
     checkpoint = run / "checkpoint.pt"
-    trainer = Trainer(config, training_set, world=world)
     if checkpoint.is_file():
         check_division(run, record, validation_set)
-        _go_on(trainer, checkpoint, start=start)
+        _go_on(trainer, checkpoint)
     else:
         _begin(trainer, record, source)
     config = trainer.config
-    if not world.leads:
+    if not trainer.world.leads:
         with held_back() as stop:
             for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):
                 pass
@@ -168,8 +190,8 @@ def _train(
                 if trainer.step % (trainer.steps_per_epoch * config.eval_every) == 0:
                     _validate(trainer, validation_set, log, seconds=trainer.seconds, loss=metrics.loss)
                 if trainer.step == trainer.num_steps:
-                    _LOG.info("that was the last step: the batch norms' statistics are averaged over %d batches, and "
-                              "the network is validated", config.num_recalibration)  # fmt: skip
+                    _LOG.info("that was the last step: the batch norms' statistics are averaged again, and the network "
+                              "is validated")  # fmt: skip
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     trainer.save(checkpoint)
                     saved = time.monotonic()
@@ -185,11 +207,6 @@ def _train(
 
 def _begin(trainer: Trainer, record: DataRecord, source: Source | None) -> None:
     config = trainer.config
-    if config.restarts or config.start:
-        raise ConfigError(
-            f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
-            "notes them as they happen (--from starts from other weights)"
-        )
     if source is not None:
         for line in begin_from(trainer.model, source, record.class_names):
             _LOG.info("%s", line)
@@ -200,11 +217,9 @@ def _begin(trainer: Trainer, record: DataRecord, source: Source | None) -> None:
             _LOG.warning("WARNING: %s", warning)
 
 
-def _go_on(trainer: Trainer, checkpoint: Path, *, start: str | None) -> None:
+def _go_on(trainer: Trainer, checkpoint: Path) -> None:
     trainer.resume(checkpoint)
     _LOG.info("resumed %s at step %d of %d", checkpoint, trainer.step, trainer.num_steps)
-    if start is not None:
-        _LOG.info("--from has no part in a run that has begun: %s", trainer.config.start or "it started at random")
     if trainer.step in trainer.config.restarts:
         _LOG.info(
             "this run was finished and goes on with more epochs: from its weights, with the learning rate rising to "
@@ -300,11 +315,12 @@ def main() -> int:
     if not world.leads:
         logging.getLogger().setLevel(logging.ERROR)  # the leading process says it for all
     try:
-        config = with_changes(read_recipe(args.recipe), [*shorthand, *args.changes])
+        recipe, changes = read_recipe(args.recipe), [*shorthand, *args.changes]
+        config = with_changes(recipe, changes)
         if args.sweep is not None:
             key, _, values = args.sweep.partition("=")
             for value in values.split(","):  # a mistake in the last one is found before the first one trains
-                with_changes(config, [f"{key}={value}"])
+                with_changes(recipe, [*changes, f"{key}={value}"])
             results = sweep(config, run, key, values.split(","), world=world, download=args.download, start=args.start)
             if results:
                 print_sweep(key, results, config)

@@ -285,7 +285,11 @@ class Bundle:
             if not path.is_file():
                 raise BundleError(f"{one_line(path)} is missing: the bundle is incomplete, fetch it again")
             if (size := path.stat().st_size) != entry.num_bytes:
-                raise BundleError(f"{one_line(path)}: expected {entry.num_bytes} bytes, got {size}: it is truncated")
+                wrong = "truncated" if size < entry.num_bytes else "too long"
+                raise BundleError(
+                    f"{one_line(path)}: expected {entry.num_bytes} bytes, got {size}: it is {wrong}, fetch the bundle "
+                    "again"
+                )
         for name, entry in self.manifest.files.items():
             with (self.path / name).open("rb") as file:
                 sha256 = sha256_of(file)
@@ -343,7 +347,10 @@ def _manifest_of(path: Path, raw: bytes) -> Manifest:
     try:
         document = parse_json(raw)
         version = document.get("schema_version") if isinstance(document, dict) else None
-        if not (type(version) is int and 1 <= version <= SCHEMA_VERSION):
+        if type(version) is not int or version < 1:
+            got = "names no schema_version" if version is None else f"names the schema_version {quoted(version)}"
+            raise BundleError(f"{damaged}: it {got}: fetch the bundle again")
+        if version > SCHEMA_VERSION:
             raise BundleError(
                 f"{one_line(path)}: expected schema version 1 to {SCHEMA_VERSION}, got {quoted(version)}: "
                 "update this package"

@@ -65,8 +65,8 @@ def read_tensors(path: Path, expected: Mapping[str, Expected], *, what: str) -> 
     check_header(read_header(path), expected, path=path, what=what)
     try:
         arrays = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{one_line(path)} cannot be read ({one_line(error)}): fetch the bundle again") from None
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError):
+        raise BundleError(f"{one_line(path)} cannot be read (it is damaged): fetch the bundle again") from None
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BundleError(f"{one_line(path)}: {name} holds a number that is not finite: fetch the bundle again")
@@ -122,5 +122,7 @@ def read_header(path: Path) -> dict[str, Claimed]:
             raise ValueError("its head is not an object")
         document.pop("__metadata__", None)
         return {name: Claimed(str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in document.items()}
-    except (OSError, struct.error, ValueError, TypeError, KeyError) as error:
+    except (struct.error, TypeError, KeyError):
+        raise BundleError(f"{one_line(path)} cannot be read (its head is damaged): fetch the bundle again") from None
+    except (OSError, ValueError) as error:
         raise BundleError(f"{one_line(path)} cannot be read ({one_line(error)}): fetch the bundle again") from None

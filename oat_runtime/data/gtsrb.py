@@ -59,7 +59,8 @@ def _rows(table: Path) -> list[tuple[str, int]]:
         with table.open(newline="") as file:
             return [(row["Filename"], int(row["ClassId"])) for row in csv.DictReader(file, delimiter=";")]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{table} is damaged ({error!r}): unpack the official archive again") from error
+        what = error.strerror if isinstance(error, OSError) else "expected Filename and ClassId"
+        raise DataError(f"{table} is damaged ({what}): unpack the official archive again") from error
 
 
 def _labels(rows: list[tuple[str, int]]) -> npt.NDArray[np.int64]:

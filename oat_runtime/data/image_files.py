@@ -82,7 +82,8 @@ def read_image(
     try:
         return decode_file(data, max_pixels=max_pixels, bits=bits, needed_px=needed_px)
     except InputError as error:
-        raise DataError(f"{path} cannot be decoded: {error}: {remedy}") from error
+        joint = ", or " if str(error).count(": ") > 1 else ": "  # it may end in a remedy of its own
+        raise DataError(f"{path} cannot be decoded: {error}{joint}{remedy}") from error
 
 
 def _content(path: Path, remedy: str, max_pixels: int) -> bytes:

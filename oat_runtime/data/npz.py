@@ -24,15 +24,22 @@ def read_arrays(path: Path, names: tuple[str, ...], *, optional: tuple[str, ...]
     Raises:
         DataError: the file is missing or damaged, or lacks one of `names`.
     """
+    wanted = f"expected an .npz with {' and '.join(f'`{name}`' for name in names)} at {one_line(path)}"
     try:
         # Opened here, since NumPy leaves the file open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            _check_sizes(archive.zip)
+            _check_sizes(archive.zip, wanted)
+            if missing := [name for name in names if name not in archive.files]:
+                raise DataError(f"{wanted}: it lacks `{missing[0]}`")
             # A member that is no array comes back as bytes.
             arrays = {name: np.asarray(archive[name]) for name in (*names, *(set(optional) & set(archive.files)))}
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds on a damaged file
-        wanted = " and ".join(f"`{name}`" for name in names)
-        raise DataError(f"expected an .npz with {wanted} at {one_line(path)}: {quoted(error)}") from error
+    except FileNotFoundError:
+        raise DataError(f"{wanted}: no such file") from None
+    except DataError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds, and NumPy advises to load it unsafely
+        reason = "it is damaged, or not of plain numbers" if zipfile.is_zipfile(path) else "it is not an .npz file"
+        raise DataError(f"{wanted}: {getattr(error, 'strerror', None) or reason}") from None
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise DataError(f"{one_line(path)}: expected `{name}` of numbers, got {quoted(str(array.dtype))}")
@@ -54,11 +61,12 @@ def _form(array: npt.NDArray[Any]) -> str:
     return f"{array.dtype} {array.shape}"
 
 
-def _check_sizes(archive: zipfile.ZipFile) -> None:
+def _check_sizes(archive: zipfile.ZipFile, wanted: str) -> None:
     """Refuse a member that unpacks to far more than it takes in the file, before it is unpacked."""
     for member in archive.infolist():
         if member.file_size > max(_SMALL, _MOST_RATIO * member.compress_size):
-            raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes")
+            name, size, unpacked = one_line(member.filename), member.compress_size, member.file_size
+            raise DataError(f"{wanted}: {name} unpacks from {size} to {unpacked} bytes")
 
 
 def read_images_npz(path: Path, *, limit: int | None = None) -> npt.NDArray[np.uint8]:

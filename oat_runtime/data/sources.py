@@ -197,8 +197,8 @@ def _look(source: Source, roots: tuple[Path, ...]) -> Found | None:
 def _missing(source: Source, roots: tuple[Path, ...]) -> DataError:
     return DataError(
         f"no {source.title} under {' or '.join(map(str, roots))}: expected "
-        f"{' or '.join(at.marker for at in source.locations)}; name the folder that holds one of them, set OAT_DATA "
-        "to it, or fetch the official files: --download of oat-train, oat-export and oat-evaluate"
+        f"{' or '.join(at.marker for at in source.locations)} there: set OAT_DATA to the folder that holds it, or "
+        "fetch the official files: --download of oat-train, oat-export and oat-evaluate"
     )
 
 

@@ -38,9 +38,10 @@ def parse_yaml(text: str, *, max_characters: int, max_depth: int, max_scalar: in
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise ValueError(f"{error.problem}{line}") from error
-    # Dates and numbers that are none, or are too large.
-    except (yaml.YAMLError, ArithmeticError, AttributeError, TypeError, LookupError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    except (ArithmeticError, AttributeError, TypeError, LookupError) as error:
+        raise ValueError("a date or a number in it is none, or is too large") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -21,10 +21,11 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
-from oat_runtime.errors import DataError, quoted
+from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import Check, Report, Row, machine, progress, text_table
+from oat_runtime.text import changed_names
 from oat_runtime.timing import interleave, p50_p99
 from policy.belief.constants import constants_of
 from policy.bench import hazards, trials
@@ -167,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     if data.class_names not in ((), bundle.class_names):
         raise DataError(
-            f"{data.name}: expected the classes of {bundle.path.name} ({quoted(bundle.class_names)}), got "
-            f"{quoted(data.class_names)}: name its own test images with --images"
+            f"{data.name}: expected the classes of {bundle.path.name}, in their order; "
+            f"{changed_names(bundle.class_names, data.class_names)}: name its own test images with --images"
         )
     streams = _QUICK if options.quick else _FULL
     count = options.count or (_QUICK_COUNT if options.quick else _COUNT)

@@ -15,7 +15,7 @@ import torch
 
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import CheckpointError
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, going_on, load_checkpoint, read_source, save_checkpoint
 from training.config import TrainConfig
 from training.network import OATNet
 from training.trainer import Trainer
@@ -76,7 +76,8 @@ def test_a_truncated_checkpoint_is_refused(path: Path) -> None:
     raw = path.read_bytes()
     for size in (0, 1, 100, len(raw) // 2, len(raw) - 1):
         path.write_bytes(raw[:size])
-        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+        says = rf"not a checkpoint \(it is {'cut off' if size else 'empty'}\): if oat-train wrote it, remove it"
+        with pytest.raises(CheckpointError, match=says):
             load_checkpoint(path)
 
 
@@ -112,15 +113,20 @@ def test_a_foreign_file_is_refused(path: Path, payload: object) -> None:
 
 
 def test_a_pickle_that_would_run_code_is_refused(path: Path) -> None:
+    """Regression: the error was torch's own text, which advises to load the file unsafely."""
     torch.save({"format": 1, "config": print}, path)
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-        load_checkpoint(path)
+    for name in ("checkpoint.pt", "resnet.pth"):
+        path = path.rename(path.with_name(name))
+        with pytest.raises(CheckpointError, match=r"not a .* \(its contents are damaged, or not plain values\): "):
+            read_source(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "hello", "PK\x03\x04"])
-def test_text_is_refused(path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "is empty"), ("hello", "is another kind of file"), ("PK\x03\x04", "is cut off")]
+)
+def test_text_is_refused(path: Path, text: str, says: str) -> None:
     path.write_text(text)
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match=rf"damaged or not a checkpoint \(it {says}\)"):
         load_checkpoint(path)
 
 
@@ -135,10 +141,19 @@ def test_a_run_goes_on_only_with_its_own_configuration(
     other = tiny_run.model_copy(update={"learning_rate": 0.05, "epochs": 9})
     trainer = Trainer(other, patches(16))
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"differs in \['epochs', 'learning_rate'\]\): start a new run folder"):
+    says = r"differs in epochs \(2 became 9\), learning_rate \(0.1 became 0.05\): start a new run folder"
+    with pytest.raises(CheckpointError, match=says):
         trainer.resume(path)
     assert trainer.step == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_epochs_have_no_part_in_what_a_run_of_so_many_steps_goes_on_with(state: Checkpoint, path: Path) -> None:
+    """Regression: a run with `steps` set was refused because its epochs, which it does not use, differed."""
+    began = replace(state, config=state.config.model_copy(update={"steps": 20}))
+    assert going_on(began.config.model_copy(update={"epochs": 40}), began, path) == began.config
+    with pytest.raises(CheckpointError, match=r"steps \(20 became null\): .*as it began \(--set steps=20\)"):
+        going_on(state.config.model_copy(update={"epochs": 40}), began, path)
 
 
 _WRONG: dict[str, Callable[[dict[str, Any]], object]] = {

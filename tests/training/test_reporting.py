@@ -17,7 +17,6 @@ import pytest
 
 from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from training.config import TrainConfig
-from training.origin import threads
 from training.reporting import (
     LogLines,
     Pace,
@@ -43,10 +42,6 @@ def of_classes(*counts: int, names: tuple[str, ...] = ()) -> ImageSet:
     return ImageSet(np.zeros((len(labels_N), 8, 12, 3), np.uint8), labels_N, names, "photos@12x8 train")
 
 
-def test_one_thread_is_not_called_threads() -> None:
-    assert (threads(1), threads(2)) == ("1 thread", "2 threads")
-
-
 def test_validation_images_too_few_for_the_policy_are_told_before_the_first_step(
     tiny_run: TrainConfig, patches: Patches
 ) -> None:
@@ -56,8 +51,13 @@ def test_validation_images_too_few_for_the_policy_are_told_before_the_first_step
         return [line for line in warnings_about(trainer, training, of_classes(num, num)) if "policy.fit" in line]
 
     (few,) = told(training, LEAST_TO_FIT // 2 - 1)
-    assert few.startswith("98 validation images") and f"--set num_validation={LEAST_TO_FIT}" in few
+    assert few.startswith("98 validation images: ") and f"--set num_validation={LEAST_TO_FIT}" in few
     assert told(training, LEAST_TO_FIT // 2) == []
+    # A run that holds out more than there are, or leaves less than a batch, is refused.
+    batch = tiny_run.batch_size
+    assert [told(of_classes(num), 3)[0].split(": ")[-1].split()[0] for num in (14, 93 + batch, 94 + batch)] == [
+        "add", "add", "hold"
+    ]  # fmt: skip
     (few,) = told(dataclasses.replace(training, validation_N=np.zeros(400, bool)), 10)
     assert "add images to the validation folder" in few and "num_validation" not in few
 
@@ -124,13 +124,26 @@ def test_the_plan_names_network_device_and_steps(tiny_run: TrainConfig, patches:
     assert steps == "6 steps of 16 images (2 epochs of 3)"
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"epochs": 1}, "3 steps of 16 images (1 epoch of 3)"),
+        ({"steps": 4}, "4 steps of 16 images (1.33 epochs of 3)"),
+        ({"steps": 1}, "1 step of 16 images (an epoch has 3)"),
+    ],
+    ids=str,
+)
+def test_one_is_not_many(changes: dict[str, int], says: str, tiny_run: TrainConfig, patches: Patches) -> None:
+    assert list(plan_in_words(Trainer(tiny_run.model_copy(update=changes), patches(50))))[-1] == says
+
+
 def test_the_pace_is_said_once_and_leaves_the_first_step_out(tiny_run: TrainConfig, patches: Patches) -> None:
     trainer = Trainer(tiny_run.model_copy(update={"epochs": 20}), patches(50))
     pace, said = Pace(trainer), {}
     for step in range(1, 11):
         trainer.step, trainer.seconds = step, 100.0 + 2.0 * step  # the first took 102 s
         said[step] = pace.said_after_a_step()
-    assert said.pop(6) == "2 s a step: the 54 steps that are left take about 2 min, validation not counted"
+    assert said.pop(6) == "2 s a step: about 2 min for the last 54 steps, validation not counted"
     assert set(said.values()) == {None}
 
 

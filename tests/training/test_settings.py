@@ -109,6 +109,7 @@ def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
         ("batchsize=3", "there is no setting 'batchsize': did you mean batch_size\\?"),
         ("model.dpeth=3", "there is no setting 'model.dpeth': did you mean model.depth\\?"),
         ("xyz=3", "there is no setting 'xyz': training/config.py describes all settings"),
+        ("model.lambdas=0.2", r"model\.lambdas: expected a list, as in \[0\.2\]$"),
         ("epochs=many", "epochs: Input should be a valid integer"),
         ("model.depth=11", "depth of a wide_resnet must be"),
         ("learning_rate=.nan", "learning_rate"),
@@ -129,32 +130,51 @@ def test_a_yaml_file_changes_a_recipe(tmp_path: Path) -> None:
     path.write_text("base: smoke\nepochs: 7\nmodel:\n  lambdas: [0.0, 0.6, 1.0]\n")
     config = read_recipe(str(path))
     assert (config.epochs, config.model.lambdas, config.model.depth) == (7, (0.0, 0.6, 1.0), 10)
-    path.write_text("epochs: 7\n")
-    assert read_recipe(str(path)) == TrainConfig(epochs=7)
+    whole = path.with_name("config.json")
+    whole.write_text(TrainConfig(epochs=7, steps=3).model_dump_json(indent=2))
+    assert read_recipe(str(whole)) == TrainConfig(epochs=7, steps=3)  # a run's own file says everything
+
+
+@pytest.mark.parametrize("changes", [["epochs=40", "steps=20"], ["steps=20", "epochs=40"]], ids=str)
+def test_epochs_that_steps_would_overrule_are_refused(changes: list[str], tmp_path: Path) -> None:
+    """Regression: `--epochs 40 --set steps=20` trained 20 steps without a word."""
+    says = "got 40 and 20: give one of them"
+    with pytest.raises(ConfigError, match=says):
+        with_changes(read_recipe("smoke"), changes)
+    with pytest.raises(ConfigError, match=says):
+        with_changes(with_changes(read_recipe("smoke"), ["steps=20"]), ["epochs=40"])
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: smoke\n" + "\n".join(changes).replace("=", ": "))
+    with pytest.raises(ConfigError, match=says):
+        read_recipe(str(path))
+    assert with_changes(read_recipe("smoke"), [*changes, "steps=null"]).epochs == 40
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: nothing", "base must be one of"),
+        ("base: nothing", "there is no recipe 'nothing' for its base: name one of .*, smoke,"),
+        ("epochs: 2", "`base: NAME` is missing: name one of .*, smoke,"),
         ("- 1", "expected fields of a recipe, got list"),
         ("a: [", "is not YAML"),
-        ("epoch: 2", "no setting 'epoch': did you mean epochs"),
+        ("base: smoke\nepoch: 2", "no setting 'epoch': did you mean epochs"),
         ("!!python/object/apply:os.system [true]", "is not YAML"),
         ("a: &a [x]\nb: *a", "needs no references"),
         ("epochs: 1\nepochs: 2", "'epochs' occurs twice"),
         ("[" * 10_000, "more than 8 deep"),
-        ("epochs: " + "9" * 900, "epochs: Input should be less than or equal to 1000000"),
+        ("base: smoke\nepochs: " + "9" * 900, "epochs: Input should be less than or equal to 1000000"),
         ("epochs: " + "9" * 5000, "more than 1000 characters"),
         ("epochs: 2001-99-99", "is not YAML"),
+        ("epochs: !!timestamp x", "a date or a number in it is none"),
+        ("epochs: \udcff", "it is not UTF-8 text"),
         ("- x\n" * 20_000, "larger than 16384 bytes"),
         ("{[1]: 2}", "expected names with values"),
-        ("base: [smoke]", "base must be one of"),
+        ("base: [smoke]", r"there is no recipe \['smoke'\]"),
     ],
 )
 def test_a_wrong_yaml_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
         read_recipe(str(path))
 
@@ -162,3 +182,6 @@ def test_a_wrong_yaml_file_is_named(tmp_path: Path, text: str, message: str) -> 
 def test_no_such_recipe_says_so() -> None:
     with pytest.raises(ConfigError, match="no recipe 'nothing': see oat-train --list"):
         read_recipe("nothing")
+    for path in ("mine.yaml", "recipes/mine"):
+        with pytest.raises(ConfigError, match=f"no such file '{path}'"):
+            read_recipe(path)

@@ -169,6 +169,11 @@ def test_a_run_starts_from_another_and_keeps_the_record(
     assert (saved.step, saved.config.start) == (0, begins.name)
     for state in (saved.model, saved.average) if options else (saved.model,):
         assert torch.equal(state["blocks.0.conv1.weight"], begins.network.blocks[0].conv1.weight)
+    assert train(second, tmp_path / "second", world=World(), max_minutes=-1.0, start=str(tmp_path / "first")) is None
+    with pytest.raises(ConfigError, match=r"second began from run first .*\), and --from names run second at step 0"):
+        train(second, tmp_path / "second", world=World(), start=str(tmp_path / "second"))
+    with pytest.raises(ConfigError, match=r"first began from random weights, and --from names run second"):
+        train(first, tmp_path / "first", world=World(), start=str(tmp_path / "second"))
     assert train(second, tmp_path / "second", world=World()) is not None  # goes on without being told again
     assert json.loads((tmp_path / "second" / "config.json").read_text())["start"] == begins.name
 

@@ -73,8 +73,9 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
 
 
 def test_the_command_trains_stops_in_time_and_goes_on(
-    command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     run = tmp_path / "run"
     arguments = ["smoke", "--run", str(run), "--device", "cpu"]
     assert command(*arguments, "--max-minutes", "0") == 0
@@ -85,8 +86,9 @@ def test_the_command_trains_stops_in_time_and_goes_on(
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert (last["step"], last["recalibrated"], last["catastrophic_overfitting"]) == (6, True, False)
     assert all(0.0 <= value <= 1.0 for key, value in last.items() if key[:3] in ("sa_", "ra_"))
+    monkeypatch.setattr(train_module, "load_dataset", lambda *_, **__: pytest.fail("images were read"))
     assert command(*arguments, "--seed", "9") == 2
-    assert "differs in ['seed']" in capsys.readouterr().err
+    assert "differs in seed (5 became 9): start a new run folder" in capsys.readouterr().err
 
 
 def test_more_epochs_for_a_finished_run_are_said_and_kept(
@@ -106,8 +108,6 @@ def test_more_epochs_for_a_finished_run_are_said_and_kept(
     assert "finished: " in capsys.readouterr().out
     assert command(*arguments) == 2
     assert "finished after 9 steps, and 6 are asked for" in capsys.readouterr().err
-    assert command("smoke", "--run", str(tmp_path / "new"), "--device", "cpu", "--set", "restarts=[6]") == 2
-    assert "a new run has no restarts" in capsys.readouterr().err
 
 
 def test_changes_and_tensorboard(command: Command, tmp_path: Path) -> None:
@@ -143,12 +143,26 @@ def test_a_sweep_trains_each_value_and_ranks_them(
         assert {key: logged[key] for key in figures} == figures
 
 
-def test_a_sweep_with_a_value_that_does_not_fit_trains_nothing(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sweep", "learning_rate=0.1,abc"], "learning_rate"),
+        (["--epochs", "40", "--sweep", "steps=1,2"], "epochs and steps both say how long to train, got 40 and 1"),
+        (["--set", "batch_size=10000"], "batch_size 10000 is larger than the 50 training images"),
+        (["--set", "accumulation=3"], "must be a multiple of processes times accumulation (3), got 16"),
+        (["--set", "restarts=[6]"], "a new run has no restarts"),
+        (["--set", "num_validation=58"], "cannot hold out 58 of 58"),
+        (["--set", "dataset=PATH@64"], "the recipe folder needs your folder of images: --set dataset=PATH@64"),
+    ],
+    ids=str,
+)
+def test_a_run_that_is_refused_leaves_nothing(
+    arguments: list[str], says: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("smoke", "--run", str(tmp_path / "run"), "--sweep", "learning_rate=0.1,abc") == 2
-    assert "learning_rate" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    """Regression: a run with too large a batch left its folder and a lock in it."""
+    assert command("smoke", "--run", str(tmp_path / "new" / "run"), *arguments) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_keeps_whether_it_leaves_out_broken_images(
@@ -218,6 +232,7 @@ def test_a_recipe_can_be_fitted_to_the_data(tiny_run: TrainConfig, patches: Patc
     model = load_checkpoint(tmp_path / "checkpoint.pt").config.model
     assert model.num_classes == 10
     assert model.mean != tiny_run.model.mean
+    assert train(config, tmp_path, world=World()) is not None  # what was fitted is no other configuration
 
 
 def test_a_quick_validation_leaves_the_network_as_it_was(tiny_run: TrainConfig, patches: Patches) -> None:

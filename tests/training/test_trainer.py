@@ -511,9 +511,9 @@ def test_a_run_goes_on_with_more_epochs_only_when_it_is_finished_and_asked_for_m
         Trainer(done.config.model_copy(update=changes), patches(50)).resume(tmp_path / name)
 
     resume("finished.pt", steps=7)
-    with pytest.raises(OATError, match=r"differs in \['epochs'\]"):
+    with pytest.raises(OATError, match=r"differs in epochs \(2 became 4\): .*as it began \(--set epochs=2\)"):
         resume("stopped.pt", epochs=4)
-    with pytest.raises(OATError, match=r"differs in \['epochs', 'learning_rate'\]"):
+    with pytest.raises(OATError, match=r"differs in epochs \(2 became 4\), learning_rate"):
         resume("finished.pt", epochs=4, learning_rate=0.01)
     with pytest.raises(OATError, match="finished after 6 steps, and 3 are asked for: ask for more epochs"):
         resume("finished.pt", epochs=1)

@@ -11,6 +11,7 @@ from oat_runtime.backends import int8_engines
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
 from oat_runtime.errors import BundleError, ConfigError, DataError
+from oat_runtime.text import changed_names
 from training.checkpoint import load_checkpoint, load_weights
 from training.config import TrainConfig
 from training.network import OATNet, Rounding, network_of
@@ -142,8 +143,8 @@ class Judged:
         """Refuse images of other classes: labels are places in the list of classes."""
         if self.bundle is not None and data.class_names and data.class_names != self.bundle.class_names:
             raise DataError(
-                f"{data.name}: expected the classes that {self.name} was trained on "
-                f"({', '.join(self.bundle.class_names)}), got {', '.join(data.class_names)}"
+                f"{data.name}: expected the classes that {self.name} was trained on, in their order; "
+                f"{changed_names(self.bundle.class_names, data.class_names)}"
             )
         return data
 

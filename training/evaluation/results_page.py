@@ -15,7 +15,7 @@ from oat_runtime.errors import ConfigError, DataError, quoted
 from oat_runtime.files import read_model, write_whole
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Proportion
 from oat_runtime.report import Row
-from oat_runtime.text import markdown_block, markdown_code, markdown_text
+from oat_runtime.text import count_of, markdown_block, markdown_code, markdown_text
 from training.evaluation.documents import (
     Document,
     attack_text,
@@ -29,7 +29,7 @@ from training.evaluation.documents import (
 from training.evaluation.judged import Judged
 from training.evaluation.suites import SUITES
 from training.evaluation.text_table import markdown, new_table, share
-from training.origin import short, threads
+from training.origin import short
 
 _ATTACHED = "evaluation.json"
 _DERIVED = ("accuracy", "low_95", "high_95")
@@ -132,7 +132,8 @@ def _head(bundle: Bundle) -> list[str]:
 def _origin(documents: dict[str, Document]) -> str:
     """Say which code counted the parts, and where."""
     places = [
-        markdown_text(f"{on.get('processor')}, {threads(on['threads'])}, code at ") + markdown_code(short(commit))
+        markdown_text(f"{on.get('processor')}, {count_of(on['threads'], 'thread')}, code at ")
+        + markdown_code(short(commit))
         for on, commit in ((document.machine, document.commit) for document in documents.values())
     ]
     return f"Parts below were counted on {'; '.join(dict.fromkeys(places))}."

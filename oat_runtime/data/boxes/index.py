@@ -29,12 +29,12 @@ from oat_runtime.data.boxes.description import (
 from oat_runtime.data.boxes.splits import splits_of
 from oat_runtime.data.boxes.texts import has_boxes, read_text
 from oat_runtime.data.folders.layout import Part
-from oat_runtime.data.folders.left_out import LeftOut, some
+from oat_runtime.data.folders.left_out import LeftOut
 from oat_runtime.data.folders.listing import PICTURES_NOT_READ, Listing
 from oat_runtime.data.folders.pictures import read_picture
 from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain
+from oat_runtime.text import plain, some
 
 _LOG = logging.getLogger(__name__)
 _NUM_NAMED = 20

@@ -16,12 +16,11 @@ from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.boxes.index import BoxFrame, BoxIndex, index_boxes
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex
-from oat_runtime.data.folders.left_out import some
 from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE, thumbnail
 from oat_runtime.data.image_set import ImageSet, Split, titled
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain
+from oat_runtime.text import plain, some
 
 _LOG = logging.getLogger(__name__)
 _NUM_BROKEN_NAMED = 20

@@ -90,7 +90,7 @@ def _sessions(table: Path) -> dict[str, Session]:
         rows = list(csv.DictReader(io.StringIO(text_of(table, 2**20))))
         sessions = [Session(row["session"], row["group"], int(row["num_frames"])) for row in rows]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{table} is damaged ({error!r}): copy the data set again") from error
+        raise DataError(f"{table} is damaged (expected session, group, num_frames): copy the data set again") from error
     return {session.name: session for session in sessions}
 
 

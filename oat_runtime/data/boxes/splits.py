@@ -6,8 +6,9 @@ from pathlib import Path
 
 from oat_runtime.data.boxes.description import Description, text_lines
 from oat_runtime.data.folders.layout import PARTS, Part
-from oat_runtime.data.folders.left_out import LeftOut, some
+from oat_runtime.data.folders.left_out import LeftOut
 from oat_runtime.errors import DataError, quoted
+from oat_runtime.text import some
 
 _MOST_LIST_BYTES = 2**26
 """Of a text file that lists the images of a split."""

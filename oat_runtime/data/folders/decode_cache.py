@@ -34,6 +34,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
+from rich.filesize import decimal
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE
@@ -43,6 +44,7 @@ from oat_runtime.errors import DataError, OATError, one_line
 from oat_runtime.files import held, read_model, user_cache, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.report import progress_bar
+from oat_runtime.text import count_of
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
@@ -186,8 +188,8 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
     broken: dict[str, str] = {}
     half = folder / f"{_PIXELS}.part"
     _LOG.info(
-        "decoding %d pictures once into %s (%.2g GB), from which later starts and other processes read them",
-        len(pictures), folder, num * height * width * 3 / 1e9,
+        "decoding %s once into %s (%s), from which later starts and other processes read them",
+        count_of(len(pictures), "picture"), folder, decimal(num * height * width * 3),
     )  # fmt: skip
     try:
         with half.open("wb", buffering=0) as file, progress_bar() as progress:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.folders.layout import Entry, FolderIndex
-from oat_runtime.data.folders.left_out import some
 from oat_runtime.data.folders.near_copies import group_near_copies, has_near_copy
+from oat_runtime.text import count_of, some
 
 _LOG = logging.getLogger(__name__)
 _TEST_SHARE = 0.2
@@ -76,8 +76,8 @@ def warn_of_two_labels(index: FolderIndex, entries: list[Entry], thumbnails_NHWC
             pairs.append(f"{first.name} and {entry.name}")
     if pairs:
         _LOG.warning(
-            "%s: %d pictures occur in two classes, so one label of each is wrong: remove one of the two: %s",
-            index.root, len(pairs), some(pairs, 3),
+            "%s: %s in two classes, so one label of each is wrong: remove one of the two: %s",
+            index.root, count_of(len(pairs), "picture"), some(pairs, 3),
         )  # fmt: skip
 
 

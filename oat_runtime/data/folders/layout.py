@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from oat_runtime.data.folders.left_out import LeftOut, some
+from oat_runtime.data.folders.left_out import LeftOut
 from oat_runtime.data.folders.listing import Found, Listing
 from oat_runtime.data.image_files import IMAGE_SUFFIXES
 from oat_runtime.errors import DataError
+from oat_runtime.text import some
 
 Part = Literal["train", "validation", "test"]
 PARTS: dict[str, Part] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from oat_runtime.text import plain
+from oat_runtime.text import some
 
 Reason = Literal[
     "hidden folder",
@@ -27,7 +27,6 @@ Reason = Literal[
     "box that is too small",
     "background crop without room",
 ]
-_NUM_NAMED = 3
 
 
 @dataclass
@@ -53,9 +52,3 @@ class LeftOut:
         return [
             f"{count:8d} left out: {reason} ({some(self.names[reason])})" for reason, count in self.counts().items()
         ]
-
-
-def some(names: list[str], most: int = _NUM_NAMED) -> str:
-    """Return the first names, and how many there are besides."""
-    more = len(names) - most
-    return ", ".join(plain(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")

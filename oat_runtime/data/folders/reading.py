@@ -12,12 +12,11 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
 from oat_runtime.data.folders.groups import find_groups, is_test, warn_of_two_labels
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
-from oat_runtime.data.folders.left_out import some
 from oat_runtime.data.folders.pictures import Picture
 from oat_runtime.data.image_set import ImageSet, Split, titled
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain
+from oat_runtime.text import plain, some
 
 _LOG = logging.getLogger(__name__)
 _NUM_BROKEN_NAMED = 20

@@ -131,7 +131,7 @@ def test_a_limit_never_reads_images_under_the_labels_of_a_missing_mosaic(pack: P
 
 def test_no_data_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAT_DATA", str(tmp_path / "here"))
-    with pytest.raises(DataError, match=r"(?s)no CIFAR-10 under .*here.*set OAT_DATA.*--download"):
+    with pytest.raises(DataError, match=r"(?s)no CIFAR-10 under .*here.* there: set OAT_DATA.*--download"):
         load_dataset("cifar10", "test")
 
 

@@ -306,7 +306,7 @@ def test_on_no_terminal_a_start_says_in_a_line_where_the_cache_is_and_how_large(
         load(photos)
         load(photos)
     (folder,) = (home / "pictures").iterdir()
-    assert f"decoding 40 pictures once into {folder} (3.1e-05 GB)" in caplog.text
+    assert f"decoding 40 pictures once into {folder} (30.7 kB)" in caplog.text
     assert f"40 images of {photos} come from the cache {folder}" in caplog.text
     assert capfd.readouterr().out == ""
 

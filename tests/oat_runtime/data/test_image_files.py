@@ -78,8 +78,11 @@ def test_a_file_gives_the_pixels_that_were_stored(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(DataError, match=r"text\.png cannot be decoded: .*: copy it again"):
+    with pytest.raises(DataError, match=r"text\.png cannot be decoded: .*: convert it, or copy it again"):
         read_image(tmp_path / "text.png", remedy="copy it again")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match=r"empty\.png cannot be decoded: empty: .*: replace or remove it"):
+        read_image(tmp_path / "empty.png")
     with pytest.raises(DataError, match=r"none\.png is missing: replace or remove it"):
         read_image(tmp_path / "none.png")
 

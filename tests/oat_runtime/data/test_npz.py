@@ -26,12 +26,12 @@ def test_images_and_labels_come_back_as_far_as_they_are_wanted(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"images": IMAGES}, "expected an .npz with `images` and `labels` at .*labels"),
+        ({"images": IMAGES}, "expected an .npz with `images` and `labels` at .*: it lacks `labels`$"),
         ({"images": IMAGES / 255, "labels": np.arange(5)}, r"expected `images` of uint8 \(N, H, W, 3\), got float64"),
         ({"images": IMAGES[..., 0], "labels": np.arange(5)}, r"got uint8 \(5, 4, 6\)"),
         ({"images": IMAGES, "labels": np.arange(4)}, r"label of each of 5 images, got int64 of shape \(4,\)"),
         ({"images": IMAGES, "labels": np.ones(5)}, "got float64"),
-        ({"images": np.array([{}]), "labels": np.arange(1)}, "expected an .npz"),
+        ({"images": np.array([{}]), "labels": np.arange(1)}, "expected an .npz .*: it is damaged, or not of plain"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, arrays: dict[str, Any], says: str) -> None:
@@ -41,12 +41,16 @@ def test_other_contents_are_refused(tmp_path: Path, arrays: dict[str, Any], says
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04 cut off"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_what_is_no_archive_is_refused_in_our_own_words(tmp_path: Path, content: bytes | None) -> None:
+    """Regression: NumPy's advice to load the file unsafely was passed on."""
     path = tmp_path / "broken.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"expected an \.npz with `images` at .*broken\.npz"):
+    says = "no such file" if content is None else r"it is not an \.npz file"
+    with pytest.raises(DataError, match=rf"expected an \.npz with `images` at .*broken\.npz: {says}$"):
         read_images_npz(path)
+    with pytest.raises(DataError, match=r"Is a directory$"):
+        read_images_npz(tmp_path)
 
 
 def test_a_member_that_is_no_array_is_said_in_one_line(tmp_path: Path) -> None:
