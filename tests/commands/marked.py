@@ -14,6 +14,7 @@ MARKED = {
     "make demo DEMO_ARGS=--robot": _MAKE,
     "make demo DEMO_ARGS=--robot && cp out/demo/picture.webp docs/images/robot.webp": _MAKE,
     "make test": _MAKE,
+    "make setup": _MAKE,
     "make dist": _MAKE,
     "python -m oat_perception.camera_replay_node --ros-args -p source:=0": "needs a webcam",
     "python -m oat_perception.camera_replay_node --ros-args -p source:=my_frames": _OWN,
