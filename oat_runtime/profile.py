@@ -29,7 +29,7 @@ from oat_runtime.extras import require
 from oat_runtime.plans import PlanForm
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.runtime import OATRuntime
-from oat_runtime.text import PlainConsole
+from oat_runtime.text import PlainConsole, count_of
 from oat_runtime.timing import interleave, p50_p99
 
 
@@ -139,7 +139,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
                 axes.plot(lambdas, [row.latency_ms_p99 for row in rows], "--", color=look["color"])
             axes.set_ylim(bottom=0.0)
             style.lambda_axis(axes)
-            style.title(axes, f"{batch} image{'s' if batch > 1 else ''} a call")
+            style.title(axes, f"{count_of(batch, 'image')} a call")
         panels[0].set_ylabel("time of a call, ms")
         style.caption(figure, f"{profile.label}. Solid: median, dashed: 99th percentile. Each panel has its own scale.")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)

@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 
 from oat_runtime.architecture import ModelConfig, effective_lambda
-from oat_runtime.bundle import Bundle, outcome_key
+from oat_runtime.bundle import outcome_key
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, quoted
@@ -180,7 +180,8 @@ def _check_again(args: argparse.Namespace) -> int:
             "suites with --suite, or export a bundle first"
         )
     judged = load_judged(args.network, device=args.device)
-    bundle = Bundle.load(args.network)
+    bundle = judged.bundle
+    assert bundle is not None  # a folder is one
     lambdas, widths = _asked(args, bundle.manifest.model)
     points = [OperatingPoint(lam, width) for width in widths for lam in lambdas]
     data = first_of(judged.images("test", download=args.download), args.count, "--count")

@@ -17,6 +17,7 @@ from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.report import Check, Row
 from oat_runtime.style import of_255
+from oat_runtime.text import count_of
 from training.evaluation.judged import Judged, JudgedSplit
 from training.evaluation.suite import Job, Suite
 from training.evaluation.suites import SUITES
@@ -163,8 +164,8 @@ def attack_text(attack: AttackSpec) -> str:
     """Return name, ε, number and size of steps and seed for people."""
     length = "{:.3g} (L2)".format if attack.name.endswith("-l2") else of_255
     size = f" of {length(attack.step_size)}" if attack.step_size else " it sizes itself"
-    steps = f"{attack.num_steps} step{'s' if attack.num_steps > 1 else ''}{size}"
-    return f"{attack.name} (ε = {length(attack.epsilon)}, {steps}, seed {attack.seed})"
+    steps = count_of(attack.num_steps, "step")
+    return f"{attack.name} (ε = {length(attack.epsilon)}, {steps}{size}, seed {attack.seed})"
 
 
 def check_text(check: Check) -> str:
