@@ -17,6 +17,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.trials import bfloat16_works
 from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, lasting_name, load_dataset
+from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import held, write_whole
@@ -50,7 +51,9 @@ def prepare_device(config: TrainConfig, device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    elif config.precision == "bfloat16" and not bfloat16_works("torch"):
+        return
+    keep_freed_memory()
+    if config.precision == "bfloat16" and not bfloat16_works("torch"):
         # oneDNN must keep off AMX where that would kill the process.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
         _LOG.warning("bfloat16 with AMX crashes on this CPU: training goes on without AMX, several times slower")

@@ -1,5 +1,7 @@
-"""Laws of the energy counters, on made-up sysfs trees: what can be read is read right, what cannot is absent."""
+"""Laws of the energy counters, on made-up sysfs trees, and of freed memory: what can be read is read right."""
 
+import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -149,3 +151,26 @@ def test_a_gpu_without_nvidias_binding_has_no_name_and_no_counter(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert device_name("cuda") == f"a GPU without NVML with {processor_name()}"
     assert energy_counter("cuda", tmp_path) is None
+
+
+FRESH_PAGES = """
+import resource, sys
+import numpy as np
+from oat_runtime.devices import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(100_000_000, 1, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_freed_memory_serves_the_next_allocation_without_fresh_pages() -> None:
+    def num_faults(mode: str) -> int:
+        command = [sys.executable, "-c", FRESH_PAGES, mode]
+        return int(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+
+    assert num_faults("given back") > 40
+    assert num_faults("kept") < 20
