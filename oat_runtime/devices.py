@@ -84,9 +84,8 @@ def give_memory_back() -> None:
 def keep_freed_memory() -> None:
     """Keep freed memory, large blocks too, for the next allocation, where the C library (glibc) can be told to.
 
-    Otherwise each large tensor comes as fresh pages, which the system clears first. On an EPYC with two processes of
-    one thread, a step of `cifar10-cpu` took 1,194 ms instead of 1,268 in the mean, and faulted on 3,422 pages instead
-    of 37,115.
+    Otherwise each large tensor comes as fresh pages, which the system clears first. On an EPYC, PGD-7 on 100 images
+    took 3.8 s of one core instead of 4.2, and a step of `cifar10-cpu` 1,194 ms of both instead of 1,268, in the mean.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

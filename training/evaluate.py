@@ -19,6 +19,7 @@ from oat_runtime.architecture import ModelConfig, effective_lambda
 from oat_runtime.bundle import outcome_key
 from oat_runtime.commands import Parser, a_count, a_path, command, output_file, output_folder, real
 from oat_runtime.data import short_name
+from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
@@ -102,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
     args.lambdas, args.widths = (chosen and list(dict.fromkeys(chosen)) for chosen in (args.lambdas, args.widths))
+    keep_freed_memory()
     if not args.suite:
         _refuse_what_suites_take(args, parser)
     return _run_suites(args) if args.suite or args.plots or args.publish else _check_again(args)

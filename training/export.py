@@ -21,6 +21,7 @@ from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
 from oat_runtime.data import ImageSet, fingerprint, load_dataset
+from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import print_json, wide_console
@@ -151,6 +152,7 @@ def main() -> int:
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, handlers=[LogLines()])
+    keep_freed_memory()
     if args.source.is_dir() and (args.bundle is not None or args.precision != "int8"):
         raise ConfigError(
             f"{args.source} is a folder: a new bundle is made of a run's checkpoint.pt, so name that; or add int8 to a "

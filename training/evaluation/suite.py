@@ -24,6 +24,9 @@ from training.evaluation.counting import ATTACKS, LINF_ATTACKS, Bools, attack_na
 from training.evaluation.judged import Judged
 from training.network import Rounding
 
+_MIDDLE = 0.4
+"""Between the ends of λ, where a suite has time for one point only."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -117,6 +120,10 @@ class Job:
     def points(self) -> list[OperatingPoint]:
         """Return every λ at every width, the widest first."""
         return [OperatingPoint(lam, width) for width in sorted(self.widths, reverse=True) for lam in self.lambdas]
+
+    def three_lambdas(self) -> list[float]:
+        """Return the smallest λ, the one nearest to 0.4, and the largest; fewer if some are the same."""
+        return sorted({min(self.lambdas), min(self.lambdas, key=lambda lam: abs(lam - _MIDDLE)), max(self.lambdas)})
 
     def widest(self) -> list[OperatingPoint]:
         """Return every λ at the widest width."""

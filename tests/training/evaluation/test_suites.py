@@ -155,7 +155,7 @@ def test_a_document_says_how_many_images_its_suite_looked_at_and_how_long_all_of
     assert run_suite(suite, job, split="test", command="").minutes == pytest.approx(3.0, abs=0.5)
     assert run_suite(replace(suite, most_images=None), job, split="test", command="").num_images == len(job.data)
     assert {name: suite.most_images for name, suite in SUITES.items() if suite.most_images} == {
-        "inside": 200, "rounding": 500,
+        "inside": 200, "rounding": 500, "autoattack": 200,
     }  # fmt: skip
 
 
@@ -211,9 +211,10 @@ def test_the_page_lists_the_suites_that_start_again_after_a_stop(
     monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     data = replace(job.data, groups_N=np.arange(6) % 2, sides_N=np.full(6, 20))
     small = replace(job, data=data, lambdas=(0.3,), widths=(1.0,), attack=ATTACKS["fgsm"], attacks=("fgsm",))
+    wants_more = ("paired", "rounding", "crosscheck", "autoattack", "dedicated")  # than this network
     again = set()
     for name, suite in SUITES.items():
-        if name not in ("paired", "rounding", "crosscheck", "dedicated"):  # these want more than this network
+        if name not in wants_more:
             suite.run(replace(small, cache_folder=tmp_path / name))
             again |= set() if any(tmp_path.glob(f"{name}/*/*.npz")) else {name}
     assert again == on_the_page("store nothing and start again: (.*?) So do")

@@ -6,6 +6,7 @@ A suite's file holds its texts, its computation (`run`: a `Job` to a `Result`), 
 
 from training.evaluation.suites import (
     attacks,
+    autoattack,
     calibration,
     classes,
     corruptions,
@@ -37,6 +38,7 @@ SUITES = {
         paired.SUITE,
         rounding.SUITE,
         crosscheck.SUITE,
+        autoattack.SUITE,
         dedicated.SUITE,
     )
 }

@@ -14,7 +14,7 @@ from training.evaluation.square import square_linf
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
 
-_ATTACKS, _NUM_QUERIES, _MIDDLE = ("pgd-20", "apgd-t"), 1000, 0.4
+_ATTACKS, _NUM_QUERIES = ("pgd-20", "apgd-t"), 1000
 _TO_INT8, _TO_FLOAT32 = "float32 to int8", "int8 to float32"
 _WITHOUT = ("square", _TO_INT8)
 
@@ -41,9 +41,8 @@ def run(job: Job) -> Result:
 
 
 def _points(job: Job) -> list[OperatingPoint]:
-    lambdas = sorted({min(job.lambdas), max(job.lambdas), min(job.lambdas, key=lambda lam: abs(lam - _MIDDLE))})
     widths = sorted({max(job.widths), min(job.widths)}, reverse=True)
-    return [OperatingPoint(lam, width) for width in widths for lam in lambdas]
+    return [OperatingPoint(lam, width) for width in widths for lam in job.three_lambdas()]
 
 
 def _square(job: Job, point: OperatingPoint, spec: AttackSpec) -> Bools:
