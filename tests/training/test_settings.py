@@ -35,6 +35,7 @@ def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
     assert (RECIPES[name].__doc__ or "").strip()
     wider = name.startswith("gtsrb") or name in (
         "cifar10-cpu",
+        "cifar10-cpu-short",
         "robocup",
         "compare-fast",
         "compare-shared",
