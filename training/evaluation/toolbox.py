@@ -14,6 +14,19 @@ from oat_runtime.operating_point import AttackSpec
 from training.evaluation.counting import BATCH, Bools
 
 
+def require_toolbox(by: str) -> None:
+    """Check that the toolbox is installed, with what its AutoAttack imports and it does not name.
+
+    Args:
+        by: the suite that needs it, for the message.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    for package in ("art", "multiprocess"):
+        require(package, extra="crosscheck", by=f"the suite {by}")
+
+
 def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec) -> Bools:
     """Return whether each image of `data` is still correct under the toolbox's Auto-PGD on the cross-entropy.
 
@@ -21,9 +34,6 @@ def art_apgd(net: nn.Module, data: ImageSet, *, attack: AttackSpec) -> Bools:
         net: a folded network, in evaluation mode.
         data: the images.
         attack: ε, steps and seed of the attack.
-
-    Raises:
-        ConfigError: the toolbox is not installed.
     """
     return _standing(net, data, lambda classifier: _auto_pgd(classifier, attack, loss="cross_entropy"), attack.seed)
 
@@ -39,9 +49,6 @@ def art_autoattack(net: nn.Module, data: ImageSet, *, attack: AttackSpec, num_qu
         data: the images.
         attack: ε, steps and seed of Auto-PGD, which begins once, as in AutoAttack (Croce & Hein 2020).
         num_queries: of Square, for each image.
-
-    Raises:
-        ConfigError: the toolbox is not installed.
     """
 
     def attack_on(classifier: Any) -> Any:
@@ -74,7 +81,6 @@ def _auto_pgd(classifier: Any, attack: AttackSpec, *, loss: str) -> Any:
 
 
 def _standing(net: nn.Module, data: ImageSet, attack_on: Any, seed: int) -> Bools:
-    require("art", extra="crosscheck", by="an attack of the Adversarial Robustness Toolbox")
     from art.estimators.classification import PyTorchClassifier
 
     x_NCHW = unit_planes(data.images_NHWC[:])

@@ -220,6 +220,18 @@ def test_the_page_lists_the_suites_that_start_again_after_a_stop(
     assert again == on_the_page("store nothing and start again: (.*?) So do")
 
 
+@pytest.mark.parametrize("name", ["crosscheck", "autoattack"])
+@pytest.mark.parametrize("missing", ["art", "multiprocess"])
+def test_a_suite_that_wants_the_toolbox_says_so_before_it_counts(
+    name: str, missing: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it counted our own attacks first, for minutes or an hour."""
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda package: None if package == missing else True)
+    monkeypatch.setattr(Job, "outcomes", lambda *_, **__: pytest.fail("counted"))
+    with pytest.raises(ConfigError, match=rf"the suite {name} needs {missing}: pip install 'oat-robot\[crosscheck\]'"):
+        SUITES[name].run(job)
+
+
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
     """A job on crops of three sessions: of 25 images, of 30, and of 5."""
     groups_N = np.repeat([7, 0, 3], (25, 30, 5))

@@ -14,7 +14,7 @@ from training.evaluation.attack_checks import worst_case
 from training.evaluation.counting import Bools, surely_above
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
-from training.evaluation.toolbox import art_autoattack
+from training.evaluation.toolbox import art_autoattack, require_toolbox
 
 _ATTACKS, _NUM_QUERIES = ("apgd-ce", "apgd-t"), 1000
 _PART = 20
@@ -23,6 +23,7 @@ _PART = 20
 
 def run(job: Job) -> Result:
     """Count at the ends of λ and its middle, at the widest width, both on the same images."""
+    require_toolbox(SUITE.name)
     specs = job.attacks_among(_ATTACKS)
     rows, gaps = [], []
     for lam in progress(job.three_lambdas(), "autoattack"):

@@ -8,7 +8,7 @@ from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, progress
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
-from training.evaluation.toolbox import art_apgd
+from training.evaluation.toolbox import art_apgd, require_toolbox
 
 _ATTACK = "apgd-ce"
 LIMIT = 0.01
@@ -17,6 +17,7 @@ LIMIT = 0.01
 
 def run(job: Job) -> Result:
     """Count RA under both at the smallest and the largest λ, at the widest width."""
+    require_toolbox(SUITE.name)
     attack = job.attack_named(_ATTACK)
     width = max(job.widths)
     rows, checks = [], []
