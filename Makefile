@@ -105,7 +105,7 @@ $(SETUP): pyproject.toml constraints.txt tools/check_system.sh tools/prepare_ros
 	@echo "Installing into .venv (a few minutes the first time)"
 	@options=$$($(PY) tools/torch_index.py "$(TORCH_INDEX)") && \
 		$(PIP) install -qq $$options --constraint constraints.txt \
-		--editable '.[ros,openvino,onnxruntime,nvml,training,dev]'
+		--editable '.[ros,openvino,onnxruntime,nvml,training,crosscheck,dev]'
 	@$(PY) tools/prepare_ros_wheels.py
 	@touch $@
 

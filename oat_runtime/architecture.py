@@ -78,7 +78,7 @@ class ModelConfig(StrictModel):
     """Whether each width has a classifier of its own, as in SOLAR (arXiv 2509.16833); else all use the first features
     of one."""
     lambdas: tuple[float, ...] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4, 1.0), max_length=32)
-    """The knots: λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
+    """The λ that the network is trained on, ascending. S1 of the paper by default. With a single one there is
     nothing to condition on, so there is no FiLM: the plain baseline of adversarial training at a fixed λ."""
     encoding: Encoding = "orthogonal"
     """How λ enters the FiLM layers: `none` as itself, `dct` or `orthogonal` as a row of such a matrix (paper, 3.2)."""

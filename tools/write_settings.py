@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ros2_ws" / "src" / "oat_perception"
 sys.path[:0] = [str(ROOT), str(PACKAGE)]
@@ -107,7 +109,7 @@ PAGE_HEAD = """\
 Look up here what a parameter of `oat_perception` or `camera_replay` does, its default and its range. `make settings`
 writes this page and the comments of `ros2_ws/src/oat_perception/config/*.yaml` from the code, and `ros2 param describe`
 says the same. Set a parameter of `oat_perception` while the node is unconfigured, and one of `camera_replay` at its
-start, unless the parameter's row says otherwise.
+start, unless the parameter's row says otherwise. {differs}
 """
 PAGE_END = """\
 ## The policy's settings in a JSON file
@@ -183,7 +185,19 @@ def page() -> str:
         f"## `{node.name}`\n\n" + "\n".join(_table(node, *head, specs) for head, specs in node.grouped().items())
         for node in NODES
     ]
-    return "\n".join([PAGE_HEAD, *tables, _wrapped(end)])
+    head, _, words = PAGE_HEAD.format(differs=_differences()).partition("\n\n")
+    opening = f"{head}\n\n{textwrap.fill(words, 120, break_on_hyphens=False)}\n"
+    return "\n".join([opening, *tables, _wrapped(end)])
+
+
+def _differences() -> str:
+    """Say what the launch files set otherwise than the defaults, since a robot's parameter file does."""
+    node = NODES[0]
+    values = yaml.safe_load(node.file.read_text())["/**"]["ros__parameters"]
+    others = [
+        f"`{s.name}: {json.dumps(values[s.name])}`" for s in node.specs if values.get(s.name, s.default) != s.default
+    ]
+    return f"The launch files load `config/{node.file.name}`, which differs from the defaults in {_listed(others)}."
 
 
 def _table(node: Node, title: str, about: str, specs: Sequence[Spec]) -> str:

@@ -53,10 +53,10 @@ class TrainConfig(StrictModel):
     for about half the work."""
 
     lambda_sampling: Literal["discrete", "stratified", "continuous"] = "discrete"
-    """Per sample: i.i.d. on the model's knots (the paper); the same but with equal counts in every batch, whose
+    """Per sample: i.i.d. over the trained λ (the paper); the same but with equal counts in every batch, whose
     constant shapes an engine compiles once; or any λ in [0, 1], a tenth of the samples at exactly 0."""
     lambda_weights: tuple[float, ...] | None = None
-    """Share of each knot in `discrete` and `stratified` sampling, in proportion; equal by default."""
+    """Share of each trained λ in `discrete` and `stratified` sampling, in proportion; equal by default."""
     lambda_power: float = Field(default=1.0, gt=0)
     """`continuous` draws `u ** lambda_power` with uniform u. Above 1, small λ are more frequent."""
     num_random_widths: int | None = Field(default=1, ge=0)

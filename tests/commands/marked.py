@@ -41,8 +41,7 @@ MARKED = {
     "python examples/localization_confidence.py --ros-args -r pose:=/amcl_pose -p good_m:=0.1 -p lost_m:=1.0": (
         "runs until it is interrupted; tests/ros/test_localization_confidence.py runs it on a graph"
     ),
-    "pip install 'oat-robot[onnxruntime]'": _NETWORK,
-    "pip install 'oat-robot[crosscheck]'": _NETWORK,
+    "pip install '.[onnxruntime]'": _NETWORK,
     "pip download --dest dist/aarch64 --only-binary=:all: --implementation cp --python-version 3.12 --platform "
     "manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --constraint "
     'ros2_ws/src/oat_perception/robot/constraints.txt "$(ls dist/*.whl)[onnxruntime]"': _NETWORK,

@@ -77,7 +77,9 @@ def test_what_a_row_of_the_methods_sets_fits_every_recipe(recipe: str) -> None:
     rows = {line.split("|")[1].strip(): re.findall(r"`([\w.]+=[^`]+)`", line) for line in lines if line.startswith("|")}
     like = RECIPES[recipe]()
     methods = {name: with_changes(like, changes) for name, changes in rows.items() if changes}
-    assert methods.keys() == {"PGD-AT at one λ", "PGD-ATS", "ordinary batch norm", "no λ=0", "TRADES"}
+    assert methods.keys() == {"OATS", "OAT", "PGD-AT at one λ", "PGD-ATS", "ordinary batch norm", "no λ=0", "TRADES"}
+    assert methods["OAT"].model.lambdas == like.model.lambdas
+    assert methods["OAT"].model.widths == (1.0,)
     assert methods["PGD-AT at one λ"] == dedicated(0.2, 1.0, like)
     assert methods["PGD-ATS"] == slimmable(0.2, like)
 

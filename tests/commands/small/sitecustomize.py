@@ -49,7 +49,8 @@ def _recipes(module: ModuleType) -> None:
                 "precision": "float32",
                 "compile_norms": False,
                 "cuda_graphs": False,
-                "lambda_weights": None,
+                "lambda_weights": config.lambda_weights
+                and config.lambda_weights[: len(tiny.get("lambdas", model.lambdas))],
             }
             return type(config)(**(dict(config) | changes))
 

@@ -23,7 +23,6 @@ ATTACK = ATTACKS["apgd-ce"].model_copy(update={"num_steps": 20, "epsilon": 4 / 2
 @pytest.fixture
 def curved() -> tuple[nn.Module, ImageSet]:
     """A small network that is not linear, and 200 images that it classifies correctly."""
-    pytest.importorskip("art")
     torch.manual_seed(1)
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 6, bias=False))
     with torch.no_grad():
@@ -55,7 +54,6 @@ def test_a_third_partys_autoattack_breaks_what_its_auto_pgd_breaks(curved: tuple
 def test_the_suite_autoattack_goes_on_with_the_parts_that_it_kept(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("art")
     monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
     monkeypatch.setattr(autoattack, "_PART", 4)
     monkeypatch.setattr(autoattack, "_NUM_QUERIES", 3)
