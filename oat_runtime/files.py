@@ -151,12 +151,13 @@ def read_at_most(path: str | os.PathLike[str], num_bytes: int) -> bytes:
     return content
 
 
-def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_JSON_VALUES) -> Any:
     """Return what a JSON text says, within bounds that are checked before a value is made.
 
     Args:
         content: UTF-8 bytes, or text.
-        max_bytes: the largest size; `MAX_JSON_VALUES` and `MAX_JSON_DEPTH` hold as well.
+        max_bytes: the largest size.
+        max_values: the largest number of values; `MAX_JSON_DEPTH` holds as well.
 
     Returns:
         Objects as dicts, lists, texts that UTF-8 can write, finite numbers, booleans and None.
@@ -169,7 +170,7 @@ def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         data = content.encode() if isinstance(content, str) else content
         if len(data) > max_bytes:
             raise ValueError(f"it has {len(data)} bytes, at most {max_bytes} are read")
-        _check_bounds(data)
+        _check_bounds(data, max_values)
         document = json.loads(
             data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
         )
@@ -182,12 +183,12 @@ def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return document
 
 
-def _check_bounds(data: bytes) -> None:
-    if data.count(b'"') > 4 * MAX_JSON_VALUES:  # a name and a text each have two
-        raise ValueError(f"it has more texts than {MAX_JSON_VALUES} values need")
+def _check_bounds(data: bytes, max_values: int) -> None:
+    if data.count(b'"') > 4 * max_values:  # a name and a text each have two
+        raise ValueError(f"it has more texts than {max_values} values need")
     skeleton = _STRING.sub(b"", data)
-    if (num := 1 + sum(map(skeleton.count, (b",", b"[", b"{")))) > MAX_JSON_VALUES:
-        raise ValueError(f"it has about {num} values, at most {MAX_JSON_VALUES} are read")
+    if (num := 1 + sum(map(skeleton.count, (b",", b"[", b"{")))) > max_values:
+        raise ValueError(f"it has about {num} values, at most {max_values} are read")
     if _DIGITS.search(skeleton):
         raise ValueError(f"it holds a number of more than {_MAX_DIGITS} digits")
     depth = 0
@@ -225,6 +226,7 @@ def read_model(
     remedy: str = "",
     error: type[OATError] = ConfigError,
     max_bytes: int = MAX_JSON_BYTES,
+    max_values: int = MAX_JSON_VALUES,
 ) -> Model:
     """Read a JSON file as a pydantic model, within the bounds of `parse_json`.
 
@@ -235,13 +237,16 @@ def read_model(
         remedy: what to do where it is not.
         error: what to raise.
         max_bytes: the largest size of the file.
+        max_values: the largest number of values in it.
 
     Raises:
         OATError: the file is missing, too large, or does not fit the model; of the type `error`.
     """
     then = f": {remedy}" if remedy else ""
     try:
-        return model.model_validate(parse_json(read_at_most(path, max_bytes), max_bytes=max_bytes))
+        return model.model_validate(
+            parse_json(read_at_most(path, max_bytes), max_bytes=max_bytes, max_values=max_values)
+        )
     except OSError as reason:
         raise error(
             f"{one_line(path)} cannot be read as {what} ({reason.strerror or one_line(reason)}){then}"

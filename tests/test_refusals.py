@@ -85,8 +85,8 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
     ],
     "training.plots": [(), (NOTHING, "new"), (FILE, "new"), (B, FILE), (B, HELD + "x")],
     "training.compare": [
-        ("nothing",), (DEEP,), ("--seeds", "-1"), ("--count", "0"), ("--steps", "0"), ("--run", FILE), ("--set", "x=1"),
-        ("--device", "x"),
+        ("nothing",), (DEEP,), ("compare-fast", "gtsrb"), ("gtsrb-at-1-1",), ("--seeds", "-1"), ("--count", "0"),
+        ("--steps", "0"), ("--run", FILE), ("--set", "x=1"), ("--device", "x"),
     ],
     "training.bench": [
         ("nothing",), ("smoke", "nothing"), ("--side", "0"), ("--seconds", "0"), ("--set", "x"), ("--runtime", NOTHING),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from rich.table import Table
 
 from oat_runtime.commands import Parser, a_count, a_seed, command, output_folder
 from oat_runtime.data import ImageSet, load_dataset
-from oat_runtime.errors import CheckpointError
+from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.report import Check, Report, Row, progress, text_table
 from training.checkpoint import load_checkpoint, load_weights
@@ -118,6 +120,18 @@ def dual_check(name: str, one: RecipeHits, dual: RecipeHits) -> Check:
     return Check.at_least(title, [bound], 0.0, "share of images, more than", strict=True)
 
 
+def _check(configs: Mapping[str, TrainConfig], *, with_lambda_0: bool) -> None:
+    """Refuse recipes whose networks cannot be compared image by image and point by point, before one is trained."""
+    first, reference = next(iter(configs.items()))
+    for name, config in configs.items():
+        for what in ("dataset", "resize", "model.lambdas", "model.widths"):
+            ours, theirs = (attrgetter(what)(c) for c in (reference, config))
+            if ours != theirs:
+                raise ConfigError(f"expected recipes of one {what} to compare: {first} has {ours}, {name} {theirs}")
+    if with_lambda_0 and reference.model.lambdas[0] != 0.0:
+        raise ConfigError(f"dual batch norm is judged at λ=0, which {first} does not train: add --no-one-bn")
+
+
 def _frontiers(rows: list[Row]) -> Table:
     def cells(row: Row) -> tuple[object, ...]:
         by_seed = [", ".join(f"{100 * value:.1f}" for value in row[f"{kind}_by_seed"]) for kind in LIMITS]
@@ -149,10 +163,11 @@ def main() -> int:
     quick = ["epochs=1", "num_validation=49000", "num_recalibration=1"] if args.quick else []
     count, steps = (20, 2) if args.quick else (args.count, args.steps)
     attack = pgd(steps).model_copy(update={"step_size": 2 / 255})
-    world = World.join(args.device)
+    world = World(device=torch.device(args.device))
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     configs = {name: with_changes(with_changes(read_recipe(name), quick), args.changes) for name in names}
     first = configs[names[0]]
+    _check(configs, with_lambda_0=args.one_bn is not None)
     test_set = load_dataset(
         first.dataset, "test",
         download=args.download, limit=count, resize=first.resize, skip_broken=first.skip_broken,

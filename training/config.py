@@ -54,11 +54,13 @@ class TrainConfig(StrictModel):
 
     lambda_sampling: Literal["discrete", "stratified", "continuous"] = "discrete"
     """Per sample: i.i.d. over the trained λ (the paper); the same but with equal counts in every batch, whose
-    constant shapes an engine compiles once; or any λ in [0, 1], a tenth of the samples at exactly 0."""
+    constant shapes an engine compiles once; or any λ from the smallest trained one above 0 to 1, and a tenth of the
+    samples at exactly 0."""
     lambda_weights: tuple[float, ...] | None = None
     """Share of each trained λ in `discrete` and `stratified` sampling, in proportion; equal by default."""
     lambda_power: float = Field(default=1.0, gt=0)
-    """`continuous` draws `u ** lambda_power` with uniform u. Above 1, small λ are more frequent."""
+    """`continuous` draws λ = l + (1 − l) `u ** lambda_power` with uniform u, where l is the smallest trained λ above 0.
+    Above 1, small λ are more frequent."""
     num_random_widths: int | None = Field(default=1, ge=0)
     """Narrower widths drawn a step besides the full one; None trains all widths in every step, as the paper does."""
 
@@ -85,8 +87,8 @@ class TrainConfig(StrictModel):
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Parts in which each process works through its share of a batch, to save memory; batch norms see one at a time."""
     optimizer: Literal["sgd", "muon"] = "sgd"
-    """What moves the convolutions' weights. `muon` steps along the nearest matrix with orthonormal rows and keeps each
-    weight's length, without weight decay; everything else stays with SGD. See `training.optimizer.Muon`."""
+    """What moves the convolutions' weights. `muon` steps along the nearest matrix with orthonormal rows and gives each
+    weight the length √rows, without weight decay; everything else stays with SGD. See `training.optimizer.Muon`."""
     muon_learning_rate: float = Field(default=0.05, gt=0)
     """Peak for the convolutions, on the schedule of `learning_rate`: length of a step relative to the weight's."""
     learning_rate: float = Field(default=0.1, gt=0)
@@ -139,7 +141,8 @@ class TrainConfig(StrictModel):
     """On a GPU, record each kind of step once and replay it; for which every batch must have the same shapes."""
     sync_bn: bool = True
     """With several processes, take batch-norm statistics over all of them: the run then does not depend on their
-    number. False takes them over each process's own images."""
+    number. False takes them over each process's own images, in less time, and the running statistics, with which
+    attacks are made, are the mean over the processes."""
     num_recalibration: int = Field(default=50, ge=0, le=10**6)
     """Batches over which batch-norm statistics are averaged anew when training ends."""
     eval_every: int = Field(default=2, ge=1, le=10**6)
@@ -175,8 +178,17 @@ class TrainConfig(StrictModel):
         kind = kind_of(self.attack)
         if kind.norm != "linf" or kind.method not in ("fgsm", "fgsm-rs", "n-fgsm", "pgd"):
             raise ValueError(f"attack must be fgsm, fgsm-rs, n-fgsm or pgd-N in the L∞ ball, got {self.attack.name!r}")
-        if self.lambda_sampling == "continuous" and (knots[0], knots[-1]) != (0.0, 1.0):
-            raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, got {knots}")
+        if self.lambda_sampling == "continuous" and ((knots[0], knots[-1]) != (0.0, 1.0) or len(knots) < 3):
+            raise ValueError(f"continuous lambda_sampling needs lambdas from 0 to 1, with one between, got {knots}")
+        if self.lambda_sampling != "continuous" and self.lambda_power != 1.0:
+            raise ValueError(
+                f"lambda_power shapes continuous lambda_sampling, got {self.lambda_sampling!r}: set that to "
+                "continuous, or leave lambda_power at 1"
+            )
+        if self.attack.seed != 0:
+            raise ValueError(
+                f"attack.seed draws nothing in training, got {self.attack.seed}: set seed, and leave it at 0"
+            )
         if any(start >= end for start, end in pairwise((0, *self.restarts))):
             raise ValueError(f"restarts must be steps above 0, ascending, got {self.restarts}")
         if self.clean_share > 0.0 and knots[0] != 0.0:
@@ -191,6 +203,16 @@ class TrainConfig(StrictModel):
             )
         if self.adversarial_loss == "trades" and self.terms == "sampled":
             raise ValueError("trades compares the clean and the adversarial image of a sample: terms must be 'both'")
+        if self.adversarial_loss == "trades" and kind.method == "fgsm":
+            raise ValueError(
+                "the attack of trades needs a random start, because its gradient is 0 at the clean image: take fgsm-rs "
+                "or pgd-N, got 'fgsm'"
+            )
+        if self.adversarial_loss != "trades" and self.trades_beta != 6.0:
+            raise ValueError(
+                f"trades_beta weighs adversarial_loss=trades, got {self.adversarial_loss!r}: set that to trades, or "
+                "leave trades_beta at 6"
+            )
         return self
 
     @property

@@ -64,6 +64,14 @@ class World:
         total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
         return total
 
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace float32 tensors, which differ between processes, by their mean over all processes, in one message."""
+        if self.size == 1:
+            return
+        mean = self.sum_(torch.cat([tensor.reshape(-1) for tensor in tensors])) / self.size
+        for tensor, part in zip(tensors, torch.split(mean, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process; all processes get the same answer."""
         if self.size == 1:

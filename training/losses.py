@@ -6,7 +6,7 @@ Shapes: N samples of this process, A clean terms, B adversarial terms, M = A + B
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +102,29 @@ def attack_terms(
             images = torch.min(torch.max(images, low), high) if projected else images
             images = images.clamp_(0.0, 1.0)
     return images
+
+
+def attacked(
+    model: OATNet, terms: Terms, noise: Tensor, *, widths: Sequence[float], config: TrainConfig
+) -> Iterator[Tensor]:
+    """Yield what each width learns from its adversarial terms, each attacked only when it is asked for.
+
+    Args:
+        model: the network.
+        terms: what to attack.
+        noise: (W, N, 3, H, W) uniform in [-1, 1], the start of each width's attack.
+        widths: W widths. With an `attack_width` other than `own`, the first attack serves all of them.
+        config: the attack, its width and its objective.
+    """
+    against = "prediction" if config.adversarial_loss == "trades" else "labels"
+    shared_width = {"widest": max(widths), "narrowest": min(widths), "own": None}[config.attack_width]
+    images: Tensor | None = None
+    for width, starts in zip(widths, noise, strict=True):
+        if images is None or shared_width is None:
+            images = attack_terms(
+                model, terms, starts, width=shared_width or width, attack=config.attack, against=against
+            )
+        yield images
 
 
 def _objective(

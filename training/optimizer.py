@@ -39,6 +39,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
             "momentum": 0.0,  # of SGD's step, which follows
             "nesterov": False,
             "muon_momentum": config.momentum,
+            "muon_nesterov": nesterov,
             "relative_rate": relative_rate,
         },
     ]
@@ -49,11 +50,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 class Muon(torch.optim.SGD):
     """SGD that first makes the gradients of the groups with a `muon_momentum` orthogonal (Jordan et al. 2024).
 
-    Such a weight (O, ...) is treated as a matrix of O rows. The running sum of its gradients, one Nesterov step ahead,
-    is replaced by about the nearest matrix with orthonormal rows (or columns, if there are fewer), so that all its
-    directions move equally far. After the step, the weight is scaled to the length √O, as if each row had length 1. So
-    the learning rate says how far a step turns it. The norm after a convolution cancels its length. Only the last
-    weight of a residual branch has no norm after it, and there the length fixes the branch's share in the sum.
+    Such a weight (O, ...) is treated as a matrix of O rows. The running sum of its gradients, with `muon_nesterov` one
+    step ahead, is replaced by about the nearest matrix with orthonormal rows (or columns, if there are fewer), so that
+    all its directions move equally far. After the step, the weight is scaled to the length √O, as if each row had
+    length 1. So the learning rate says how far a step turns it. The norm after a convolution cancels its length. Only
+    the last weight of a residual branch has no norm after it, and there the length fixes the branch's share in the sum.
     """
 
     def __init__(
@@ -86,12 +87,19 @@ class Muon(torch.optim.SGD):
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 total = state["momentum_buffer"]
                 total.mul_(decay).add_(weight.grad)
-                ahead = weight.grad.add(total, alpha=decay)
-                weight.grad = orthogonalized(ahead.flatten(1), dtype=self.product_dtype).view_as(weight)
+                direction = weight.grad.add(total, alpha=decay) if group["muon_nesterov"] else total
+                weight.grad = orthogonalized(direction.flatten(1), dtype=self.product_dtype).view_as(weight)
         super().step()
         for weight in weights:
             weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp_min(1e-12))
         return None
+
+
+def change_of_lengths(model: nn.Module) -> float:
+    """Return the factor, 1 or more, by which Muon's first step changes the length of some convolution the most."""
+    weights = [weight.detach() for weight in decayed_weights(model) if weight.ndim == 4]
+    factors = [math.sqrt(len(weight)) / max(float(weight.norm()), 1e-12) for weight in weights]
+    return max(max(factor, 1.0 / factor) for factor in factors)
 
 
 def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5) -> Tensor:

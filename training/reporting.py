@@ -17,6 +17,7 @@ from rich.table import Table
 from oat_runtime.data import LEAST_TO_FIT, ImageSet
 from oat_runtime.extras import require
 from oat_runtime.report import wide_console
+from oat_runtime.style import of_255
 from oat_runtime.text import PlainConsole, count_of, plain, some
 from training.config import TrainConfig
 from training.origin import hardware
@@ -35,6 +36,10 @@ _UNEQUAL = 5
 """Ratio of the largest class to the smallest from which a run suggests balance."""
 _MOST_CLASSES = 12
 _NUM_TIMED = 5
+_MEASURES = {"attack.epsilon": "images that were attacked by more or less"} | dict.fromkeys(
+    ("dataset", "resize", "seed", "split", "num_validation"), "other validation images"
+)
+"""Settings that change what validation counts, and how."""
 
 
 class LogLines(logging.StreamHandler[IO[str]]):
@@ -251,8 +256,8 @@ def say_what_was_reached(figures: Mapping[str, float], config: TrainConfig, *, n
         for lam in dict.fromkeys((lambdas[0], lambdas[-1])):
             clean, attacked = (100.0 * figures[f"{name}_{lam:g}{suffix}"] for name in ("sa", "ra_pgd7"))
             _LOG.info(
-                "  width %-5s λ=%-4s %3.0f %% of clean images, %3.0f %% under attack (PGD-7)",
-                f"{width:g}", f"{lam:g}", clean, attacked,
+                "  width %-5s λ=%-4s %3.0f %% of clean images, %3.0f %% under attack (PGD-7, ε %s)",
+                f"{width:g}", f"{lam:g}", clean, attacked, of_255(config.attack.epsilon),
             )  # fmt: skip
 
 
@@ -274,3 +279,7 @@ def print_sweep(key: str, results: list[tuple[str, dict[str, float]]], config: T
     for value, figures in results:
         table.add_row(value, f"{score(figures, config):.3f}", *(f"{figures[name]:.3f}" for name in names))
     wide_console().print(table)
+    if key in _MEASURES:
+        wide_console().print(
+            f"This order says little: with another {key}, the figures are counted on {_MEASURES[key]}."
+        )

@@ -63,7 +63,8 @@ def sample_lambdas(config: TrainConfig, num: int, *, generator: torch.Generator)
     """
     knots = torch.tensor(config.model.lambdas, dtype=torch.float64)
     if config.lambda_sampling == "continuous":
-        draws = torch.rand(num, generator=generator, dtype=torch.float64) ** config.lambda_power
+        low = min(knot for knot in config.model.lambdas if knot > 0.0)  # a smaller λ would run as this one
+        draws = low + (1.0 - low) * torch.rand(num, generator=generator, dtype=torch.float64) ** config.lambda_power
         draws[torch.rand(num, generator=generator) < 0.1] = 0.0
     else:
         if config.lambda_weights is None:

@@ -35,7 +35,7 @@ _DIVIDES = ("num_validation", "seed", "split")
 """Settings that say which images are held out."""
 _BEFORE_RESIZE: dict[str, int | str] = {"resize": "center_crop"}
 """Of a record from before images were fitted in other ways."""
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES, _MOST_VALUES = 256 * 2**20, 4_000_000
 """Of a record; one of a folder names each of its images."""
 
 
@@ -222,7 +222,9 @@ def _place(dataset: str) -> str:
 
 def _read_record(run: Path) -> DataRecord:
     what = "the record of a run's images"
-    return read_model(DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES)
+    return read_model(
+        DataRecord, run / RECORD, what=what, error=DataError, max_bytes=_MOST_BYTES, max_values=_MOST_VALUES
+    )
 
 
 def _differences(kept: DataRecord, found: DataRecord) -> list[str]:

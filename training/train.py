@@ -26,6 +26,7 @@ from training.checkpoint import going_on, load_checkpoint, read_source
 from training.config import TrainConfig
 from training.distributed import World, device_argument
 from training.network.transplant import Source, begin_from, check_name
+from training.optimizer import change_of_lengths
 from training.recipes import YOUR_IMAGES
 from training.reporting import (
     LogLines,
@@ -44,6 +45,8 @@ from training.validation import NUM_IMAGES, quick_validation, score, warn
 
 _LOG = logging.getLogger(__name__)
 _SAVE_EVERY_S = 120.0
+_CHANGE_OF_LENGTHS = 1.5
+"""Factor, above what averaging of weights takes off their lengths."""
 
 
 def prepare_device(config: TrainConfig, device: torch.device) -> None:
@@ -69,6 +72,9 @@ def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, Imag
     """Return (configuration, training images, validation images).
 
     The configuration names a folder of images by its full path, and is fitted to the data if it asks for that.
+
+    Raises:
+        ConfigError: the data set has another number of classes than the network, which is not fitted to it.
     """
     config = config.model_copy(update={"dataset": lasting_name(config.dataset)})
     everything = load_dataset(
@@ -77,6 +83,11 @@ def load_data(config: TrainConfig, *, download: bool) -> tuple[TrainConfig, Imag
     training, validation = divided(everything, config)
     if config.fit_to_data:
         config = config.model_copy(update={"model": fit_model(config.model, training)})
+    elif len(training.class_names) != config.model.num_classes:
+        raise ConfigError(
+            f"the recipe's network tells {config.model.num_classes} classes apart, and {config.dataset} has "
+            f"{len(training.class_names)}: add --set fit_to_data=true"
+        )
     return config, training, validation
 
 
@@ -216,6 +227,12 @@ def _begin(trainer: Trainer, record: DataRecord, source: Source | None) -> None:
         trainer.note_start(source.name)
         share, peak = config.start_rate, config.start_rate * config.learning_rate
         _LOG.info("  learning rate: %g of that from random weights, %g at its peak (start_rate)", share, peak)
+        if config.optimizer == "muon" and (change := change_of_lengths(trainer.model)) > _CHANGE_OF_LENGTHS:
+            _LOG.warning(
+                "WARNING: muon gives each convolution a length of its own. In the first step, that of one changes by a "
+                "factor of %.1f, so the network loses some of what it knew: --set optimizer=sgd keeps it",
+                change,
+            )
         if source.trained_on is not None and (warning := seen_before(record, source.trained_on)) is not None:
             _LOG.warning("WARNING: %s", warning)
 
@@ -261,6 +278,7 @@ def sweep(
     *,
     world: World,
     download: bool,
+    tensorboard: bool = False,
     start: str | None = None,
 ) -> list[tuple[str, dict[str, float]]]:
     """Train once for each value of one key, in `run/KEY=VALUE`; return (value, validation figures), best first.
@@ -270,7 +288,8 @@ def sweep(
     """
     results = []
     for value, changed in [(value, with_changes(config, [f"{key}={value}"])) for value in values]:
-        figures = train(changed, run / f"{key}={value}", world=world, download=download, start=start)
+        folder = run / f"{key}={value}"
+        figures = train(changed, folder, world=world, download=download, tensorboard=tensorboard, start=start)
         if figures is not None:
             results.append((value, figures))
     return sorted(results, key=lambda result: score(result[1], config), reverse=True)
@@ -321,10 +340,21 @@ def main() -> int:
         recipe, changes = read_recipe(args.recipe), [*shorthand, *args.changes]
         config = with_changes(recipe, changes)
         if args.sweep is not None:
+            if args.max_minutes is not None:
+                raise ConfigError("--sweep trains every value to its end, and takes no --max-minutes: leave one out")
             key, _, values = args.sweep.partition("=")
             for value in values.split(","):  # a mistake in the last one is found before the first one trains
                 with_changes(recipe, [*changes, f"{key}={value}"])
-            results = sweep(config, run, key, values.split(","), world=world, download=args.download, start=args.start)
+            results = sweep(
+                config,
+                run,
+                key,
+                values.split(","),
+                world=world,
+                download=args.download,
+                tensorboard=args.tensorboard,
+                start=args.start,
+            )
             if results:
                 print_sweep(key, results, config)
             return 0

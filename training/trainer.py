@@ -33,7 +33,7 @@ from training.checkpoint import (
 from training.config import TrainConfig
 from training.cuda_graph import Recorder
 from training.distributed import World
-from training.losses import Terms, attack_terms, weighted_sum
+from training.losses import Terms, attacked, weighted_sum
 from training.network import OATNet
 from training.optimizer import Average, float_tensors, make_optimizer, perturbed_weights, set_learning_rate
 from training.origin import commit_of_code, hardware
@@ -83,18 +83,10 @@ def gradients(
         (W + 2,): each width's share of the loss, and how many clean and adversarial images the widest classified
         correctly.
     """
-    against = "prediction" if config.adversarial_loss == "trades" else "labels"
-    shared_width = {"widest": widths[0], "narrowest": widths[-1], "own": None}[config.attack_width]
-    adversarial: Tensor | None = None
     teacher_MK: Tensor | None = None
     figures: list[Tensor] = []
     hits: list[Tensor] = []
-    for index, width in enumerate(widths):
-        if adversarial is None or shared_width is None:
-            adversarial = attack_terms(
-                model, terms, noise[index], width=shared_width or width, attack=config.attack, against=against
-            )
-        images = adversarial
+    for width, images in zip(widths, attacked(model, terms, noise, widths=widths, config=config), strict=True):
 
         def loss(
             images: Tensor = images, width: float = width, teacher_MK: Tensor | None = teacher_MK
@@ -160,11 +152,20 @@ def train_step(
     for width, loss in zip(draw.widths, losses, strict=True):
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"loss at width {width:g} is {loss}: lower the learning rate or train in float32, and resume"
+                f"loss at width {width:g} is {loss}: train another run with a lower learning rate or in float32 "
+                "(--run NEW --set learning_rate=… or precision=float32)"
             )
     world.sum_gradients(list(model.parameters()))
+    if not config.sync_bn:
+        world.average_(running_statistics(model))
     optimizer.step()
     return StepMetrics(losses[0], _share(clean_hits, len(draw.clean)), _share(adversarial_hits, len(draw.adversarial)))
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of all batch norms."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [norm.get_buffer(name) for norm in norms for name in ("running_mean", "running_var")]
 
 
 def _share(hits: float, num: int) -> float:
@@ -397,14 +398,10 @@ class Trainer:
                 own = draw.part(first + self.world.rank, stride)
                 terms = Terms.of(own, batch.x_NCHW[part], batch.y_N[part], self.config)
                 everyone = [draw.part(start, stride) for start in range(first, first + size)]
+                widths = self.config.model.widths
                 # All attacks come before the first statistic changes, so the order of widths does not matter.
-                attacked = [
-                    attack_terms(
-                        self.model, terms, start[part], width=width, attack=self.config.attack, against="labels"
-                    )
-                    for width, start in zip(self.config.model.widths, starts, strict=True)
-                ]
-                for width, adversarial in zip(self.config.model.widths, attacked, strict=True):
+                images = list(attacked(self.model, terms, starts[:, part], widths=widths, config=self.config))
+                for width, adversarial in zip(widths, images, strict=True):
                     self._count(everyone, width, num_seen)
                     joint = torch.cat([terms.x_NCHW[terms.clean_A], adversarial])
                     self.model(joint, terms.lam_M, width=width)

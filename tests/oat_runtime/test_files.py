@@ -94,6 +94,13 @@ HOSTILE = {
 }
 
 
+def test_a_reader_may_take_more_values_than_usual() -> None:
+    content = json.dumps(["name"] * 250_000)
+    with pytest.raises(ValueError, match="it has about 250001 values, at most 200000 are read"):
+        parse_json(content)
+    assert len(parse_json(content, max_values=300_000)) == 250_000
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_text_is_refused_in_one_short_line_with_little_work(case: str) -> None:
     content, says = HOSTILE[case]

@@ -26,13 +26,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "empty parts": {"lambda_weights": (1.0, 9.0, 10.0)},
 }
 
+OWN_STATISTICS = {"own statistics": {"sync_bn": False, "lambda_weights": (1.0, 9.0, 10.0)}}
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def cases(tiny_run: TrainConfig) -> dict[str, TrainConfig]:
     """Batch norms are float32 sums in another order, and attacks take signs of gradients: a small start hides both."""
-    return {name: tiny_run.model_copy(update=options) for name, options in OPTIONS.items()}
+    return {name: tiny_run.model_copy(update=options) for name, options in (OPTIONS | OWN_STATISTICS).items()}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,13 @@ def test_two_processes_stay_together_and_near_one(
         first, second = (rank[name][stage] for rank in ranks)
         for key in first:
             assert torch.equal(first[key], second[key]), f"{stage}: {key}"
+
+
+def test_processes_with_statistics_of_their_own_attack_the_same_network(ranks: list[dict[str, Any]]) -> None:
+    """Regression: only the first one's were saved, so a run that went on after a stop took another course."""
+    first, second = (rank["own statistics"]["trained"] for rank in ranks)
+    differing = [name for name in first if "num_batches" not in name and not torch.equal(first[name], second[name])]
+    assert differing == []
 
 
 def test_one_process_that_wants_to_stop_stops_all(ranks: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from training.config import TrainConfig
 from training.network import OATNet
 from training.optimizer import (
     Average,
+    change_of_lengths,
     decayed_weights,
     learning_rate,
     make_optimizer,
@@ -111,6 +112,38 @@ def test_muon_turns_convolutions_keeps_their_length_and_leaves_the_rest_to_sgd(t
         # Two steps of at most `rate` a direction, each before the length is set again.
         turned = torch.linalg.matrix_norm((parameter.detach() - start).flatten(1), ord=2)
         assert 0.0 < turned < 2 * 1.3 * rate * max(1.0, rows**0.5 / before[name].norm().item()) * 1.5, name
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_looks_a_step_ahead_where_it_is_asked_to(nesterov: bool, tiny_run: TrainConfig) -> None:
+    config = tiny_run.model_copy(update={"optimizer": "muon", "nesterov": nesterov, "momentum": 0.5})
+    net = OATNet(config.model)
+    weight = next(p for p in net.parameters() if p.ndim == 4)
+    steps = make_optimizer(net, config)
+    set_learning_rate(steps, config, 0.5)
+    first, second = torch.randn(2, *weight.shape)
+    for gradient in (first, second):
+        before = weight.detach().clone()
+        weight.grad = gradient.clone()
+        steps.step()
+    total = 0.5 * first + second
+    direction = orthogonalized((second + 0.5 * total if nesterov else total).flatten(1), dtype=torch.float32)
+    rate = config.muon_learning_rate * learning_rate(config, 0.5) / config.learning_rate
+    moved = before - rate * direction.view_as(before)
+    torch.testing.assert_close(weight.detach(), moved * len(moved) ** 0.5 / moved.norm())
+
+
+def test_the_lengths_that_muon_changes_are_found(tiny_run: TrainConfig) -> None:
+    net = OATNet(tiny_run.model)
+    convolutions = [p for p in net.parameters() if p.ndim == 4]
+    with torch.no_grad():
+        for weight in convolutions:
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+        assert change_of_lengths(net) == pytest.approx(1.0, abs=1e-5)
+        convolutions[-1].div_(3.0)
+        assert change_of_lengths(net) == pytest.approx(3.0, abs=1e-5)
+        convolutions[0].mul_(4.0)
+    assert change_of_lengths(net) == pytest.approx(4.0, abs=1e-5)
 
 
 def test_muon_takes_no_closure(tiny_run: TrainConfig) -> None:

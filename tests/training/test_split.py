@@ -179,6 +179,15 @@ def test_a_stratified_division_takes_of_each_class_in_proportion(num_validation:
         np.testing.assert_array_less(np.abs(taken - num_validation * np.array([60, 30, 3]) / 93), 1.5)
 
 
+def test_the_record_of_many_pictures_is_read_again(patches: Patches, tmp_path: Path) -> None:
+    """Regression: a run on 200,000 pictures wrote a record that was too long for its reader."""
+    record = DataRecord.of(CONFIG, *halves(named(patches(30))))
+    many = {f"{number}.png": f"{number:064x}" for number in range(250_000)}
+    training = record.training.model_copy(update={"files": many})
+    (tmp_path / RECORD).write_text(record.model_copy(update={"training": training}).model_dump_json())
+    assert TrainedOn.of_run(tmp_path, CONFIG).files == many
+
+
 def test_a_validation_folder_is_what_a_run_holds_out_and_what_its_bundle_says(patches: Patches) -> None:
     validation_N = np.arange(30) % 4 == 0
     data = replace(named(patches(30)), validation_N=validation_N, groups_N=np.arange(30) // 2)

@@ -152,6 +152,11 @@ def test_a_sweep_trains_each_value_and_ranks_them(
         (["--set", "accumulation=3"], "must be a multiple of processes times accumulation (3), got 16"),
         (["--set", "restarts=[6]"], "a new run has no restarts"),
         (["--set", "num_validation=58"], "cannot hold out 58 of 58"),
+        (
+            ["--set", "model.num_classes=4"],
+            "4 classes apart, and cifar10 has 10: add --set fit_to_data=true",
+        ),
+        (["--sweep", "learning_rate=0.1", "--max-minutes", "1"], "takes no --max-minutes"),
         (["--set", "dataset=PATH@64"], "the recipe folder needs your folder of images: --set dataset=PATH@64"),
     ],
     ids=str,

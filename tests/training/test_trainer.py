@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from oat_runtime.architecture import ADVERSARIAL, CLEAN, ModelConfig
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import CheckpointError, OATError
 from oat_runtime.operating_point import AttackSpec
+from training import losses
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import World
@@ -273,7 +275,7 @@ def test_a_non_finite_loss_stops_before_the_optimizer_step(tiny_run: TrainConfig
     momentum = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
     spoiled = good.x_NCHW.clone()
     spoiled[3, 0, 0, 0] = bad
-    with pytest.raises(NonFiniteLossError, match="loss at width 1 is nan: lower the learning rate"):
+    with pytest.raises(NonFiniteLossError, match="loss at width 1 is nan: train another run with a lower"):
         step(Batch(spoiled, good.y_N))
     assert issubclass(NonFiniteLossError, OATError)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -584,6 +586,30 @@ def test_recalibration_forgets_the_running_statistics_and_touches_nothing_else(
         else:
             assert torch.equal(tensor, before[name])
     assert {norm.momentum for norm in norms} == {0.1}
+
+
+@pytest.mark.parametrize(
+    "options", [{"adversarial_loss": "trades"}, {"attack_width": "widest"}, {"attack_width": "narrowest"}], ids=str
+)
+def test_recalibration_shows_the_images_that_training_shows(
+    options: dict[str, str], tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it attacked each width at its own width and against labels, whatever the run trained on."""
+    seen: list[tuple[float, str]] = []
+    real = losses.attack_terms
+
+    def note(*args: Any, width: float, against: str, **more: Any) -> Tensor:
+        seen.append((width, against))
+        return real(*args, width=width, against=against, **more)
+
+    monkeypatch.setattr(losses, "attack_terms", note)
+    trainer = Trainer(tiny_run.model_copy(update={"num_random_widths": None} | options), patches(50))
+    trainer.run_step()
+    trained = set(seen)
+    assert trained
+    seen.clear()
+    trainer.recalibrate(1)
+    assert set(seen) == trained
 
 
 def test_recalibrated_statistics_are_the_mean_over_batches(tiny_run: TrainConfig, patches: Patches) -> None:

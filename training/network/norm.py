@@ -124,7 +124,12 @@ def normalize_natively(
     relu: bool,
     skip_NCHW: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `normalize_batch` with torch's batch norm: without a compiler, half the time of plain formulas."""
+    """Compute `normalize_batch` with torch's batch norm: without a compiler, half the time of plain formulas.
+
+    torch refuses a part of a single pixel, so plain formulas take that one.
+    """
+    if 1 in (size * x_NCHW.shape[2:].numel() for size in sizes):
+        return normalize_batch(x_NCHW, scale_NC, bias_NC, sizes, eps, relu, skip_NCHW)
     parts = torch.split(x_NCHW, list(sizes))
     mean_PC = scale_NC.new_zeros(len(parts), x_NCHW.shape[1])
     var_PC = torch.ones_like(mean_PC)

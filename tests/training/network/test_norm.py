@@ -164,6 +164,15 @@ def test_every_form_gives_the_same_result_statistics_and_gradients(sizes: tuple[
             torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
 
 
+def test_a_part_of_a_single_pixel_is_its_own_mean() -> None:
+    """Regression: torch's batch norm refuses one, and a small batch ended in a traceback."""
+    x_NCHW, ones_NC = torch.rand(3, 4, 1, 1), torch.ones(3, 4)
+    out, mean_PC, var_PC = normalize_natively(x_NCHW, ones_NC, ones_NC, (1, 2), 1e-5, False, None)
+    torch.testing.assert_close(out[0], torch.ones(4, 1, 1))  # the bias alone
+    torch.testing.assert_close(mean_PC[0], x_NCHW[0, :, 0, 0])
+    assert torch.equal(var_PC[0], torch.zeros(4))
+
+
 def by_sums(
     x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, sizes: tuple[int, ...], eps: float, relu: bool, skip: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
