@@ -67,8 +67,19 @@ def cifar10_cpu() -> TrainConfig:
 
 
 def cifar10_cpu_short() -> TrainConfig:
-    """Eight epochs of cifar10-cpu, for at most an hour of two CPU cores."""
-    return TrainConfig(**(dict(cifar10_cpu()) | {"average_decay": 0.998, "epochs": 8, "eval_every": 8}))
+    """Eight epochs like those of cifar10-cpu, for at most an hour of two CPU cores.
+
+    Half of Muon's rate, distillation between widths, and a smaller ball win accuracy at every λ.
+    """
+    update = {
+        "attack": AttackSpec(name="pgd-2", epsilon=8.5 / 255, step_size=5.625 / 255, num_steps=2),
+        "muon_learning_rate": 0.025,
+        "width_distillation": 0.5,
+        "average_decay": 0.998,
+        "epochs": 8,
+        "eval_every": 8,
+    }
+    return TrainConfig(**(dict(cifar10_cpu()) | update))
 
 
 def cifar10_cpu_distill() -> TrainConfig:
