@@ -26,7 +26,7 @@ from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import print_json, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from training.checkpoint import Checkpoint, load_checkpoint, network_in
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, first_of
@@ -35,7 +35,7 @@ from training.evaluation.judged import load_judged
 from training.evaluation.paired import differences, differences_checks, differences_table
 from training.evaluation.table import Conditions, accuracies, fit_temperature, measure_table
 from training.export_int8 import export_int8
-from training.network import OATNet, probe_of, tensors_of
+from training.network import probe_of, tensors_of
 from training.optimizer import decayed_weights
 from training.origin import machine
 from training.reporting import LogLines
@@ -72,9 +72,7 @@ def export(
         DataError: the data set changed since the run began.
     """
     config = checkpoint.config
-    model = OATNet(config.model)
-    load_weights(model, checkpoint)
-    model.eval().requires_grad_(False)
+    model = network_in(checkpoint).eval().requires_grad_(False)
     with torch.no_grad():
         for weight in decayed_weights(model):
             weight.copy_(weight.half())

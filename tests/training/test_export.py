@@ -249,6 +249,33 @@ def test_a_wrong_argument_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_an_unfinished_run_is_exported_with_the_weights_that_it_is_judged_by(
+    checkpoint: Path, sets: Sets, tmp_path: Path
+) -> None:
+    """Regression: the bundle got the last weights, and `oat-evaluate` judged their average."""
+    saved = load_checkpoint(checkpoint)
+    average = {name: 0.5 * tensor for name, tensor in saved.model.items() if tensor.is_floating_point()}
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(replace(saved, finished=False, average=average), path)
+    made = export_module.export(
+        load_checkpoint(path),
+        tmp_path / "exported",
+        training_set=sets["train"],
+        test_set=sets["test"],
+        num_attacked=1,
+        num_corrupted=1,
+        device="cpu",
+    )
+    judged, shipped = (judged_module.load_judged(one).model for one in (path, made.path))
+    assert torch.equal(judged.classifier.bias, average["classifier.bias"])
+    with torch.no_grad():
+        for weight in decayed_weights(judged):
+            weight.copy_(weight.half())
+    expected, found = judged.with_film_tables().state_dict(), shipped.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.usefixtures("loader")
 def test_the_command_exports_a_finished_run_only(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

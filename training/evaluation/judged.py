@@ -12,7 +12,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
 from oat_runtime.errors import BundleError, ConfigError, DataError
 from oat_runtime.text import changed_names
-from training.checkpoint import load_checkpoint, load_weights
+from training.checkpoint import load_checkpoint, network_in
 from training.config import TrainConfig
 from training.network import OATNet, Rounding, network_of
 from training.split import DataRecord, check_division
@@ -160,8 +160,7 @@ def load_judged(path: Path, *, device: str = "cpu") -> Judged:
     if path.is_file():
         checkpoint = load_checkpoint(path)
         config = checkpoint.config
-        model = OATNet(config.model)
-        load_weights(model, checkpoint, averaged=not checkpoint.finished)  # a finished run holds its average already
+        model = network_in(checkpoint)
         name = path.resolve().parent.name
         dataset, recipe, bundle, run = config.dataset, config.model_dump(mode="json"), None, path.parent
     else:
