@@ -241,8 +241,8 @@ def _run_suites(args: argparse.Namespace) -> int:
     if names:
         _refuse_what_suites_do_not_take(args, names)
     judged = load_judged(args.network, device=args.device)
-    if args.publish and judged.bundle is not None:
-        check_publishable(judged.bundle)
+    if args.publish:
+        check_publishable(judged)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = args.out or Path("out") / "evaluate" / judged.name
     folder = args.out or home.joinpath(*_parts_of_home(args))

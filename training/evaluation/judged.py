@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +42,24 @@ class Judged:
     bundle: Bundle | None
     run: Path | None = None
 
-    @property
+    @cached_property
     def weights_sha256(self) -> str:
-        """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
-        return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
+        """Hash of a bundle's file of weights, which its other files do not change; of a checkpoint's tensors."""
+        if self.bundle is None:
+            return sha256_of_weights(self.model)
+        return self.bundle.manifest.files["weights.safetensors"].sha256
+
+    @cached_property
+    def ranges_sha256(self) -> str:
+        """Hash of the activation ranges of a bundle, on whatever they were measured; empty where it holds none.
+
+        Raises:
+            BundleError: they are damaged.
+        """
+        quantization = None if self.bundle is None else self.bundle.quantization()
+        if quantization is None:
+            return ""
+        return hashlib.sha256(quantization.model_dump_json(exclude={"measured"}).encode()).hexdigest()
 
     def rounding(self) -> Rounding:
         """Return how it runs in int8 on this machine, on the fastest engine that does.
@@ -147,6 +163,14 @@ class Judged:
                 f"{changed_names(self.bundle.class_names, data.class_names)}"
             )
         return data
+
+
+def sha256_of_weights(model: OATNet) -> str:
+    """Return a hash of names and values of all tensors, on whatever device they are."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_judged(path: Path, *, device: str = "cpu") -> Judged:
