@@ -102,7 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
-    args.lambdas, args.widths = (chosen and list(dict.fromkeys(chosen)) for chosen in (args.lambdas, args.widths))
     keep_freed_memory()
     if not args.suite:
         _refuse_what_suites_take(args, parser)
@@ -166,12 +165,16 @@ def _epsilon(text: str) -> float:
 
 
 def _asked(args: argparse.Namespace, config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the λ and the widths to count at; one that the network does not take is refused before any work."""
+    """Return the λ that run, ascending, and the widths, each once; what the network does not take is refused."""
     for width in args.widths or ():
         config.width_index(width)
-    for lam in args.lambdas or ():
-        effective_lambda(lam, config.lambdas)
-    return tuple(args.lambdas or config.lambdas), tuple(args.widths or config.widths)
+    runs_at = {lam: effective_lambda(lam, config.lambdas) for lam in args.lambdas or config.lambdas}
+    for lam, effective in runs_at.items():
+        if effective != lam:
+            PlainConsole(stderr=True).print(
+                f"--lambda {lam:g} counts at λ={effective:g}, the smallest trained one above 0: it runs there"
+            )
+    return tuple(sorted(set(runs_at.values()))), tuple(dict.fromkeys(args.widths or config.widths))
 
 
 def _check_again(args: argparse.Namespace) -> int:

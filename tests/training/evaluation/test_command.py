@@ -359,6 +359,26 @@ def test_a_point_that_is_named_twice_is_counted_once(tiny_bundle: Path, tmp_path
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("few_images")
+def test_lambdas_count_in_their_order_and_where_the_network_runs_them(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: `classes` took the first and the last that were typed for the ends of λ, and rows named λ=0.05."""
+
+    def counted_at(suite: str, *lambdas: str) -> list[float]:
+        out = ["--out", str(tmp_path), "--width", "1", "--count", "2"]
+        assert main([str(tiny_bundle), *out, "--suite", suite, "--lambda", *lambdas]) == 0
+        rows = json.loads((tmp_path / f"{suite}.json").read_text())["rows"]
+        return list(dict.fromkeys(row["lambda"] for row in rows))
+
+    assert counted_at("classes", "1", "0", "0.2") == [0.0, 1.0]
+    assert counted_at("calibration", "1", "0.25", "0") == [0.0, 0.25, 1.0]
+    assert "counts at" not in capsys.readouterr().err
+    assert counted_at("calibration", "0.05", "0.1", "0.01", "0") == [0.0, 0.1]
+    said = capsys.readouterr().err
+    assert all(f"--lambda {lam} counts at λ=0.1, the smallest trained one above 0" in said for lam in (0.05, 0.01))
+
+
 def test_another_data_set_is_judged_where_it_is_what_the_network_takes(
     bundle: Bundle, checkpoint: Path, sets: dict[str, ImageSet], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
