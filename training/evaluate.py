@@ -273,6 +273,8 @@ def _run_suites(args: argparse.Namespace) -> int:
             rounding=rounding,
         )
         for name in names:
+            SUITES[name].check(job)
+        for name in names:
             suite = SUITES[name]
             document = run_suite(suite, job, split=split, command=args.command, images=args.dataset or "")
             documents.append(document)

@@ -17,7 +17,7 @@ from oat_runtime.text import changed_names
 from training.checkpoint import load_checkpoint, network_in
 from training.config import TrainConfig
 from training.network import OATNet, Rounding, network_of
-from training.split import DataRecord, check_division
+from training.split import DataRecord, TrainedOn, check_division
 
 JudgedSplit = Literal["test", "validation"]
 
@@ -60,6 +60,19 @@ class Judged:
         if quantization is None:
             return ""
         return hashlib.sha256(quantization.model_dump_json(exclude={"measured"}).encode()).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of its classes, by label; empty where nobody kept them.
+
+        Raises:
+            DataError: the record of its run is damaged.
+        """
+        if self.bundle is not None:
+            return self.bundle.class_names
+        if self.run is None:
+            return ()
+        return TrainedOn.of_run(self.run, TrainConfig.model_validate(self.recipe)).class_names
 
     def rounding(self) -> Rounding:
         """Return how it runs in int8 on this machine, on the fastest engine that does.

@@ -294,6 +294,26 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
 
 
 @pytest.mark.usefixtures("few_images")
+def test_what_one_suite_cannot_count_is_refused_before_another_one_counts(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: `--suite attacks groups` counted for an hour, and then said that the images come in no groups."""
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda package: None if package == "art" else True)
+    monkeypatch.setattr(evaluate_module, "run_suite", lambda *_, **__: pytest.fail("counted"))
+    network = str(tiny_bundle)
+    for suite, *more, reason in (
+        ("groups", "expected images in groups"),
+        ("sizes", "expected crops of boxes"),
+        ("crosscheck", "needs art"),
+        ("autoattack", "needs art"),
+        ("dedicated", "name them with --beside"),
+        ("dedicated", "--beside", network, "expected one of each"),
+    ):
+        assert main([network, "--out", str(tmp_path), "--suite", "calibration", suite, *more]) == 2
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
 def test_the_attack_of_a_suite_takes_as_many_steps_as_are_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
     """Regression: only the suites `attacks`, `paired` and `rounding` did."""
     here = ["--lambda", "0", "--width", "1", "--count", "2", "--out", str(tmp_path)]
