@@ -21,6 +21,7 @@ from oat_runtime.commands import Parser, a_count, a_path, command, output_file, 
 from oat_runtime.data import short_name
 from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import ConfigError, quoted
+from oat_runtime.extras import require
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, print_json, progress, wide_console
@@ -28,7 +29,7 @@ from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, attack_named, first_of
-from training.evaluation.documents import run_suite
+from training.evaluation.documents import check_documents, run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.results_page import check_publishable, write_results
@@ -189,8 +190,9 @@ def _check_again(args: argparse.Namespace) -> int:
     assert bundle is not None  # a folder is one
     lambdas, widths = _asked(args, bundle.manifest.model)
     points = [OperatingPoint(lam, width) for width in widths for lam in lambdas]
+    rounding = judged.rounding() if args.precision == "int8" else None
     data = first_of(judged.images("test", download=args.download), args.count, "--count")
-    cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
+    cache = OutcomeCache(None, judged.model, rounding)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes(args.precision) if args.precision in bundle.manifest.figures else {}
     rows = []
@@ -243,6 +245,8 @@ def _run_suites(args: argparse.Namespace) -> int:
         names = [name for name in names if name not in others]
     if names:
         _refuse_what_suites_do_not_take(args, names)
+    if args.plots:
+        require("matplotlib", extra="plots", by="--plots")
     judged = load_judged(args.network, device=args.device)
     if args.publish:
         check_publishable(judged)
@@ -274,6 +278,9 @@ def _run_suites(args: argparse.Namespace) -> int:
         )
         for name in names:
             SUITES[name].check(job)
+        if args.plots or args.publish:
+            check_documents(judged, home, but=[folder / f"{name}.json" for name in names])
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, and not after it
         for name in names:
             suite = SUITES[name]
             document = run_suite(suite, job, split=split, command=args.command, images=args.dataset or "")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from oat_runtime.architecture import InputSpec
+from oat_runtime.backends import int8_engines
 from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
@@ -179,6 +180,8 @@ def _export_checkpoint(args: argparse.Namespace) -> Bundle:
         load_dataset, config.dataset, download=args.download, resize=config.resize, skip_broken=config.skip_broken
     )
     check_target(args.bundle)  # before an hour of measuring, not after it
+    if args.precision == "int8":
+        int8_engines()
     bundle = export(
         checkpoint,
         args.bundle,

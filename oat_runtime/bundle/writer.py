@@ -164,13 +164,17 @@ def check_changeable(bundle: Bundle) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to replace what is not a bundle, or to make one whose name would not do.
+    """Refuse to replace what is not a bundle or cannot be replaced, or to make one whose name would not do.
 
     Raises:
         BundleError: with what to do instead.
     """
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{one_line(path)} exists and is not a bundle: name a new folder, as in bundles/my-net")
+    if path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise BundleError(
+            f"{one_line(path)} cannot be replaced: no permission to write in {one_line(path.parent)}: name a new folder"
+        )
     if re.fullmatch(NAME, path.name) is None:
         raise BundleError(
             f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {quoted(path.name)}"

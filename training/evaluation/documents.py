@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -129,10 +129,10 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
     Raises:
         DataError: no documents, or one that is damaged or of another network.
     """
-    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in SUITES]
+    found = _files(folder)
     if not found:
         raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
-    documents = in_order({path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found})
+    documents = in_order({path.relative_to(folder).with_suffix("").as_posix(): _read(judged, path) for path in found})
     for what, places in (
         ("weights", [place for place, document in documents.items() if not document.weights_sha256]),
         ("activation ranges", [place for place, document in documents.items() if document.lacks_ranges]),
@@ -143,6 +143,21 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
                 "again if those changed since", folder, some(places), what,
             )  # fmt: skip
     return documents
+
+
+def check_documents(judged: Judged, folder: Path, *, but: Collection[Path]) -> None:
+    """Refuse what `read_documents` refuses, before the work that writes some documents (`but`) anew.
+
+    Raises:
+        DataError: a document is damaged or of another network.
+    """
+    for path in _files(folder):
+        if path not in but:
+            _read(judged, path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.json") if path.stem in SUITES]
 
 
 def in_order(documents: dict[str, Document]) -> dict[str, Document]:

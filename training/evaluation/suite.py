@@ -33,7 +33,7 @@ class Job:
     """The input of a suite.
 
     Raises:
-        ConfigError: `attack` or one of `attacks` wants more classes than the network has.
+        ConfigError: `attack` or one of `attacks` wants more classes than the network has, or another kind of ball.
 
     Attributes:
         judged: the network.
@@ -68,6 +68,8 @@ class Job:
                 f"{few[0]} needs {TARGETED_CLASSES} classes or more, and {self.judged.name} has "
                 f"{self._num_classes}: leave it out, or name apgd-ce"
             )
+        for name in self.attacks or ():
+            self.attack_named(name)
 
     @cached_property
     def cache(self) -> OutcomeCache:

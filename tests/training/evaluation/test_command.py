@@ -28,7 +28,7 @@ from training import evaluate as evaluate_module
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation import judged as judged_module
-from training.evaluation.documents import Document, check_text, read_documents, run_suite
+from training.evaluation.documents import Document, check_documents, check_text, read_documents, run_suite
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.results_page import _head, _published, check_publishable, write_results
@@ -311,6 +311,32 @@ def test_what_one_suite_cannot_count_is_refused_before_another_one_counts(
     ):
         assert main([network, "--out", str(tmp_path), "--suite", "calibration", suite, *more]) == 2
         assert reason in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_what_cannot_be_written_or_shown_is_refused_before_anything_is_counted(
+    tiny_bundle: Path, checkpoint: Path, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Regression: each of these was said after all suites had counted."""
+    monkeypatch.setattr(evaluate_module, "run_suite", lambda *_, **__: pytest.fail("counted"))
+    monkeypatch.chdir(tmp_path)
+    network, suite, plots = str(tiny_bundle), ["--suite", "calibration"], ["--plots", "plots"]
+    of_another = Path("results/attacks.json")
+    write_whole(of_another, json.dumps(documents["attacks"].model_dump()))
+    write_whole("out", "a file is in the way")
+    for arguments, reason in (
+        ([str(checkpoint), *suite, "--publish", "page.md"], "is a checkpoint: export it"),
+        ([network, *suite, "--out", "results", *plots], f"{of_another} is of another network: run its suite again"),
+        ([network, *suite, "attacks", "--attacks", "pgd-20-l2", "--epsilon", "4/255"], "pgd-20-l2: leave out one"),
+        ([network, *suite], "out/evaluate/tiny: Not a directory"),
+    ):
+        assert main(arguments) == 2
+        assert reason in capsys.readouterr().err
+    check_documents(load_judged(tiny_bundle), of_another.parent, but=[of_another])  # it is written anew
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda package: None if package == "matplotlib" else True)
+    assert main([network, *suite, *plots]) == 2
+    assert "--plots needs matplotlib: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_images")
