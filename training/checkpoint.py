@@ -236,6 +236,17 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool = F
     model.load_state_dict(weights)
 
 
+def network_in(checkpoint: Checkpoint) -> OATNet:
+    """Return the network of a run: with its average, which a finished run holds already, where it has not ended.
+
+    Raises:
+        CheckpointError: see `load_weights`.
+    """
+    model = OATNet(checkpoint.config.model)
+    load_weights(model, checkpoint, averaged=not checkpoint.finished)
+    return model
+
+
 def check_tensors(what: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Compare tensors by name with those whose places they are to take.
 
@@ -308,9 +319,7 @@ def read_source(name_or_path: str) -> Source:
     if file.suffix in (".pth", ".safetensors"):
         return Source(f"{one_line(file.name)} ({digest[:12]})", resnet_from(_state_dict(file)))
     checkpoint = load_checkpoint(file)
-    trained = OATNet(checkpoint.config.model)
-    load_weights(trained, checkpoint, averaged=not checkpoint.finished)
-    network = network_of(tensors_of(trained), checkpoint.config.model)
+    network = network_of(tensors_of(network_in(checkpoint)), checkpoint.config.model)
     name = f"run {one_line(file.parent.name)} at step {checkpoint.step} ({digest[:12]})"
     return Source(name, network, TrainedOn.of_run(file.parent, checkpoint.config))
 

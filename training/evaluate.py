@@ -21,6 +21,7 @@ from oat_runtime.commands import Parser, a_count, a_path, command, output_file, 
 from oat_runtime.data import short_name
 from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import ConfigError, quoted
+from oat_runtime.extras import require
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, print_json, progress, wide_console
@@ -28,7 +29,7 @@ from oat_runtime.text import PlainConsole
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, LINF_ATTACKS, attack_named, first_of
-from training.evaluation.documents import run_suite
+from training.evaluation.documents import check_documents, run_suite
 from training.evaluation.judged import JudgedSplit, load_judged
 from training.evaluation.page import write_page
 from training.evaluation.results_page import check_publishable, write_results
@@ -102,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     args = parser.parse_args(argv)
     args.command = shlex.join(["oat-evaluate", *(sys.argv[1:] if argv is None else argv)])
-    args.lambdas, args.widths = (chosen and list(dict.fromkeys(chosen)) for chosen in (args.lambdas, args.widths))
     keep_freed_memory()
     if not args.suite:
         _refuse_what_suites_take(args, parser)
@@ -166,12 +166,16 @@ def _epsilon(text: str) -> float:
 
 
 def _asked(args: argparse.Namespace, config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the λ and the widths to count at; one that the network does not take is refused before any work."""
+    """Return the λ that run, ascending, and the widths, each once; what the network does not take is refused."""
     for width in args.widths or ():
         config.width_index(width)
-    for lam in args.lambdas or ():
-        effective_lambda(lam, config.lambdas)
-    return tuple(args.lambdas or config.lambdas), tuple(args.widths or config.widths)
+    runs_at = {lam: effective_lambda(lam, config.lambdas) for lam in args.lambdas or config.lambdas}
+    for lam, effective in runs_at.items():
+        if effective != lam:
+            PlainConsole(stderr=True).print(
+                f"--lambda {lam:g} counts at λ={effective:g}, the smallest trained one above 0: it runs there"
+            )
+    return tuple(sorted(set(runs_at.values()))), tuple(dict.fromkeys(args.widths or config.widths))
 
 
 def _check_again(args: argparse.Namespace) -> int:
@@ -186,8 +190,9 @@ def _check_again(args: argparse.Namespace) -> int:
     assert bundle is not None  # a folder is one
     lambdas, widths = _asked(args, bundle.manifest.model)
     points = [OperatingPoint(lam, width) for width in widths for lam in lambdas]
+    rounding = judged.rounding() if args.precision == "int8" else None
     data = first_of(judged.images("test", download=args.download), args.count, "--count")
-    cache = OutcomeCache(None, judged.model, judged.rounding() if args.precision == "int8" else None)
+    cache = OutcomeCache(None, judged.model, rounding)
     condition, attack = (args.attack, ATTACKS[args.attack]) if args.attack else ("clean", None)
     stored = bundle.outcomes(args.precision) if args.precision in bundle.manifest.figures else {}
     rows = []
@@ -240,9 +245,11 @@ def _run_suites(args: argparse.Namespace) -> int:
         names = [name for name in names if name not in others]
     if names:
         _refuse_what_suites_do_not_take(args, names)
+    if args.plots:
+        require("matplotlib", extra="plots", by="--plots")
     judged = load_judged(args.network, device=args.device)
-    if args.publish and judged.bundle is not None:
-        check_publishable(judged.bundle)
+    if args.publish:
+        check_publishable(judged)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = args.out or Path("out") / "evaluate" / judged.name
     folder = args.out or home.joinpath(*_parts_of_home(args))
@@ -269,6 +276,11 @@ def _run_suites(args: argparse.Namespace) -> int:
             cache_folder=home / "kept",
             rounding=rounding,
         )
+        for name in names:
+            SUITES[name].check(job)
+        if args.plots or args.publish:
+            check_documents(judged, home, but=[folder / f"{name}.json" for name in names])
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, and not after it
         for name in names:
             suite = SUITES[name]
             document = run_suite(suite, job, split=split, command=args.command, images=args.dataset or "")

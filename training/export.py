@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from oat_runtime.architecture import InputSpec
+from oat_runtime.backends import int8_engines
 from oat_runtime.bundle import Bundle, Provenance
 from oat_runtime.bundle.writer import check_target, save_bundle
 from oat_runtime.commands import Parser, a_count, a_path, command, output_folder
@@ -26,7 +27,7 @@ from oat_runtime.errors import CheckpointError, ConfigError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.report import print_json, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
-from training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from training.checkpoint import Checkpoint, load_checkpoint, network_in
 from training.distributed import device_argument
 from training.evaluation.cache import OutcomeCache
 from training.evaluation.counting import ATTACKS, first_of
@@ -35,7 +36,7 @@ from training.evaluation.judged import load_judged
 from training.evaluation.paired import differences, differences_checks, differences_table
 from training.evaluation.table import Conditions, accuracies, fit_temperature, measure_table
 from training.export_int8 import export_int8
-from training.network import OATNet, probe_of, tensors_of
+from training.network import probe_of, tensors_of
 from training.optimizer import decayed_weights
 from training.origin import machine
 from training.reporting import LogLines
@@ -72,9 +73,7 @@ def export(
         DataError: the data set changed since the run began.
     """
     config = checkpoint.config
-    model = OATNet(config.model)
-    load_weights(model, checkpoint)
-    model.eval().requires_grad_(False)
+    model = network_in(checkpoint).eval().requires_grad_(False)
     with torch.no_grad():
         for weight in decayed_weights(model):
             weight.copy_(weight.half())
@@ -181,6 +180,8 @@ def _export_checkpoint(args: argparse.Namespace) -> Bundle:
         load_dataset, config.dataset, download=args.download, resize=config.resize, skip_broken=config.skip_broken
     )
     check_target(args.bundle)  # before an hour of measuring, not after it
+    if args.precision == "int8":
+        int8_engines()
     bundle = export(
         checkpoint,
         args.bundle,

@@ -16,14 +16,28 @@ _DIRTY = "-dirty"
 
 
 def commit_of_code() -> str:
-    """Return this code's commit: 40 digits, and `-dirty` if it was changed since; `unknown` outside a checkout."""
+    """Return the commit of the code that was loaded, whatever is committed or checked out later.
+
+    It has 40 digits, and `-dirty` if the code was changed since; `unknown` outside a checkout of this project.
+    """
+    return _COMMIT
+
+
+def _commit_of(file: Path) -> str:
+    """Return the commit of the checkout that `file` belongs to; a repository that only surrounds it says nothing."""
     try:
-        command = ["git", "describe", "--always", f"--dirty={_DIRTY}", "--abbrev=40"]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        _git("ls-files", "--error-unmatch", "--", file.name, folder=file.parent)
+        # Without tags, whose names would take the place of the digits.
+        return _git("describe", "--always", "--exclude=*", f"--dirty={_DIRTY}", "--abbrev=40", folder=file.parent)
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+_COMMIT = _commit_of(Path(__file__))
 
 
 def is_committed(commit: str) -> bool:

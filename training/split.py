@@ -31,7 +31,7 @@ HELD_OUT = "validation.npz"
 """File in a run's folder with its validation images."""
 RECORD = "data.json"
 """File in a run's folder with its `DataRecord`."""
-_DIVIDES = ("num_validation", "seed", "split")
+DIVIDES = ("num_validation", "seed", "split")
 """Settings that say which images are held out."""
 _BEFORE_RESIZE: dict[str, int | str] = {"resize": "center_crop"}
 """Of a record from before images were fitted in other ways."""
@@ -213,7 +213,7 @@ def _divided_alike(found: DataRecord, by: TrainedOn) -> bool:
     same_pixels = parse_name(found.dataset)[1] == parse_name(by.dataset)[1]
     if same_pixels and found.asked["resize"] == by.asked["resize"] and by.held_out is not None:
         return found.validation.sha256 == by.held_out
-    return all(found.asked[key] == by.asked.get(key) for key in _DIVIDES)
+    return all(found.asked[key] == by.asked.get(key) for key in DIVIDES)
 
 
 def _place(dataset: str) -> str:

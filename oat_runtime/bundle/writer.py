@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +37,17 @@ from oat_runtime.bundle.manifest import (
 )
 from oat_runtime.bundle.reader import Bundle, older_of
 from oat_runtime.errors import BundleError, one_line, quoted
-from oat_runtime.files import write_whole
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, write_whole
 from oat_runtime.operating_point import OperatingTable, Precision
 from oat_runtime.plain_net import Tensors
 from oat_runtime.quantization import QUANTIZATION, Quantization
+from oat_runtime.text import some
+
+_LOG = logging.getLogger(__name__)
+EVALUATION: Final = "evaluation.json"
+"""File with the documents of published suites, by their places."""
+ARITHMETIC: Final = "arithmetic"
+"""Key of a document's `machine`: what the network ran in and on, if not in float32 on torch."""
 
 
 def _compact(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -155,13 +164,17 @@ def check_changeable(bundle: Bundle) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to replace what is not a bundle, or to make one whose name would not do.
+    """Refuse to replace what is not a bundle or cannot be replaced, or to make one whose name would not do.
 
     Raises:
         BundleError: with what to do instead.
     """
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{one_line(path)} exists and is not a bundle: name a new folder, as in bundles/my-net")
+    if path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise BundleError(
+            f"{one_line(path)} cannot be replaced: no permission to write in {one_line(path.parent)}: name a new folder"
+        )
     if re.fullmatch(NAME, path.name) is None:
         raise BundleError(
             f"a bundle's name must be lower case letters, digits, '.', '_' or '-', got {quoted(path.name)}"
@@ -191,6 +204,8 @@ def attach_quantization(
 ) -> Bundle:
     """Put into a bundle what int8 needs; figures that were counted in int8 before hold no longer, and go.
 
+    So do documents of suites that counted in int8, where these ranges are others than before; the log names them.
+
     Args:
         bundle: the bundle, which is replaced whole or not at all.
         quantization: the ranges of its activations.
@@ -214,7 +229,41 @@ def attach_quantization(
     }
     content = (quantization.model_dump_json() + "\n").encode()
     files = {QUANTIZATION: content, OUTCOMES: _outcomes_of(bundle, others, outcomes)}
-    return _replaced(bundle, changes, files)
+    kept, outdated = ({}, []) if _has_ranges(bundle, quantization) else _published(bundle)
+    if outdated:
+        files[EVALUATION] = json.dumps(kept, ensure_ascii=False).encode()
+    made = _replaced(bundle, changes, files)
+    if outdated:
+        _LOG.warning(
+            "%s no longer holds %s, counted in int8 with other activation ranges: run and publish them again",
+            one_line(made.path), some(outdated),
+        )  # fmt: skip
+    return made
+
+
+def _has_ranges(bundle: Bundle, quantization: Quantization) -> bool:
+    """Whether a bundle holds these ranges, on whatever they were measured."""
+    try:
+        found = bundle.quantization()
+    except BundleError:  # what is damaged is measured again
+        return False
+    unsaid = {"measured": ""}
+    return found is not None and found.model_copy(update=unsaid) == quantization.model_copy(update=unsaid)
+
+
+def _published(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
+    """Return the documents of published suites that hold with any ranges, and the places of those that do not.
+
+    Documents that cannot be read are neither: whoever shows them refuses them.
+    """
+    if EVALUATION not in bundle.manifest.files:
+        return {}, []
+    try:
+        documents = parse_json(read_at_most(bundle.path / EVALUATION, MAX_JSON_BYTES))
+        outdated = [place for place, document in documents.items() if ARITHMETIC in document["machine"]]
+    except (AttributeError, LookupError, OSError, TypeError, ValueError):
+        return {}, []
+    return {place: document for place, document in documents.items() if place not in outdated}, outdated
 
 
 def _outcomes_of(

@@ -414,6 +414,15 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(folder: Path, tmp_path: Pa
     assert precious.read_text() == "keep me"
 
 
+def test_a_bundle_beside_which_nothing_can_be_written_is_no_target(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: an export said so after an hour of measuring."""
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder.parent)  # root may write all
+    with pytest.raises(BundleError, match=r"cannot be replaced: no permission to write in .*: name a new folder"):
+        check_target(folder)
+
+
 def counted(table: OperatingTable, num_total: int, outcomes: dict[str, npt.NDArray[np.bool_]]) -> OperatingTable:
     """`table` with counts of `num_total` random outcomes, which are put into `outcomes`."""
     rng, rows = np.random.default_rng(0), []

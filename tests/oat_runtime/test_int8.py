@@ -17,7 +17,7 @@ from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import BackendName, Settings, compile_graph, get_backend
 from oat_runtime.backends.int8_graph import quantized_weights, scale_and_zero, to_int8_onnx
 from oat_runtime.bundle import Bundle, outcome_key
-from oat_runtime.bundle.writer import attach_quantization
+from oat_runtime.bundle.writer import attach_file, attach_quantization
 from oat_runtime.errors import BackendError, BundleError
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import Convolution, PlainNet, fold
@@ -310,6 +310,30 @@ def test_figures_of_int8_come_back_and_go_when_ranges_are_measured_anew(folder: 
     assert all(hits.sum() > 0 for hits in counted.outcomes("int8").values())
     again = attach_quantization(counted, quantization, probe_atol=0.5)
     assert again.counted_in("int8") == "float32" and again.outcomes().keys() == bundle.outcomes().keys()
+
+
+def test_published_suites_of_int8_go_when_the_ranges_are_others_and_the_log_names_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: a bundle with other ranges still held, and pages still showed, what was counted with the old ones."""
+    of_float32, of_int8 = {"machine": {"threads": 1}}, {"machine": {"arithmetic": "int8 on an engine"}}
+    content = json.dumps({"attacks": of_float32, "int8/attacks": of_int8}).encode()
+    bundle = attach_file(Bundle.load(folder), "evaluation.json", content)
+    quantization = bundle.quantization()
+    assert quantization is not None
+    elsewhere = quantization.model_copy(update={"measured": "elsewhere"})
+    same = attach_quantization(bundle, elsewhere, probe_atol=0.5)
+    assert (folder / "evaluation.json").read_bytes() == content and not caplog.text
+    first, *others = quantization.points
+    wider = tuple((2 * low, 2 * high) for low, high in first.ranges)
+    other = quantization.model_copy(update={"points": (first.model_copy(update={"ranges": wider}), *others)})
+    made = attach_quantization(same, other, probe_atol=0.5)
+    assert json.loads((made.path / "evaluation.json").read_bytes()) == {"attacks": of_float32}
+    assert "no longer holds int8/attacks, counted in int8 with other activation ranges" in caplog.text
+    for damaged in (b"[]", b"{", b'{"attacks": 3}', b'{"attacks": {}}'):
+        again = attach_quantization(attach_file(made, "evaluation.json", damaged), quantization, probe_atol=0.5)
+        assert (again.path / "evaluation.json").read_bytes() == damaged
+        made = attach_quantization(again, other, probe_atol=0.5)
 
 
 def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from oat_runtime.architecture import InputSpec
 from oat_runtime.bundle import Bundle, DataSummary, Fingerprints, HeldOut
 from oat_runtime.data import ImageSet, fingerprint, split_validation
+from oat_runtime.errors import BackendError
 from oat_runtime.operating_point import OperatingPoint, Proportion, Regime
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS
 from training import evaluate as evaluate_module
@@ -247,6 +248,46 @@ def test_a_wrong_argument_is_named(
 ) -> None:
     assert command(monkeypatch, evaluate_module.main, str(bundle.path), *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_exported_with_the_weights_that_it_is_judged_by(
+    checkpoint: Path, sets: Sets, tmp_path: Path
+) -> None:
+    """Regression: the bundle got the last weights, and `oat-evaluate` judged their average."""
+    saved = load_checkpoint(checkpoint)
+    average = {name: 0.5 * tensor for name, tensor in saved.model.items() if tensor.is_floating_point()}
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(replace(saved, finished=False, average=average), path)
+    made = export_module.export(
+        load_checkpoint(path),
+        tmp_path / "exported",
+        training_set=sets["train"],
+        test_set=sets["test"],
+        num_attacked=1,
+        num_corrupted=1,
+        device="cpu",
+    )
+    judged, shipped = (judged_module.load_judged(one).model for one in (path, made.path))
+    assert torch.equal(judged.classifier.bias, average["classifier.bias"])
+    with torch.no_grad():
+        for weight in decayed_weights(judged):
+            weight.copy_(weight.half())
+    expected, found = judged.with_film_tables().state_dict(), shipped.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_an_export_that_no_engine_can_end_in_int8_is_refused_before_it_measures(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> None:
+        raise BackendError("int8 needs an engine that works here")
+
+    monkeypatch.setattr(export_module, "int8_engines", none)
+    monkeypatch.setattr(export_module, "load_dataset", lambda *_, **__: pytest.fail("measured"))
+    arguments = [str(checkpoint), str(tmp_path / "both"), "--precision", "int8"]
+    assert command(monkeypatch, export_module.main, *arguments) == 2
+    assert "int8 needs an engine that works here" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("loader")

@@ -20,6 +20,7 @@ from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import AttackSpec, OperatingPoint, Precision
 from training.evaluation.counting import Bools, outcomes_of
+from training.evaluation.judged import sha256_of_weights
 from training.network import OATNet, Rounding, folded
 from training.origin import commit_of_code, is_committed
 
@@ -54,9 +55,7 @@ class OutcomeCache:
         if root is None or not is_committed(commit):
             self._folder = None
             return
-        digest = hashlib.sha256(commit.encode())
-        for name, tensor in model.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        digest = hashlib.sha256(f"{commit} {sha256_of_weights(model)}".encode())
         if rounding is not None:
             digest.update(rounding.digest)
         self._folder = root / digest.hexdigest()[:16]

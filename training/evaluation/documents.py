@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -11,20 +12,22 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
 
+from oat_runtime.bundle.writer import ARITHMETIC
 from oat_runtime.data import short_name
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.files import read_model
 from oat_runtime.operating_point import AttackSpec, StrictModel
 from oat_runtime.report import Check, Row
 from oat_runtime.style import of_255
-from oat_runtime.text import count_of
+from oat_runtime.text import count_of, some
 from training.evaluation.judged import Judged, JudgedSplit
 from training.evaluation.suite import Job, Suite
 from training.evaluation.suites import SUITES
 from training.origin import commit_of_code, machine
 
-_ARITHMETIC = "arithmetic"
-"""Key of `Document.machine`: what the network ran in and on, if not in float32 on torch."""
+_LOG = logging.getLogger(__name__)
+_UNSAID = ("images", "ranges_sha256")
+"""Fields that a document leaves out where they are empty."""
 
 
 class Document(StrictModel):
@@ -35,7 +38,7 @@ class Document(StrictModel):
     subject: str
     """Name of the bundle or the run."""
     weights_sha256: str
-    """See `Judged.weights_sha256`."""
+    """See `Judged.weights_sha256`; empty in a checkpoint's documents of earlier versions."""
     model: str
     dataset: str
     split: JudgedSplit
@@ -53,11 +56,13 @@ class Document(StrictModel):
     """The command, as it was typed."""
     images: str = ""
     """Name of the data set that the images are of, if it is not the network's own."""
+    ranges_sha256: str = ""
+    """See `Judged.ranges_sha256`, of what int8 was counted with; empty in documents of earlier versions."""
 
     @model_serializer(mode="wrap")
     def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> Row:
         fields: Row = handler(self)
-        return {name: value for name, value in fields.items() if name != "images" or value}
+        return {name: value for name, value in fields.items() if value or name not in _UNSAID}
 
     @field_serializer("checks")
     def _dump_checks(self, checks: tuple[Check, ...]) -> list[Row]:
@@ -68,18 +73,23 @@ class Document(StrictModel):
         """The suite that made it."""
         return SUITES[self.name]
 
+    @property
+    def lacks_ranges(self) -> bool:
+        """Whether it was counted in int8, and does not say with which activation ranges."""
+        return ARITHMETIC in self.machine and not self.ranges_sha256
+
     def setting(self) -> str:
         """Return one sentence: how many images, how long, in which arithmetic if not float32, which attacks."""
         source = f" of {short_name(self.images)}" if self.images else ""
         said = [f"{self.num_images:,} {self.split} images{source}, {self.minutes:g} minutes"]
-        if _ARITHMETIC in self.machine:
+        if ARITHMETIC in self.machine:
             attacked = ", attacked with gradients of the float32 network" if self.attacks else ""
-            said.append(f"{self.machine[_ARITHMETIC]}{attacked}")
+            said.append(f"{self.machine[ARITHMETIC]}{attacked}")
         return f"{'; '.join([*said, *map(attack_text, self.attacks)])}."
 
 
 def _arithmetic(job: Job) -> Row:
-    return {} if job.rounding is None else {_ARITHMETIC: str(job.rounding)}
+    return {} if job.rounding is None else {ARITHMETIC: str(job.rounding)}
 
 
 def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str, images: str = "") -> Document:
@@ -106,6 +116,7 @@ def run_suite(suite: Suite, job: Job, *, split: JudgedSplit, command: str, image
         warnings=tuple(result.warnings),
         command=command,
         images=images,
+        ranges_sha256="" if job.rounding is None else job.judged.ranges_sha256,
     )
 
 
@@ -118,10 +129,35 @@ def read_documents(judged: Judged, folder: Path) -> dict[str, Document]:
     Raises:
         DataError: no documents, or one that is damaged or of another network.
     """
-    found = [path.relative_to(folder) for path in folder.rglob("*.json") if path.stem in SUITES]
+    found = _files(folder)
     if not found:
         raise DataError(f"no results under {folder}: run oat-evaluate with --suite first")
-    return in_order({path.with_suffix("").as_posix(): _read(judged, folder / path) for path in found})
+    documents = in_order({path.relative_to(folder).with_suffix("").as_posix(): _read(judged, path) for path in found})
+    for what, places in (
+        ("weights", [place for place, document in documents.items() if not document.weights_sha256]),
+        ("activation ranges", [place for place, document in documents.items() if document.lacks_ranges]),
+    ):
+        if places:
+            _LOG.warning(
+                "%s: documents of an earlier version (%s) do not say with which %s they were counted: run their suites "
+                "again if those changed since", folder, some(places), what,
+            )  # fmt: skip
+    return documents
+
+
+def check_documents(judged: Judged, folder: Path, *, but: Collection[Path]) -> None:
+    """Refuse what `read_documents` refuses, before the work that writes some documents (`but`) anew.
+
+    Raises:
+        DataError: a document is damaged or of another network.
+    """
+    for path in _files(folder):
+        if path not in but:
+            _read(judged, path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.json") if path.stem in SUITES]
 
 
 def in_order(documents: dict[str, Document]) -> dict[str, Document]:
@@ -147,8 +183,14 @@ def shown(place: str) -> Iterator[None]:
 
 def _read(judged: Judged, path: Path) -> Document:
     document = read_model(Document, path, what="what a suite writes", remedy="run its suite again", error=DataError)
-    if (document.subject, document.weights_sha256) != (judged.name, judged.weights_sha256):
+    is_old = judged.bundle is None and not document.weights_sha256
+    if document.subject != judged.name or not (is_old or document.weights_sha256 == judged.weights_sha256):
         raise DataError(f"{path} is of another network: run its suite again, or name another --out")
+    if document.ranges_sha256 not in ("", judged.ranges_sha256):
+        raise DataError(
+            f"{path} counted in int8 with other activation ranges than {judged.name} holds: run its suite again, or "
+            "name another --out"
+        )
     if document.name != path.stem:
         raise DataError(f"{path} is of the suite {quoted(document.name)}: run its suite again")
     return document

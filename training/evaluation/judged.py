@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +14,10 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, Split, check_fingerprint, load_dataset, split_validation
 from oat_runtime.errors import BundleError, ConfigError, DataError
 from oat_runtime.text import changed_names
-from training.checkpoint import load_checkpoint, load_weights
+from training.checkpoint import load_checkpoint, network_in
 from training.config import TrainConfig
 from training.network import OATNet, Rounding, network_of
-from training.split import DataRecord, check_division
+from training.split import DataRecord, TrainedOn, check_division
 
 JudgedSplit = Literal["test", "validation"]
 
@@ -40,10 +42,37 @@ class Judged:
     bundle: Bundle | None
     run: Path | None = None
 
-    @property
+    @cached_property
     def weights_sha256(self) -> str:
-        """Hash of a bundle's weights, which other files of the bundle do not change; empty for a checkpoint."""
-        return "" if self.bundle is None else self.bundle.manifest.files["weights.safetensors"].sha256
+        """Hash of a bundle's file of weights, which its other files do not change; of a checkpoint's tensors."""
+        if self.bundle is None:
+            return sha256_of_weights(self.model)
+        return self.bundle.manifest.files["weights.safetensors"].sha256
+
+    @cached_property
+    def ranges_sha256(self) -> str:
+        """Hash of the activation ranges of a bundle, on whatever they were measured; empty where it holds none.
+
+        Raises:
+            BundleError: they are damaged.
+        """
+        quantization = None if self.bundle is None else self.bundle.quantization()
+        if quantization is None:
+            return ""
+        return hashlib.sha256(quantization.model_dump_json(exclude={"measured"}).encode()).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of its classes, by label; empty where nobody kept them.
+
+        Raises:
+            DataError: the record of its run is damaged.
+        """
+        if self.bundle is not None:
+            return self.bundle.class_names
+        if self.run is None:
+            return ()
+        return TrainedOn.of_run(self.run, TrainConfig.model_validate(self.recipe)).class_names
 
     def rounding(self) -> Rounding:
         """Return how it runs in int8 on this machine, on the fastest engine that does.
@@ -149,6 +178,14 @@ class Judged:
         return data
 
 
+def sha256_of_weights(model: OATNet) -> str:
+    """Return a hash of names and values of all tensors, on whatever device they are."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_judged(path: Path, *, device: str = "cpu") -> Judged:
     """Read a bundle's folder or a `checkpoint.pt`.
 
@@ -160,8 +197,7 @@ def load_judged(path: Path, *, device: str = "cpu") -> Judged:
     if path.is_file():
         checkpoint = load_checkpoint(path)
         config = checkpoint.config
-        model = OATNet(config.model)
-        load_weights(model, checkpoint, averaged=not checkpoint.finished)  # a finished run holds its average already
+        model = network_in(checkpoint)
         name = path.resolve().parent.name
         dataset, recipe, bundle, run = config.dataset, config.model_dump(mode="json"), None, path.parent
     else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import RootModel
 
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file, check_changeable
+from oat_runtime.bundle.writer import EVALUATION, attach_file, check_changeable
 from oat_runtime.data import short_name
 from oat_runtime.errors import ConfigError, DataError, quoted
 from oat_runtime.files import read_model, write_whole
@@ -31,7 +32,7 @@ from training.evaluation.suites import SUITES
 from training.evaluation.text_table import markdown, new_table, share
 from training.origin import short
 
-_ATTACHED = "evaluation.json"
+_LOG = logging.getLogger(__name__)
 _DERIVED = ("accuracy", "low_95", "high_95")
 
 
@@ -50,49 +51,62 @@ def write_results(judged: Judged, folder: Path, page: Path) -> Bundle:
         ConfigError: a checkpoint, which cannot hold them.
         DataError: no documents, a document of another network, or counts in the bundle that cannot be read.
     """
-    if judged.bundle is None:
-        raise ConfigError(f"{judged.name} is a checkpoint: export it, then write the bundle's results")
-    documents = in_order(_published(judged.bundle) | read_documents(judged, folder))
+    bundle = _bundle_of(judged)
+    documents = in_order(_published(judged) | read_documents(judged, folder))
     counts = {
         place: document.model_copy(update={"rows": _counts(document.rows)}).model_dump()
         for place, document in documents.items()
     }
     parts = [
-        *_head(judged.bundle),
+        *_head(bundle),
         _origin(documents),
-        *_operating_points(judged.bundle.report),
+        *_operating_points(bundle.report),
         *_sections(documents),
-        f"## Recipe\n\n```json\n{json.dumps(judged.bundle.manifest.provenance.recipe, indent=1)}\n```",
+        f"## Recipe\n\n```json\n{json.dumps(bundle.manifest.provenance.recipe, indent=1)}\n```",
     ]
     write_whole(page, "\n\n".join(parts) + "\n")
-    return attach_file(judged.bundle, _ATTACHED, json.dumps(counts, ensure_ascii=False).encode())
+    return attach_file(bundle, EVALUATION, json.dumps(counts, ensure_ascii=False).encode())
 
 
-def check_publishable(bundle: Bundle) -> None:
-    """Refuse a bundle that cannot take counts, before the work whose counts go into it.
+def check_publishable(judged: Judged) -> None:
+    """Refuse what cannot take counts, before the work whose counts go into it.
 
     Raises:
         BundleError: it cannot be changed.
+        ConfigError: a checkpoint, which cannot hold them.
         DataError: the counts that it holds cannot be read.
     """
-    check_changeable(bundle)
-    _published(bundle)
+    check_changeable(_bundle_of(judged))
+    _published(judged)
+
+
+def _bundle_of(judged: Judged) -> Bundle:
+    if judged.bundle is None:
+        raise ConfigError(f"{judged.name} is a checkpoint: export it, then write the bundle's results")
+    return judged.bundle
 
 
 class _Published(RootModel[dict[str, Document]]):
     """The documents that a bundle holds, by their places."""
 
 
-def _published(bundle: Bundle) -> dict[str, Document]:
-    """Return the documents that the bundle holds, without curves and pictures."""
-    if _ATTACHED not in bundle.manifest.files:
+def _published(judged: Judged) -> dict[str, Document]:
+    """Return the documents that the bundle holds, without curves and pictures, and less those of other ranges."""
+    bundle = _bundle_of(judged)
+    if EVALUATION not in bundle.manifest.files:
         return {}
-    path = bundle.path / _ATTACHED
+    path = bundle.path / EVALUATION
     found = read_model(_Published, path, what="counts of suites", remedy="export the bundle again", error=DataError)
     documents = {}
     for place, document in found.root.items():
         if place.split("/")[-1] != document.name or document.name not in SUITES:
             raise DataError(f"{path}: {quoted(place)} is not a suite of this version: export the bundle again")
+        if document.ranges_sha256 not in ("", judged.ranges_sha256):
+            _LOG.warning(
+                "left out: %s in %s, which was counted in int8 with other activation ranges: run its suite again",
+                quoted(place), path,
+            )  # fmt: skip
+            continue
         with shown(place):
             rows = [_with_shares(row) for row in document.rows]
         documents[place] = document.model_copy(update={"rows": rows})

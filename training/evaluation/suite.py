@@ -33,12 +33,12 @@ class Job:
     """The input of a suite.
 
     Raises:
-        ConfigError: `attack` or one of `attacks` wants more classes than the network has.
+        ConfigError: `attack` or one of `attacks` wants more classes than the network has, or another kind of ball.
 
     Attributes:
         judged: the network.
         data: its images, in order.
-        lambdas: λ to count at.
+        lambdas: λ to count at, ascending.
         widths: widths to count at.
         attack: the attack of suites that run one of your choice.
         attacks: names of those of suites that run several; None: all in the L∞ ball, as far as there are classes.
@@ -68,6 +68,8 @@ class Job:
                 f"{few[0]} needs {TARGETED_CLASSES} classes or more, and {self.judged.name} has "
                 f"{self._num_classes}: leave it out, or name apgd-ce"
             )
+        for name in self.attacks or ():
+            self.attack_named(name)
 
     @cached_property
     def cache(self) -> OutcomeCache:
@@ -202,6 +204,10 @@ def over_lambda(rows: list[Row], condition: str, width: float) -> list[Row]:
     return sorted(chosen, key=lambda row: float(row["lambda"]))
 
 
+def _takes_any(job: Job) -> None:
+    """The check of a suite that counts every job."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """One part of a full evaluation.
@@ -220,6 +226,7 @@ class Suite:
         most_images: how many of a job's images it looks at, from the first on; None: all.
         needs_more: whether it needs more than the network or much time, so that `all` leaves it out.
         precisions: what it can count in.
+        check: refuses a job that it cannot count. Each named suite's is called before the first one counts.
     """
 
     name: str
@@ -234,6 +241,7 @@ class Suite:
     most_images: int | None = None
     needs_more: bool = False
     precisions: tuple[Precision, ...] = ("float32",)
+    check: Callable[[Job], object] = _takes_any
 
     @property
     def title(self) -> str:

@@ -42,7 +42,8 @@ def art_autoattack(net: nn.Module, data: ImageSet, *, attack: AttackSpec, num_qu
     """Return whether each image of `data` is still correct under the toolbox's AutoAttack.
 
     One attack after the other takes on what the ones before it left: Auto-PGD on the cross-entropy and on the
-    difference-of-logits ratio, DeepFool and Square. None of them aims at a class.
+    difference-of-logits ratio, DeepFool and Square. None of them aims at a class. The ratio looks at the third largest
+    logit, so it is left out where there are two classes.
 
     Args:
         net: a folded network, in evaluation mode.
@@ -55,7 +56,7 @@ def art_autoattack(net: nn.Module, data: ImageSet, *, attack: AttackSpec, num_qu
         from art.attacks.evasion import AutoAttack, DeepFool, SquareAttack
 
         ball: dict[str, Any] = {"norm": np.inf, "eps": attack.epsilon}
-        losses = ("cross_entropy", "difference_logits_ratio")
+        losses = ["cross_entropy"] + ["difference_logits_ratio"] * (classifier.nb_classes > 2)
         parts = [_auto_pgd(classifier, attack, loss=loss) for loss in losses]
         parts.append(DeepFool(classifier, epsilon=1e-3, batch_size=BATCH, verbose=False))
         parts.append(SquareAttack(classifier, max_iter=num_queries, batch_size=BATCH, verbose=False, **ball))

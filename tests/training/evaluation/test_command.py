@@ -8,26 +8,31 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.bundle import Bundle
-from oat_runtime.bundle.writer import attach_file
+from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
+from oat_runtime.bundle.writer import attach_file, attach_quantization
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.files import write_whole
+from oat_runtime.quantization import Quantization
 from oat_runtime.report import Check
 from training import evaluate as evaluate_module
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation import judged as judged_module
-from training.evaluation.documents import Document, check_text, read_documents
+from training.evaluation.documents import Document, check_documents, check_text, read_documents, run_suite
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
-from training.evaluation.results_page import _head, check_publishable, write_results
-from training.evaluation.suite import Job
+from training.evaluation.results_page import _head, _published, check_publishable, write_results
+from training.evaluation.suite import Job, Result
 from training.evaluation.suites import SUITES
 from training.network import OATNet
 
@@ -98,6 +103,88 @@ def test_documents_that_are_missing_damaged_or_of_another_network_are_refused(
     (results / "joint.json").write_text('{"name": "joint"}')
     with pytest.raises(DataError, match=r"joint\.json is not what a suite writes \(.*\): run its suite again"):
         read_documents(job.judged, results)
+
+
+def test_documents_of_another_state_of_a_run_are_refused_and_those_that_do_not_say_it_are_named(
+    job: Job, results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: suites of a run before more epochs, or of another run in a folder of that name, shared one page."""
+    assert read_documents(job.judged, results) and not caplog.text
+    later = OATNet(job.judged.model.config)
+    later.load_state_dict(job.judged.model.state_dict())
+    assert read_documents(replace(job.judged, model=later), results)
+    with torch.no_grad():
+        later.code_KD.add_(1e-6)
+    with pytest.raises(DataError, match="is of another network: run its suite again"):
+        read_documents(replace(job.judged, model=later), results)
+    for file in results.iterdir():
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_sha256": ""}))
+    assert read_documents(replace(job.judged, model=later), results)
+    assert "an earlier version (attacks, classes, unseen and 5 more) do not say with which weights" in caplog.text
+
+
+@pytest.fixture
+def rounded(tiny_bundle: Path, quantization_of: Callable[..., Quantization], tmp_path: Path) -> Judged:
+    """A bundle with activation ranges."""
+    bundle = Bundle.load(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
+    x_NCHW = next(iter(bundle.probes().values())).x_NCHW
+    ranges = quantization_of(bundle.tensors(), bundle.manifest.model, x_NCHW)
+    return load_judged(attach_quantization(bundle, ranges, probe_atol=50.0).path)
+
+
+def with_other_ranges(judged: Judged) -> Judged:
+    """Give the bundle ranges that are twice as wide."""
+    assert judged.bundle is not None
+    found = judged.bundle.quantization()
+    assert found is not None
+    points = tuple(
+        row.model_copy(update={"ranges": tuple((2 * low, 2 * high) for low, high in row.ranges)})
+        for row in found.points
+    )
+    wider = found.model_copy(update={"points": points})
+    return load_judged(attach_quantization(judged.bundle, wider, probe_atol=50.0).path)
+
+
+def test_documents_of_int8_hold_with_the_ranges_that_they_were_counted_with(
+    rounded: Judged, job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: after another export in int8, the old counts were shown and published as those of the new ranges."""
+    suite = replace(SUITES["attacks"], run=lambda _: Result([{"num_correct": 1, "num_total": 2}]))
+    ours = replace(job, judged=rounded, rounding=SimpleNamespace(digest=b""))
+    out = tmp_path / "out"
+    for place, one in (("attacks", replace(ours, rounding=None)), ("int8/attacks", ours)):
+        document = run_suite(suite, one, split="test", command="oat-evaluate").model_dump()
+        assert ("ranges_sha256" in document) == place.startswith("int8")
+        write_whole(out / f"{place}.json", json.dumps(document))
+    assert set(read_documents(rounded, out)) == {"attacks", "int8/attacks"}
+    other = with_other_ranges(rounded)
+    with pytest.raises(DataError, match=r"int8/attacks\.json counted in int8 with other activation ranges than tiny"):
+        read_documents(other, out)
+    del document["ranges_sha256"]
+    write_whole(out / "int8" / "attacks.json", json.dumps(document))
+    assert set(read_documents(other, out)) == {"attacks", "int8/attacks"}
+    assert "(int8/attacks) do not say with which activation ranges they were counted" in caplog.text
+
+
+def test_what_was_published_of_other_ranges_is_left_out_with_a_word_and_stays_where_it_says_none(
+    rounded: Judged, job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    suite = replace(SUITES["attacks"], run=lambda _: Result([{"num_correct": 1, "num_total": 2}]))
+    ours = replace(job, judged=rounded, rounding=SimpleNamespace(digest=b""))
+    document = run_suite(suite, ours, split="test", command="oat-evaluate").model_dump()
+    unsaid = {name: value for name, value in document.items() if name != "ranges_sha256"}
+    other = with_other_ranges(rounded)
+    assert other.bundle is not None
+    content = json.dumps({"int8/attacks": document, "old/attacks": unsaid}).encode()
+    judged = load_judged(attach_file(other.bundle, "evaluation.json", content).path)
+    assert list(_published(judged)) == ["old/attacks"]
+    assert "left out: 'int8/attacks' in" in caplog.text and "with other activation ranges" in caplog.text
+
+
+@pytest.mark.parametrize("name", shipped_bundles())
+def test_what_a_shipped_bundle_holds_of_int8_is_shown(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert {"int8/paired", "int8/rounding"} <= set(_published(load_judged(find_bundle(name))))
+    assert not caplog.text
 
 
 @pytest.mark.usefixtures("few_images")
@@ -207,6 +294,52 @@ def test_an_option_that_would_change_nothing_is_refused_or_named(
 
 
 @pytest.mark.usefixtures("few_images")
+def test_what_one_suite_cannot_count_is_refused_before_another_one_counts(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: `--suite attacks groups` counted for an hour, and then said that the images come in no groups."""
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda package: None if package == "art" else True)
+    monkeypatch.setattr(evaluate_module, "run_suite", lambda *_, **__: pytest.fail("counted"))
+    network = str(tiny_bundle)
+    for suite, *more, reason in (
+        ("groups", "expected images in groups"),
+        ("sizes", "expected crops of boxes"),
+        ("crosscheck", "needs art"),
+        ("autoattack", "needs art"),
+        ("dedicated", "name them with --beside"),
+        ("dedicated", "--beside", network, "expected one of each"),
+    ):
+        assert main([network, "--out", str(tmp_path), "--suite", "calibration", suite, *more]) == 2
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_what_cannot_be_written_or_shown_is_refused_before_anything_is_counted(
+    tiny_bundle: Path, checkpoint: Path, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Regression: each of these was said after all suites had counted."""
+    monkeypatch.setattr(evaluate_module, "run_suite", lambda *_, **__: pytest.fail("counted"))
+    monkeypatch.chdir(tmp_path)
+    network, suite, plots = str(tiny_bundle), ["--suite", "calibration"], ["--plots", "plots"]
+    of_another = Path("results/attacks.json")
+    write_whole(of_another, json.dumps(documents["attacks"].model_dump()))
+    write_whole("out", "a file is in the way")
+    for arguments, reason in (
+        ([str(checkpoint), *suite, "--publish", "page.md"], "is a checkpoint: export it"),
+        ([network, *suite, "--out", "results", *plots], f"{of_another} is of another network: run its suite again"),
+        ([network, *suite, "attacks", "--attacks", "pgd-20-l2", "--epsilon", "4/255"], "pgd-20-l2: leave out one"),
+        ([network, *suite], "out/evaluate/tiny: Not a directory"),
+    ):
+        assert main(arguments) == 2
+        assert reason in capsys.readouterr().err
+    check_documents(load_judged(tiny_bundle), of_another.parent, but=[of_another])  # it is written anew
+    monkeypatch.setattr("oat_runtime.extras.find_spec", lambda package: None if package == "matplotlib" else True)
+    assert main([network, *suite, *plots]) == 2
+    assert "--plots needs matplotlib: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
 def test_the_attack_of_a_suite_takes_as_many_steps_as_are_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
     """Regression: only the suites `attacks`, `paired` and `rounding` did."""
     here = ["--lambda", "0", "--width", "1", "--count", "2", "--out", str(tmp_path)]
@@ -270,6 +403,26 @@ def test_a_point_that_is_named_twice_is_counted_once(tiny_bundle: Path, tmp_path
     assert main([str(tiny_bundle), *once, "--suite", "calibration", "--out", str(tmp_path / "once")]) == 0
     found = [json.loads((folder / "calibration.json").read_text())["rows"] for folder in (tmp_path, tmp_path / "once")]
     assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("few_images")
+def test_lambdas_count_in_their_order_and_where_the_network_runs_them(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: `classes` took the first and the last that were typed for the ends of λ, and rows named λ=0.05."""
+
+    def counted_at(suite: str, *lambdas: str) -> list[float]:
+        out = ["--out", str(tmp_path), "--width", "1", "--count", "2"]
+        assert main([str(tiny_bundle), *out, "--suite", suite, "--lambda", *lambdas]) == 0
+        rows = json.loads((tmp_path / f"{suite}.json").read_text())["rows"]
+        return list(dict.fromkeys(row["lambda"] for row in rows))
+
+    assert counted_at("classes", "1", "0", "0.2") == [0.0, 1.0]
+    assert counted_at("calibration", "1", "0.25", "0") == [0.0, 0.25, 1.0]
+    assert "counts at" not in capsys.readouterr().err
+    assert counted_at("calibration", "0.05", "0.1", "0.01", "0") == [0.0, 0.1]
+    said = capsys.readouterr().err
+    assert all(f"--lambda {lam} counts at λ=0.1, the smallest trained one above 0" in said for lam in (0.05, 0.01))
 
 
 def test_another_data_set_is_judged_where_it_is_what_the_network_takes(
@@ -393,7 +546,7 @@ def test_a_bundle_whose_counts_cannot_be_read_is_refused_before_the_work(tiny_bu
     for content in (b"[]", json.dumps({"attacks": {"name": "attacks", "rows": [row]}}).encode()):
         bundle = attach_file(Bundle.load(tmp_path / "tiny"), "evaluation.json", content)
         with pytest.raises(DataError, match="counts of suites"):
-            check_publishable(bundle)
+            check_publishable(load_judged(bundle.path))
 
 
 @pytest.mark.parametrize("start", ["", "run first at step 7 (00ffee)"])

@@ -16,15 +16,17 @@ import torch
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
+from training.config import TrainConfig
 from training.evaluation import cache, suites
 from training.evaluation.counting import ATTACKS
 from training.evaluation.documents import Document, run_suite
-from training.evaluation.judged import Judged
+from training.evaluation.judged import Judged, load_judged
 from training.evaluation.suite import Job, Result, Suite
 from training.evaluation.suites import SUITES, groups, sizes
 from training.network import OATNet, folded
 from training.recipes import RECIPES, dedicated
 from training.settings import with_changes
+from training.split import DataRecord, keep_division
 
 Documents = dict[str, Document]
 
@@ -306,7 +308,7 @@ def test_images_without_groups_or_boxes_are_refused_by_name(job: Job) -> None:
         SUITES["groups"].run(replace(job, data=replace(job.data, groups_N=np.zeros(6, np.int64))))
 
 
-def single(lam: float, width: float, job: Job, **recipe: int) -> Judged:
+def single(lam: float, width: float, job: Job, **recipe: Any) -> Judged:
     """A network trained for one point."""
     torch.manual_seed(1)
     net = OATNet(job.judged.model.config.model_copy(update={"lambdas": (lam,), "widths": (width,)}))
@@ -341,6 +343,57 @@ def test_a_network_that_does_not_compare_is_refused(job: Job) -> None:
     ):
         with pytest.raises(ConfigError, match=reason):
             compare(replace(job, beside=(other,)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "before", "other"),
+    [
+        ("num_validation", None, 6),
+        ("seed", None, 1),
+        ("split", "random", "stratified"),
+        ("resize", "center_crop", "stretch"),
+    ],
+)
+def test_networks_are_compared_only_where_the_same_images_were_held_out(
+    setting: str, before: str | None, other: object, job: Job
+) -> None:
+    """Regression: a network of another division was counted on images that it was trained on."""
+    compare = SUITES["dedicated"].check
+    theirs = single(1.0, 1.0, job, **{setting: other})
+    with pytest.raises(ConfigError, match=f"other images than tiny: {setting} is {other!r}, not {before!r}; give both"):
+        compare(replace(job, beside=(theirs,)))
+    if before is not None:  # what a run from before there was a choice does not say
+        compare(replace(job, beside=(single(1.0, 1.0, job, **{setting: before}),)))
+    compare(replace(job, judged=replace(job.judged, recipe={setting: other}), beside=(theirs,)))
+
+
+@pytest.mark.parametrize("num_classes", [7, 12])
+def test_a_network_of_another_number_of_classes_is_not_looked_into_beside(num_classes: int, job: Job) -> None:
+    """Regression: fewer classes ended in an IndexError, after minutes, and of more classes a figure was shown."""
+    model = OATNet(job.judged.model.config.model_copy(update={"num_classes": num_classes})).eval()
+    other = Judged("other", model, "patches", {}, None)
+    for refuse in (SUITES["inside"].check, SUITES["inside"].run):
+        with pytest.raises(
+            ConfigError, match=f"other: expected the classes of tiny.*it has {num_classes} classes, not"
+        ):
+            refuse(replace(job, beside=(other,)))
+
+
+def test_a_network_of_other_classes_is_not_looked_into_beside(
+    job: Job, tiny_bundle: Path, patches: Callable[..., ImageSet], tmp_path: Path
+) -> None:
+    check, bundle = SUITES["inside"].check, load_judged(tiny_bundle)
+    reordered = replace(job, data=replace(job.data, class_names=job.data.class_names[::-1]))
+    check(replace(job, beside=(bundle,)))
+    with pytest.raises(ConfigError, match="tiny: expected the classes of tiny, in their order; another order: leave"):
+        check(replace(reordered, beside=(bundle,)))
+    config = TrainConfig(model=job.judged.model.config)
+    run = Judged("run", job.judged.model, config.dataset, config.model_dump(mode="json"), None, tmp_path)
+    check(replace(reordered, beside=(run,)))  # nobody kept its classes
+    keep_division(tmp_path, DataRecord.of(config, patches(4), patches(2)), patches(2))
+    check(replace(job, beside=(run,)))
+    with pytest.raises(ConfigError, match="run: expected the classes of tiny, in their order; another order: leave"):
+        check(replace(reordered, beside=(run,)))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

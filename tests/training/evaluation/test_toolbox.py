@@ -51,6 +51,18 @@ def test_a_third_partys_autoattack_breaks_what_its_auto_pgd_breaks(curved: tuple
     assert not (found_N & ~weaker_N).any()
 
 
+def test_a_third_partys_autoattack_takes_two_classes(curved: tuple[nn.Module, ImageSet]) -> None:
+    """Regression: a loss that looks at the third largest logit ended in an IndexError, after our own attacks."""
+    net, data = curved
+    two = nn.Sequential(*net[:3], nn.Linear(32, 2, bias=False)).eval().requires_grad_(False)
+    with torch.no_grad():
+        labels_N = two(to_unit(torch.from_numpy(data.images_NHWC[:]))).argmax(dim=1).numpy()
+    found_N = art_autoattack(
+        two, replace(data, labels_N=labels_N, class_names=("a", "b")), attack=ATTACK, num_queries=3
+    )
+    assert 0 < found_N.sum() < 200
+
+
 def test_the_suite_autoattack_goes_on_with_the_parts_that_it_kept(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

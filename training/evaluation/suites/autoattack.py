@@ -23,7 +23,7 @@ _PART = 20
 
 def run(job: Job) -> Result:
     """Count at the ends of λ and its middle, at the widest width, both on the same images."""
-    require_toolbox(SUITE.name)
+    _check(job)
     specs = job.attacks_among(_ATTACKS)
     rows, gaps = [], []
     for lam in progress(job.three_lambdas(), "autoattack"):
@@ -50,14 +50,19 @@ def _theirs(job: Job, point: OperatingPoint, attack: AttackSpec, part: ImageSet)
     return job.cache.get(key, part, count)
 
 
+def _check(_: Job) -> None:
+    require_toolbox(SUITE.name)
+
+
 SUITE = Suite(
     name="autoattack",
     about="AutoAttack of the Adversarial Robustness Toolbox, a third party's, beside our Auto-PGD on the same images. "
-    "It runs Auto-PGD on two losses, DeepFool, and Square with "
-    f"{_NUM_QUERIES:,} queries, each on what is left. “worst-case” counts an image as right if none broke it.",
+    "It runs Auto-PGD on two losses (where there are two classes, on the cross-entropy alone), DeepFool, and Square "
+    f"with {_NUM_QUERIES:,} queries, each on what is left. “worst-case” counts an image as right if none broke it.",
     run=run,
     tables=(by_condition,),
     attacks=_ATTACKS,
     most_images=200,
     needs_more=True,
+    check=_check,
 )

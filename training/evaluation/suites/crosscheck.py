@@ -17,7 +17,7 @@ LIMIT = 0.01
 
 def run(job: Job) -> Result:
     """Count RA under both at the smallest and the largest λ, at the widest width."""
-    require_toolbox(SUITE.name)
+    _check(job)
     attack = job.attack_named(_ATTACK)
     width = max(job.widths)
     rows, checks = [], []
@@ -33,6 +33,10 @@ def run(job: Job) -> Result:
     return Result(rows, checks, attacks=[attack])
 
 
+def _check(_: Job) -> None:
+    require_toolbox(SUITE.name)
+
+
 SUITE = Suite(
     name="crosscheck",
     about="Our Auto-PGD beside that of the Adversarial Robustness Toolbox, a third party's.",
@@ -40,4 +44,5 @@ SUITE = Suite(
     tables=(by_condition,),
     attacks=(_ATTACK,),
     needs_more=True,
+    check=_check,
 )

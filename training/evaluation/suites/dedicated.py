@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.report import Check, Row, progress
 from training.evaluation.judged import Judged
 from training.evaluation.suite import Job, Result, Suite, counted
 from training.evaluation.text_table import by_condition
+from training.split import DIVIDES
 
 MEAN_LIMIT = 0.005
 """How far the mean over all points may lie below the dedicated networks': half a point."""
 POINT_LIMIT = 0.015
 """How far any single point may: one and a half."""
-_HELD_OUT = ("num_validation", "seed")
+_OF_OLDER_RUNS = {"split": "random", "resize": "center_crop"}
+"""What settings were of runs that do not name them."""
 
 
 def run(job: Job) -> Result:
@@ -26,9 +29,7 @@ def run(job: Job) -> Result:
     Raises:
         ConfigError: no other network, or one that does not compare with ours.
     """
-    if not job.beside:
-        raise ConfigError("the suite dedicated needs networks of one λ and one width each: name them with --beside")
-    pairs = [(other, _point(job.judged, other)) for other in job.beside]
+    pairs = _pairs(job)
     rows: list[Row] = []
     below: dict[str, list[float]] = {"clean": [], job.attack.name: []}
     for other, point in progress(pairs, "dedicated"):
@@ -48,6 +49,13 @@ def run(job: Job) -> Result:
     return Result(rows, checks, attacks=[job.attack])
 
 
+def _pairs(job: Job) -> list[tuple[Judged, OperatingPoint]]:
+    """Return the other networks with the points that they were trained for."""
+    if not job.beside:
+        raise ConfigError("the suite dedicated needs networks of one λ and one width each: name them with --beside")
+    return [(other, _point(job.judged, other)) for other in job.beside]
+
+
 def _point(judged: Judged, other: Judged) -> OperatingPoint:
     """Return the one point of `other`, which `judged` must have been trained for on the same images."""
     config, theirs = judged.model.config, other.model.config
@@ -60,13 +68,18 @@ def _point(judged: Judged, other: Judged) -> OperatingPoint:
     lam, width = theirs.lambdas[0], theirs.widths[0]
     if lam not in config.lambdas or width not in config.widths:
         raise ConfigError(f"{other.name} is of λ={lam:g} and width {width:g}, which {judged.name} was not trained for")
-    held_out = [[s.dataset, *(s.recipe.get(key) for key in _HELD_OUT)] for s in (judged, other)]
-    if held_out[0] != held_out[1]:
+    ours, its = _images_of(judged), _images_of(other)
+    if others := [f"{key} is {quoted(its[key])}, not {quoted(ours[key])}" for key in ours if its[key] != ours[key]]:
         raise ConfigError(
-            f"{other.name} was trained on other images than {judged.name}: data set, held-out images and seed are "
-            f"{held_out[1]}, not {held_out[0]}; give both the same"
+            f"{other.name} was trained on other images than {judged.name}: {'; '.join(others)}; give both the same"
         )
     return OperatingPoint(lam, width)
+
+
+def _images_of(judged: Judged) -> dict[str, Any]:
+    """Return all settings that decide which images it was trained on, and how they were fitted."""
+    recipe = _OF_OLDER_RUNS | judged.recipe
+    return {"dataset": judged.dataset} | {key: recipe.get(key) for key in (*DIVIDES, "resize")}
 
 
 SUITE = Suite(
@@ -78,4 +91,5 @@ SUITE = Suite(
     beside=True,
     narrowed_by=(),
     needs_more=True,
+    check=_pairs,
 )

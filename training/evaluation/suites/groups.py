@@ -20,7 +20,11 @@ _NUM_DRAWS = 2000
 
 def run(job: Job) -> Result:
     """Count clean images of each group at every point."""
-    return Result(counted_parts(job, groups_of(job.data), key="group", title="groups"))
+    return Result(counted_parts(job, _groups(job), key="group", title="groups"))
+
+
+def _groups(job: Job) -> dict[str, Bools]:
+    return groups_of(job.data)
 
 
 def groups_of(data: ImageSet) -> dict[str, Bools]:
@@ -109,4 +113,5 @@ SUITE = Suite(
     tables=(by_group, all_groups),
     needs_more=True,
     precisions=("float32", "int8"),
+    check=_groups,
 )

@@ -9,8 +9,9 @@ import torch
 from rich.table import Table
 
 from oat_runtime import style
+from oat_runtime.errors import ConfigError
 from oat_runtime.report import Row
-from oat_runtime.text import plain
+from oat_runtime.text import changed_names, plain
 from training.evaluation import inspection
 from training.evaluation.counting import BATCH
 from training.evaluation.suite import Job, Result, Suite
@@ -23,7 +24,12 @@ _MOST_SIDE = 48
 
 
 def run(job: Job) -> Result:
-    """Measure batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width."""
+    """Measure batch-norm statistics by λ, saliency with its alignment (beside other networks), and cost by width.
+
+    Raises:
+        ConfigError: another network has other classes.
+    """
+    _check(job)
     width = max(job.widths)
     x_NCHW, y_N = (torch.cat(parts) for parts in zip(*job.batches(), strict=True))
     rows: list[Row] = []
@@ -58,6 +64,19 @@ def run(job: Job) -> Result:
     ]
     rows.append({"part": "images", "images_NHWC": job.data.images_NHWC[:6][:, ::every, ::every].tolist()})
     return Result(rows, attacks=[attack])
+
+
+def _check(job: Job) -> None:
+    """Refuse networks of other classes: labels are places in the list of classes."""
+    names, num = job.data.class_names, job.judged.model.config.num_classes
+    for other in job.beside:
+        theirs, num_theirs = other.class_names, other.model.config.num_classes
+        if num_theirs == num and (theirs == names or not (theirs and names)):
+            continue
+        what = changed_names(names, theirs) if theirs and names else f"it has {num_theirs} classes, not {num}"
+        raise ConfigError(
+            f"{other.name}: expected the classes of {job.judged.name}, in their order; {what}: leave it out of --beside"
+        )
 
 
 def costs(rows: list[Row]) -> Table:
@@ -164,4 +183,5 @@ SUITE = Suite(
     attacks=(_ATTACK,),
     beside=True,
     most_images=200,
+    check=_check,
 )

@@ -19,9 +19,13 @@ def run(job: Job) -> Result:
     Raises:
         DataError: the images were not cut out of frames.
     """
+    return Result(counted_parts(job, _sizes(job), key="size", title="sizes"))
+
+
+def _sizes(job: Job) -> dict[str, Bools]:
     if job.data.sides_N is None:
         raise DataError(f"{job.data.name}: expected crops of boxes, whose sizes are known: leave out sizes")
-    return Result(counted_parts(job, sizes_of(job.data.sides_N), key="size", title="sizes"))
+    return sizes_of(job.data.sides_N)
 
 
 def sizes_of(sides_N: npt.NDArray[np.int64]) -> dict[str, Bools]:
@@ -57,4 +61,5 @@ SUITE = Suite(
     tables=(by_size,),
     needs_more=True,
     precisions=("float32", "int8"),
+    check=_sizes,
 )
