@@ -17,7 +17,7 @@ from rich.text import Text
 from oat_runtime.errors import one_line
 
 _MARKDOWN = re.compile(
-    r"[\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)"  # what means something anywhere
+    r"[\\`*\[\]<>|~&@]|(?<![^\W_])_|_(?![^\W_])"  # what means something anywhere; one `_` in a word does not
     r"|:(?=//)|(?<=www)\."  # what GitHub makes a link of
     r"|^#+(?=\s|$)|^[-+](?=\s|$)|^[0-9]+(?=[.)](?:\s|$))|^[-=]+$",  # what begins a block
     re.IGNORECASE,

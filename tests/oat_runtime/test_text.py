@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich import box
 from rich.table import Table
@@ -97,7 +97,8 @@ def test_markdown_holds_nothing_that_github_makes_a_link_of() -> None:
     assert shown == r"http\://a.b www\.a.b a\@b.c"
 
 
-@given(st.sampled_from(sorted(HOSTILE.values())) | st.text(max_size=60))
+@given(st.sampled_from(sorted(HOSTILE.values())) | st.text(max_size=60) | st.text("_0 a.", max_size=8))
+@example("__0__")
 def test_markdown_makes_one_paragraph_of_plain_text_of_it(name: str) -> None:
     tokens = _markdown().parse(f"Name: {markdown_text(name)}.")
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
