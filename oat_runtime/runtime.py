@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
 
@@ -24,7 +24,7 @@ from oat_runtime.errors import BackendError, InputError, OATError, OperatingPoin
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.plain_net import fold
-from oat_runtime.plans import PlanForm, PlanStore, ProbeCheck, ReadyPlan, no_int8
+from oat_runtime.plans import CLOSED, PlanForm, PlanStore, ProbeCheck, ReadyPlan, no_int8
 from oat_runtime.prediction import Floats, Prediction, softmax
 
 __all__ = ["Activation", "OATRuntime", "Prediction"]
@@ -215,7 +215,7 @@ class OATRuntime:
 
     @property
     def failure(self) -> OATError | None:
-        """Why the last point asked for with `wait=False` could not be prepared; None again with the next request."""
+        """Why the last point that was asked for could not be prepared; None again with the next request."""
         return self._failure
 
     @property
@@ -291,47 +291,55 @@ class OATRuntime:
         self._refuse_if_closed()
         ready = self._plans.get(point)
         with self._lock:
+            if self._closed:
+                _refuse()
             self._failure = None
             if ready is not None:
                 self._switch(point, ready)
                 return point
-            already_pending = self._pending == point
+            if not wait and self._pending != point:
+                self._preparer.submit(self._activate_in_background, point)
             self._pending = point
         if wait:
             self._activate(point)
-        elif not already_pending:
-            self._preparer.submit(self._activate, point).add_done_callback(self._report)
         return point
+
+    def _activate_in_background(self, point: OperatingPoint) -> None:
+        """Do the same as `_activate`, but prepare nothing that was overtaken while it waited for its turn."""
+        with self._lock:
+            if self._pending != point:
+                return
+        try:
+            self._activate(point)
+        except Exception:
+            _LOG.exception("preparing an operating point failed; the old one stays active")
 
     def _activate(self, point: OperatingPoint) -> None:
         """Prepare `point` and switch to it, unless something else was asked for meanwhile."""
         try:
             ready = self._plans.make(point)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
-                self._pending = None if self._pending == point else self._pending
+                if self._pending == point:
+                    reason = f"preparing failed: {one_line(repr(error))}"
+                    self._failure = error if isinstance(error, OATError) else OATError(reason)
+                    self._pending = None
             raise
         with self._lock:
             if self._pending == point:
                 self._switch(point, ready)
 
     def _switch(self, point: OperatingPoint, ready: ReadyPlan) -> None:
-        """Make `point` the active one, with the lock held; a point that is active already keeps its time."""
-        self._pending = None
+        """Make `point` the active one, with the lock held; a point that is active already keeps its time.
+
+        It is active before it is no longer pending: who reads both without the lock never finds the old one alone.
+        """
         if not self._closed and self._active.point != point:
             self._active = self._bind(point, ready)
+        self._pending = None
 
     def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
         return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point, self.precision))
-
-    def _report(self, future: Future[None]) -> None:
-        if future.cancelled() or (error := future.exception()) is None:
-            return
-        _LOG.error("preparing an operating point failed; the old one stays active", exc_info=error)
-        with self._lock:
-            self._failure = (
-                error if isinstance(error, OATError) else OATError(f"preparing failed: {one_line(repr(error))}")
-            )
 
     def infer(self, x_NCHW: Floats) -> Floats:
         """Return the logits (N, K) float32 of network inputs (N, 3, H, W) float32 in [0, 1], at the active point.
@@ -481,7 +489,7 @@ class OATRuntime:
             old = self._active
             self._active = _Active(old.point, _ClosedPlan(), threading.Lock(), 1.0, old.since_s)
         self._preparer.shutdown(wait=True, cancel_futures=True)
-        self._plans.clear()
+        self._plans.close()
 
     def _refuse_if_closed(self) -> None:
         self._refuse_in_a_fork()
@@ -504,7 +512,7 @@ def _safest(table: OperatingTable) -> OperatingPoint:
 
 
 def _refuse() -> NoReturn:
-    raise OATError("this runtime is closed: load the bundle again")
+    raise OATError(CLOSED)
 
 
 class _ClosedPlan:

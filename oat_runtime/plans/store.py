@@ -15,6 +15,7 @@ from oat_runtime.architecture import ModelConfig, knot_weights
 from oat_runtime.backends import Compiled, CompileFn, Plan, Settings
 from oat_runtime.backends.plan import Floats
 from oat_runtime.devices import give_memory_back
+from oat_runtime.errors import OATError
 from oat_runtime.operating_point import OperatingPoint, Precision
 from oat_runtime.plain_net import PlainNet, Tensors, constants, fold, share
 from oat_runtime.quantization import Quantization
@@ -30,6 +31,7 @@ folded always: its weights hold the norms, in a quarter of the memory.
 """
 DEFAULT_BUDGET_MB = 64.0
 """Weights of folded plans: all 18 points of a WRN-16-2 (31 MB), not two of a ResNet-34 (85 MB each)."""
+CLOSED = "this runtime is closed: load the bundle again"
 _MOST_SHARED = 256
 """Most shared plans that are held, some kilobytes each, so that a slider of λ cannot fill the memory."""
 
@@ -102,6 +104,7 @@ class PlanStore:
         self._shared: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
         self._folded: OrderedDict[OperatingPoint, ReadyPlan] = OrderedDict()
         self._max_batch = 1
+        self._closed = False
         self._making = threading.Lock()
         self._lock = threading.Lock()
 
@@ -131,9 +134,11 @@ class PlanStore:
 
         Raises:
             BackendError: the engine refused the network.
-            OATError: it fails the check.
+            OATError: it fails the check, or the store is closed.
         """
         with self._making:
+            if self._closed:
+                raise OATError(CLOSED)
             self._max_batch = max(self._max_batch, max_batch)
             if (ready := self.get(point)) is None:
                 ready = self._fold(point) if self.form == "folded" else self._share(point)
@@ -142,9 +147,10 @@ class PlanStore:
                 ready.plan.warm(self._max_batch)
             return ready
 
-    def clear(self) -> None:
-        """Drop all plans, and return their memory to the system."""
+    def close(self) -> None:
+        """Drop all plans, return their memory to the system, and make no more."""
         with self._making, self._lock:
+            self._closed = True
             for plans in (self._networks, self._shared, self._folded):
                 plans.clear()
         give_memory_back()

@@ -157,12 +157,62 @@ def test_the_last_request_wins(runtime: OATRuntime) -> None:
     runtime.set_point(lam=0.2, width=1.0)
     gate = Gate(runtime)
     slow = runtime.set_point(lam=1.0, width=0.5, wait=False)
+    assert gate.entered.wait(10.0)
     assert runtime.set_point(lam=old.lam, width=old.width, wait=False) == runtime.active == old
     assert runtime.pending is None
     gate.opened.set()
     wait_until(lambda: runtime.is_prepared(slow))
     runtime.close()
     assert (runtime.active, runtime.pending) == (old, None)
+
+
+def test_what_was_overtaken_before_its_turn_is_not_compiled(runtime: OATRuntime) -> None:
+    """Regression: a λ that was dragged for seconds waited for every value on its way, a fifth of a second each."""
+    gate = Gate(runtime)
+    runtime.set_point(lam=0.0, width=0.5, wait=False)
+    assert gate.entered.wait(10.0)
+    overtaken = [runtime.set_point(lam=lam, width=0.5, wait=False) for lam in (0.3, 0.4, 0.5)]
+    last = runtime.set_point(lam=0.6, width=0.5, wait=False)
+    gate.opened.set()
+    wait_until(lambda: runtime.pending is None)
+    assert runtime.active == last
+    assert not any(map(runtime.is_prepared, overtaken))
+
+
+def test_a_failure_that_comes_late_says_nothing_of_a_newer_request(runtime: OATRuntime) -> None:
+    newer = P(0.2, 1.0)
+    runtime.prepare([newer])
+    gate = Gate(runtime, error=BackendError("refused"))
+    runtime.set_point(lam=0.0, width=0.5, wait=False)
+    assert gate.entered.wait(10.0)
+    runtime.set_point(lam=newer.lam, width=newer.width, wait=False)
+    gate.opened.set()
+    runtime.close()  # waits for the one that fails
+    assert runtime.failure is None
+
+
+def test_a_point_is_active_before_it_is_no_longer_pending(runtime: OATRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: between the two, a knob that keeps the other one's value found the old point and set it again."""
+    seen: list[OperatingPoint | None] = []
+    bind = runtime._bind
+
+    def note(point: OperatingPoint, ready: Any) -> Any:
+        seen.append(runtime.pending)
+        return bind(point, ready)
+
+    monkeypatch.setattr(runtime, "_bind", note)
+    new = runtime.set_point(lam=1.0, width=0.5, wait=False)
+    wait_until(lambda: runtime.pending is None)
+    assert (seen, runtime.active) == ([new], new)
+
+
+def test_a_closed_runtime_compiles_nothing_more(runtime: OATRuntime) -> None:
+    """Regression: a call that had passed the first check compiled a network into a closed runtime."""
+    store = runtime._plans
+    runtime.close()
+    with pytest.raises(OATError, match="closed: load the bundle again"):
+        store.make(P(0.0, 1.0))
+    assert not store._folded
 
 
 def test_a_failing_switch_keeps_the_old_point(runtime: OATRuntime, caplog: pytest.LogCaptureFixture) -> None:
