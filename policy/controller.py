@@ -78,6 +78,12 @@ class AdaptivePolicy(Remembering):
             config.default_lam if config.default_lam is not None else minimax_lam,
             config.default_width if config.default_width is not None else self._widths[-1],
         )
+        if self._default.width not in table.widths:
+            raise ConfigError(f"default_width must be one of {list(table.widths)}, got {self._default.width:g}")
+        if not table.lambdas[0] <= self._default.lam <= table.lambdas[-1]:
+            raise ConfigError(
+                f"default_lambda must lie in [{table.lambdas[0]:g}, {table.lambdas[-1]:g}], got {self._default.lam:g}"
+            )
         self._below_floor = tuple(
             Rejected(lam, None, f"outside λ limits [{max(config.lambda_floor, config.lam_min):g}, {config.lam_max:g}]")
             for lam in table.lambdas

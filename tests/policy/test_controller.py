@@ -467,6 +467,9 @@ def test_tables_that_do_not_fit_are_refused(
     refused("holds no energies", table, battery_capacity_wh=50)
     refused("no λ of the table", table, lambda_floor=0.5, lam_max=0.9)
     refused("reference_width must be one of", table, reference_width=0.6)
+    refused("default_width must be one of", table, default_width=0.6)
+    above_0 = table.model_copy(update={"rows": tuple(row for row in table.rows if row.lam > 0.0)})
+    refused(r"default_lambda must lie in \[0.\d, 1\], got 0", above_0, default_lam=0.0)
     rows = tuple(row.model_copy(update={"measurements": row.measurements[:3]}) for row in table.rows)
     refused("no measurement of \\['adversarial'\\]", table.model_copy(update={"rows": rows}))
 

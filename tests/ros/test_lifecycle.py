@@ -260,6 +260,14 @@ def test_a_camera_without_a_source_ends_with_a_reason() -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_camera_that_cannot_write_its_frames_ends_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "frames").write_text("")
+    command = module_command("camera_replay_node", {"source": "foolbox", "frames_dir": str(tmp_path / "frames")})
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "File exists" in ended.stderr) == (2, True), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_the_process_ends_well_on_sigint(start_graph, bundle: Path, tmp_path: Path) -> None:
     graph = start_graph(auto_activate=False)
     peer = graph.peer

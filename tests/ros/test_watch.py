@@ -37,6 +37,14 @@ def _health(now_s: float, *, image_s: float, work_s: float | None, confidence_s:
     )  # fmt: skip
 
 
+def test_a_battery_that_gives_a_budget_of_power_is_watched_without_a_ladder() -> None:
+    """Regression: a silent one slowed the robot down, and no status named it."""
+    config = PolicyConfig(battery_capacity_wh=50.0, confidence_topic="absent")
+    assert not config.battery_ladder
+    assert list(signal_states(config, ExternalSignals())) == ["battery"]
+    assert list(signal_states(PolicyConfig(confidence_topic="absent"), ExternalSignals())) == []
+
+
 def test_regions_turn_stale_when_images_go_without_them() -> None:
     matcher: StampMatcher[str] = StampMatcher(queue_s=2.0, max_bytes=10**6, wait_s=0.4)
 

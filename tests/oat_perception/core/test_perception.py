@@ -253,6 +253,9 @@ def test_a_box_trained_networks_images_are_its_regions_and_without_any_the_belie
     empty = core.process(replace(FRAME, boxes=()), external=ExternalSignals(), now_s=0.05)
     assert (empty.signals.image, empty.signals.num_regions) == (None, 0)
     assert empty.decision.states["image"] is SignalState.NOTHING
+    broken = core.process(replace(FRAME, boxes=(None, None)), external=ExternalSignals(), now_s=0.07)
+    assert broken.signals.num_regions == 2
+    assert broken.decision.states["image"] is SignalState.MISSING, "boxes that cannot be used are no empty scene"
     boxes = ((0, 0, 40, 40), (10, 5, 50, 48))
     judged = core.process(replace(FRAME, boxes=boxes), external=ExternalSignals(), now_s=0.1)
     assert judged.signals.num_regions == len(boxes)

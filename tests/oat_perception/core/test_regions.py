@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oat_perception.core.regions import RotatedBox, box_of, cut_out
+from oat_perception.core.parameters import SPECS
+from oat_perception.core.regions import RegionSettings, RotatedBox, box_of, cut_out
 
 from oat_runtime.architecture import InputSpec
-from oat_runtime.errors import InputError
+from oat_runtime.errors import ConfigError, InputError
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 AS_IT_IS = InputSpec(height=32, width=32)
@@ -22,6 +23,14 @@ PICTURE_HWC = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 def box(x: float, y: float, size_x: float, size_y: float, theta: float = 0.0) -> SimpleNamespace:
     center = SimpleNamespace(position=SimpleNamespace(x=x, y=y), theta=theta)
     return SimpleNamespace(center=center, size_x=size_x, size_y=size_y)
+
+
+def test_images_are_kept_for_at_least_as_long_as_they_wait() -> None:
+    """Regression: a dead detector then meant no results, and nobody said so."""
+    values = {spec.name: spec.default for spec in SPECS} | {"regions_queue_s": 0.5, "regions_wait_s": 1.0}
+    assert RegionSettings.of(values).queue_s == 0.5  # no regions are asked for
+    with pytest.raises(ConfigError, match="regions_queue_s must be at least regions_wait_s, got 0.5 and 1"):
+        RegionSettings.of(values | {"max_regions": 3})
 
 
 def test_a_box_covers_every_pixel_that_it_touches_and_ends_at_the_border() -> None:

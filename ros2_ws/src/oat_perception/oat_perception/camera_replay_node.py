@@ -282,7 +282,9 @@ class CameraReplay(SpecifiedParameters):
             record |= {"source": source, "boxes": frame.boxes_N4.tolist(), "labels": frame.labels_N.tolist()}
         if self._frames_dir is not None:
             record["file"] = f"{self._sequence:05d}.png"
-            cv2.imwrite(str(self._frames_dir / record["file"]), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+            path = self._frames_dir / record["file"]
+            if not cv2.imwrite(str(path), cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR)):
+                raise OSError(f"{path} cannot be written: make room on the disk, or name another frames_dir")
         if self._truth_file is not None:
             with self._truth_file.open("a") as lines:
                 lines.write(json.dumps(record) + "\n")

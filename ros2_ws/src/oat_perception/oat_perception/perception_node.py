@@ -134,6 +134,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         values = self._commands.values
         if values["max_regions"] and messages.vision is None:
             raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
+        regions = RegionSettings.of(values)
         try:
             loaded = load(values, check=self._commands.bind)
         except BaseException:
@@ -142,7 +143,6 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         external = SignalSubscriptions(
             self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
         )
-        regions = RegionSettings.of(values)
         runtime = loaded.runtime
         publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
         self._configured = _Configured(loaded, publishers, external, regions)

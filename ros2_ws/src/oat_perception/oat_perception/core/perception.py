@@ -182,7 +182,7 @@ class PerceptionCore:
             override_lam=external.override_lam,
             override_width=external.override_width,
             safety_lock=external.safety_lock,
-            num_regions=len(x_NCHW) - 1 if judges_regions and frame.boxes is not None else None,
+            num_regions=len(frame.boxes) if judges_regions and frame.boxes is not None else None,
         )
         decision, policy_failed = self._decide(signals)
         try:

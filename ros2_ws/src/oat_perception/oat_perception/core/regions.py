@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
-from oat_runtime.errors import InputError
+from oat_runtime.errors import ConfigError, InputError
 from oat_runtime.image import region_size, regions
 
 _MAX_ANGLE_RAD = 1e-3
@@ -47,12 +47,21 @@ class RegionSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> RegionSettings:
-        """Return the settings of the values of all parameters."""
+        """Return the settings of the values of all parameters.
+
+        Raises:
+            ConfigError: images would be let go of before they had waited for their detections.
+        """
+        queue_s, wait_s = float(values["regions_queue_s"]), float(values["regions_wait_s"])
+        if values["max_regions"] and queue_s < wait_s:
+            raise ConfigError(
+                f"regions_queue_s must be at least regions_wait_s, got {queue_s:g} and {wait_s:g}: raise the first one"
+            )
         return cls(
             most=int(values["max_regions"]),
-            queue_s=float(values["regions_queue_s"]),
+            queue_s=queue_s,
             queue_bytes=int(values["regions_queue_mb"]) * 10**6,
-            wait_s=float(values["regions_wait_s"]),
+            wait_s=wait_s,
             top_k=int(values["regions_top_k"]),
             min_score=float(values["regions_min_score"]),
             smoothing_s=float(values["regions_smoothing_s"]),

@@ -88,7 +88,7 @@ def signal_states(config: PolicyConfig, external: ExternalSignals) -> dict[str, 
     found: dict[str, tuple[Reading, float]] = {}
     if external.confidence.value is not None or config.confidence_topic == "required":
         found["environment confidence"] = external.confidence, config.confidence_max_age_s
-    if config.battery_ladder:
+    if config.battery_ladder or config.battery_capacity_wh is not None:
         found["battery"] = external.battery, config.battery_max_age_s
     return {
         name: Watched(

@@ -58,6 +58,7 @@ def spin(
     if parser is not None and {"-h", "--help"} & set(given):
         parser.print_help()
         return 0
+    node: _Node | None = None
     with Interrupts() as interrupts:
         try:
             keeps_log = _can_keep_log()
@@ -83,6 +84,9 @@ def spin(
         except (OATError, InvalidParameterTypeException, InvalidParameterValueException) as error:
             rclpy.logging.get_logger(name).fatal(str(error))
             return REFUSED
+        except OSError as error:  # a file that the node was told to write, at its start or when the disk is full
+            rclpy.logging.get_logger(name).fatal(one_line(error))
+            return REFUSED if node is None else 1
         finally:
             rclpy.try_shutdown()
 
