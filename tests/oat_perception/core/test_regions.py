@@ -29,7 +29,7 @@ def test_images_are_kept_for_at_least_as_long_as_they_wait() -> None:
     """Regression: a dead detector then meant no results, and nobody said so."""
     values = {spec.name: spec.default for spec in SPECS} | {"regions_queue_s": 0.5, "regions_wait_s": 1.0}
     assert RegionSettings.of(values).queue_s == 0.5  # no regions are asked for
-    with pytest.raises(ConfigError, match="regions_queue_s must be at least regions_wait_s, got 0.5 and 1"):
+    with pytest.raises(ConfigError, match=r"regions_queue_s must be at least regions_wait_s, got 0\.5 and 1"):
         RegionSettings.of(values | {"max_regions": 3})
 
 
