@@ -1,5 +1,6 @@
 """Laws of the engines: each computes the network of its settings in either form, or says why it cannot."""
 
+import errno
 import json
 import logging
 import subprocess
@@ -106,6 +107,40 @@ def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_doe
     plain = plan()
     assert isinstance(plain, backend.ONNXRuntimePlan)
     np.testing.assert_allclose(optimized(images(3)), plain(images(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("failure", ["no folder", "refused", "damaged"])
+def test_onnxruntime_takes_the_plain_graph_where_the_optimized_one_cannot_be_written(
+    make_tensors: MakeTensors, failure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: on a full disk or without a folder to write into, the network did not load."""
+    need("onnxruntime")
+    from oat_runtime.backends import onnxruntime_backend as backend
+
+    config, tensors = CONFIGS["wide_resnet"], make_tensors(CONFIGS["wide_resnet"])
+    real = backend._session
+
+    def no_folder() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    def session(graph: bytes, settings: Settings, chosen: Any, options: Any = None, without: Any = ()) -> Any:
+        if options is not None and without:
+            if failure == "refused":
+                raise BackendError("ONNX Runtime refused the network (no space left)")
+            Path(options.optimized_model_filepath).write_bytes(b"\xff" * 40)
+            return None
+        return real(graph, settings, chosen, options)
+
+    if failure == "no folder":
+        monkeypatch.setattr(backend.tempfile, "TemporaryDirectory", no_folder)
+    else:
+        monkeypatch.setattr(backend, "_session", session)
+    with caplog.at_level(logging.INFO):
+        compiled = backend.compile_network(lambda: share(tensors, config, width=0.5), Settings(HW), shared=True)
+    plan = compiled.plan(constants(tensors, config, lam=0.25, width=0.5))
+    assert isinstance(plan, backend.ONNXRuntimePlan)
+    assert plan(images(2)).shape == (2, config.num_classes)
+    assert "could not be optimized" in caplog.text and all(at.levelno == logging.INFO for at in caplog.records)
 
 
 def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
