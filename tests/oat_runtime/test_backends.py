@@ -290,6 +290,33 @@ def test_a_damaged_memory_is_ignored(
     assert choose(cache) == ("openvino", "float32")
 
 
+def test_a_remembered_choice_that_is_not_offered_now_is_measured_again(tmp_path: Path, measured: Measured) -> None:
+    """Regression: a choice that was copied from another machine, or forged, was taken and refused at each start."""
+    cache = tmp_path / "cache.json"
+    choose(cache)
+    for remembered in ("openvino bfloat16", "torch bfloat16", "openvino int8", "torch float16"):
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_bytes()), remembered)))
+        before = measured.num_calls
+        assert choose(cache) == choose(cache) == ("openvino", "float32")
+        assert measured.num_calls == before + 1
+
+
+def test_a_remembered_choice_is_taken_without_a_trial_unless_it_needs_one(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(choice, "shows", lambda feature: True)
+    monkeypatch.setattr(choice, "bfloat16_works", lambda name: tried.append(name) or True)
+    choose(tmp_path / "cache.json")
+    tried.clear()
+    assert choose(tmp_path / "cache.json") == ("openvino", "float32")
+    assert not tried
+    measured.times = {("openvino", "bfloat16"): 1.0}
+    choose(tmp_path / "cache.json", sha="b")
+    assert choose(tmp_path / "cache.json", sha="b") == ("openvino", "bfloat16")
+    assert (measured.num_calls, len(tried)) == (2, 2)
+
+
 def test_a_memory_that_cannot_be_written_costs_only_time(
     tmp_path: Path, measured: Measured, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -347,6 +374,18 @@ def test_a_trial_of_bfloat16_that_cannot_be_made_is_no_answer(
         assert choice._precisions("openvino", Settings(HW), None, with_int8=False) == ("float32",)
     assert "bfloat16 is left out of the choice" in caplog.text
     trials.bfloat16_works.cache_clear()
+
+
+def test_a_trial_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a `numpy.py` in a folder that was downloaded ran, since the current folder came first in the path."""
+    from oat_runtime.backends import trials
+
+    for name in ("numpy", "json", "oat_runtime"):
+        (tmp_path / f"{name}.py").write_text("import os; os.abort()")
+    monkeypatch.chdir(tmp_path)
+    assert trials._ends_well("import json, numpy, oat_runtime.backends", "packages are found")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert trials._ends_well("import oat_runtime.backends", "this package is found")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
