@@ -192,7 +192,9 @@ def output_file(*endings: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"expected a file ending in {', '.join(endings)}, got {one_line(text)}")
         if file.is_dir():
             raise argparse.ArgumentTypeError(f"{one_line(text)} is a folder: name a file")
-        _check_folder(file.parent, text)
+        if file.exists() and not file.is_file():  # a device or a pipe, which a file would take the place of
+            raise argparse.ArgumentTypeError(f"{one_line(text)} is a device or a pipe, no regular file: name a file")
+        _check_folder(Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent, text)
         return file
 
     return check

@@ -5,6 +5,7 @@ OATError
 ├── InputError            an image, frame or batch that cannot be used             (also ValueError)
 ├── ConfigError           a configuration that contradicts itself                  (also ValueError)
 ├── DataError             a data set that is missing, damaged or of another format
+│   └── FileReadError     its bytes could not be had, which may pass
 ├── BundleError           a bundle that is missing, truncated, tampered or unknown
 ├── CheckpointError       a checkpoint that is damaged or of another run
 └── BackendError          an inference engine that is missing or refused the model
@@ -38,6 +39,10 @@ class ConfigError(OATError, ValueError):
 
 class DataError(OATError):
     """A data set is missing, damaged, or in a format that is not known."""
+
+
+class FileReadError(DataError):
+    """A file is missing, its disk failed or memory ran out: what may be another time, whatever the file holds."""
 
 
 class BundleError(OATError):

@@ -62,21 +62,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Give a file to write that takes its place when the block ends, and is gone if the block fails.
 
     Args:
-        path: its place; folders are made as needed.
+        path: its place; folders are made as needed. A link stays, and goes on to name the file.
 
     Raises:
         OSError: it cannot be written; it names the file, and what was there stays.
     """
     target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
+        real = Path(os.path.realpath(target))
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=real.parent, prefix=f".{real.name}-", delete=False) as file:
             try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
                 os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
+                os.replace(file.name, real)
             except BaseException:
                 os.unlink(file.name)
                 raise

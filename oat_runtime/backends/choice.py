@@ -78,11 +78,12 @@ def choose(
     cache = cache or cache_path()
     key = _key(names, "any precision, int8" if with_int8 else precision or "any precision", settings, bundle_sha256)
     known = None if cache is None else _read(cache).get(key)
-    kinds = [kind for kind in _PRECISIONS if (precision is None and (with_int8 or kind != "int8")) or kind == precision]
-    possible = {f"{name} {kind}": (name, kind) for name in names for kind in kinds}
+    possible = {f"{name} {kind}": (name, kind) for name in names for kind in _PRECISIONS}
     if isinstance(known, str) and known in possible:
-        _LOG.info("engine for one image on %d threads: %s, measured before", settings.num_threads, known)
-        return possible[known]
+        remembered = possible[known]
+        if _offers(*remembered, settings, precision, with_int8=with_int8):
+            _LOG.info("engine for one image on %d threads: %s, measured before", settings.num_threads, known)
+            return remembered
     candidates = [
         (name, kind) for name in names for kind in _precisions(name, settings, precision, with_int8=with_int8)
     ]
@@ -151,15 +152,26 @@ def _plan(make_net: MakeNet, settings: Settings, candidate: Candidate) -> Plan:
 def _precisions(
     name: BackendName, settings: Settings, precision: Precision | None, *, with_int8: bool
 ) -> tuple[Precision, ...]:
-    """What to compare. On a CPU only OpenVINO's bfloat16: torch's took longer than OpenVINO's float32 (8.6, 8.1 ms)."""
+    """What to compare."""
+    return tuple(kind for kind in _PRECISIONS if _offers(name, kind, settings, precision, with_int8=with_int8))
+
+
+def _offers(
+    name: BackendName, kind: Precision, settings: Settings, precision: Precision | None, *, with_int8: bool
+) -> bool:
+    """Whether to compare a precision.
+
+    On a CPU only OpenVINO's bfloat16: torch's took longer than OpenVINO's float32 (8.6, 8.1 ms).
+    """
     if precision is not None:
-        return (precision,)
-    if settings.device == "cuda":
-        fast = name in ("torch", "tensorrt")
-    else:
-        fast = name == "openvino" and shows("amx_bf16") and _works_in_bfloat16(name)
-    in_int8 = with_int8 and settings.device == "cpu" and name in INT8_ENGINES
-    return ("float32", *(("bfloat16",) if fast else ()), *(("int8",) if in_int8 else ()))
+        return kind == precision
+    if kind == "bfloat16":
+        if settings.device == "cuda":
+            return name in ("torch", "tensorrt")
+        return name == "openvino" and shows("amx_bf16") and _works_in_bfloat16(name)
+    if kind == "int8":
+        return with_int8 and settings.device == "cpu" and name in INT8_ENGINES
+    return kind == "float32"
 
 
 def _works_in_bfloat16(name: Literal["openvino"]) -> bool:

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from oat_runtime.backends.int8_graph import refuse_shared, to_int8_onnx
 from oat_runtime.backends.onnx_graph import CONSTANTS, INPUT, to_onnx
 from oat_runtime.backends.plan import Compiled, Device, Floats, MakeNet, Settings
-from oat_runtime.errors import BackendError
+from oat_runtime.errors import BackendError, one_line
 from oat_runtime.plain_net import PlainNet
 
 _LOG = logging.getLogger(__name__)
@@ -140,16 +141,21 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
     small network's time.
 
     Returns:
-        The network; None if a marker is missing because ONNX Runtime computed with it. Then use the plain graph.
+        The network; None if a marker is missing because ONNX Runtime computed with it, or if the optimized network
+        could not be written and read again, say on a full disk. Then use the plain graph.
     """
     num = net.constants().size
     numbered = net.with_constants(np.arange(_OFFSET + 1, _OFFSET + num + 1, dtype=np.float32))
-    with tempfile.TemporaryDirectory() as folder:
-        options = _options(settings)
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        graph = to_onnx(numbered, input_hw=settings.input_hw)
-        _session(graph, settings, chosen, options, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
-        model = onnx.load(options.optimized_model_filepath)
+    graph = to_onnx(numbered, input_hw=settings.input_hw)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(settings)
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            _session(graph, settings, chosen, options, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
+            model = onnx.load(options.optimized_model_filepath)
+    except (OSError, BackendError, DecodeError) as error:
+        _LOG.info("plans of one network are slower, because it could not be optimized: %s", one_line(error))
+        return None
     options = _options(settings)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimized already
     numbers = (0.0, *range(_OFFSET + 1, _OFFSET + num + 1))

@@ -46,6 +46,13 @@ net = untrained_int8_net(ModelConfig(depth=10, widen_factor=4), 1.0)
 compile_unchecked(lambda: net, Settings((32, 32), "int8")).request(1).infer()
 """
 
+_APART = f"""
+import sys
+sys.path[:] = [*filter(None, sys.path), {str(Path(__file__).resolve().parents[2])!r}]
+"""
+"""Takes the current folder, which may be anybody's, out of the path, as `-P` does from Python 3.11 on. Last on the path
+is this package's folder, since that may have been found in the current one."""
+
 
 @functools.cache
 def bfloat16_works(engine: Literal["torch", "torch-inference", "openvino"]) -> bool:
@@ -76,14 +83,14 @@ def shows(feature: str) -> bool:
 
 
 def _ends_well(script: str, what: str) -> bool:
-    """Run a script, and return False if a signal ended it or it did not end.
+    """Run a script, without what lies in the current folder; return False if a signal ended it or it did not end.
 
     Raises:
         BackendError: the trial could not be made, or ended with another error.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, timeout=_TIMEOUT_S, check=False, text=True
+            [sys.executable, "-c", _APART + script], capture_output=True, timeout=_TIMEOUT_S, check=False, text=True
         )
     except subprocess.TimeoutExpired:
         return False

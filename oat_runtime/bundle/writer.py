@@ -187,7 +187,8 @@ def attach_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     The bundle is replaced whole or not at all.
 
     Raises:
-        BundleError: the name is not a plain file name, or one of the bundle's own; or there is no room for a copy.
+        BundleError: the name is not a plain file name, or one of the bundle's own; the bundle changed since it was
+            loaded; or there is no room for a copy.
     """
     if not is_plain(name) or name in (WEIGHTS, PROBE, OUTCOMES):
         raise BundleError(f"an attached file needs a plain name of its own, got {quoted(name)}")
@@ -215,8 +216,10 @@ def attach_quantization(
         outcomes: per-image outcomes of the table `report` in `figures`, by `outcome_key` with the precision int8.
 
     Raises:
-        BundleError: the ranges do not fit the architecture, or the bundle would not be read again; nothing changed.
+        BundleError: the ranges do not fit the architecture, the bundle changed since it was loaded, or it would not be
+            read again; it stays as it is.
     """
+    _check_unchanged(bundle)  # before its files are read, which may be others by now
     try:
         quantization.check(bundle.manifest.model)
     except ValueError as error:
@@ -285,7 +288,12 @@ def _packed(outcomes: Mapping[str, npt.NDArray[np.bool_]]) -> bytes:
 
 
 def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
-    """Put other files and another manifest into a copy of the bundle, which takes its place if it can be read."""
+    """Put other files and another manifest into a copy of the bundle, which takes its place if it can be read.
+
+    Raises:
+        BundleError: it is not the bundle that was loaded any more, or the changed one would not be read again.
+    """
+    _check_unchanged(bundle)
     entries = {name: _entry(content) for name, content in files.items()}
     manifest = bundle.manifest.model_copy(update={**changes, "files": bundle.manifest.files | entries})
     with _partial(bundle.path.resolve()) as partial:  # a link goes on to name it
@@ -305,6 +313,15 @@ def _replaced(bundle: Bundle, changes: Mapping[str, Any], files: Mapping[str, by
             for precision in made.manifest.figures:
                 made.outcomes(precision)
     return Bundle.load(bundle.path)
+
+
+def _check_unchanged(bundle: Bundle) -> None:
+    """Refuse a bundle that another one replaced since it was loaded, whose files would be lost."""
+    if (now := Bundle.load(bundle.path).sha256) != bundle.sha256:
+        raise BundleError(
+            f"{one_line(bundle.path)} changed meanwhile: expected sha256 {bundle.sha256[:12]}, got {now[:12]}: run the "
+            "command again, so that nothing is lost that was put into it"
+        )
 
 
 def upgrade(bundle: Bundle) -> Bundle:

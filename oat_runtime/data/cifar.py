@@ -58,7 +58,14 @@ CIFAR10 = Source(
     class_names=CIFAR10_CLASSES,
     locations=(
         Location("lossless pack", "cifar10/labels.npz", "cifar10", read_pack, _NUM),
-        Location(_BINARY, "cifar-10-batches-bin/test_batch.bin", "cifar-10-batches-bin", read_cifar10, _NUM),
+        Location(
+            _BINARY,
+            "cifar-10-batches-bin/test_batch.bin",
+            "cifar-10-batches-bin",
+            read_cifar10,
+            _NUM,
+            files={"train": tuple((f"cifar-10-batches-bin/data_batch_{i}.bin",) for i in range(1, 6))},
+        ),
     ),
     archives=(Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
 )
@@ -66,6 +73,15 @@ CIFAR10 = Source(
 CIFAR100 = Source(
     title="CIFAR-100",
     class_names=CIFAR100_CLASSES,
-    locations=(Location(_BINARY, "cifar-100-binary", "cifar-100-binary", read_cifar100, _NUM),),
+    locations=(
+        Location(
+            _BINARY,
+            "cifar-100-binary",
+            "cifar-100-binary",
+            read_cifar100,
+            _NUM,
+            files={split: ((f"cifar-100-binary/{split}.bin",),) for split in _NUM},
+        ),
+    ),
     archives=(Archive("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
 )

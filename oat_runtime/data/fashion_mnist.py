@@ -60,7 +60,18 @@ FASHION_MNIST = Source(
     class_names=(
         "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
     ),
-    locations=(Location("official idx files", "fashion-mnist", "fashion-mnist", read_fashion_mnist, _NUM),),
+    locations=(
+        Location(
+            "official idx files", "fashion-mnist", "fashion-mnist", read_fashion_mnist, _NUM,
+            files={
+                split: tuple(
+                    (f"fashion-mnist/{prefix}-{kind}-ubyte", f"fashion-mnist/{prefix}-{kind}-ubyte.gz")
+                    for kind in ("images-idx3", "labels-idx1")
+                )
+                for split, prefix in _PREFIX.items()
+            },
+        ),
+    ),
     archives=tuple(
         Archive(_URL + name, md5, folder="fashion-mnist", unpack=False)
         for name, md5 in (

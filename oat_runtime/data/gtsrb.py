@@ -90,7 +90,13 @@ GTSRB = Source(
     ),
     locations=(
         Location("lossless pack", "gtsrb/labels.npz", "gtsrb", read_pack, {"train": 13_070, "test": 12_630}),
-        Location("official PPM files", "GTSRB", "GTSRB", read_gtsrb, {"train": 39_209, "test": 12_630}),
+        Location(
+            "official PPM files", "GTSRB", "GTSRB", read_gtsrb, {"train": 39_209, "test": 12_630},
+            files={
+                "train": tuple((f"GTSRB/Final_Training/Images/{at:05d}/GT-{at:05d}.csv",) for at in range(43)),
+                "test": (tuple(f"{at}GT-final_test.csv" for at in ("", "GTSRB/", "GTSRB/Final_Test/Images/")),),
+            },
+        ),
     ),
     archives=(
         Archive(_URL + "GTSRB_Final_Training_Images.zip", "f33fd80ac59bff73c82d25ab499e03a3"),

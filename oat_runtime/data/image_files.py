@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.decoding import FULL_BITS
 from oat_runtime.data.file_pixels import decode_file
 from oat_runtime.data.image_headers import MAX_PIXELS, most_bytes
-from oat_runtime.errors import DataError, InputError
+from oat_runtime.errors import DataError, FileReadError, InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -76,12 +77,15 @@ def read_image(
         bits: how many bits a value of 16 bits uses, 8 to 16.
 
     Raises:
-        DataError: it is missing, cannot be decoded whole, has more pixels, or several pictures.
+        FileReadError: it is missing or cannot be read, or memory ran out.
+        DataError: it cannot be decoded whole, has more pixels, or several pictures.
     """
     data = _content(path, remedy, max_pixels)
     try:
         return decode_file(data, max_pixels=max_pixels, bits=bits, needed_px=needed_px)
-    except InputError as error:
+    except (InputError, MemoryError) as error:
+        if isinstance(error, MemoryError) or getattr(error.__cause__, "code", None) == cv2.Error.StsNoMem:
+            raise FileReadError(f"{path} cannot be decoded: out of memory: make room, and start again") from error
         joint = ", or " if str(error).count(": ") > 1 else ": "  # it may end in a remedy of its own
         raise DataError(f"{path} cannot be decoded: {error}{joint}{remedy}") from error
 
@@ -91,9 +95,9 @@ def _content(path: Path, remedy: str, max_pixels: int) -> bytes:
     most = most_bytes(max_pixels)
     try:
         if not path.is_file():
-            raise DataError(f"{path} is missing: {remedy}")
+            raise FileReadError(f"{path} is missing: {remedy}")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): {remedy}") from error
+        raise FileReadError(f"{path} cannot be read ({error}): {remedy}") from error
     return data

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,6 +49,7 @@ class Location:
         folder: what the reader gets, relative to the root.
         read: the reader.
         num_images: how many images each split must have.
+        files: what each split needs, relative to the root: of each file the places or names that it may have.
     """
 
     form: str
@@ -54,6 +57,7 @@ class Location:
     folder: str
     read: Reader
     num_images: Mapping[Split, int]
+    files: Mapping[Split, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,11 @@ class Found:
     def folder(self) -> Path:
         """What the reader gets."""
         return self.root / self.location.folder
+
+    def has_all_of(self, split: Split) -> bool:
+        """Return whether no file of a split is missing, as after a download that was stopped."""
+        files = self.location.files.get(split, ())
+        return all(any((self.root / place).is_file() for place in places) for places in files)
 
 
 def find_source(source: Source, root: Path | None = None) -> Found | None:
@@ -147,15 +156,17 @@ def load_source(
 ) -> ImageSet:
     """Read one split of a known data set from where it is found, check what comes, and mix what lies class by class.
 
+    With `download`, it is fetched where files of this split are missing.
+
     Raises:
         DataError: nothing there, or files that are damaged or incomplete.
     """
     roots = data_roots(root)
-    found = _look(source, roots)
-    if found is None:
-        if not download:
-            raise _missing(source, roots)
+    found = _look(source, roots, split)
+    if download and (found is None or not found.has_all_of(split)):
         found = fetch_source(source, root)
+    if found is None:
+        raise _missing(source, roots)
     fitted = spec
     if spec is None and source.side is not None:
         fitted = InputSpec(height=source.side, width=source.side, resize=resize)
@@ -186,12 +197,11 @@ def load_source(
     return data if count < expected else mixed(data).first(limit)
 
 
-def _look(source: Source, roots: tuple[Path, ...]) -> Found | None:
-    for root in roots:
-        for location in source.locations:
-            if (root / location.marker).exists():
-                return Found(root, location)
-    return None
+def _look(source: Source, roots: tuple[Path, ...], split: Split | None = None) -> Found | None:
+    """Return the first place that holds the set, and rather one that has all of `split`."""
+    places = (Found(root, location) for root in roots for location in source.locations)
+    there = [found for found in places if (found.root / found.location.marker).exists()]
+    return next((found for found in there if split is None or found.has_all_of(split)), there[0] if there else None)
 
 
 def _missing(source: Source, roots: tuple[Path, ...]) -> DataError:
@@ -206,7 +216,6 @@ def _fetch(archive: Archive, root: Path, title: str, *, timeout_s: float) -> Non
     require("pooch", extra="data", by="a download")
     import pooch
 
-    unpack = pooch.Unzip if archive.file_name.endswith(".zip") else pooch.Untar
     shows_progress = find_spec("tqdm") is not None
     try:
         pooch.retrieve(
@@ -215,10 +224,24 @@ def _fetch(archive: Archive, root: Path, title: str, *, timeout_s: float) -> Non
             path=root / archive.folder,
             fname=archive.file_name,
             downloader=pooch.HTTPDownloader(progressbar=shows_progress, timeout=timeout_s),
-            processor=unpack(extract_dir=".") if archive.unpack else None,
+            processor=_unpack if archive.unpack else None,
         )
     except (OSError, ValueError) as error:
         raise DataError(f"{title} could not be downloaded ({error}): put it under {root} by hand") from error
+
+
+def _unpack(file_name: str, action: str, _: object) -> None:
+    """Unpack an archive as pooch's processors do, but move each file into its place whole, so that none is cut off."""
+    import pooch
+
+    unpack = pooch.Unzip if file_name.endswith(".zip") else pooch.Untar
+    folder = Path(file_name).parent
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=folder) as passing:
+        names = unpack(extract_dir=passing)(file_name, action, None)  # an absolute path stands for itself
+        for name in sorted(names, key=lambda name: name.endswith(".csv")):  # tables last: they name the other files
+            place = folder / os.path.relpath(name, passing)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(name, place)
 
 
 def whole_file(path: Path, num_bytes: int) -> npt.NDArray[np.uint8]:

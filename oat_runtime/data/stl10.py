@@ -33,8 +33,13 @@ def read_stl10(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
 STL10 = Source(
     title="STL-10",
     class_names=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
-    locations=(Location("official binary files", "stl10_binary", "stl10_binary", read_stl10, _NUM),),
+    locations=(
+        Location(
+            "official binary files", "stl10_binary", "stl10_binary", read_stl10, _NUM,
+            files={split: tuple((f"stl10_binary/{split}_{kind}.bin",) for kind in "Xy") for split in _NUM},
+        ),
+    ),
     archives=(
         Archive("http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb"),
     ),
-)
+)  # fmt: skip

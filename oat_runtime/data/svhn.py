@@ -50,7 +50,12 @@ def read_svhn(folder: Path, split: Split, spec: InputSpec | None) -> Contents:
 SVHN = Source(
     title="SVHN",
     class_names=tuple("0123456789"),
-    locations=(Location("official MATLAB files", "svhn", "svhn", read_svhn, {"train": 73_257, "test": 26_032}),),
+    locations=(
+        Location(
+            "official MATLAB files", "svhn", "svhn", read_svhn, {"train": 73_257, "test": 26_032},
+            files={"train": (("svhn/train_32x32.mat",),), "test": (("svhn/test_32x32.mat",),)},
+        ),
+    ),
     archives=(
         Archive(
             "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",

@@ -1,5 +1,6 @@
 """Laws of the engines: each computes the network of its settings in either form, or says why it cannot."""
 
+import errno
 import json
 import logging
 import subprocess
@@ -106,6 +107,40 @@ def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_doe
     plain = plan()
     assert isinstance(plain, backend.ONNXRuntimePlan)
     np.testing.assert_allclose(optimized(images(3)), plain(images(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("failure", ["no folder", "refused", "damaged"])
+def test_onnxruntime_takes_the_plain_graph_where_the_optimized_one_cannot_be_written(
+    make_tensors: MakeTensors, failure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: on a full disk or without a folder to write into, the network did not load."""
+    need("onnxruntime")
+    from oat_runtime.backends import onnxruntime_backend as backend
+
+    config, tensors = CONFIGS["wide_resnet"], make_tensors(CONFIGS["wide_resnet"])
+    real = backend._session
+
+    def no_folder() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    def session(graph: bytes, settings: Settings, chosen: Any, options: Any = None, without: Any = ()) -> Any:
+        if options is not None and without:
+            if failure == "refused":
+                raise BackendError("ONNX Runtime refused the network (no space left)")
+            Path(options.optimized_model_filepath).write_bytes(b"\xff" * 40)
+            return None
+        return real(graph, settings, chosen, options)
+
+    if failure == "no folder":
+        monkeypatch.setattr(backend.tempfile, "TemporaryDirectory", no_folder)
+    else:
+        monkeypatch.setattr(backend, "_session", session)
+    with caplog.at_level(logging.INFO):
+        compiled = backend.compile_network(lambda: share(tensors, config, width=0.5), Settings(HW), shared=True)
+    plan = compiled.plan(constants(tensors, config, lam=0.25, width=0.5))
+    assert isinstance(plan, backend.ONNXRuntimePlan)
+    assert plan(images(2)).shape == (2, config.num_classes)
+    assert "could not be optimized" in caplog.text and all(at.levelno == logging.INFO for at in caplog.records)
 
 
 def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
@@ -255,6 +290,33 @@ def test_a_damaged_memory_is_ignored(
     assert choose(cache) == ("openvino", "float32")
 
 
+def test_a_remembered_choice_that_is_not_offered_now_is_measured_again(tmp_path: Path, measured: Measured) -> None:
+    """Regression: a choice that was copied from another machine, or forged, was taken and refused at each start."""
+    cache = tmp_path / "cache.json"
+    choose(cache)
+    for remembered in ("openvino bfloat16", "torch bfloat16", "openvino int8", "torch float16"):
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_bytes()), remembered)))
+        before = measured.num_calls
+        assert choose(cache) == choose(cache) == ("openvino", "float32")
+        assert measured.num_calls == before + 1
+
+
+def test_a_remembered_choice_is_taken_without_a_trial_unless_it_needs_one(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(choice, "shows", lambda feature: True)
+    monkeypatch.setattr(choice, "bfloat16_works", lambda name: tried.append(name) or True)
+    choose(tmp_path / "cache.json")
+    tried.clear()
+    assert choose(tmp_path / "cache.json") == ("openvino", "float32")
+    assert not tried
+    measured.times = {("openvino", "bfloat16"): 1.0}
+    choose(tmp_path / "cache.json", sha="b")
+    assert choose(tmp_path / "cache.json", sha="b") == ("openvino", "bfloat16")
+    assert (measured.num_calls, len(tried)) == (2, 2)
+
+
 def test_a_memory_that_cannot_be_written_costs_only_time(
     tmp_path: Path, measured: Measured, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,6 +374,18 @@ def test_a_trial_of_bfloat16_that_cannot_be_made_is_no_answer(
         assert choice._precisions("openvino", Settings(HW), None, with_int8=False) == ("float32",)
     assert "bfloat16 is left out of the choice" in caplog.text
     trials.bfloat16_works.cache_clear()
+
+
+def test_a_trial_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a `numpy.py` in a folder that was downloaded ran, since the current folder came first in the path."""
+    from oat_runtime.backends import trials
+
+    for name in ("numpy", "json", "oat_runtime"):
+        (tmp_path / f"{name}.py").write_text("import os; os.abort()")
+    monkeypatch.chdir(tmp_path)
+    assert trials._ends_well("import json, numpy, oat_runtime.backends", "packages are found")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert trials._ends_well("import oat_runtime.backends", "this package is found")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

@@ -396,6 +396,17 @@ def test_attaching_again_replaces(folder: Path) -> None:
     assert attach_file(first, "estimator.json", b'{"a": 1}').estimator == {"a": 1}
 
 
+def test_nothing_is_attached_to_a_bundle_that_changed_since_it_was_loaded(folder: Path) -> None:
+    """Regression: what was attached while an export counted for hours was dropped without a word."""
+    loaded = Bundle.load(folder)
+    attach_file(Bundle.load(folder), "estimator.json", b'{"a": 1}')
+    before = contents(folder)
+    with pytest.raises(BundleError, match=r"changed meanwhile: expected sha256 \w+, got \w+: run the command again"):
+        attach_file(loaded, "evaluation.json", b"{}")
+    assert contents(folder) == before
+    assert attach_file(Bundle.load(folder), "evaluation.json", b"{}").estimator == {"a": 1}
+
+
 @pytest.mark.parametrize("name", ["../outside.json", "manifest.json", "weights.safetensors", "a/b", ""])
 def test_attaching_under_a_bad_name_changes_nothing(folder: Path, name: str) -> None:
     before = contents(folder.parent)

@@ -128,6 +128,20 @@ def test_arguments_that_cannot_be_meant_are_refused(kind: Callable[[str], object
     assert len(str(refused.value)) < 500
 
 
+def test_what_is_no_regular_file_is_never_an_output(tmp_path: Path) -> None:
+    """Regression: as root, `--output /dev/null` put a file in the place of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (os.devnull, str(tmp_path / "pipe"), str(tmp_path / "link")):
+        with pytest.raises(argparse.ArgumentTypeError, match="no regular file: name a file"):
+            output_file()(path)
+    (tmp_path / "file").touch()
+    (tmp_path / "to_file").symlink_to("file")
+    (tmp_path / "to_new").symlink_to("new")
+    for name in ("file", "to_file", "to_new", "new"):
+        assert output_file()(str(tmp_path / name)) == tmp_path / name
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "kept.json"
     target.write_text("old")

@@ -44,6 +44,17 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_beside_it(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_the_file_that_it_names_is_written(tmp_path: Path, exists: bool) -> None:
+    file, link = tmp_path / "data" / "file.json", tmp_path / "link.json"
+    if exists:
+        write_whole(file, "old")
+    link.symlink_to("data/file.json")
+    write_whole(link, "new")
+    assert link.is_symlink() and file.read_text() == "new"
+    assert [entry.name for entry in file.parent.iterdir()] == ["file.json"]
+
+
 def test_a_model_comes_back(tmp_path: Path) -> None:
     write_whole(tmp_path / "limits.json", Limits(low=1, high=2).model_dump_json())
     assert read_model(Limits, tmp_path / "limits.json", what="limits") == Limits(low=1, high=2)

@@ -336,6 +336,21 @@ def test_published_suites_of_int8_go_when_the_ranges_are_others_and_the_log_name
         made = attach_quantization(again, other, probe_atol=0.5)
 
 
+def test_nothing_is_attached_where_others_counted_in_int8_meanwhile(folder: Path) -> None:
+    bundle, again = Bundle.load(folder), Bundle.load(folder)
+    figures, quantization = bundle.manifest.figures["float32"], bundle.quantization()
+    assert quantization is not None
+    outcomes = {
+        outcome_key(m.condition, row.point, precision="int8"): np.arange(m.num_total) < m.num_correct
+        for row in figures.report.rows
+        for m in row.measurements
+    }
+    counted = attach_quantization(again, quantization, probe_atol=0.5, figures=figures, outcomes=outcomes)
+    with pytest.raises(BundleError, match=r"changed meanwhile: .*: run the command again"):
+        attach_quantization(bundle, quantization, probe_atol=0.5)
+    assert Bundle.load(folder).sha256 == counted.sha256
+
+
 def test_figures_that_do_not_fit_leave_the_bundle_as_it_was(folder: Path) -> None:
     bundle, before = Bundle.load(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
     figures, quantization = bundle.manifest.figures["float32"], bundle.quantization()

@@ -9,7 +9,8 @@ A cache lies in `pictures/NAME-SIZE-PART-HASH/` of the user's cache:
 | `record.json` | the key of all that decided the pixels, and the pictures that cannot be read; written last |
 
 Only one process at a time writes or checks a folder's cache. What does not fit its record, or its own checksums, is
-made again. Pictures that changed are decoded again in the same place, so old pixels do not pile up.
+made again. Pictures that changed are decoded again in the same place, so old pixels do not pile up. Where a file could
+not be read, which may pass, nothing is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE
 from oat_runtime.data.folders.pictures import Picture, decode
 from oat_runtime.data.npz import read_arrays
-from oat_runtime.errors import DataError, OATError, one_line
+from oat_runtime.errors import DataError, FileReadError, OATError, one_line
 from oat_runtime.files import held, read_model, user_cache, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.report import progress_bar
@@ -67,12 +68,14 @@ class DecodedPictures:
         thumbnails_NHWC: uint8, of the images before they were fitted.
         digests_N: uint64, `image_digest` of each.
         broken: name to reason of each picture that cannot be read; its images are black.
+        is_lasting: whether all of those will be as broken another time, because their bytes do not decode.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
     thumbnails_NHWC: npt.NDArray[np.uint8]
     digests_N: npt.NDArray[np.uint64]
     broken: dict[str, str]
+    is_lasting: bool = True
 
 
 class _Record(StrictModel):
@@ -96,7 +99,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
     """
     with _place(root, spec, part) as folder, held(folder, by="reader of these pictures", waits=True):
         key = _key(pictures, spec)
-        found = _opened(folder, key, spec)
+        found = _opened(folder, key, spec, num=sum(len(picture.class_names) for picture in pictures))
         if found is not None:
             _LOG.info("%d images of %s come from the cache %s", len(found.images_NHWC), root, folder)
             return found
@@ -104,7 +107,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
         found = _made(folder, pictures, spec)
         if _key(pictures, spec) != key:
             raise DataError(f"{root}: pictures changed while they were read: start again when nothing writes there")
-        return _kept(folder, found, key)
+        return _kept(folder, found, key) if found.is_lasting else found
 
 
 @contextmanager
@@ -144,8 +147,8 @@ def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
     return digest.hexdigest()
 
 
-def _opened(folder: Path, key: str, spec: InputSpec | None) -> DecodedPictures | None:
-    """What is kept, if it belongs to `key` and is whole."""
+def _opened(folder: Path, key: str, spec: InputSpec | None, *, num: int) -> DecodedPictures | None:
+    """What is kept, if it belongs to `key` and is whole: `num` images."""
     if not (folder / _RECORD).is_file():
         return None
     try:
@@ -160,8 +163,13 @@ def _opened(folder: Path, key: str, spec: InputSpec | None) -> DecodedPictures |
         beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
         images_NHWC = _mapped(folder)
         size = images_NHWC.shape[1:3] if spec is None else (spec.height, spec.width)
-        if images_NHWC.dtype != np.uint8 or images_NHWC.shape != (len(beside["checksums"]), *size, 3):
-            raise DataError(f"{_PIXELS} holds {images_NHWC.dtype} of shape {images_NHWC.shape}")
+        for name, array, dtype, shape in (
+            (_PIXELS, images_NHWC, np.uint8, (num, *size, 3)),
+            (f"`thumbnails` of {_BESIDE}", beside["thumbnails"], np.uint8, (num, *THUMBNAIL_SHAPE)),
+            (f"`digests` of {_BESIDE}", beside["digests"], np.uint64, (num,)),
+        ):
+            if array.dtype != dtype or array.shape != shape:
+                raise DataError(f"{name}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
         if not np.array_equal(_checksums(images_NHWC), beside["checksums"]):
             raise DataError(f"{_PIXELS} is not the file that was written")
     except (OATError, OSError, ValueError, EOFError) as error:
@@ -186,6 +194,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
     height, width = (spec.height, spec.width) if spec is not None else _size_of_first(pictures)
     thumbnails, digests = np.zeros((num, *THUMBNAIL_SHAPE), np.uint8), np.zeros(num, np.uint64)
     broken: dict[str, str] = {}
+    is_lasting = True
     half = folder / f"{_PIXELS}.part"
     _LOG.info(
         "decoding %s once into %s (%s), from which later starts and other processes read them",
@@ -199,6 +208,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
                 progress.advance(bar)
                 if done.reason:
                     broken[done.name] = done.reason
+                    is_lasting &= done.is_lasting
                 for row, (thumbnail_HWC, digest) in enumerate(done.beside, done.row):
                     thumbnails[row], digests[row] = thumbnail_HWC, digest
         os.replace(half, folder / _PIXELS)
@@ -208,7 +218,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
         raise OSError(error.errno, error.strerror, os.fspath(folder / _PIXELS)) from error
     finally:
         half.unlink(missing_ok=True)
-    return DecodedPictures(_mapped(folder), thumbnails, digests, broken)
+    return DecodedPictures(_mapped(folder), thumbnails, digests, broken, is_lasting)
 
 
 class _Output:
@@ -242,6 +252,7 @@ class _Done:
     name: str
     beside: tuple[tuple[npt.NDArray[np.uint8], int], ...] = ()
     reason: str = ""
+    is_lasting: bool = True
 
 
 def _in_parallel(pictures: Sequence[Picture], spec: InputSpec | None, output: _Output) -> Iterator[_Done]:
@@ -267,7 +278,8 @@ def _decode_some(
         try:
             made = decode(picture, spec)
         except DataError as error:
-            done.append(_Done(start, picture.name, reason=str(error)))
+            lasts = not isinstance(error, FileReadError)
+            done.append(_Done(start, picture.name, reason=str(error), is_lasting=lasts))
             continue
         for row, image in enumerate(made, start):
             if image.image_HWC.shape != output.shape[1:]:

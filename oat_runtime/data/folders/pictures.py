@@ -16,7 +16,7 @@ from oat_runtime.data.folders.listing import PICTURES_NOT_READ
 from oat_runtime.data.folders.near_copies import thumbnail
 from oat_runtime.data.image_files import read_image
 from oat_runtime.data.image_set import image_digest
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, FileReadError
 from oat_runtime.extras import require
 from oat_runtime.image import fit_frame
 
@@ -62,7 +62,8 @@ def decode(picture: Picture, spec: InputSpec | None) -> list[Decoded]:
     image. Parts of a picture are cut out of the whole.
 
     Raises:
-        DataError: the picture cannot be read.
+        FileReadError: the picture's bytes could not be had, or memory ran out.
+        DataError: they cannot be decoded.
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
     is_whole = picture.cut is None
@@ -79,26 +80,31 @@ def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.
     """Read a picture of a data set: `read_image`, but a TIFF file with holes is refused.
 
     Raises:
-        DataError: it cannot be read.
+        FileReadError: its bytes could not be had, or memory ran out.
+        DataError: they cannot be decoded.
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
     if path.suffix.lower() in PICTURES_NOT_READ:
         raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
     pixels_HWC = read_image(path, needed_px=needed_px)
-    with path.open("rb") as file:
-        is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
+    try:
+        with path.open("rb") as file:
+            is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
+            data = path.read_bytes() if is_tiff else b""
+    except OSError as error:
+        raise FileReadError(f"{path} cannot be read ({error}): replace or remove it") from error
     if is_tiff:
-        _check_tiff(path)
+        _check_tiff(path, data)
     return pixels_HWC
 
 
-def _check_tiff(path: Path) -> None:
+def _check_tiff(path: Path, data: bytes) -> None:
     """Refuse a TIFF file with holes in compressed pixels. OpenCV fills them; Pillow does not, if it knows the kind."""
     require("PIL", extra="data", by="a folder with TIFF images")
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("TIFF",)) as image:
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             image.load()
     except UnidentifiedImageError:
         return  # floats of three channels and the like

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 
 from oat_runtime.architecture import InputSpec, Resize
 from oat_runtime.commands import text_of
-from oat_runtime.data import ImageSet, load_dataset, read_image
+from oat_runtime.data import ImageSet, image_files, load_dataset, read_image
 from oat_runtime.data.folders import decode_cache, pictures
 from oat_runtime.data.folders.decode_cache import decoded
 from oat_runtime.data.folders.pictures import Picture
@@ -169,6 +172,39 @@ def test_pixels_in_another_shape_are_not_believed(photos: Path, home: Path, capl
     assert "decoded again" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["thumbnails", "digests", "checksums"])
+@pytest.mark.parametrize(
+    "change", [lambda a: a[:0], lambda a: a[1:], lambda a: a.astype(np.float32), lambda a: a.sum()]
+)
+def test_what_lies_beside_the_pixels_must_fit_the_pictures(
+    name: str, change: Callable[..., Any], photos: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: a cache without thumbnails whose record vouched for them ended in an IndexError."""
+    expected = load(photos).images_NHWC[:].copy()
+    folder = next((home / "pictures").iterdir())
+    with np.load(folder / "beside.npz") as archive:
+        arrays = dict(archive)
+    np.savez(folder / "beside.npz", **{**arrays, name: change(arrays[name])})
+    record = json.loads((folder / "record.json").read_bytes())
+    record["beside_sha256"] = hashlib.sha256((folder / "beside.npz").read_bytes()).hexdigest()
+    (folder / "record.json").write_text(json.dumps(record))
+    np.testing.assert_array_equal(load(photos).images_NHWC[:], expected)
+    assert "decoded again" in caplog.text
+
+
+def test_fewer_images_than_pictures_are_not_believed(photos: Path, home: Path, calls: list[str]) -> None:
+    expected = load(photos).images_NHWC[:].copy()
+    folder = next((home / "pictures").iterdir())
+    np.save(folder / "pixels.npy", np.load(folder / "pixels.npy")[1:])
+    with np.load(folder / "beside.npz") as archive:
+        arrays = {name: array[1:] for name, array in archive.items()}
+    np.savez(folder / "beside.npz", **arrays)
+    record = json.loads((folder / "record.json").read_bytes())
+    record["beside_sha256"] = hashlib.sha256((folder / "beside.npz").read_bytes()).hexdigest()
+    (folder / "record.json").write_text(json.dumps(record))
+    np.testing.assert_array_equal(load(photos).images_NHWC[:], expected)
+
+
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -271,6 +307,50 @@ def test_a_broken_picture_is_named_at_every_start_and_read_when_it_is_mended(pho
             load(photos)
     assert len(calls) == NUM
     save(photos / "cat" / "00.png", 0)
+    assert len(load(photos)) + len(load(photos, "test")) == NUM
+
+
+def failing_open(name: str, error: OSError, *, after: int = 0) -> Callable[..., Any]:
+    """`Path.open`, but a file of this name fails after so many times."""
+    real, left = Path.open, [after]
+
+    def open_file(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == name:
+            left[0] -= 1
+            if left[0] < 0:
+                raise error
+        return real(path, *args, **kwargs)
+
+    return open_file
+
+
+def out_of_memory(*_: object, **__: object) -> Bytes:
+    raise MemoryError
+
+
+def out_of_opencvs_memory(*_: object, **__: object) -> Bytes:
+    error = cv2.error("OpenCV: Insufficient memory")
+    error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate 1000000 bytes"
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "failing"),
+    [
+        (Path, "open", failing_open("00.png", OSError(errno.EIO, "Input/output error"))),
+        (Path, "open", failing_open("00.png", OSError(errno.EIO, "Input/output error"), after=1)),
+        (image_files, "decode_file", out_of_memory),
+        (cv2, "imdecode", out_of_opencvs_memory),
+    ],
+)
+def test_a_picture_that_could_not_be_read_for_a_time_is_read_afterwards(
+    place: Any, name: str, failing: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: an error of a mount was remembered as a broken picture, whose size and times never changed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, failing)
+        with pytest.raises(DataError, match="images cannot be read"):
+            load(photos)
     assert len(load(photos)) + len(load(photos, "test")) == NUM
 
 

@@ -128,6 +128,27 @@ def test_the_official_format_comes_back_pixel_by_pixel_in_order(written: tuple[s
     assert len(data.class_names) == {"cifar100": 100, "gtsrb": 43}.get(name, 10) == len(set(data.class_names))
 
 
+def test_what_was_put_there_by_hand_is_read_without_a_download(
+    written: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these holds the test split alone."""
+    pooch = pytest.importorskip("pooch")
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(pooch, "retrieve", no_network)
+    name, root = written
+    assert len(load_dataset(name, "test", root=root, download=True)) == NUM
+    if name == "fashion-mnist":
+        for path in (root / name).iterdir():
+            path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+            path.unlink()
+    elif name == "gtsrb":
+        (root / "GT-final_test.csv").rename(root / "GTSRB" / "GT-final_test.csv")
+    assert len(load_dataset(name, "test", root=root, download=True)) == NUM
+
+
 @pytest.mark.parametrize("damage", ["cut", "remove", "spoil", "empty"])
 def test_a_damaged_or_missing_file_is_refused_by_name(written: tuple[str, Path], damage: str) -> None:
     name, root = written
