@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from oat_runtime.errors import CheckpointError as CheckpointError
     from oat_runtime.errors import ConfigError as ConfigError
     from oat_runtime.errors import DataError as DataError
+    from oat_runtime.errors import FileReadError as FileReadError
     from oat_runtime.errors import InputError as InputError
     from oat_runtime.errors import OATError as OATError
     from oat_runtime.errors import OperatingPointError as OperatingPointError
@@ -40,7 +41,8 @@ SHIPPED_BUNDLE: Final = bundles_folder() / "cifar10-wrn-16-4"
 _NAMES = {
     "architecture": "InputSpec ModelConfig",
     "bundle": "Bundle",
-    "errors": "BackendError BundleError CheckpointError ConfigError DataError InputError OATError OperatingPointError",
+    "errors": "BackendError BundleError CheckpointError ConfigError DataError FileReadError InputError OATError "
+    "OperatingPointError",
     "operating_point": "OperatingPoint OperatingTable Regime",
     "prediction": "Prediction",
     "runtime": "OATRuntime",

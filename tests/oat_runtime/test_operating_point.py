@@ -63,7 +63,7 @@ def test_every_error_is_public() -> None:
     from oat_runtime import errors
 
     raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    assert len(raised) == 8
+    assert len(raised) == 9
     assert raised <= set(oat_runtime.__all__)
 
 
