@@ -17,10 +17,12 @@ from oat_runtime.errors import InputError, OperatingPointError
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
 from policy.image import image_statistics
 from policy.signals import Override, SignalState
 
+ESTIMATOR = Path(__file__).parents[3] / "bundles" / "cifar10-wrn-16-4" / "estimator.json"
 FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
 
 
@@ -200,6 +202,17 @@ def test_the_cause_of_a_limited_rate_comes_with_the_result(core: PerceptionCore,
     assert _run(core, 0.0).rate_cause == ""
     limited = PerceptionCore(runtime, PolicyConfig(max_rate_hz=5.0))
     assert _run(limited, 0.0).rate_cause == "max_rate_hz"
+
+
+def test_the_alarm_comes_with_the_result_of_the_frame_that_raises_it(runtime: OATRuntime) -> None:
+    """Regression: nothing on the robot read it."""
+    constants = EstimatorConstants.model_validate_json(ESTIMATOR.read_text())
+    core = PerceptionCore(runtime, PolicyConfig(), constants=constants)
+    told = []
+    for number in range(60):
+        told.append(_run(core, 0.1 * number).alarmed)
+        assert told[-1] == core.policy.alarmed
+    assert (told[0], told[-1]) == (False, True), "noise is unlike the calibration, and one frame is no proof"
 
 
 def test_the_deadline_is_for_the_image_and_its_regions_together(core: PerceptionCore) -> None:
