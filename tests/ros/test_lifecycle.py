@@ -355,3 +355,13 @@ def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkey
     assert peer.change_state(CONFIGURE)
     assert peer.change_state(ACTIVATE)
     assert peer.ask().class_name
+
+
+def test_what_a_failed_configure_took_can_be_taken_again(start_graph, monkeypatch, tmp_path: Path) -> None:
+    """The decision log is locked while it is open."""
+    graph = start_graph(auto_activate=False, decision_log=str(tmp_path / "log.jsonl"))
+    monkeypatch.setattr("oat_perception.perception_node.ResultPublishers", lambda *_, **__: 1 / 0)
+    assert not graph.peer.change_state(CONFIGURE)
+    assert "ZeroDivisionError" in graph.node.problem
+    monkeypatch.undo()
+    assert graph.peer.change_state(CONFIGURE), graph.node.problem

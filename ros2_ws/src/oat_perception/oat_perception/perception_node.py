@@ -139,12 +139,16 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         except BaseException:
             self._commands.unbind()
             raise
-        external = SignalSubscriptions(
-            self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
-        )
-        regions = RegionSettings.of(values)
         runtime = loaded.runtime
-        publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+        try:
+            external = SignalSubscriptions(
+                self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
+            )
+            regions = RegionSettings.of(values)
+            publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+        except BaseException:
+            loaded.close()
+            raise
         self._configured = _Configured(loaded, publishers, external, regions)
         self.get_logger().info(
             f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
