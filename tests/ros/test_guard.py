@@ -144,6 +144,19 @@ def test_a_parameter_callback_that_raises_refuses(start_graph, monkeypatch) -> N
     _still_answers(graph)
 
 
+def test_an_override_that_fails_half_way_is_not_put_back_by_the_next_one(start_graph, monkeypatch) -> None:
+    """Regression: its λ was kept for the service, and took the place of whatever was set later."""
+    graph = start_graph()
+    peer = graph.peer
+    peer.ask()
+    monkeypatch.setattr(graph.node._commands, "_changed", _fail)
+    assert not peer.set_point(lambda_value=0.2, expiry_s=600.0).success
+    monkeypatch.undo()
+    assert peer.set(lambda_=0.3)[0].successful
+    assert peer.ask().lambda_value == 0.3
+    assert graph.node._commands.overrides.held["lambda"].expires_s is None
+
+
 def test_transitions_that_raise_and_impossible_ones_are_answered(start_graph, monkeypatch) -> None:
     graph = start_graph()
     peer = graph.peer

@@ -64,7 +64,7 @@ from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import node_parser, spin
-from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic
+from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic, check_qos_overrides
 from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError, OATError, one_line
 from oat_runtime.files import expanded
@@ -134,6 +134,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         values = self._commands.values
         if values["max_regions"] and messages.vision is None:
             raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
+        check_qos_overrides(self)
         try:
             loaded = load(values, check=self._commands.bind)
         except BaseException:
