@@ -101,6 +101,20 @@ def test_a_slow_machine_narrows_at_once_and_widens_after_the_dwell_time(profiled
     assert calm[back:] == [1.0] * (200 - back)
 
 
+def test_a_slow_machine_narrows_at_the_lowest_rate_that_a_budget_grants_by_default(
+    profiled_table: OperatingTable,
+) -> None:
+    """Regression: a latency of a second ago was too old to be learned from."""
+    config = PolicyConfig(deadline_ms=8.0)
+    policy = AdaptivePolicy(profiled_table, config)
+    last, widths = None, []
+    for number in range(20):
+        decision = policy.step(Signals(number * 1.05 / config.min_rate_hz, network=last))
+        widths.append(decision.point.width)
+        last = NetworkSignals(decision.point, 0.9, latency_ms=50.0, age_s=1.05 / config.min_rate_hz)
+    assert (widths[0], widths[-1]) == (1.0, 0.5)
+
+
 def test_one_slow_frame_changes_nothing(profiled_table: OperatingTable) -> None:
     policy = AdaptivePolicy(profiled_table, PolicyConfig(deadline_ms=9.0))
     assert set(_widths(policy, [1.0] * 20 + [1.8] + [1.0] * 20)) == {1.0}

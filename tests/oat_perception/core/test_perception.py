@@ -62,6 +62,16 @@ def test_the_policy_sees_the_previous_frames_network_at_its_age(core: Perception
     assert second.decision.states["network"] is SignalState.OK
 
 
+def test_the_previous_frame_is_evidence_at_the_lowest_rate_that_a_budget_grants_by_default(
+    core: PerceptionCore,
+) -> None:
+    """Regression: at 1 image/s it was 1.0 s old and a little more, and so always stale."""
+    period_s = 1.0 / core.policy.config.min_rate_hz
+    states = [_run(core, number * 1.05 * period_s).decision.states["network"] for number in range(3)]
+    assert states == [SignalState.MISSING, SignalState.OK, SignalState.OK]
+    assert _run(core, 60.0).decision.states["network"] is SignalState.STALE
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     core: PerceptionCore, runtime: OATRuntime, monkeypatch, shift: int
