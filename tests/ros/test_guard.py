@@ -20,7 +20,7 @@ from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.msg import Parameter, ParameterValue
-from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -131,8 +131,12 @@ def test_a_parameter_callback_that_raises_refuses(start_graph, monkeypatch) -> N
     assert not peer.set(lambda_=0.3)[0].successful
     monkeypatch.undo()
     monkeypatch.setattr(graph.node, "describe_parameter", _fail)
-    assert peer.call(GetParameters, "get_parameters", GetParameters.Request(names=["lambda"])).values
+    request = DescribeParameters.Request(names=["lambda"])
+    assert not peer.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert any(where.endswith("/describe_parameters") for where in graph.node.failures.counts)
     monkeypatch.undo()
+    (described,) = peer.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert described.name == "lambda"
     unknown = SetParameters.Request(parameters=[Parameter(name="lambda", value=ParameterValue(type=99))])
     assert not peer.call(SetParameters, "set_parameters", unknown).results[0].successful
     good = Parameter(name="lambda", value=ParameterValue(type=3, double_value=0.3))
