@@ -94,8 +94,9 @@ class PolicyConfig(StrictModel):
         "and fell silent, or that is not a number from 0 to 1, still means that the regime is unknown.")
     confidence_max_age_s: _Seconds = Field(default=2.0, gt=0, description=
         "Age up to which an environment confidence counts; later the regime is unknown.")
-    network_max_age_s: _Seconds = Field(default=1.0, gt=0, description=
-        "Age up to which the network's result on the previous image counts as evidence.")
+    network_max_age_s: _Seconds = Field(default=3.0, gt=0, description=
+        "Age up to which the network's result on the previous image counts: its confidence, its probe and its latency. "
+        "That age is the time between two images, so where the rate may fall below one image in this time, raise it.")
 
     battery_ladder: tuple[BatteryStep, ...] = Field(default=(), description=
         "Steps from the state of charge to the greatest width and the highest rate; empty: no ladder.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -45,8 +46,8 @@ class Slowdown(Remembering):
             raise DataError(f"expected a slowdown of at most {_MAX_SLOWDOWN:g}, got {quoted(saved)}")
 
     def observe(self, ratio: float) -> None:
-        """Take in one latency, divided by the profile's median."""
-        step = math.log(max(1.0, ratio)) - self.mean
+        """Take in one latency, divided by the profile's median; beyond the range of what is believed, its end."""
+        step = math.log(min(max(1.0, ratio), _MAX_SLOWDOWN)) - self.mean
         self.mean += self._MEAN_GAIN * step
         self.variance = (1 - self._VARIANCE_GAIN) * (self.variance + self._VARIANCE_GAIN * step * step)
 
@@ -202,8 +203,9 @@ class Budget(Remembering):
         if network is None or row is None or row.latency_ms_p50 is None:
             return
         observed = Reading(network.latency_ms, network.age_s)
-        limit_ms = _MAX_SLOWDOWN * row.latency_ms_p50
-        ok = observed.state(low=0.0, high=limit_ms, max_age_s=self._config.network_max_age_s) is SignalState.OK
+        # Any finite one: the profile is of one image, the latency of a batch of an image with all its regions.
+        most_ms, max_age_s = sys.float_info.max, self._config.network_max_age_s
+        ok = observed.state(low=0.0, high=most_ms, max_age_s=max_age_s) is SignalState.OK
         if ok and network.latency_ms is not None:
             self._slowdown.observe(network.latency_ms / row.latency_ms_p50)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,36 @@ def test_a_slow_machine_narrows_at_once_and_widens_after_the_dwell_time(profiled
     back = calm.index(1.0)
     assert back >= 20
     assert calm[back:] == [1.0] * (200 - back)
+
+
+def test_a_slow_machine_narrows_at_the_lowest_rate_that_a_budget_grants_by_default(
+    profiled_table: OperatingTable,
+) -> None:
+    """Regression: a latency of a second ago was too old to be learned from."""
+    config = PolicyConfig(deadline_ms=8.0)
+    policy = AdaptivePolicy(profiled_table, config)
+    last, widths = None, []
+    for number in range(20):
+        decision = policy.step(Signals(number * 1.05 / config.min_rate_hz, network=last))
+        widths.append(decision.point.width)
+        last = NetworkSignals(decision.point, 0.9, latency_ms=50.0, age_s=1.05 / config.min_rate_hz)
+    assert (widths[0], widths[-1]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("slowdown", [99.0, 101.0, 1e4, sys.float_info.max / 1e3])
+def test_a_machine_of_any_finite_slowness_narrows_and_its_state_is_restored(
+    profiled_table: OperatingTable, slowdown: float
+) -> None:
+    """Regression: more than 100 times slower than the profile of one image, as with many regions, was no evidence."""
+    config = PolicyConfig(deadline_ms=8.0)
+    policy = AdaptivePolicy(profiled_table, config)
+    assert _widths(policy, [slowdown] * 20)[-1] == 0.5
+    AdaptivePolicy(profiled_table, config).restore(policy.snapshot())
+
+
+@pytest.mark.parametrize("slowdown", [math.inf, math.nan, -1.0])
+def test_a_latency_that_is_none_is_no_evidence(profiled_table: OperatingTable, slowdown: float) -> None:
+    assert set(_widths(AdaptivePolicy(profiled_table, PolicyConfig(deadline_ms=8.0)), [slowdown] * 20)) == {1.0}
 
 
 def test_one_slow_frame_changes_nothing(profiled_table: OperatingTable) -> None:

@@ -20,7 +20,7 @@ from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.perception_node import PerceptionNode
 from rcl_interfaces.msg import Parameter, ParameterValue
-from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -131,8 +131,12 @@ def test_a_parameter_callback_that_raises_refuses(start_graph, monkeypatch) -> N
     assert not peer.set(lambda_=0.3)[0].successful
     monkeypatch.undo()
     monkeypatch.setattr(graph.node, "describe_parameter", _fail)
-    assert peer.call(GetParameters, "get_parameters", GetParameters.Request(names=["lambda"])).values
+    request = DescribeParameters.Request(names=["lambda"])
+    assert not peer.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert any(where.endswith("/describe_parameters") for where in graph.node.failures.counts)
     monkeypatch.undo()
+    (described,) = peer.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert described.name == "lambda"
     unknown = SetParameters.Request(parameters=[Parameter(name="lambda", value=ParameterValue(type=99))])
     assert not peer.call(SetParameters, "set_parameters", unknown).results[0].successful
     good = Parameter(name="lambda", value=ParameterValue(type=3, double_value=0.3))
@@ -142,6 +146,19 @@ def test_a_parameter_callback_that_raises_refuses(start_graph, monkeypatch) -> N
     together = SetParametersAtomically.Request(parameters=unknown.parameters)
     assert not peer.call(SetParametersAtomically, "set_parameters_atomically", together).result.successful
     _still_answers(graph)
+
+
+def test_an_override_that_fails_half_way_is_not_put_back_by_the_next_one(start_graph, monkeypatch) -> None:
+    """Regression: its λ was kept for the service, and took the place of whatever was set later."""
+    graph = start_graph()
+    peer = graph.peer
+    peer.ask()
+    monkeypatch.setattr(graph.node._commands, "_changed", _fail)
+    assert not peer.set_point(lambda_value=0.2, expiry_s=600.0).success
+    monkeypatch.undo()
+    assert peer.set(lambda_=0.3)[0].successful
+    assert peer.ask().lambda_value == 0.3
+    assert graph.node._commands.overrides.held["lambda"].expires_s is None
 
 
 def test_transitions_that_raise_and_impossible_ones_are_answered(start_graph, monkeypatch) -> None:

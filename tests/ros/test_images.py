@@ -187,6 +187,29 @@ def test_qos_overrides_by_parameter(start_graph) -> None:
     assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
+@pytest.mark.parametrize(
+    ("topic", "policy", "wrong", "right"),
+    [
+        ("/image", "reliability", "best-effort", "best_effort"),
+        ("/image", "depth", "5", 5),
+        ("/image", "depth", -1, 0),
+        ("/image/compressed", "durability", "none", "Volatile"),
+        ("/image", "history", True, "keep_all"),
+        ("/regions", "reliability", "unknown", "reliable"),
+    ],
+)
+def test_a_wrong_qos_override_is_refused_on_configure(start_graph, topic, policy, wrong, right) -> None:
+    """Regression: it was found when the first reader came, and each parameter that was set later seemed refused."""
+    name = f"qos_overrides.{topic}.subscription.{policy}"
+    graph = start_graph(auto_activate=False, **{name: wrong})
+    assert not graph.peer.change_state(Transition.TRANSITION_CONFIGURE)
+    assert graph.node.problem.startswith(f"on_configure: {name} must be ")
+    assert graph.node.problem.endswith(f"got {wrong!r}")
+    assert graph.node.state == "unconfigured"
+    graph = start_graph(auto_activate=False, **{name: right})
+    assert graph.peer.change_state(Transition.TRANSITION_CONFIGURE), graph.node.problem
+
+
 def test_zero_and_backward_stamps_are_answered_and_counted(peer) -> None:
     late = peer.make_image()
     late.header.stamp.sec = 2_000_000_000

@@ -7,6 +7,8 @@ import math
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,10 @@ from oat_runtime.device_profile import DeviceProfile, ProfileRow
 from oat_runtime.devices import power_mode, processor_name
 from oat_runtime.operating_point import OperatingTable
 from policy.belief.constants import EstimatorConstants
+from policy.controller import AdaptivePolicy
+from policy.decision import Decision
 from policy.replay import replay
+from policy.signals import Signals
 from tests.conftest import make_tiny_bundle
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -363,3 +368,78 @@ def test_what_on_error_leaves_behind_can_be_configured_again(start_graph, monkey
     assert peer.change_state(CONFIGURE)
     assert peer.change_state(ACTIVATE)
     assert peer.ask().class_name
+
+
+def test_what_a_failed_configure_took_can_be_taken_again(start_graph, monkeypatch, tmp_path: Path) -> None:
+    """The decision log is locked while it is open."""
+    graph = start_graph(auto_activate=False, decision_log=str(tmp_path / "log.jsonl"))
+    monkeypatch.setattr("oat_perception.perception_node.ResultPublishers", lambda *_, **__: 1 / 0)
+    assert not graph.peer.change_state(CONFIGURE)
+    assert "ZeroDivisionError" in graph.node.problem
+    monkeypatch.undo()
+    assert graph.peer.change_state(CONFIGURE), graph.node.problem
+
+
+@pytest.fixture
+def hang(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Once asked to, the first event says that an image is in work, and it stays so until the second one."""
+    monkeypatch.setattr("oat_perception.node.pipeline._PATIENCE_S", 0.2)
+    step, hangs, gate = AdaptivePolicy.step, threading.Event(), threading.Event()
+
+    def hung_step(policy: AdaptivePolicy, signals: Signals) -> Decision:
+        hangs.set()
+        gate.wait(60.0)
+        return step(policy, signals)
+
+    monkeypatch.setattr(AdaptivePolicy, "step", hung_step)
+    yield hangs, gate
+    gate.set()
+
+
+def test_a_node_whose_image_hangs_stays_active_and_deactivates_once_it_is_done(start_graph, hang) -> None:
+    """Regression: it waited for the image for good, and answered no call any more."""
+    hangs, gate = hang
+    graph = start_graph()
+    peer = graph.peer
+    peer.until(peer.image.get_subscription_count, "the node listens")
+    hung = peer.make_image()
+    peer.until(lambda: (peer.image.publish(hung), hangs.is_set())[1], "an image hangs")
+    for _ in range(2):
+        assert not peer.change_state(DEACTIVATE)
+        assert "on_deactivate: an image is still in work after 0.2 s: try again" in graph.node.problem
+        assert graph.node.state == "active"
+        assert peer.set(lambda_=0.2)[0].successful, "it still answers"
+    gate.set()
+    peer.until(lambda: any(result.header == hung.header for result in peer.results), "it is done, and answered")
+    peer.ask_until(lambda result: result.lambda_value == 0.2, "the node is active, as it says")
+    assert peer.change_state(DEACTIVATE)
+    assert graph.node.problem == ""
+    assert peer.change_state(ACTIVATE)
+    assert peer.ask().class_name
+
+
+def test_a_node_whose_image_hangs_can_be_shut_down_and_its_process_ends(start_graph, hang) -> None:
+    hangs, _ = hang
+    graph = start_graph()
+    peer = graph.peer
+    peer.until(peer.image.get_subscription_count, "the node listens")
+    peer.until(lambda: (peer.image.publish(peer.make_image()), hangs.is_set())[1], "an image hangs")
+    assert not peer.change_state(SHUTDOWN)
+    assert graph.node.state == "finalized"
+    assert "on_shutdown: an image is still in work" in graph.node.problem
+    peer.until(lambda: graph.node.outcome() == 1, "the process ends, and not as if all were well")
+
+
+def test_a_node_whose_image_hangs_is_destroyed_all_the_same(start_graph, on_a_thread, bundle, hang, capfd) -> None:
+    """Regression: an interrupt did not end the process."""
+    hangs, _ = hang
+    graph = start_graph(listen=False)
+    given = {"backend": "onnxruntime", "num_threads": 1, "bundle": str(bundle), "auto_activate": True}
+    overrides = [Parameter(name, value=value) for name, value in {**given, "always_process": True}.items()]
+    other = PerceptionNode(context=graph.context, namespace="rear", parameter_overrides=overrides)
+    camera = graph.peer.create_publisher(Image, "/rear/image", 5)
+    with on_a_thread(other):
+        graph.peer.until(
+            lambda: (camera.publish(graph.peer.make_image()), hangs.is_set())[1], "an image hangs", timeout_s=180.0
+        )
+    assert "the node ends all the same: an image is still in work" in capfd.readouterr().err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from oat_msgs.msg import OperatingPoint
 from oat_msgs.srv import SetOperatingPoint
 
@@ -167,9 +169,25 @@ def test_release_and_deactivation_are_published(start_graph) -> None:
     assert (again.lambda_source, again.width_source) == (OPERATOR, ADAPTIVE)
 
 
-def test_a_point_never_prepared_is_named_only_when_it_runs(peer) -> None:
+def test_a_point_never_prepared_is_named_only_when_it_runs(start_graph, monkeypatch) -> None:
+    monkeypatch.setattr(OATRuntime, "load", functools.partial(OATRuntime.load, plans="folded"))
+    graph = start_graph(probe_period_s=0.0)
+    peer = graph.peer
     before = peer.ask()
+    plans, gate = graph.node._configured.loaded.runtime._plans, threading.Event()
+    make = plans.make
+    monkeypatch.setattr(plans, "make", lambda *args, **named: (gate.wait(60.0), make(*args, **named))[1])
     assert peer.set(lambda_=0.37)[0].successful
-    first = peer.ask()
-    assert first.lambda_value in (before.lambda_value, 0.37)
+    waiting = peer.ask()
+    assert (waiting.lambda_value, waiting.lambda_source) == (before.lambda_value, OPERATOR)
+    running = f"λ={before.lambda_value:g} width={before.width:g}"
+    note = f"λ=0.37 width={before.width:g} is being prepared, {running} runs until then"
+    peer.until(lambda: peer.points[-1].reason.startswith(note), "the operating point says so")
+    assert peer.points[-1].lambda_value == before.lambda_value
+    peer.until(lambda: peer.diagnoses["operating point"].message.startswith(note), "so do the diagnostics")
+    assert peer.diagnoses["operating point"].level == DiagnosticStatus.WARN
+    gate.set()
     peer.ask_until(lambda result: result.lambda_value == 0.37, "the new point runs")
+    peer.until(lambda: peer.points[-1].lambda_value == 0.37, "the operating point names it")
+    assert "being prepared" not in peer.points[-1].reason
+    peer.until(lambda: peer.diagnoses["operating point"].level == DiagnosticStatus.OK, "all is as decided")

@@ -155,6 +155,35 @@ def test_a_policy_that_is_silent_is_said_in_time_and_recovers(start_graph, monke
     assert peer.ask().class_name
 
 
+def test_the_alarm_is_told_once_and_so_is_its_end(start_graph, monkeypatch, capfd) -> None:
+    """Regression: the log promised the alarm, and nothing told it."""
+    raised = [False]
+    monkeypatch.setattr(AdaptivePolicy, "alarmed", property(lambda _: raised[0]))
+    peer = start_graph().peer
+    for now in (False, True, True, False):
+        raised[0] = now
+        peer.ask()
+        level = DiagnosticStatus.WARN if now else DiagnosticStatus.OK
+        peer.until(lambda level=level: peer.diagnoses["policy"].level == level, "diagnosed")
+        assert ("oat-calibrate" in peer.diagnoses["policy"].message) == now
+    said = capfd.readouterr().err
+    assert (said.count("policy: alarm: the images are no longer"), said.count("policy: decides")) == (1, 1)
+    assert not any("the policy is" in point.reason for point in peer.points), "it decides as before"
+
+
+def test_an_alarm_does_not_hide_that_the_policy_falls_silent(start_graph, monkeypatch) -> None:
+    monkeypatch.setattr(AdaptivePolicy, "alarmed", True)
+    peer = start_graph(policy_timeout_s=0.4).peer
+    peer.ask()
+    peer.until(lambda: peer.diagnoses["policy"].level == DiagnosticStatus.WARN, "the alarm")
+    step, gate = AdaptivePolicy.step, threading.Event()
+    monkeypatch.setattr(AdaptivePolicy, "step", lambda self, signals: (gate.wait(30), step(self, signals))[1])
+    peer.image.publish(peer.make_image())
+    peer.until(lambda: "the policy is silent" in peer.points[-1].reason, "said on the operating point")
+    gate.set()
+    peer.until(lambda: peer.diagnoses["policy"].level == DiagnosticStatus.WARN, "the alarm again")
+
+
 def test_the_granted_rate_is_kept_and_named_and_what_it_leaves_out_is_no_overload(start_graph) -> None:
     """Regression: without a battery 25 of 113 images were answered, and the others counted as overload."""
     peer = start_graph(use_battery=True, battery_unknown_rate_hz=5.0).peer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -13,7 +15,9 @@ from oat_perception.core.tally import Tally
 from oat_perception.node.diagnostics import Health, next_silence_s, signal_states, statuses
 
 from oat_runtime.errors import InputError
+from oat_runtime.operating_point import OperatingPoint
 from policy.config import BatteryStep, PolicyConfig
+from policy.decision import ChosenBy
 
 CONFIG = PolicyConfig(
     confidence_max_age_s=0.7,
@@ -68,6 +72,27 @@ def test_regions_turn_stale_when_images_go_without_them() -> None:
     with pytest.raises(InputError):
         matcher.put_detections(1, "too late", now_s=10.8)
     assert status(10.9, detectors=("/regions", 1)).level == DiagnosticStatus.OK
+
+
+def test_the_alarm_is_a_warning_that_says_what_to_do() -> None:
+    """Regression: the log promised the alarm, and nothing told it."""
+
+    def status(**last: Any) -> DiagnosticStatus:
+        decision = SimpleNamespace(lam_source=ChosenBy.ADAPTIVE, width_source=ChosenBy.ADAPTIVE, reason="")
+        prediction = SimpleNamespace(point=OperatingPoint(0.0, 1.0), latency_ms=1.0)
+        told = {"policy_failed": False, "alarmed": False, "note": "", "rate_cause": "", "policy_ms": 1.0, "probes": ()}
+        result: Any = SimpleNamespace(decision=decision, prediction=prediction, **{**told, **last})
+        tally = Tally()
+        tally.processed(result, now_s=10.0, total_ms=1.0)
+        health = _health(10.0, image_s=10.0, work_s=None, confidence_s=10.0, battery_s=10.0)
+        found = statuses(replace(health, tally=tally.snapshot(10.0)))
+        return next(each for each in found if each.name.endswith("policy"))
+
+    assert (status().level, status().message) == (DiagnosticStatus.OK, "decides")
+    assert status(alarmed=True).level == DiagnosticStatus.WARN
+    for words in ("no longer like those of the calibration", "look at lens", "calibrate with oat-calibrate"):
+        assert words in status(alarmed=True).message
+    assert status(alarmed=True, policy_failed=True).level == DiagnosticStatus.ERROR
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +197,84 @@ def test_each_file_replays_by_itself_and_all_of_them_in_their_order(
     steps = replay(together)
     assert _all_equal(steps)
     assert [repr(step.signals) for step in steps] == [repr(result.signals) for result in written[-len(steps) :]]
+
+
+def test_a_file_that_another_node_writes_is_refused_and_left_as_it_is(
+    core: PerceptionCore, run: Run, tmp_path: Path
+) -> None:
+    """Regression: of two nodes with one parameter file, each destroyed what the other wrote, in silence."""
+    path = tmp_path / "log.jsonl"
+    log = DecisionLog(path, core.policy, max_bytes=len(header_line(core.policy)) + 3_000, max_files=99)
+
+    def another() -> DecisionLog:
+        return DecisionLog(path, core.policy, max_bytes=NEVER, max_files=9)
+
+    for _ in range(12):  # before the first line, between lines, and where a file has just reached its size
+        before = sorted((file.name, file.stat().st_ino, file.stat().st_size) for file in tmp_path.iterdir())
+        with pytest.raises(ConfigError, match="written by another node or process: name a file for each node"):
+            another()
+        after = sorted((file.name, file.stat().st_ino, file.stat().st_size) for file in tmp_path.iterdir())
+        assert after == before
+        log.write(run())
+    log.close()
+    assert (log.num_written, log.num_lost) == (12, 0)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2, "over several files"
+    assert sum(len(replay(file)) for file in files) == 12
+    another().close()
+
+
+def test_a_file_that_another_node_took_costs_decisions_that_are_counted_and_none_of_the_others(
+    core: PerceptionCore, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    log = DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2)
+    log.write(run())
+    path.unlink()
+    fresh = PerceptionCore(core._runtime, core.policy.config, constants=core.policy.constants)
+    other = DecisionLog(path, fresh.policy, max_bytes=NEVER, max_files=2)
+    for _ in range(3):
+        result = run()
+        log.write(result)
+        other.write(replace(result, decision=fresh.policy.step(result.signals), gap=None))
+    assert (log.num_lost, log.problem) == (3, "another node or process writes it")
+    other.close()
+    log.write(run())
+    log.close()
+    assert log.problem == ""
+    assert _gaps(path) == [(0, 3)]
+    assert _all_equal(replay(path))
+    assert len(replay(path.with_name("log.jsonl.1"))) == other.num_written == 3
+
+
+def test_a_process_that_was_killed_holds_no_file(core: PerceptionCore, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with pytest.raises(ConfigError, match="another node or process"):
+            DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2)
+        process.kill()
+    DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2).close()
+
+
+def test_a_log_of_one_file_and_one_with_a_second_name_are_emptied(
+    core: PerceptionCore, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    for max_files in (1, 1, 2):
+        log = DecisionLog(path, core.policy, max_bytes=NEVER, max_files=max_files)
+        assert path.stat().st_size == 0
+        log.write(run())
+        log.close()
+        if max_files == 1:
+            assert list(tmp_path.iterdir()) == [path]
+    path.with_name("log.jsonl.1").unlink()
+    path.with_name("log.jsonl.1").hardlink_to(path)
+    DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2).close()
+    assert path.stat().st_size == 0
 
 
 def _taken_away(path: Path) -> None:

@@ -32,3 +32,15 @@ def test_what_the_rate_leaves_out_is_no_overload() -> None:
     box.not_before_s = 0.0
     box.put(5)
     assert (box.take(), box.num_dropped, box.num_skipped) == (5, 1, 4)
+
+
+def test_a_box_opens_again_as_long_as_the_taking_thread_was_not_told_of_the_end() -> None:
+    box: Mailbox[int] = Mailbox()
+    box.close()
+    assert box.reopen()
+    box.put(1)
+    assert box.take() == 1, "it goes on as before"
+    box.close()
+    assert box.take() is None
+    assert not box.reopen(), "who takes is gone"
+    assert box.take() is None

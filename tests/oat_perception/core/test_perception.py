@@ -17,10 +17,12 @@ from oat_runtime.errors import InputError, OperatingPointError
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
+from policy.belief.constants import EstimatorConstants
 from policy.config import PolicyConfig
 from policy.image import image_statistics
 from policy.signals import Override, SignalState
 
+ESTIMATOR = Path(__file__).parents[3] / "bundles" / "cifar10-wrn-16-4" / "estimator.json"
 FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
 
 
@@ -58,6 +60,16 @@ def test_the_policy_sees_the_previous_frames_network_at_its_age(core: Perception
     assert second.signals.network.point == first.prediction.point
     assert second.signals.network.confidence == first.prediction.confidence
     assert second.decision.states["network"] is SignalState.OK
+
+
+def test_the_previous_frame_is_evidence_at_the_lowest_rate_that_a_budget_grants_by_default(
+    core: PerceptionCore,
+) -> None:
+    """Regression: at 1 image/s it was 1.0 s old and a little more, and so always stale."""
+    period_s = 1.0 / core.policy.config.min_rate_hz
+    states = [_run(core, number * 1.05 * period_s).decision.states["network"] for number in range(3)]
+    assert states == [SignalState.MISSING, SignalState.OK, SignalState.OK]
+    assert _run(core, 60.0).decision.states["network"] is SignalState.STALE
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -200,6 +212,17 @@ def test_the_cause_of_a_limited_rate_comes_with_the_result(core: PerceptionCore,
     assert _run(core, 0.0).rate_cause == ""
     limited = PerceptionCore(runtime, PolicyConfig(max_rate_hz=5.0))
     assert _run(limited, 0.0).rate_cause == "max_rate_hz"
+
+
+def test_the_alarm_comes_with_the_result_of_the_frame_that_raises_it(runtime: OATRuntime) -> None:
+    """Regression: nothing on the robot read it."""
+    constants = EstimatorConstants.model_validate_json(ESTIMATOR.read_text())
+    core = PerceptionCore(runtime, PolicyConfig(), constants=constants)
+    told = []
+    for number in range(60):
+        told.append(_run(core, 0.1 * number).alarmed)
+        assert told[-1] == core.policy.alarmed
+    assert (told[0], told[-1]) == (False, True), "noise is unlike the calibration, and one frame is no proof"
 
 
 def test_the_deadline_is_for_the_image_and_its_regions_together(core: PerceptionCore) -> None:

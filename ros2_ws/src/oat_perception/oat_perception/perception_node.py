@@ -64,9 +64,9 @@ from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import node_parser, spin
-from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic
+from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic, check_qos_overrides
 from oat_perception.node.watch import Watch
-from oat_runtime.errors import ConfigError, one_line
+from oat_runtime.errors import ConfigError, OATError, one_line
 from oat_runtime.files import expanded
 
 
@@ -135,16 +135,21 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         if values["max_regions"] and messages.vision is None:
             raise ConfigError("max_regions needs vision_msgs: install ros-jazzy-vision-msgs, or set max_regions to 0")
         regions = RegionSettings.of(values)
+        check_qos_overrides(self)
         try:
             loaded = load(values, check=self._commands.bind)
         except BaseException:
             self._commands.unbind()
             raise
-        external = SignalSubscriptions(
-            self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
-        )
         runtime = loaded.runtime
-        publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+        try:
+            external = SignalSubscriptions(
+                self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
+            )
+            publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+        except BaseException:
+            loaded.close()
+            raise
         self._configured = _Configured(loaded, publishers, external, regions)
         self.get_logger().info(
             f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
@@ -195,7 +200,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
 
     @guarded
     def on_deactivate(self, state: LifecycleState) -> None:
-        """Let no more images in, and finish the one in work."""
+        """Let no more images in, and finish the one in work; where that takes too long, the node stays active."""
         self._stop()
 
     @guarded
@@ -214,12 +219,19 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         self.release()
 
     def destroy_node(self) -> None:
-        """Release everything, then destroy the node."""
-        self.release()
+        """Release everything, then destroy the node. A thread whose image hangs does not keep the process."""
+        try:
+            self.release()
+        except OATError as error:
+            self.get_logger().error(f"the node ends all the same: {error}")
         super().destroy_node()
 
     def release(self) -> None:
-        """Stop, and release all that configure took; harmless if there is nothing."""
+        """Stop, and release all that configure took; harmless if there is nothing.
+
+        Raises:
+            OATError: an image is still in work, so nothing is released: its thread may come back to all of it.
+        """
         if not hasattr(self, "_commands"):  # refused at start; Kilted destroys such a node as well
             return
         self._stop()
@@ -237,7 +249,12 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         if running is None:
             return
         running.subscriptions.listen(False)
-        running.pipeline.close()
+        try:
+            running.pipeline.close()
+        except OATError:
+            self._running = running
+            self._listen()
+            raise
         reason = self._commands.suspend()
         if reason and self._configured is not None and self.context.ok():
             self._configured.publishers.announce(reason)

@@ -139,7 +139,8 @@ def policy_fallback(camera: Camera) -> float | None:
     message.header.stamp = camera.get_clock().now().to_msg()
 
     def send() -> float:
-        _wait_for(camera, "policy", DiagnosticStatus.OK)
+        # Grey images are unlike the calibration's, and the alarm's warning is no silence.
+        _wait_for(camera, "policy", DiagnosticStatus.OK, DiagnosticStatus.WARN)
         images.publish(message)
         return time.monotonic() + float(POLICY_SETTINGS["policy_timeout_s"])
 
@@ -168,9 +169,9 @@ def _diagnosed_ms(camera: Camera, part: str, level: bytes, provoke: Callable[[],
     return None if min(late_ms) < -1e3 * _EARLY_S else max(0.0, statistics.median(late_ms))
 
 
-def _wait_for(camera: Camera, part: str, level: bytes) -> None:
+def _wait_for(camera: Camera, part: str, *levels: bytes) -> None:
     camera.wait(
-        lambda: part in camera.diagnoses and camera.diagnoses[part].level == level,
+        lambda: part in camera.diagnoses and camera.diagnoses[part].level in levels,
         f"diagnostics of the {part}",
         timeout_s=_PATIENCE_S,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from policy.controller import AdaptivePolicy
 from policy.records.record import Gap, header_line, step_line
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Of a file system that cannot lock."""
+_OPENED_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class DecisionLog:
@@ -21,6 +25,8 @@ class DecisionLog:
     Every file begins with the policy, and with the policy's state where it goes on from another file, so each replays
     by itself. A decision that cannot be written is lost for the log alone: the next one that can is written behind a
     line that says how many are missing, why, and what the policy remembers after them.
+
+    The file is locked while it is written, so that no other node takes it for an old one or writes between the lines.
 
     Attributes:
         num_written: decisions that are in a file.
@@ -38,7 +44,7 @@ class DecisionLog:
             max_files: files that are kept, with the one that is written; the oldest goes first.
 
         Raises:
-            ConfigError: something else than a file is there.
+            ConfigError: something else than a file is there, or another node writes it.
             OSError: the file cannot be written, and not for want of room.
         """
         if path.exists() and not path.is_file():
@@ -53,6 +59,11 @@ class DecisionLog:
         self.problem = ""
         try:
             self._begin()
+        except BlockingIOError:
+            raise ConfigError(
+                f"decision_log must be this node's own, got {one_line(path)}, which is written by another node or "
+                "process: name a file for each node"
+            ) from None
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -65,7 +76,7 @@ class DecisionLog:
         if gap is not None:
             lines.insert(0, gap.line())
         try:
-            if self._file is None:
+            if self._file is None or self._size >= self._max_bytes:
                 self._begin()
             if not self._size:
                 lines.insert(0, self._header)
@@ -77,8 +88,7 @@ class DecisionLog:
             return
         self._gap, self.problem = None, ""
         self.num_written += 1
-        if self._size >= self._max_bytes:
-            self.close()
+        if self._size >= self._max_bytes:  # still open, so that nobody takes its place before the next file begins
             self._gap = Gap(0, f"it goes on from {self._path.name}.1", self._policy.snapshot())
 
     def close(self) -> None:
@@ -89,15 +99,38 @@ class DecisionLog:
                 os.close(file)
 
     def _begin(self) -> None:
-        """Open an empty file, and keep what is there under the next numbers."""
+        """Open an empty file and lock it, and keep what is there under the next numbers.
+
+        Raises:
+            BlockingIOError: another node or process writes the file.
+            OSError: it cannot be written.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size:
-            kept = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, self._max_files))]
-            for older, newer in zip(kept[:0:-1], kept[-2::-1], strict=True):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(newer, older)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._size, self._is_torn = 0, False
+        while True:
+            if self._file is None:
+                self._file = os.open(self._path, _OPENED_TO_WRITE, 0o644)
+            try:
+                _lock(self._file)
+                is_there = _is_at(self._path, self._file)  # else somebody put another one there before the lock
+                if is_there and os.fstat(self._file).st_size:
+                    self._put_by()
+                elif is_there:
+                    self._size, self._is_torn = 0, False
+                    return
+            except OSError:
+                self.close()
+                raise
+            self.close()
+
+    def _put_by(self) -> None:
+        """Keep what is there under the next number. Where that leaves it in its place, as if one is kept, empty it."""
+        assert self._file is not None, "opened and locked before"
+        kept = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, self._max_files))]
+        for older, newer in zip(kept[:0:-1], kept[-2::-1], strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(newer, older)
+        if _is_at(self._path, self._file):
+            os.ftruncate(self._file, 0)
 
     def _append(self, data: bytes) -> None:
         """Write whole lines, or leave the file as it is; half a line that cannot be taken back gets an end of its own.
@@ -131,6 +164,29 @@ def record(result: FrameResult) -> str:
     """Return one decision as `oat-replay` reads it: its line, after what must come before it in a log."""
     before = [result.record_header, "" if result.gap is None else result.gap.line()]
     return "\n".join([*filter(None, before), step_line(result.signals, result.decision)])
+
+
+def _lock(file: int) -> None:
+    """Lock a file against every other descriptor, those of this process too, until it is closed.
+
+    Raises:
+        BlockingIOError: it is locked.
+        OSError: it cannot be locked, though its file system can lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another node or process writes it") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _is_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _joined(first: Gap | None, second: Gap | None) -> Gap | None:

@@ -22,7 +22,7 @@ class Mailbox(Generic[_Item]):
         """Start open and empty."""
         self._condition = threading.Condition()
         self._item: _Item | None = None
-        self._closed = False
+        self._closed = self._released = False
         self.not_before_s = 0.0
         self.num_dropped = self.num_skipped = 0
 
@@ -46,6 +46,7 @@ class Mailbox(Generic[_Item]):
                     item, self._item = self._item, None
                     return item
                 self._condition.wait(early_s if early_s > 0 else None)
+            self._released = True
             return None
 
     def close(self) -> None:
@@ -53,3 +54,9 @@ class Mailbox(Generic[_Item]):
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+
+    def reopen(self) -> bool:
+        """Open a closed box again; False, and it stays closed, if a thread was released and takes nothing any more."""
+        with self._condition:
+            self._closed = self._released
+            return not self._closed

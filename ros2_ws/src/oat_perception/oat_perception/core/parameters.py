@@ -210,8 +210,9 @@ SPECS: tuple[Spec, ...] = (
     Spec("regions_smoothing_s", 0.0, "Time constant of the mean of a region's probabilities over the images of its "
          "track, which its id names; 0: each image by itself. A region without an id is never smoothed. At most 1,024 "
          "tracks are remembered.", 0.0, _HOUR_S, unit="s"),
-    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay; empty: none. Where it is full or "
-         "there is one already, that one is kept as <file>.1, the one before as <file>.2, and so on.", is_path=True),
+    Spec("decision_log", "", "File for every decision, as JSON lines for oat-replay, one for each node; empty: none. "
+         "Where it is full or there is one already, that one is kept as <file>.1, the one before as <file>.2, and so "
+         "on.", is_path=True),
     Spec("decision_log_size_mb", 100, "Size of the decision log at which the next file begins. An hour at 30 images a "
          "second takes about 200 MB.", 1, 10_000, unit="MB"),
     Spec("decision_log_files", 10, "Files of decisions that are kept, with the one that is written. The oldest goes "

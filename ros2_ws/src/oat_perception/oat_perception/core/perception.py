@@ -97,6 +97,7 @@ class FrameResult:
         probe_ms: cost of the probe; 0 without one.
         policy_failed: the policy raised, so the decision is the fallback's.
         rate_cause: what sets the decision's `max_rate_hz`, for people; empty: nothing.
+        alarmed: the last frames are unlike those of the calibration; no part of the decision, which it does not move.
         record_header: what a replay needs before the record of this decision, the policy's first; empty for the others.
         gap: the policy's steps since the record before this one that had no result of their own; None: there are none.
     """
@@ -113,6 +114,7 @@ class FrameResult:
     probe_ms: float
     policy_failed: bool = False
     rate_cause: str = ""
+    alarmed: bool = False
     record_header: str = ""
     gap: Gap | None = None
 
@@ -195,7 +197,8 @@ class PerceptionCore:
             return replace(result, policy_failed=True)
         header, self._record_header = self._record_header, ""
         gap, self._gap = self._gap, None
-        return replace(result, record_header=header, gap=gap, rate_cause=self.policy.rate_cause)
+        policy = self.policy
+        return replace(result, record_header=header, gap=gap, rate_cause=policy.rate_cause, alarmed=policy.alarmed)
 
     def _answer(
         self,

@@ -131,8 +131,7 @@ class Commands:
             try:
                 problem = self._node.set_parameters_atomically(parameters).reason
             finally:
-                self._by = _BY_PARAMETER
-        self._timed = {}
+                self._by, self._timed = _BY_PARAMETER, {}
         self._foretell(active, runtime, safest)
         return problem
 

@@ -25,6 +25,10 @@ _NEARLY_BLACK = (
     "every image is nearly black: set image_bits where a camera of 10 to 14 bits sends 16-bit images, or see to lens, "
     "light and exposure"
 )
+_ALARM = (
+    "alarm: the images are no longer like those of the calibration, so lambda may not fit them: look at lens, light "
+    "and exposure, and where the place or the camera is new, calibrate with oat-calibrate"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,8 @@ def _policy(health: Health, tally: Snapshot) -> DiagnosticStatus:
         level, message = DiagnosticStatus.ERROR, f"silent: an image is in work for {silent_s:.1f} s"
     elif tally.last is not None and tally.last.policy_failed:
         level, message = DiagnosticStatus.ERROR, "failed: the safest point runs until it answers again"
+    elif tally.last is not None and tally.last.alarmed:
+        level, message = DiagnosticStatus.WARN, _ALARM
     if tally.last is not None:
         values = {"policy p50 (ms)": f"{tally.policy_ms[0]:.2f}", "policy p99 (ms)": f"{tally.policy_ms[1]:.2f}"}
     return _status(health, "policy", level, message, values)

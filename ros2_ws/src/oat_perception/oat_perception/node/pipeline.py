@@ -24,9 +24,11 @@ from oat_perception.node.messages import stamp_ns, vision
 from oat_perception.node.publishers import ResultPublishers
 from oat_runtime.data import camera_messages, image_headers
 from oat_runtime.data.decoding import FULL_BITS
-from oat_runtime.errors import InputError, one_line, quoted
+from oat_runtime.errors import InputError, OATError, one_line, quoted
 
 _THROTTLE_S = 5.0
+_PATIENCE_S = 5.0
+"""For the image in work at the end; whoever waits for the end blocks the executor, and has a time limit as well."""
 _MAX_FRAME_ID = 1000
 _MOST_SHOWN = 500
 _SAMPLED_ROWS = 60
@@ -158,9 +160,18 @@ class Pipeline:
         self._go_on(matched)
 
     def close(self) -> None:
-        """Take no more images, and wait until the present one is done."""
+        """Take no more images, and wait until the present one is done. If it takes too long, all goes on as before.
+
+        Raises:
+            OATError: the image is still in work.
+        """
         self._mailbox.close()
-        self._thread.join()
+        self._thread.join(_PATIENCE_S)
+        if self._thread.is_alive() and self._mailbox.reopen():
+            raise OATError(
+                f"an image is still in work after {_PATIENCE_S:g} s: try again once it is done, and where it never is, "
+                "end the process and start it again"
+            )
 
     def _go_on(self, matched: Matched[_Mail] | None) -> None:
         if matched is not None:

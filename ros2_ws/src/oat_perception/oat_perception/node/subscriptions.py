@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -9,7 +10,14 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -18,8 +26,15 @@ from oat_perception.core.machine import other_users, user_name
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.pipeline import Pipeline
+from oat_runtime.errors import ConfigError, quoted
 
-_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_CHOICES = {
+    QoSPolicyKind.HISTORY: HistoryPolicy,
+    QoSPolicyKind.RELIABILITY: ReliabilityPolicy,
+    QoSPolicyKind.DURABILITY: DurabilityPolicy,
+}
+_OVERRIDABLE = (*_CHOICES, QoSPolicyKind.DEPTH)
+_MOST_DEPTH = 2**31 - 1
 _ASK_EVERY_S = 0.9
 """The watchdog looks far more often, and the graph changes seldom."""
 
@@ -34,6 +49,30 @@ def camera_topic(node: Node, transport: str | None = None) -> str:
     return (
         f"{topic}/compressed" if (transport or node.get_parameter("image_transport").value) == "compressed" else topic
     )
+
+
+def check_qos_overrides(node: Node) -> None:
+    """Check what was given as QoS of the subscriptions here, since rclpy reads it only when it subscribes.
+
+    Raises:
+        ConfigError: a value is none that its policy has.
+    """
+    topics = ["image", camera_topic(node, "compressed"), "regions"]
+    for topic, kind in itertools.product(map(node.resolve_topic_name, topics), _OVERRIDABLE):
+        name = f"{_prefix(topic)}{kind.name.lower()}"
+        if (given := node._parameter_overrides.get(name)) is None:
+            continue
+        value, expected = given.value, f"a whole number from 0 to {_MOST_DEPTH}"
+        fits = type(value) is int and 0 <= value <= _MOST_DEPTH
+        if kind in _CHOICES:
+            names = [each.lower() for each in _CHOICES[kind].__members__ if each != "UNKNOWN"]
+            fits, expected = isinstance(value, str) and value.lower() in names, f"one of {names}"
+        if not fits:
+            raise ConfigError(f"{name} must be {expected}, got {quoted(value)}")
+
+
+def _prefix(topic: str) -> str:
+    return f"qos_overrides.{topic}.subscription."
 
 
 class CameraSubscriptions:
@@ -68,7 +107,6 @@ class CameraSubscriptions:
         log, topic = self._node.get_logger(), camera_topic(self._node)
         log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
-            self.listening_since_s = time.monotonic()
             self._cause, self._asked_s, self._told = "", -math.inf, ""
             if self._regions.most:
                 kind = messages.vision.Detection2DArray
@@ -80,6 +118,7 @@ class CameraSubscriptions:
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:
                 self._subscribe(Image, "image", self._pipeline.accept)
+            self.listening_since_s = time.monotonic()
         else:
             self.listening_since_s = None
             if self._overdue is not None:
@@ -159,7 +198,7 @@ class CameraSubscriptions:
 
     def _overrides(self, topic: str) -> QoSOverridingOptions | None:
         """Return only the given overrides: a declared one would hide later changes of the node's own parameters."""
-        prefix = f"qos_overrides.{topic}.subscription."
+        prefix = _prefix(topic)
         given = {name.removeprefix(prefix) for name in self._node._parameter_overrides if name.startswith(prefix)}
         kinds = [kind for kind in _OVERRIDABLE if kind.name.lower() in given]
         return QoSOverridingOptions(kinds) if kinds else None

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
 from rclpy.node import Node
 
@@ -55,7 +55,7 @@ class Watch:
             self._node.get_logger().warning(f"{part}: {bad[part].message}")
         for part in before.keys() - self._levels.keys():
             self._node.get_logger().info(f"{part}: {now.get(part, 'no longer watched')}")
-        if "policy" in self._levels.keys() - before.keys():
+        if self._levels.get("policy") == DiagnosticStatus.ERROR != before.get("policy"):
             self._announce(f"the policy is {bad['policy'].message}")
         self._tell_of_images(health)
         # Half a period early, so that a timer's jitter does not stretch the second by a whole one.
