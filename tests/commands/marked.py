@@ -35,6 +35,7 @@ MARKED = {
     "ros2 service call /oat_perception/set_operating_point oat_msgs/srv/SetOperatingPoint "
     '"{lambda_value: 1.0, width: 0.75, expiry_s: 30.0}"': _ROS2,
     "ros2 param describe": _ROS2,
+    "ros2 bag record /oat_perception/decision": _ROS2,
     "ros2 param set /camera_replay corruption fog": _ROS2,
     "ros2 run oat_perception console": _ROS2,
     'ros2 topic pub --rate 5 /environment_confidence_value std_msgs/msg/Float32 "{data: 0.8}"': _ROS2,
