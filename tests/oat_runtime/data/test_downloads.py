@@ -79,6 +79,18 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "root"
 
 
+def download_after_a_kill(
+    root: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, killed: Callable[..., None]
+) -> None:
+    """Download once with a step that is killed, and once more, which must bring both splits whole."""
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset("cifar100", "test", root=root, download=True)
+    for split in ("train", "test"):
+        assert len(load_dataset("cifar100", split, root=root, download=True)) == NUM  # type: ignore[arg-type]
+
+
 def test_a_kill_while_an_archive_is_unpacked_leaves_no_file_that_is_cut_off(
     served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,12 +103,7 @@ def test_a_kill_while_an_archive_is_unpacked_leaves_no_file_that_is_cut_off(
             place.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(pooch.Untar, "_extract_file", killed)
-        with pytest.raises(KeyboardInterrupt):
-            load_dataset("cifar100", "test", root=served, download=True)
-    for split in ("train", "test"):
-        assert len(load_dataset("cifar100", split, root=served, download=True)) == NUM  # type: ignore[arg-type]
+    download_after_a_kill(served, monkeypatch, pooch.Untar, "_extract_file", killed)
     assert sorted(path.name for path in served.iterdir()) == ["cifar-100-binary", "cifar-100-binary.tar.gz"]
 
 
@@ -109,12 +116,7 @@ def test_a_kill_while_files_move_to_their_place_is_mended(served: Path, monkeypa
         moved.append(place)
         real(source, place)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sources.os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            load_dataset("cifar100", "test", root=served, download=True)
-    for split in ("train", "test"):
-        assert len(load_dataset("cifar100", split, root=served, download=True)) == NUM  # type: ignore[arg-type]
+    download_after_a_kill(served, monkeypatch, sources.os, "replace", killed)
 
 
 def test_a_zip_is_unpacked_beside_what_is_there_and_its_tables_come_last(
