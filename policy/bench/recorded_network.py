@@ -85,7 +85,9 @@ def float32_runtime(bundle: Bundle, *, num_threads: int) -> OATRuntime:
 def network_id(bundle: Bundle) -> str:
     """Return a hash, in 16 digits, of all that predictions depend on. The estimator is not part of it."""
     manifest = bundle.manifest
-    parts = manifest.model_dump(mode="json", include={"model", "input", "temperatures"})
+    parts = manifest.model_dump(
+        mode="json", include={"model": True, "input": True, "figures": {"float32": {"temperatures"}}}
+    )
     parts["weights"] = manifest.files["weights.safetensors"].sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

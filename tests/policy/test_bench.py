@@ -104,7 +104,7 @@ def test_a_bundle_s_own_images_are_read_as_its_run_read_them(bundle: Bundle, mon
     assert asked == [False, True]
 
 
-def test_predictions_outlive_a_new_estimator_and_not_other_weights(
+def test_predictions_outlive_a_new_estimator_and_neither_other_weights_nor_other_temperatures(
     bundle: Bundle, scenes: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     def folder(of: Bundle, images_NHWC: np.ndarray) -> Path:
@@ -116,6 +116,13 @@ def test_predictions_outlive_a_new_estimator_and_not_other_weights(
         files["weights.safetensors"] = files["weights.safetensors"].model_copy(update={"sha256": sha256})
         return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}))
 
+    def with_temperatures(factor: float) -> Bundle:
+        """Regression: confidences that were divided by other temperatures were replayed."""
+        figures = bundle.manifest.figures["float32"]
+        fitted = [one.model_copy(update={"temperature": factor * one.temperature}) for one in figures.temperatures]
+        changed = {"float32": figures.model_copy(update={"temperatures": tuple(fitted)})}
+        return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"figures": changed}))
+
     images = scenes(4, seed=3)
     files = {**bundle.manifest.files, "estimator.json": bundle.manifest.files["weights.safetensors"]}
     refitted = dataclasses.replace(
@@ -123,6 +130,8 @@ def test_predictions_outlive_a_new_estimator_and_not_other_weights(
     )
     assert folder(refitted, images) == folder(bundle, images)
     assert folder(with_weights("0" * 64), images) != folder(bundle, images)
+    assert folder(with_temperatures(1.0), images) == folder(bundle, images)
+    assert folder(with_temperatures(2.0), images) != folder(bundle, images)
     assert folder(bundle, images[::-1]) != folder(bundle, images)
 
 
