@@ -5,7 +5,7 @@ A cache lies in `pictures/NAME-SIZE-PART-HASH/` of the user's cache:
 | file | holds |
 | -- | -- |
 | `pixels.npy` | uint8 (N, H, W, 3), memory-mapped: pages of it come from the disk and go back as the system likes |
-| `beside.npz` | of each image: thumbnail, digest, and a checksum of its pixels |
+| `beside.npz` | of each picture: thumbnail, digest, and a checksum of its pixels |
 | `record.json` | the key of all that decided the pixels, and the pictures that cannot be read; written last |
 
 Only one process at a time writes or checks a folder's cache. What does not fit its record, or its own checksums, is
@@ -48,8 +48,8 @@ from oat_runtime.report import progress_bar
 from oat_runtime.text import count_of
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
-"""To be counted up whenever the same files give other pixels, thumbnails or digests."""
+_FORMAT = 2
+"""To be counted up whenever the same files give other pixels, thumbnails, digests or keys."""
 _DECODERS = f"{_FORMAT} opencv {cv2.__version__} simplejpeg {simplejpeg.__version__}"
 _MOST_THREADS = 8
 """Each may hold one picture of `MAX_PIXELS`, which takes 100 MB."""
@@ -61,13 +61,13 @@ _MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class DecodedPictures:
-    """All images of some pictures, picture by picture.
+    """The images of some pictures, in their order.
 
     Attributes:
         images_NHWC: uint8 RGB, memory-mapped, read-only.
         thumbnails_NHWC: uint8, of the images before they were fitted.
         digests_N: uint64, `image_digest` of each.
-        broken: name to reason of each picture that cannot be read; its images are black.
+        broken: name to reason of each picture that cannot be read; its image is black.
         is_lasting: whether all of those will be as broken another time, because their bytes do not decode.
     """
 
@@ -89,7 +89,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
 
     Args:
         root: folder of the data set.
-        pictures: at least one, each with at least one image.
+        pictures: at least one.
         spec: what images are fitted to; None: all have one size.
         part: of the folder, as in `train`; each has a cache of its own.
 
@@ -99,7 +99,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
     """
     with _place(root, spec, part) as folder, held(folder, by="reader of these pictures", waits=True):
         key = _key(pictures, spec)
-        found = _opened(folder, key, spec, num=sum(len(picture.class_names) for picture in pictures))
+        found = _opened(folder, key, spec, num=len(pictures))
         if found is not None:
             _LOG.info("%d images of %s come from the cache %s", len(found.images_NHWC), root, folder)
             return found
@@ -135,7 +135,7 @@ def _place(root: Path, spec: InputSpec | None, part: str) -> Iterator[Path]:
 
 
 def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
-    """Hash all that decides the images: names, sizes and times of the files, what is made of them, and by what."""
+    """Hash all that decides the images: names, sizes, times and classes of the files, and what reads them."""
     digest = hashlib.sha256(f"{_DECODERS}\n{spec}\n".encode())
     for picture in pictures:
         try:
@@ -143,7 +143,7 @@ def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
             state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # ctime: rights, and times set back
         except OSError as error:
             state = (-1, error.errno or 0, 0)
-        digest.update(json.dumps([picture.name, state, picture.class_names, repr(picture.cut)]).encode())
+        digest.update(json.dumps([picture.name, state, picture.class_name]).encode())
     return digest.hexdigest()
 
 
@@ -190,7 +190,7 @@ def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
 
 def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> DecodedPictures:
     """Decode everything into a file that takes its place when it is whole."""
-    num = sum(len(picture.class_names) for picture in pictures)
+    num = len(pictures)
     height, width = (spec.height, spec.width) if spec is not None else _size_of_first(pictures)
     thumbnails, digests = np.zeros((num, *THUMBNAIL_SHAPE), np.uint8), np.zeros(num, np.uint64)
     broken: dict[str, str] = {}
@@ -198,19 +198,19 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
     half = folder / f"{_PIXELS}.part"
     _LOG.info(
         "decoding %s once into %s (%s), from which later starts and other processes read them",
-        count_of(len(pictures), "picture"), folder, decimal(num * height * width * 3),
+        count_of(num, "picture"), folder, decimal(num * height * width * 3),
     )  # fmt: skip
     try:
         with half.open("wb", buffering=0) as file, progress_bar() as progress:
             output = _Output(file, (num, height, width, 3))
-            bar = progress.add_task("decoding pictures", total=len(pictures))
+            bar = progress.add_task("decoding pictures", total=num)
             for done in _in_parallel(pictures, spec, output):
                 progress.advance(bar)
-                if done.reason:
-                    broken[done.name] = done.reason
+                if done.beside is None:
+                    broken[pictures[done.row].name] = done.reason
                     is_lasting &= done.is_lasting
-                for row, (thumbnail_HWC, digest) in enumerate(done.beside, done.row):
-                    thumbnails[row], digests[row] = thumbnail_HWC, digest
+                else:
+                    thumbnails[done.row], digests[done.row] = done.beside
         os.replace(half, folder / _PIXELS)
     except OSError as error:
         if error.errno is None or error.filename is not None:
@@ -246,22 +246,20 @@ class _Output:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A picture whose images are written from `row` on, or the reason why there are none."""
+    """The thumbnail and the digest of a picture whose image is written at `row`, or the reason why there is none."""
 
     row: int
-    name: str
-    beside: tuple[tuple[npt.NDArray[np.uint8], int], ...] = ()
+    beside: tuple[npt.NDArray[np.uint8], int] | None = None
     reason: str = ""
     is_lasting: bool = True
 
 
 def _in_parallel(pictures: Sequence[Picture], spec: InputSpec | None, output: _Output) -> Iterator[_Done]:
     """Decode in threads: decoders and resizing run beside each other, and nothing has to be sent to a process."""
-    starts = np.cumsum([0, *(len(picture.class_names) for picture in pictures)]).tolist()
     pool = ThreadPoolExecutor(_num_threads())
     try:
         waiting = [
-            pool.submit(_decode_some, pictures[at : at + _AT_A_TIME], starts[at : at + _AT_A_TIME], spec, output)
+            pool.submit(_decode_some, pictures[at : at + _AT_A_TIME], at, spec, output)
             for at in range(0, len(pictures), _AT_A_TIME)
         ]
         for future in as_completed(waiting):
@@ -270,27 +268,23 @@ def _in_parallel(pictures: Sequence[Picture], spec: InputSpec | None, output: _O
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_some(
-    pictures: Sequence[Picture], starts: Sequence[int], spec: InputSpec | None, output: _Output
-) -> list[_Done]:
+def _decode_some(pictures: Sequence[Picture], start: int, spec: InputSpec | None, output: _Output) -> list[_Done]:
     done = []
-    for picture, start in zip(pictures, starts, strict=False):
+    for row, picture in enumerate(pictures, start):
         try:
             made = decode(picture, spec)
         except DataError as error:
-            lasts = not isinstance(error, FileReadError)
-            done.append(_Done(start, picture.name, reason=str(error), is_lasting=lasts))
+            done.append(_Done(row, reason=str(error), is_lasting=not isinstance(error, FileReadError)))
             continue
-        for row, image in enumerate(made, start):
-            if image.image_HWC.shape != output.shape[1:]:
-                height, width = image.image_HWC.shape[:2]
-                raise DataError(
-                    f"{picture.path}: expected images of one size ({output.shape[2]}x{output.shape[1]}), got "
-                    f"{width}x{height}: put the size to fit them to behind the folder's name, as in photos@64 or "
-                    "photos@128x96"
-                )
-            output.write(row, image.image_HWC)
-        done.append(_Done(start, picture.name, tuple((image.thumbnail_HWC, image.digest) for image in made)))
+        if made.image_HWC.shape != output.shape[1:]:
+            height, width = made.image_HWC.shape[:2]
+            raise DataError(
+                f"{picture.path}: expected images of one size ({output.shape[2]}x{output.shape[1]}), got "
+                f"{width}x{height}: put the size to fit them to behind the folder's name, as in photos@64 or "
+                "photos@128x96"
+            )
+        output.write(row, made.image_HWC)
+        done.append(_Done(row, (made.thumbnail_HWC, made.digest)))
     return done
 
 
@@ -298,7 +292,7 @@ def _size_of_first(pictures: Sequence[Picture]) -> tuple[int, int]:
     """Height and width of the first image that can be read; of the smallest one where none can."""
     for picture in pictures:
         try:
-            height, width = decode(picture, None)[0].image_HWC.shape[:2]
+            height, width = decode(picture, None).image_HWC.shape[:2]
         except DataError:
             continue
         return height, width

@@ -1,12 +1,10 @@
-"""Turn one picture's file into images of a network's input size, with what near copies and records need of them."""
+"""Turn one picture's file into an image of a network's input size, with what near copies and records need of it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,59 +19,43 @@ from oat_runtime.extras import require
 from oat_runtime.image import fit_frame
 
 
-class Cut(Protocol):
-    """What cuts several images out of a picture. Its `repr` names all that decides them, as a dataclass's does."""
-
-    def __call__(self, pixels_HWC: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.uint8]]:
-        """Return the images, of any size, in the order of `Picture.class_names`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file, and the images that are made of it: itself, or parts of it.
+    """A file of a data set.
 
     Attributes:
         path: of the file.
         name: below the data set's folder.
-        class_names: of each image that is made of it.
-        cut: makes those images; None: the whole picture is the only one.
+        class_name: what it shows.
     """
 
     path: Path
     name: str
-    class_names: tuple[str, ...]
-    cut: Cut | None = None
+    class_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image, ready to be kept: at its final size, with its thumbnail and its `image_digest`."""
+    """A picture, ready to be kept: its image at the final size, its thumbnail and its `image_digest`."""
 
     image_HWC: npt.NDArray[np.uint8]
     thumbnail_HWC: npt.NDArray[np.uint8]
     digest: int
 
 
-def decode(picture: Picture, spec: InputSpec | None) -> list[Decoded]:
-    """Decode a picture once, and fit its images to `spec`, if there is one.
+def decode(picture: Picture, spec: InputSpec | None) -> Decoded:
+    """Decode a picture, and fit it to `spec`, if there is one.
 
-    A JPEG that is far larger than `spec` is decoded smaller (`oat_runtime.data.decoding.DRAFT_TIMES`) if it is one
-    image. Parts of a picture are cut out of the whole.
+    A JPEG that is far larger than `spec` is decoded smaller (`oat_runtime.data.decoding.DRAFT_TIMES`).
 
     Raises:
         FileReadError: the picture's bytes could not be had, or memory ran out.
         DataError: they cannot be decoded.
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
-    is_whole = picture.cut is None
-    pixels_HWC = read_picture(picture.path, needed_px=max(spec.height, spec.width) if spec and is_whole else None)
-    parts = [pixels_HWC] if picture.cut is None else picture.cut(pixels_HWC)
-    made = []
-    for part_HWC, class_name in zip(parts, picture.class_names, strict=True):
-        image_HWC = part_HWC if spec is None else fit_frame(part_HWC, spec)
-        made.append(Decoded(image_HWC, thumbnail(part_HWC), image_digest(image_HWC, class_name)))
-    return made
+    pixels_HWC = read_picture(picture.path, needed_px=None if spec is None else max(spec.height, spec.width))
+    image_HWC = pixels_HWC if spec is None else fit_frame(pixels_HWC, spec)
+    return Decoded(image_HWC, thumbnail(pixels_HWC), image_digest(image_HWC, picture.class_name))
 
 
 def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.uint8]:

@@ -76,7 +76,7 @@ def _read(
     index: FolderIndex, wanted: list[Entry], spec: InputSpec | None, part: str, *, skip_broken: bool
 ) -> tuple[DecodedPictures, list[Entry], npt.NDArray[np.int64]]:
     """Decode each picture once: (all of them, entries of those that can be read, and their places)."""
-    pictures = [Picture(entry.path, entry.name, (index.class_names[entry.label],)) for entry in wanted]
+    pictures = [Picture(entry.path, entry.name, index.class_names[entry.label]) for entry in wanted]
     found = decoded(index.root, pictures, spec, part=part)
     broken = [entry.name for entry in wanted if entry.name in found.broken]
     for name in broken[:_NUM_BROKEN_NAMED]:

@@ -22,7 +22,6 @@ from oat_runtime.architecture import InputSpec, Resize
 from oat_runtime.commands import text_of
 from oat_runtime.data import ImageSet, image_files, load_dataset, read_image
 from oat_runtime.data.folders import decode_cache, pictures
-from oat_runtime.data.folders.decode_cache import decoded
 from oat_runtime.data.folders.pictures import Picture
 from oat_runtime.errors import DataError
 from oat_runtime.image import fit_frame
@@ -50,7 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of pictures that are decoded from now on."""
     seen: list[str] = []
 
-    def count(picture: Picture, spec: InputSpec | None) -> list[pictures.Decoded]:
+    def count(picture: Picture, spec: InputSpec | None) -> pictures.Decoded:
         seen.append(picture.name)
         return pictures.decode(picture, spec)
 
@@ -288,7 +287,7 @@ def test_without_a_cache_that_can_be_written_pictures_are_read_and_nothing_stays
 def test_pictures_that_change_while_they_are_read_are_refused(
     photos: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str]
 ) -> None:
-    def grow(picture: Picture, spec: InputSpec | None) -> list[pictures.Decoded]:
+    def grow(picture: Picture, spec: InputSpec | None) -> pictures.Decoded:
         save(photos / "cat" / "00.png", len(calls) + 500)
         return pictures.decode(picture, spec)
 
@@ -352,31 +351,6 @@ def test_a_picture_that_could_not_be_read_for_a_time_is_read_afterwards(
         with pytest.raises(DataError, match="images cannot be read"):
             load(photos)
     assert len(load(photos)) + len(load(photos, "test")) == NUM
-
-
-class Halves:
-    """Cuts a picture into its left and right half."""
-
-    def __call__(self, pixels_HWC: Bytes) -> list[Bytes]:
-        return [pixels_HWC[:, :20], pixels_HWC[:, 20:]]
-
-    def __repr__(self) -> str:
-        return "halves"
-
-
-def test_a_picture_may_give_several_images_and_is_still_decoded_once(photos: Path, calls: list[str]) -> None:
-    paths = sorted((photos / "cat").iterdir())
-    whole = [Picture(path, path.name, ("cat", "dog"), Halves()) for path in paths]
-    spec = InputSpec(height=8, width=8)
-    for _ in range(2):
-        found = decoded(photos, whole, spec, part="all")
-        assert len(found.images_NHWC) == len(found.digests_N) == 2 * len(paths)
-        for at, path in enumerate(paths):
-            for half, image_HWC in zip(Halves()(read_image(path)), found.images_NHWC[2 * at :], strict=False):
-                np.testing.assert_array_equal(image_HWC, fit_frame(half, spec))
-    assert len(calls) == len(paths)
-    decoded(photos, [Picture(path, path.name, ("cat",)) for path in paths], spec, part="all")
-    assert len(calls) == 2 * len(paths)
 
 
 def test_on_no_terminal_a_start_says_in_a_line_where_the_cache_is_and_how_large(
