@@ -201,7 +201,9 @@ def main(argv: list[str] | None = None) -> int:
         bundle.manifest.model,
         width=width,
         temperature=lambda lam: bundle.temperature(OperatingPoint(lam, width)),
-        attack=bundle.select.attack.model_copy(update={"num_steps": options.num_steps}),
+        attack=bundle.select.attack.model_copy(
+            update={"name": f"pgd-{options.num_steps}", "num_steps": options.num_steps}
+        ),
         images_NHWC=data.images_NHWC[:],
         labels_N=data.labels_N,
         seed=options.seed,

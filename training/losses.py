@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oat_runtime.operating_point import AttackSpec
-from oat_runtime.stress.attacks import N_FGSM_NOISE
 from training.config import TrainConfig
 from training.network import LambdaBatch, OATNet, frozen
 from training.sampling import StepDraw
+
+_N_FGSM_NOISE = 2.0
+"""Half-width of N-FGSM's noise, in ε (de Jorge et al. 2022, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def attack_terms(
     clean = terms.x_NCHW[terms.adversarial_B]
     if not len(clean):
         return clean
-    reach = {"n-fgsm": N_FGSM_NOISE, "fgsm": 0.0}.get(attack.name, 1.0) * attack.epsilon
+    reach = {"n-fgsm": _N_FGSM_NOISE, "fgsm": 0.0}.get(attack.name, 1.0) * attack.epsilon
     projected = attack.name != "n-fgsm"
     low, high = clean - attack.epsilon, clean + attack.epsilon
     images = (clean + reach * noise_NCHW[terms.adversarial_B]).clamp_(0.0, 1.0)

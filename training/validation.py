@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 
 from oat_runtime.data import ImageSet
-from oat_runtime.stress.attacks import pgd_linf
+from oat_runtime.operating_point import AttackSpec
+from oat_runtime.stress.attacks import perturb
 from training.augment import to_unit
 from training.config import TrainConfig
 from training.network import LambdaBatch, OATNet, frozen, untracked
@@ -51,10 +52,9 @@ def quick_validation(model: OATNet, data: ImageSet, config: TrainConfig) -> dict
     def robust_accuracy(lam: float, width: float, step_size: float, num_steps: int) -> float:
         logits_fn = model.logits_fn(constant(lam), width=width)
         generator = torch.Generator(device).manual_seed(0)
-        adversarial = pgd_linf(
-            logits_fn, x_NCHW, y_N, epsilon=epsilon, step_size=step_size, num_steps=num_steps, generator=generator
-        )
-        return accuracy(adversarial, lam, width)
+        # A step of 1 crosses all pixel values, whatever ε is.
+        spec = AttackSpec(name=f"pgd-{num_steps}", epsilon=epsilon, step_size=min(step_size, 1.0), num_steps=num_steps)
+        return accuracy(perturb(logits_fn, x_NCHW, y_N, spec=spec, generator=generator), lam, width)
 
     narrow = {} if len(widths) == 1 else {"_narrow": widths[0]}
     with frozen(model):

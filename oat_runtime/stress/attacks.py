@@ -27,8 +27,6 @@ from oat_runtime.stress.attack_loop import (
 
 LogitsFn = Callable[[Tensor], Tensor]
 
-N_FGSM_NOISE = 2.0
-"""Half-width of N-FGSM's noise, in ε (de Jorge et al. 2022, section 4)."""
 TARGETED_CLASSES = 4
 """Classes that APGD-T needs at least: its loss looks at the four largest logits."""
 NUM_TARGETS = 9
@@ -60,7 +58,7 @@ def kind_of(spec: AttackSpec) -> Kind:
     |---|---|
     | `fgsm` | one signed step from the image (Goodfellow et al. 2015) |
     | `fgsm-rs` | one step from a uniform start, projected (Wong et al. 2020) |
-    | `n-fgsm` | one step from noise of 2 ε, *not* projected, so up to 3 ε away (de Jorge et al. 2022); to train with |
+    | `n-fgsm` | one step from noise of 2 ε, up to 3 ε away (de Jorge et al. 2022); for training only |
     | `pgd-N` | N projected steps from a uniform start (Madry et al. 2018) |
     | `mi-fgsm` | projected steps along a momentum of 1, from the image (Dong et al. 2018) |
     | `apgd-ce` | Auto-PGD on the cross-entropy (Croce and Hein 2020); chooses its steps by itself |
@@ -100,18 +98,20 @@ def perturb(
             operating point, which raises their mean loss and counts an image as broken only when all are wrong.
         x_NCHW: clean images, float32 in [0, 1]; never changed.
         y_N: true labels, int64.
-        spec: name, ε, step size and number of steps (`apgd-*` ignores the step size, `n-fgsm` uses it as α).
+        spec: name, ε, step size and number of steps (`apgd-*` ignores the step size).
         generator: on the images' device; draws random starts, and victims where `draws` is given.
         keep: which iterate to return. `apgd-t` always returns the first broken one.
         draws: number of victims drawn anew for each step, instead of all: an expectation (Athalye et al. 2018).
 
     Returns:
-        Adversarial images like `x_NCHW`, within ε (3 ε for `n-fgsm`) of it and within [0, 1].
+        Adversarial images like `x_NCHW`, within ε of it and within [0, 1].
 
     Raises:
-        ConfigError: unknown attack, or options that do not go together.
+        ConfigError: unknown attack, `n-fgsm`, or options that do not go together.
     """
     kind = kind_of(spec)
+    if kind.method == "n-fgsm":
+        raise ConfigError(f"{spec.name} leaves the ball of ε and is for training only: use fgsm-rs")
     functions = [victims] if callable(victims) else list(victims)
     if draws is not None and (keep != "last" or kind.method in ("apgd-ce", "apgd-t")):
         raise ConfigError("an expectation over drawn victims has a noisy loss: use a plain attack with keep='last'")
@@ -122,52 +122,13 @@ def perturb(
             raise ConfigError("apgd-t aims at one victim's classes: use apgd-ce for a joint attack")
         return _apgd_targeted(functions[0], ball, y_N, num_steps=spec.num_steps, generator=generator)
     objective = cross_entropy(functions, y_N, draws=draws, generator=generator)
-    start = x_NCHW
+    start = ball.random_start(generator) if kind.random_start else x_NCHW
     stepper: Stepper = PlainStep(spec.step_size)
-    if kind.method == "n-fgsm":
-        start = Ball(x_NCHW, N_FGSM_NOISE * spec.epsilon, kind.norm).random_start(generator)
-        ball = Ball(x_NCHW, (N_FGSM_NOISE + 1.0) * spec.epsilon, kind.norm)
-    elif kind.random_start:
-        start = ball.random_start(generator)
     if kind.method == "mi-fgsm":
         stepper = MomentumStep(spec.step_size)
     elif kind.method == "apgd-ce":
         stepper = AdaptiveStep(spec.num_steps)
     return ascend(objective, ball, start, stepper, num_steps=spec.num_steps, keep=keep)
-
-
-def pgd_linf(
-    logits_fn: LogitsFn,
-    x_NCHW: Tensor,
-    y_N: Tensor,
-    *,
-    epsilon: float,
-    step_size: float,
-    num_steps: int,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Attack by projected gradient ascent on the cross-entropy in an L∞ ball (Madry et al. 2018), as in training.
-
-    With one step of 1.25 ε from a random start this is FGSM-RS (Wong et al. 2020); with one step of ε and
-    `generator=None`, FGSM.
-
-    Args:
-        logits_fn: images (N, 3, H, W) float32 in [0, 1] to logits (N, K); its modes and parameters are the
-            caller's business (see `training.network.frozen`).
-        x_NCHW: clean images, float32 in [0, 1]; never changed.
-        y_N: true labels, int64.
-        epsilon: radius of the ball.
-        step_size: length of one signed step.
-        num_steps: gradient steps, at least 1.
-        generator: draws the uniform start in the ball; None starts at the image itself.
-
-    Returns:
-        Adversarial images, like `x_NCHW`, within `epsilon` of it and within [0, 1].
-    """
-    ball = Ball(x_NCHW.detach(), epsilon, "linf")
-    start = ball.x_NCHW if generator is None else ball.random_start(generator)
-    objective = cross_entropy([logits_fn], y_N)
-    return ascend(objective, ball, start, PlainStep(step_size), num_steps=num_steps, keep="last")
 
 
 def cross_entropy(

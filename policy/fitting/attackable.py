@@ -17,7 +17,7 @@ from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.plain_net import Tensors, fold
-from oat_runtime.stress.attacks import pgd_linf
+from oat_runtime.stress.attacks import perturb
 from policy.image import Images
 
 _ATTACK_BATCH = 250
@@ -50,10 +50,9 @@ class AttackableNetwork:
     def attacked(self, lam: float, images_NHWC: Images, labels_N: NDArray[np.int64]) -> Images:
         """Return the images under the attack on the network at that λ, rounded to bytes as a camera delivers them."""
         generator = torch.Generator().manual_seed(self._seed)
-        strength = self._attack.model_dump(include={"epsilon", "step_size", "num_steps"})
         whole = torch.from_numpy(unit_planes(images_NHWC)), torch.from_numpy(labels_N)
         parts = zip(*(torch.split(tensor, _ATTACK_BATCH) for tensor in whole), strict=True)
-        adversarial = [pgd_linf(self._nets[lam], x, y, **strength, generator=generator) for x, y in parts]
+        adversarial = [perturb(self._nets[lam], x, y, spec=self._attack, generator=generator) for x, y in parts]
         return as_bytes(torch.cat(adversarial))
 
 
