@@ -11,7 +11,6 @@ Folders `train`, `val` and `test` on the way to an image are its split, unless `
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,13 @@ from oat_runtime.data.boxes.description import (
 from oat_runtime.data.boxes.splits import splits_of
 from oat_runtime.data.boxes.texts import has_boxes, read_text
 from oat_runtime.data.folders.layout import Part
-from oat_runtime.data.folders.left_out import LeftOut
+from oat_runtime.data.folders.left_out import LeftOut, refuse_or_leave_out
 from oat_runtime.data.folders.listing import PICTURES_NOT_READ, Listing
 from oat_runtime.data.folders.pictures import read_picture
 from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain, some
+from oat_runtime.text import some
 
-_LOG = logging.getLogger(__name__)
-_NUM_NAMED = 20
 _IMAGES, _LABELS = "images", "labels"
 
 
@@ -174,7 +171,10 @@ def index_boxes(root: Path, *, description: Description | None = None, skip_brok
             left_out.add("box that occurs twice", f"{name}#{line}")
         session = listing.name(image.parent)
         frames.append(BoxFrame(image, name, session, parts[image], labels[text.indices_N], text.boxes_N4, text.lines_N))
-    _refuse(root, wrong, left_out, skip_broken=skip_broken)
+    if len(wrong) == 1 and not skip_broken:
+        raise DataError(*wrong.values())
+    refusal = f"{root}: {len(wrong)} text files of boxes are wrong: correct or remove them"
+    refuse_or_leave_out(wrong, left_out, "wrong text file", refusal=refusal, skip_broken=skip_broken)
     if not frames:
         raise DataError(f"{root}: expected images with a text file of boxes each, got {len(images)} images without")
     named = {part for part in parts.values() if part != "train"}
@@ -224,22 +224,3 @@ def _pairs(listing: Listing, images: list[Path], texts: set[Path]) -> dict[Path,
         both = [listing.name(image) for image, text in text_of.items() if text == shared[0]]
         raise DataError(f"{shared[0]} would hold the boxes of {some(both)}: rename or remove one of them")
     return text_of
-
-
-def _refuse(root: Path, wrong: dict[str, str], left_out: LeftOut, *, skip_broken: bool) -> None:
-    """Refuse text files that are wrong, or leave them out."""
-    if not wrong:
-        return
-    if skip_broken:
-        for name in wrong:
-            left_out.add("wrong text file", name)
-        return
-    reasons = list(wrong.values())
-    if len(reasons) == 1:
-        raise DataError(reasons[0])
-    for reason in reasons[:_NUM_NAMED]:
-        _LOG.error("%s", plain(reason))
-    raise DataError(
-        f"{root}: {len(wrong)} text files of boxes are wrong: correct or remove them, or leave them out "
-        f"(oat-train --skip-broken): {some(list(wrong), _NUM_NAMED)}"
-    )

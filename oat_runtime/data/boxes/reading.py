@@ -16,14 +16,14 @@ from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.boxes.index import BoxFrame, BoxIndex, index_boxes
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex
+from oat_runtime.data.folders.left_out import refuse_or_leave_out
 from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE, thumbnail
 from oat_runtime.data.image_set import ImageSet, Split, titled
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain, some
+from oat_runtime.text import some
 
 _LOG = logging.getLogger(__name__)
-_NUM_BROKEN_NAMED = 20
 _Bytes = npt.NDArray[np.uint8]
 
 
@@ -144,15 +144,8 @@ def _read(index: BoxIndex, wanted: list[BoxFrame], spec: InputSpec, *, skip_brok
         thumbnails[len(frames)] = thumbnail(image_HWC)
         frames.append(frame)
         crops.append(chosen)
-    if broken and not skip_broken:
-        for reason in list(broken.values())[:_NUM_BROKEN_NAMED]:
-            _LOG.error("%s", plain(reason))
-        raise DataError(
-            f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them, or "
-            f"leave them out (oat-train --skip-broken): {some(list(broken), _NUM_BROKEN_NAMED)}"
-        )
-    for name in broken:
-        index.left_out.add("broken image", name)
+    refusal = f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them"
+    refuse_or_leave_out(broken, index.left_out, "broken image", refusal=refusal, skip_broken=skip_broken)
     if not frames:
         raise DataError(f"{index.root}: no image can be read: replace them")
     return _Stack(images[:num], thumbnails[: len(frames)], frames, crops)

@@ -12,14 +12,14 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
 from oat_runtime.data.folders.groups import find_groups, is_test, warn_of_two_labels
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
+from oat_runtime.data.folders.left_out import refuse_or_leave_out
 from oat_runtime.data.folders.pictures import Picture
 from oat_runtime.data.image_set import ImageSet, Split, titled
 from oat_runtime.data.picked_images import PickedImages
 from oat_runtime.errors import DataError
-from oat_runtime.text import plain, some
+from oat_runtime.text import some
 
 _LOG = logging.getLogger(__name__)
-_NUM_BROKEN_NAMED = 20
 
 
 def load_folder(folder: Path, split: Split, *, spec: InputSpec | None, skip_broken: bool = False) -> ImageSet:
@@ -78,17 +78,10 @@ def _read(
     """Decode each picture once: (all of them, entries of those that can be read, and their places)."""
     pictures = [Picture(entry.path, entry.name, index.class_names[entry.label]) for entry in wanted]
     found = decoded(index.root, pictures, spec, part=part)
-    broken = [entry.name for entry in wanted if entry.name in found.broken]
-    for name in broken[:_NUM_BROKEN_NAMED]:
-        _LOG.log(logging.WARNING if skip_broken else logging.ERROR, "%s", plain(found.broken[name]))
-    if broken and not skip_broken:
-        raise DataError(
-            f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them, or "
-            f"leave them out (oat-train --skip-broken): {some(broken, _NUM_BROKEN_NAMED)}"
-        )
-    for name in broken:
-        index.left_out.add("broken image", name)
-    places = np.array([at for at, entry in enumerate(wanted) if entry.name not in found.broken], np.int64)
+    broken = {entry.name: found.broken[entry.name] for entry in wanted if entry.name in found.broken}
+    refusal = f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them"
+    refuse_or_leave_out(broken, index.left_out, "broken image", refusal=refusal, skip_broken=skip_broken)
+    places = np.array([at for at, entry in enumerate(wanted) if entry.name not in broken], np.int64)
     entries = [wanted[at] for at in places]
     if gone := {(entry.label, entry.part) for entry in wanted} - {(entry.label, entry.part) for entry in entries}:
         classes = [f"{index.class_names[label]} ({part})" for label, part in sorted(gone)]
