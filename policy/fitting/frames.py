@@ -16,7 +16,6 @@ from oat_runtime.compat import Self
 from oat_runtime.data import LEAST_TO_FIT, Skipped
 from oat_runtime.data.boxes import BoxFrame, BoxIndex
 from oat_runtime.data.boxes.crops import cut_out, frame_crops
-from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.errors import DataError, InputError
 from oat_runtime.image import unit_planes
 from policy.image import Images, chosen_regions, mean_statistics
@@ -110,7 +109,6 @@ def region_frames(
     Raises:
         DataError: no frame has regions, or an image cannot be read and nothing takes it.
     """
-    background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
     if skipped is not None:
         for line in index.left_out.rows():
             skipped.tell(line.strip())
@@ -124,7 +122,7 @@ def region_frames(
             skipped.add(error)
             continue
         height, width = image_HWC.shape[:2]
-        found = frame_crops(frame, height=height, width=width, rules=index.rules, spec=spec, background=background)
+        found = frame_crops(frame, index, height=height, width=width, spec=spec)
         if len(found.labels_N):
             boxes_N4 = found.boxes_N4[chosen_regions(len(found.labels_N))]
             inputs += cut_out(image_HWC, boxes_N4, spec)

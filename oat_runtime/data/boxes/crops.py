@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.boxes.description import CropRules
-from oat_runtime.data.boxes.index import BoxFrame
+from oat_runtime.data.boxes.index import BoxFrame, BoxIndex
 from oat_runtime.image import enlarged, fit_frame, regions
 
 _NUM_TRIES = 100
@@ -43,19 +43,17 @@ class FrameCrops:
         return _longer_sides(self.boxes_N4)
 
 
-def frame_crops(
-    frame: BoxFrame, *, height: int, width: int, rules: CropRules, spec: InputSpec, background: int | None
-) -> FrameCrops:
+def frame_crops(frame: BoxFrame, index: BoxIndex, *, height: int, width: int, spec: InputSpec) -> FrameCrops:
     """Choose the crops of a frame, always the same ones.
 
     Args:
         frame: the frame.
+        index: says which crops are made, and the label of background.
         height: of its image, in pixels.
         width: of its image, in pixels.
-        rules: which crops are made.
         spec: the network's input.
-        background: the label of background crops; None makes none.
     """
+    rules, background = index.rules, index.background
     boxes_N4 = frame.boxes(height, width)
     is_kept_N = _longer_sides(boxes_N4) >= rules.min_side_px
     names = [f"{frame.name}#{line}" for line in frame.lines_N.tolist()]

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.data.boxes.description import (
+    BACKGROUND,
     NAMES_FILES,
     CropRules,
     Description,
@@ -99,6 +100,11 @@ class BoxIndex:
     parts: tuple[Part, ...]
     rules: CropRules = field(default_factory=CropRules)
     left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def background(self) -> int | None:
+        """The label of background crops; None if the rules make none."""
+        return self.class_names.index(BACKGROUND) if self.rules.backgrounds_per_frame else None
 
 
 def is_boxes(root: Path) -> bool:

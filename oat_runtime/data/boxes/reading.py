@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.boxes.crops import FrameCrops, cut_out, frame_crops
-from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.boxes.index import BoxFrame, BoxIndex, index_boxes
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex
@@ -116,7 +115,6 @@ class _Stack:
 
 
 def _read(index: BoxIndex, wanted: list[BoxFrame], spec: InputSpec, *, skip_broken: bool) -> _Stack:
-    background = index.class_names.index(BACKGROUND) if index.rules.backgrounds_per_frame else None
     most = sum(len(frame.labels_N) + index.rules.backgrounds_per_frame for frame in wanted)
     try:
         images = np.empty((most, spec.height, spec.width, 3), np.uint8)  # what stays unused takes no memory
@@ -137,7 +135,7 @@ def _read(index: BoxIndex, wanted: list[BoxFrame], spec: InputSpec, *, skip_brok
             broken[frame.name] = str(error)
             continue
         height, width = image_HWC.shape[:2]
-        chosen = frame_crops(frame, height=height, width=width, rules=index.rules, spec=spec, background=background)
+        chosen = frame_crops(frame, index, height=height, width=width, spec=spec)
         for crop_HWC in cut_out(image_HWC, chosen.boxes_N4, spec):
             images[num] = crop_HWC
             num += 1

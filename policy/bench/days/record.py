@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.bundle import Bundle
 from oat_runtime.data.boxes.crops import cut_out, frame_crops
-from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.npz import read_arrays
 from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
@@ -152,13 +151,12 @@ class Recorder:
 
     def _crops(self, session: Session) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """(inputs, labels) of each frame that has regions: its boxes, and background as a detector's false alarms."""
-        rules, names, spec = session.index.rules, session.index.class_names, self.bundle.input
-        background = names.index(BACKGROUND) if rules.backgrounds_per_frame else None
-        of_network = np.array([_class(self.bundle, name) for name in names])
+        index, spec = session.index, self.bundle.input
+        of_network = np.array([_class(self.bundle, name) for name in index.class_names])
         for frame in session.frames:
             image_HWC = frame.read()
             height, width = image_HWC.shape[:2]
-            chosen = frame_crops(frame, height=height, width=width, rules=rules, spec=spec, background=background)
+            chosen = frame_crops(frame, index, height=height, width=width, spec=spec)
             if len(chosen.labels_N):
                 yield unit_planes(np.stack(cut_out(image_HWC, chosen.boxes_N4, spec))), of_network[chosen.labels_N]
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -438,8 +439,9 @@ def test_backgrounds_touch_no_box_and_depend_on_their_frame_alone(tmp_path: Path
     for name in before.keys() & again.keys():
         np.testing.assert_array_equal(before[name], again[name])
     spec, rules = InputSpec(region_margin=0.1), CropRules(backgrounds_per_frame=50, min_side_px=4)
-    for frame in index_boxes(root).frames:
-        crops = frame_crops(frame, height=HEIGHT, width=WIDTH, rules=rules, spec=spec, background=2)
+    found = replace(index_boxes(root), rules=rules)
+    for frame in found.frames:
+        crops = frame_crops(frame, found, height=HEIGHT, width=WIDTH, spec=spec)
         assert (crops.labels_N == 2).sum() == 50 and not crops.without_room
         for box in crops.boxes_N4[crops.labels_N == 2].tolist():
             left, top, right, bottom = enlarged(tuple(box), height=HEIGHT, width=WIDTH, spec=spec)

@@ -14,7 +14,6 @@ from oat_runtime.architecture import InputSpec
 from oat_runtime.data import data_roots, load_frames
 from oat_runtime.data.boxes import BOX_SOURCES, BoxFrame, BoxIndex, frames_of_split
 from oat_runtime.data.boxes.crops import frame_crops
-from oat_runtime.data.boxes.description import BACKGROUND
 from oat_runtime.data.boxes.sample import fetch_sample
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.files import expanded, user_cache
@@ -52,8 +51,7 @@ class SessionFrames:
     def __init__(self, index: BoxIndex, frames: tuple[BoxFrame, ...]) -> None:
         """Hold these frames of an index."""
         self.class_names = index.class_names
-        self._rules, self._frames = index.rules, frames
-        self._background = self.class_names.index(BACKGROUND) if self._rules.backgrounds_per_frame else None
+        self._index, self._frames = index, frames
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -65,10 +63,8 @@ class SessionFrames:
         image_HWC = frame.read()
         height, width = image_HWC.shape[:2]
         # Only the margin and the aspect ratio count: backgrounds keep away from boxes as a square network sees them.
-        spec = InputSpec(height=64, width=64, region_margin=self._rules.margin)
-        crops = frame_crops(
-            frame, height=height, width=width, rules=self._rules, spec=spec, background=self._background
-        )
+        spec = InputSpec(height=64, width=64, region_margin=self._index.rules.margin)
+        crops = frame_crops(frame, self._index, height=height, width=width, spec=spec)
         return LabelledFrame(image_HWC, crops.boxes_N4, crops.labels_N)
 
 
