@@ -24,14 +24,13 @@ ROBOT := .venv-robot/.setup-done
 WS := ros2_ws/install/.built
 # Python files of the node need no rebuild: --symlink-install links to them.
 WS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.py[co]' -not -path '*/oat_perception/oat_perception/*' \
-	-not -path '*/test/*' -not -path '*.egg-info/*')
+	-not -path '*.egg-info/*')
 
 # `oat-evaluate --publish` writes docs/results, with figures aligned by column, and writes it anew: no hand formats it.
 MARKDOWN := $(wildcard *.md docs/*.md docs/log/*.md ros2_ws/src/*/*.md)
 
 # Packages with a benchmark: `python -m PACKAGE.bench`.
-BENCHES := $(foreach package,oat_runtime training policy ros2_ws/src/oat_perception/oat_perception,\
-	$(if $(wildcard $(package)/bench/__main__.py $(package)/bench.py),$(notdir $(package))))
+BENCHES := oat_runtime training policy oat_perception
 
 .PHONY: help setup ws demo test soak fuzz robot pythons dist coverage lint format settings bench constraints clean
 help: ## this list
