@@ -26,11 +26,11 @@ from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
 _LOG = logging.getLogger(__name__)
 MAX_JSON_BYTES: Final = 8 * 2**20
-"""Size of a JSON file: eighty times that of a shipped bundle's manifest."""
+"""Size of a JSON file: forty times that of a shipped bundle's manifest."""
 MAX_JSON_VALUES: Final = 200_000
-"""Values in a JSON text; a shipped manifest has 5,000."""
+"""Values in a JSON text; a shipped manifest has 7,000."""
 MAX_JSON_DEPTH: Final = 32
-"""Lists and objects within each other; a manifest has 6."""
+"""Lists and objects within each other; a manifest has 8."""
 _MAX_DIGITS = 100
 _MOST_REASONS = 3
 
