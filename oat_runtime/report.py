@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from oat_runtime.devices import device_name
 from oat_runtime.errors import OATError
 from oat_runtime.text import PlainConsole, plain
 
@@ -99,6 +98,13 @@ class Report:
         self.num_left_out = 0
         """Checks that so small a sample cannot decide."""
 
+    def check(
+        self, name: str, value: float | None, limit: float, unit: str, *, least: bool = False, strict: bool = False
+    ) -> None:
+        """Check a figure against its limit: at most that, or at least that if `least`; see `Check.at_most`."""
+        hold, word = (Check.at_least, "at least") if least else (Check.at_most, "at most")
+        self.checks.append(hold(name, [value], limit, f"{unit}, {word}", strict=strict))
+
     def measure(self, part: str, run: Callable[[], Iterable[Row] | None]) -> bool:
         """Run one part, add the rows that it returns and say how long it took.
 
@@ -140,11 +146,6 @@ class Report:
             print(f"{self.num_left_out} checks are left to the full run: a sample of this size cannot decide them.")
         print_json(self.name, machine=machine, rows=self.rows, checks=self.checks, **more)
         return 2 if self.failed else int(not all(check.ok for check in self.checks))
-
-
-def machine(device: Literal["cpu", "cuda"], *, threads: int) -> Row:
-    """Describe the machine: the processor, with the GPU if that is used, and the threads."""
-    return {"processor": device_name(device), "threads": threads}
 
 
 def print_json(name: str, *, machine: Row, rows: Iterable[Row], checks: Iterable[Check], **more: object) -> None:

@@ -32,11 +32,9 @@ from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
 from policy.belief.ranks import NormalScores
 from policy.fitting.drives import LEAST_TO_JUDGE, count_alarms, fit_drives, promise_of
 from policy.fitting.frames import Frames, Statistics, region_frames
-from policy.fitting.kinds import MeasuredKinds, fit_kinds, image_kind, measure_kinds
+from policy.fitting.kinds import MOST_CORRUPTED, MeasuredKinds, fit_kinds, image_kind, measure_kinds
 from policy.image import Images
 
-_MAX_FITTED = 400
-"""Number of frames that are corrupted, evenly spread. More frames cost time and change little."""
 _NUM_BLOCKS = 10
 MIN_FRAMES = 2 * LEAST_TO_FIT - 1
 """A trial fit on half of the blocks then has the frames that a fit needs."""
@@ -73,7 +71,7 @@ def measure(frames: Frames, *, seed: int = 0) -> MeasuredKinds:
         corrupt=corrupt,
         regimes={name: CORRUPTIONS[name].regime for name in FITTING_KINDS},
         rng=np.random.default_rng(seed),
-        most_corrupted=_MAX_FITTED,
+        most_corrupted=MOST_CORRUPTED,
     )
 
 

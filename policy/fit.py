@@ -29,12 +29,9 @@ from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from policy.belief.constants import EstimatorConstants
 from policy.fitting.drives import fit_drives, promise_of
 from policy.fitting.frames import Frames, Statistics, region_frames, statistics_of
-from policy.fitting.kinds import MeasuredKinds, fit_kinds, measure_kinds
+from policy.fitting.kinds import MOST_CORRUPTED, MeasuredKinds, fit_kinds, measure_kinds
 from policy.fitting.rates import measure_rates
 from policy.image import Images
-
-_MOST_CORRUPTED = 400
-"""Frames with regions that are corrupted, evenly spread. More frames cost time and change little."""
 
 
 def fit_network(
@@ -81,7 +78,7 @@ def fit_network(
     attacked_NS = {name: statistics_of(of_NHWC) for name, of_NHWC in attacked.items()}
     seen = Frames.of_images(images_NHWC) if frames is None else frames
     measured = measure_kinds(
-        seen, corrupt=corrupt, regimes=regimes, rng=rng, most_corrupted=None if frames is None else _MOST_CORRUPTED
+        seen, corrupt=corrupt, regimes=regimes, rng=rng, most_corrupted=None if frames is None else MOST_CORRUPTED
     )
     if frames is None:
         return fit_kinds(measured, attacked=attacked_NS, network=rates, spread=spread, fitted_on=fitted_on)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.table import Table
 
 from oat_runtime import SHIPPED_BUNDLE
@@ -23,50 +22,25 @@ from oat_runtime.data import load_dataset, read_labelled_npz
 from oat_runtime.devices import processor_name
 from oat_runtime.errors import DataError
 from oat_runtime.files import read_model
-from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from oat_runtime.report import Check, Report, Row, machine, progress, text_table
+from oat_runtime.operating_point import OperatingTable
+from oat_runtime.report import Check, Report, Row, progress, text_table
 from oat_runtime.text import changed_names
-from oat_runtime.timing import interleave, p50_p99
 from policy.belief.constants import constants_of
 from policy.bench import hazards, trials
 from policy.bench.days.run import QUICK as QUICK_DAYS
 from policy.bench.days.run import Effort as Days
 from policy.bench.days.run import play_days, tables
-from policy.bench.recorded_network import RecordedNetwork, float32_runtime
+from policy.bench.profiles import SIMULATED_WATTS, profiled
+from policy.bench.recorded_network import RecordedNetwork
 from policy.bench.stage import Effort, Stage
 from policy.config import PolicyConfig
 
-_SIMULATED_WATTS = 15.0
-"""Power of the running network; the simulated energies follow from it."""
 _FULL = Effort(num_seeds=20, num_segments=10, num_clean_frames=30_000, num_onsets=10, num_attacked=200)
 _QUICK = Effort(
     num_seeds=2, num_segments=2, num_clean_frames=200, num_onsets=1, num_attacked=8, severities=(4,),
     attacks=("pgd-10",),
 )  # fmt: skip
 _COUNT, _QUICK_COUNT = 250, 16
-
-
-def profiled(bundle: Bundle, *, seconds: float, num_threads: int) -> OperatingTable:
-    """Return the `select` table with this machine's latencies and simulated energies."""
-    runtime = float32_runtime(bundle, num_threads=num_threads)
-    table = bundle.select
-    points = {width: OperatingPoint(table.lambdas[0], width) for width in table.widths}
-    runtime.prepare(points.values())
-    x_1CHW = np.zeros((1, 3, bundle.input.height, bundle.input.width), np.float32)
-    taken = interleave(
-        dict.fromkeys(points, partial(runtime.infer, x_1CHW)),
-        seconds=seconds,
-        enter=lambda width: runtime.set_point(lam=points[width].lam, width=width),
-    )
-    runtime.close()
-    p50_ms = {width: p50_p99(millis)[0] for width, millis in taken.items()}
-    # What the streams draw from has a spread of its own; the profile's tail is this machine's noise.
-    costs = {
-        width: {"latency_ms_p50": p50, "latency_ms_p99": 1.15 * p50, "energy_j": _SIMULATED_WATTS * p50 / 1e3}
-        for width, p50 in p50_ms.items()
-    }
-    rows = tuple(row.model_copy(update=costs[row.width]) for row in table.rows)
-    return table.with_rows(rows, device=f"{processor_name()}, simulated energy")
 
 
 def run(stage: Stage, table: OperatingTable) -> None:
@@ -104,10 +78,12 @@ def played(rows: list[Row]) -> Table:
 
 
 def _about(bundle: Bundle, threads: int, started_s: float) -> Row:
-    return machine("cpu", threads=threads) | {
+    return {
+        "processor": processor_name(),
+        "threads": threads,
         "bundle": bundle.path.name,
         "bundle_sha256": bundle.sha256,
-        "energy": f"simulated, {_SIMULATED_WATTS:g} W while the network runs",
+        "energy": f"simulated, {SIMULATED_WATTS:g} W while the network runs",
         "minutes": round((time.perf_counter() - started_s) / 60, 1),
     }
 

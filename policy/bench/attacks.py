@@ -16,6 +16,8 @@ from oat_runtime.stress.attack_loop import Ball, Objective, PlainStep, ascend
 from oat_runtime.stress.attacks import cross_entropy
 
 EPSILON, STEP_SIZE, NUM_STEPS = 8 / 255, 2 / 255, 10
+FLOORS = (0.0, 0.1, 0.4, 1.0)
+"""`lambda_floor` of the policies that are attacked."""
 _MU = 1.0
 """Weight of the score that deceives the estimator, against the cross-entropy."""
 _NOISE_KERNEL = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingTable
 from policy.bench import streams as make
+from policy.bench.attacks import FLOORS
 from policy.bench.players import Play, correct_tp, play_policy
 from policy.bench.recorded_network import ATTACK_PREFIX, CLEAN
 from policy.bench.stage import Correct, Stage, switches_per_1000
-from policy.bench.statistics import delay_frames, difference
+from policy.bench.statistics import delay_frames, difference, runs
 from policy.bench.streams import FRAME_S, Stream
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.signals import Reading
-
-_FLOORS = (0.0, 0.1, 0.4, 1.0)
 
 
 def attacked(stage: Stage, attack: str) -> None:
@@ -40,7 +39,7 @@ def attacked(stage: Stage, attack: str) -> None:
     fixed = [correct_tp(network, stream) for stream in streams]
     for name, correct in stage.play_rules(streams).items():
         stage.accuracy_row(trial, name, streams, correct, where)
-    for floor in _FLOORS:
+    for floor in FLOORS:
         lam = min((row for row in lambdas if row >= floor), default=None)
         if lam is None:
             continue
@@ -139,13 +138,7 @@ def _moved(stage: Stage, table: OperatingTable, stream: Stream, config: PolicyCo
 
 
 def _attack_delays(stream: Stream, play: Play) -> list[float]:
-    attacked_T = stream.attacked_T
-    begins = np.flatnonzero(attacked_T & ~np.concatenate([[False], attacked_T[:-1]]))
-    delays = []
-    for begin in begins:
-        length = int(np.argmin(np.append(attacked_T[begin:], False)))
-        delays.append(delay_frames(play.alarm_T[begin : begin + length], onset=0))
-    return delays
+    return [delay_frames(play.alarm_T[run], onset=0) for run in runs(stream.attacked_T)]
 
 
 def _over_power(

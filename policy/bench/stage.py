@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.report import Check, Report
+from oat_runtime.report import Report
 from oat_runtime.stress.corruptions import SEVERITIES
 from policy.belief.constants import EstimatorConstants
 from policy.bench import streams as make
@@ -155,8 +155,7 @@ class Stage:
         if sampled and not self.decides:
             self.report.num_left_out += 1
             return
-        hold, word = (Check.at_least, "at least") if least else (Check.at_most, "at most")
-        self.report.checks.append(hold(name, [value], limit, f"{unit}, {word}", strict=strict))
+        self.report.check(name, value, limit, unit, least=least, strict=strict)
 
 
 def switches_per_1000(plays: Sequence[Play]) -> float:

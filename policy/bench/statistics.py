@@ -68,6 +68,7 @@ def delay_frames(alarm_T: Bools, *, onset: int) -> float:
     return float(after[0] + 1) if len(after) else float("inf")
 
 
-def false_alarms(alarm_T: Bools) -> int:
-    """Count how often an alarm begins."""
-    return int(alarm_T[0]) + int(np.count_nonzero(alarm_T[1:] & ~alarm_T[:-1]))
+def runs(raised_T: Bools) -> list[slice]:
+    """Return the stretches of frames on which something stays True, in their order."""
+    edges = np.flatnonzero(np.diff(raised_T.astype(np.int8), prepend=0, append=0))
+    return [slice(start, end) for start, end in edges.reshape(-1, 2).tolist()]

@@ -14,7 +14,7 @@ from policy.bench import streams as make
 from policy.bench.players import correct_tp, oracle_correct, play_policy
 from policy.bench.recorded_network import ALL_CLEAN, CLEAN
 from policy.bench.stage import Stage, switches_per_1000
-from policy.bench.statistics import delay_frames, difference, false_alarms
+from policy.bench.statistics import delay_frames, difference, runs
 from policy.bench.streams import FRAME_S, Stream
 from policy.controller import AdaptivePolicy
 from policy.records.record import header_line, plain_decision, policy_of, signals_of, step_line
@@ -110,7 +110,7 @@ def no_false_alarms(stage: Stage) -> None:
     each_once = np.concatenate([rng.permutation(num_images) for _ in range(rounds)])[:total]
     play = stage.play([dataclasses.replace(stream, image_T=each_once)], stage.at_reference())[0]
     # The first second is the start: nothing has been seen yet, and nothing can be false.
-    count = false_alarms(play.alarm_T[30:])
+    count = len(runs(play.alarm_T[30:]))
     stage.check(f"false alarms in {total} clean test frames", float(count), 0.0, "alarms", sampled=True)
     hours = total * FRAME_S / 3600 / count if count else None
     stage.row("clean", num_frames=total, false_alarms=count, mean_hours_between=hours, num_switches=play.num_switches)

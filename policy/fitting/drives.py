@@ -62,9 +62,11 @@ def promise_of(constants: EstimatorConstants) -> Promise:
     return promised(constants.drives, num_drives=config.false_alarm_drives, drive_s=config.mission_s)
 
 
-def stream(constants: EstimatorConstants, stats_FS: Statistics, *, frame_s: float) -> Iterator[RegimeFilter]:
-    """Yield the belief after each frame of a drive, by image evidence alone."""
-    belief = RegimeFilter(constants, PolicyConfig())
+def stream(
+    constants: EstimatorConstants, stats_FS: Statistics, *, frame_s: float, config: PolicyConfig | None = None
+) -> Iterator[RegimeFilter]:
+    """Yield the belief after each frame of a drive, by image evidence alone; without `config`, at its defaults."""
+    belief = RegimeFilter(constants, PolicyConfig() if config is None else config)
     for frame_S in stats_FS:
         belief.update(ImageStatistics(*frame_S.tolist()), None, elapsed_s=frame_s)
         yield belief

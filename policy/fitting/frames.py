@@ -21,7 +21,7 @@ from oat_runtime.image import unit_planes
 from policy.image import Images, chosen_regions, mean_statistics
 
 STILL_S = 1.0
-"""Time between frames with boxes, which are stills that were taken seconds to minutes apart."""
+"""Time between frames with boxes as the policy's clock counts it: stills that were taken seconds to minutes apart."""
 Statistics = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 

@@ -26,6 +26,8 @@ _MOST_REFERENCE = 400
 """Clean frames that are kept for the alarm; a price by 400 takes 40 µs a frame."""
 _OUTLIER_SLACK_NATS = 10.0
 """How far below that quantile an image must lie to count as unlike anything fitted."""
+MOST_CORRUPTED = 400
+"""Frames that a fit corrupts, evenly spread. More frames cost time and change little."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from policy.bench import streams as make
 from policy.bench.__main__ import main
 from policy.bench.attacks import ATTACKS, EPSILON, attack
 from policy.bench.recorded_network import RecordedNetwork
-from policy.bench.statistics import accuracy, delay_frames, difference, false_alarms
+from policy.bench.statistics import accuracy, delay_frames, difference, runs
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,9 @@ def test_delays_count_the_alarming_frame_and_misses_are_infinite() -> None:
     alarm_T = np.array([False, True, False, False, True, True])
     assert delay_frames(alarm_T, onset=2) == 3
     assert delay_frames(alarm_T[:4], onset=2) == float("inf")
-    assert false_alarms(alarm_T) == 2
+    assert runs(alarm_T) == [slice(1, 2), slice(4, 6)]
+    assert runs(~alarm_T) == [slice(0, 1), slice(2, 4)]
+    assert runs(alarm_T[:0]) == []
 
 
 def test_mixtures_hold_what_they_say() -> None:

@@ -225,7 +225,7 @@ def test_a_drive_that_is_too_short_for_a_trial_fit_leaves_out_blocks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Regression: the trial was fitted to a drive of one frame, and ended in a traceback full of NaN."""
-    monkeypatch.setattr("policy.calibrate._MAX_FITTED", 40)
+    monkeypatch.setattr("policy.calibrate.MOST_CORRUPTED", 40)
     bundle, root = _box_trained(shipped, tmp_path / "boxes"), tmp_path / "frames"
     _write_frames(root, {"a": 1, "bb": 199}, scenes, seed=1)
     assert main([str(bundle.path), str(root), "--output", str(tmp_path / "mine.json")]) == 0

@@ -15,11 +15,11 @@ from policy.belief.constants import EstimatorConstants
 from policy.belief.ranks import NormalScores
 from policy.bench.days import detectors
 from policy.bench.days.trials import Days
-from policy.bench.days.world import FRAME_S, World
-from policy.bench.statistics import delay_frames
+from policy.bench.days.world import World
+from policy.bench.statistics import delay_frames, runs
 from policy.calibrate import MIN_FRAMES, calibrate
 from policy.fitting.drives import promise_of
-from policy.fitting.frames import region_frames
+from policy.fitting.frames import STILL_S, region_frames
 from policy.fitting.kinds import MeasuredKinds, measure_kinds
 
 _MOST_HALVES = 5
@@ -45,7 +45,7 @@ def measure(world: World, spec: InputSpec, *, most_corrupted: int) -> MeasuredKi
     return MeasuredKinds(
         np.concatenate([part.clean_FS for part in parts]),
         np.concatenate([part.session_F for part in parts]),
-        FRAME_S,
+        STILL_S,
         np.concatenate([start + part.at_G for start, part in zip(first[:-1].tolist(), parts, strict=True)]),
         {
             name: (regime, np.concatenate([part.corrupted_GS[name][1] for part in parts]))
@@ -64,11 +64,11 @@ def alarms(days: Days, measured: MeasuredKinds, features: tuple[NDArray[np.float
     them.
     """
     world, frames = days.world, days.frames
-    shipped = [detectors.ours(world.stats_GS[f], days.constants, days.config, frame_s=FRAME_S) for f in frames]
+    shipped = [detectors.ours(world.stats_GS[f], days.constants, days.config, frame_s=STILL_S) for f in frames]
     ours = [raised for raised, _ in shipped]
     mine = _calibrated(days, measured, _usual(world)[::2])
     if mine is not None:
-        ours = [detectors.ours(world.stats_GS[f], mine, days.config, frame_s=FRAME_S)[0] for f in frames]
+        ours = [detectors.ours(world.stats_GS[f], mine, days.config, frame_s=STILL_S)[0] for f in frames]
         days.row("alarms", "ours, calibrated on usual sessions", **_judged(world, frames, ours))
     days.row("alarms", "ours, as shipped", **_judged(world, frames, [raised for raised, _ in shipped]))
     days.row("alarms", "belief, as shipped", **_judged(world, frames, [unusual for _, unusual in shipped]))
@@ -97,7 +97,7 @@ def alarms(days: Days, measured: MeasuredKinds, features: tuple[NDArray[np.float
         setting = min(fitting, key=lambda setting: judged[setting]["mean_delay_frames"])
         days.row("alarms", name, setting=setting, **judged[setting])
         title = f"alarms: mean delay of ours beside {name}, as rarely in alarm"
-        days.check(title, found["mean_delay_frames"], judged[setting]["mean_delay_frames"], "frames")
+        days.report.check(title, found["mean_delay_frames"], judged[setting]["mean_delay_frames"], "frames")
 
 
 def promise(days: Days, measured: MeasuredKinds) -> None:
@@ -117,8 +117,8 @@ def promise(days: Days, measured: MeasuredKinds) -> None:
         scores_NS = NormalScores(days.constants.ranks)(world.stats_GS[known])
         reference = {"reference": tuple(map(tuple, scores_NS.tolist())), "drives": (), "independence": 1.0}
         constants = days.constants.model_copy(update=reference)
-        raised.append(detectors.ours(world.stats_GS[played], constants, days.config, frame_s=FRAME_S)[0].any())
-    seconds = len(usual_G) / 2 * FRAME_S
+        raised.append(detectors.ours(world.stats_GS[played], constants, days.config, frame_s=STILL_S)[0].any())
+    seconds = len(usual_G) / 2 * STILL_S
     _promised(days, "frames in random order, half of them known", seconds / drive_s / num, np.array(raised), hold=True)
     halves = [np.array_split(rng.permutation(usual), 2) for _ in range(min(_MOST_HALVES, len(days.orders)))]
     venues = list(dict.fromkeys(world.sessions[s].venue for s in usual.tolist()))
@@ -145,7 +145,7 @@ def _promised(days: Days, name: str, promised: float, raised_D: NDArray[np.bool_
     share = float(raised_D.mean())
     days.row("alarm's promise", name, promised_at_most=promised, drives_in_alarm=share, num_drives=len(raised_D))
     if hold:
-        days.check(f"alarm's promise: {name}", 100 * share, 100 * promised, "% of drives")
+        days.report.check(f"alarm's promise: {name}", 100 * share, 100 * promised, "% of drives")
 
 
 def _drives_in_alarm(days: Days, constants: EstimatorConstants, sessions: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -153,7 +153,7 @@ def _drives_in_alarm(days: Days, constants: EstimatorConstants, sessions: NDArra
     raised = []
     for s in sessions.tolist():
         stats_TS = days.world.stats_GS[days.world.frames([s])]
-        raised.append(detectors.ours(stats_TS, constants, days.config, frame_s=FRAME_S)[0].any())
+        raised.append(detectors.ours(stats_TS, constants, days.config, frame_s=STILL_S)[0].any())
     return np.array(raised)
 
 
@@ -181,7 +181,7 @@ def calibration(days: Days, measured: MeasuredKinds) -> None:
         for where, chosen in (("its other sessions", judged), ("the next venue", following)):
             frame_T = world.frames(chosen)
             for when, constants in (("before", days.constants), ("after", mine)):
-                raised, _ = detectors.ours(world.stats_GS[frame_T], constants, days.config, frame_s=FRAME_S)
+                raised, _ = detectors.ours(world.stats_GS[frame_T], constants, days.config, frame_s=STILL_S)
                 figures[f"{where}, {when}"] = float(raised.mean())
         days.row("calibration", venue, **figures, enough=True, promised_drives=promise_of(mine).num_drives)
 
@@ -201,13 +201,12 @@ def _judged(world: World, frames: Sequence[NDArray[np.int64]], raised: Sequence[
     num_false, num_usual, in_alarm, delays = 0, 0, 0, []
     for frame_T, raised_T in zip(frames, raised, strict=True):
         adverse_T = world.adverse_G[frame_T]
-        num_false += int((detectors.begins(raised_T) & ~adverse_T).sum())
+        num_false += sum(not adverse_T[run.start] for run in runs(raised_T))
         num_usual += int((~adverse_T).sum())
         in_alarm += int((raised_T & ~adverse_T).sum())
-        for start in np.flatnonzero(detectors.begins(adverse_T)).tolist():
-            if start:  # the beginning of all is no change
-                length = int(np.argmin(np.append(adverse_T[start:], False)))
-                delays.append(min(delay_frames(raised_T[start : start + length], onset=0), float(length)))
+        for run in runs(adverse_T):
+            if run.start:  # the beginning of all is no change
+                delays.append(min(delay_frames(raised_T[run], onset=0), float(run.stop - run.start)))
     return {
         "false_alarms": float(num_false),
         "usual_in_alarm": in_alarm / max(1, num_usual),

@@ -6,15 +6,12 @@ them would bring pandas, and torch models of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from policy.belief.constants import EstimatorConstants
-from policy.belief.filter import RegimeFilter
 from policy.config import PolicyConfig
-from policy.image import ImageStatistics
+from policy.fitting.drives import stream
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -22,23 +19,15 @@ _EWMA_GAIN = 0.2
 _MOST_WINDOW, _LEAST_PART, _HELD = 400, 5, 10
 
 
-def begins(raised_T: Sequence[bool] | Bools) -> Bools:
-    """Return where an alarm that stays begins."""
-    raised = np.asarray(raised_T, bool)
-    return raised & ~np.concatenate(([False], raised[:-1]))
-
-
 def ours(
     stats_TS: Floats, constants: EstimatorConstants, config: PolicyConfig, *, frame_s: float
 ) -> tuple[Bools, Bools]:
     """Return (whether our alarm is raised, whether the belief alone would raise one) on each frame."""
-    belief = RegimeFilter(constants, config)
     raised, unusual = [], []
-    for stats_S in stats_TS.tolist():
-        belief.update(ImageStatistics(*stats_S), None, elapsed_s=frame_s)
+    for belief in stream(constants, stats_TS, frame_s=frame_s, config=config):
         raised.append(belief.alarmed())
         unusual.append(belief.unusual())
-    return np.array(raised), np.array(unusual)
+    return np.array(raised, bool), np.array(unusual, bool)
 
 
 def adwin(value_T: Floats, *, delta: float) -> Bools:

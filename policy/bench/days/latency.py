@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.timing import interleave, p50_p99
+from policy.bench.profiles import with_costs
 from policy.bench.recorded_network import float32_runtime
 
 HERTZ = (10, 30)
-SIMULATED_WATTS = 15.0
-"""Power of the running network; few machines have a counter, so energies are simulated."""
 _FEW, _MANY = 1, 12
 """Batches that are timed. A frame's time lies on the line between them."""
 
@@ -30,11 +29,9 @@ class Latencies:
 
     Attributes:
         lines: (milliseconds of none, milliseconds of each more) by width.
-        watts: power that is taken for energies.
     """
 
     lines: dict[float, tuple[float, float]]
-    watts: float = SIMULATED_WATTS
 
     def __call__(self, width: float, num_regions: int) -> float:
         """Return the time of one frame: its regions, and the whole image that the node answers beside them."""
@@ -49,14 +46,7 @@ class Latencies:
     def profiled(self, table: OperatingTable) -> OperatingTable:
         """Return the table with these latencies of one input, as a device profile has them."""
         costs = {width: none + each for width, (none, each) in self.lines.items()}
-        rows = tuple(
-            row.model_copy(update={
-                "latency_ms_p50": costs[row.width], "latency_ms_p99": 1.15 * costs[row.width],
-                "energy_j": self.watts * costs[row.width] / 1e3,
-            })
-            for row in table.rows
-        )  # fmt: skip
-        return table.with_rows(rows, device="simulated from measured latencies")
+        return with_costs(table, costs, device="simulated from measured latencies")
 
 
 def measure(bundle: Bundle, *, seconds: float, num_threads: int) -> dict[str, Latencies]:

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oat_runtime.operating_point import OperatingTable
-from oat_runtime.report import Check, Report
+from oat_runtime.report import Report
 from oat_runtime.timing import p50_p99
 from policy.belief.constants import EstimatorConstants
+from policy.bench.attacks import FLOORS
 from policy.bench.days.latency import HERTZ, Latencies
 from policy.bench.days.world import Played, World
+from policy.bench.profiles import SIMULATED_WATTS
 from policy.bench.statistics import Estimate
 from policy.config import PolicyConfig
 
@@ -24,7 +26,6 @@ _WORTH_SWITCHING = 0.005
 """Gain of the oracle over the best fixed λ below which no λ is worth switching to."""
 _MOST_LOST = 0.5
 _MOST_DECISION_MS = 1.0
-_FLOORS = (0.0, 0.1, 0.4, 1.0)
 Plays = Sequence[Played]
 
 
@@ -42,11 +43,6 @@ class Days:
     def row(self, trial: str, player: str, **figures: object) -> None:
         """Add figures of one player in one trial."""
         self.report.rows.append({"trial": trial, "player": player, **figures})
-
-    def check(self, name: str, value: float, limit: float, unit: str, *, least: bool = False) -> None:
-        """Check a figure against its limit."""
-        hold, word = (Check.at_least, "at least") if least else (Check.at_most, "at most")
-        self.report.checks.append(hold(name, [value], limit, f"{unit}, {word}"))
 
     @property
     def frames(self) -> list[NDArray[np.int64]]:
@@ -133,10 +129,10 @@ def players(days: Days) -> str:
         )
     gain, ours = difference(world, oracle, fixed[best]), difference(world, policy, fixed[best])
     title = f"real days: policy over the best fixed λ={best:g}"
-    days.check(title, 100 * ours.value, -_MOST_LOST, "points", least=True)
+    days.report.check(title, 100 * ours.value, -_MOST_LOST, "points", least=True)
     p50, p99 = p50_p99(np.concatenate([play.step_ms_T for play in policy]))
     days.row("decision time", "policy, CPU time of its thread", p50_ms=p50, p99_ms=p99)
-    days.check("real days: decision with region signals, p99", p99, _MOST_DECISION_MS, "ms of CPU time")
+    days.report.check("real days: decision with region signals, p99", p99, _MOST_DECISION_MS, "ms of CPU time")
     compared = f"the oracle gains {100 * gain.value:.2f} points over λ={best:g} on these days, the policy "
     compared += f"{100 * ours.value:+.2f} ({100 * ours.low:+.2f} to {100 * ours.high:+.2f})"
     worth = "No λ is worth switching to" if gain.value < _WORTH_SWITCHING else "Switching λ is worth something"
@@ -167,7 +163,7 @@ def streaming(days: Days, latencies: dict[str, Latencies]) -> None:
                     in_time_T = millis_T <= deadline_ms
                     values.append((play.frame_T, play.right_T * in_time_T, play.regions_T))
                     late += int((~in_time_T).sum())
-                    energy += float(millis_T.sum()) * measured.watts / 1e3
+                    energy += float(millis_T.sum()) * SIMULATED_WATTS / 1e3
                 estimate, num = over_sessions(world, values), sum(len(play.frame_T) for play in plays)
                 days.row(
                     f"streaming, {hertz} Hz, {load}", name, accuracy=estimate.value, low_95=estimate.low,
@@ -179,7 +175,7 @@ def attacked(days: Days) -> None:
     """Attack the last frames of every third session at the active point, at four floors."""
     world, frames = days.world, days.frames
     where = [world.attacked(order) for order in days.orders]
-    for floor in _FLOORS:
+    for floor in FLOORS:
         lam = min((row for row in world.lambdas if row >= floor), default=None)
         if lam is None:
             continue
@@ -196,4 +192,4 @@ def attacked(days: Days) -> None:
                      attacked_accuracy=hit.value, attacked_low=hit.low, attacked_high=hit.high)  # fmt: skip
         if floor > 0:
             title = f"attacked days, floor {floor:g}: attacked frames, policy over fixed floor, low end"
-            days.check(title, 100 * difference(world, ours, static, where).low, 0.0, "points", least=True)
+            days.report.check(title, 100 * difference(world, ours, static, where).low, 0.0, "points", least=True)

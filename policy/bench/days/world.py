@@ -18,11 +18,10 @@ from policy.bench.days.record import Recorder, SessionRecord
 from policy.bench.days.sessions import Session
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
+from policy.fitting.frames import STILL_S
 from policy.image import ImageStatistics
 from policy.signals import Signals, network_signals
 
-FRAME_S = 1.0
-"""Time between frames as the policy's clock counts it. The stills were taken seconds to minutes apart."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Latency = Callable[[float, int], float]
@@ -164,7 +163,7 @@ class World:
             at = self.reference.index(present) if hit else None
             stats_S = self.answer(frame, present, at)[2]
             regions = int(self.regions_G[frame])
-            signals = Signals(t * FRAME_S, ImageStatistics(*stats_S.tolist()), last, num_regions=regions)
+            signals = Signals(t * STILL_S, ImageStatistics(*stats_S.tolist()), last, num_regions=regions)
             started = step_ms() if step_ms else 0.0
             decision = policy.step(signals)
             step_T[t] = (step_ms() if step_ms else 0.0) - started
@@ -178,7 +177,7 @@ class World:
                 of_regions=True,
                 point=decision.point,
                 latency_ms=latency(decision.point.width, regions) if latency else None,
-                age_s=FRAME_S,
+                age_s=STILL_S,
             )
             point_T[t] = present
         return Played(frame_T, point_T, right_T, self.regions_G[frame_T], step_T)
