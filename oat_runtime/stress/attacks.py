@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oat_runtime.errors import ConfigError
@@ -129,6 +131,14 @@ def perturb(
     elif kind.method == "apgd-ce":
         stepper = AdaptiveStep(spec.num_steps)
     return ascend(objective, ball, start, stepper, num_steps=spec.num_steps, keep=keep)
+
+
+def as_bytes(x_NCHW: Tensor) -> NDArray[np.uint8]:
+    """Return images in [0, 1] as a camera delivers them: uint8 (N, H, W, C).
+
+    Rounding weakens an attack on a robot, too. It stays in the ball if ε is a whole number of grey levels.
+    """
+    return np.ascontiguousarray((x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 
 def cross_entropy(

@@ -30,9 +30,9 @@ from oat_runtime.image import network_input, unit_planes
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.stress.attacks import as_bytes
 from oat_runtime.stress.corruptions import corrupt_batch
 from policy.bench.attacks import ATTACKS, Goal, attack
-from policy.fitting.attackable import as_bytes
 from policy.image import image_statistics
 from policy.signals import opposite
 

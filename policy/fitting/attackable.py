@@ -10,14 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends.torch_net import TorchNet
 from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import AttackSpec
 from oat_runtime.plain_net import Tensors, fold
-from oat_runtime.stress.attacks import perturb
+from oat_runtime.stress.attacks import as_bytes, perturb
 from policy.image import Images
 
 _ATTACK_BATCH = 250
@@ -54,9 +53,3 @@ class AttackableNetwork:
         parts = zip(*(torch.split(tensor, _ATTACK_BATCH) for tensor in whole), strict=True)
         adversarial = [perturb(self._nets[lam], x, y, spec=self._attack, generator=generator) for x, y in parts]
         return as_bytes(torch.cat(adversarial))
-
-
-def as_bytes(x_NCHW: Tensor) -> Images:
-    """Return these images as a camera delivers them: uint8 NHWC. Rounding weakens an attack on a robot, too."""
-    images_NHWC: Images = (x_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(images_NHWC)

@@ -26,11 +26,11 @@ from oat_runtime.image import unit_planes
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.stress.attacks import as_bytes
 from policy.bench.attacks import ATTACKS, attack
 from policy.bench.days.renormalized import renormalized
 from policy.bench.days.sessions import Session
 from policy.bench.recorded_network import answers, float32_runtime, network_id
-from policy.fitting.attackable import as_bytes
 from policy.image import mean_statistics
 from policy.signals import opposite
 

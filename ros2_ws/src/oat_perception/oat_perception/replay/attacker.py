@@ -18,7 +18,7 @@ from oat_runtime.image import enlarged, fit_matrices, network_input, unit_planes
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import fold
 from oat_runtime.stress.attack_loop import Ball, PlainStep, ascend
-from oat_runtime.stress.attacks import perturb
+from oat_runtime.stress.attacks import as_bytes, perturb
 
 PGD10 = AttackSpec(name="pgd-10", epsilon=8 / 255, step_size=2 / 255, num_steps=10)
 
@@ -26,14 +26,14 @@ PGD10 = AttackSpec(name="pgd-10", epsilon=8 / 255, step_size=2 / 255, num_steps=
 class Attacker:
     """Make adversarial frames with full knowledge of the network, in torch float32, whatever engine the node uses.
 
+    The attack is `PGD10`.
+
     Args:
         bundle_path: the bundle that the attacked node runs.
-        spec: the attack.
     """
 
-    def __init__(self, bundle_path: Path, spec: AttackSpec = PGD10) -> None:
+    def __init__(self, bundle_path: Path) -> None:
         """Load the network. It is folded for a point when that point is attacked first."""
-        self.spec = spec
         self._bundle = Bundle.load(bundle_path)
         tensors, config = self._bundle.tensors(), self._bundle.manifest.model
         self._folded = lru_cache(maxsize=32)(
@@ -64,8 +64,9 @@ class Attacker:
             with torch.no_grad():
                 label = int(network(x_NCHW).argmax())
         generator = torch.Generator().manual_seed(seed)
-        adversarial_NCHW = perturb(network, x_NCHW, torch.tensor([label]), spec=self.spec, generator=generator)
-        return _levels(adversarial_NCHW)
+        adversarial_NCHW = perturb(network, x_NCHW, torch.tensor([label]), spec=PGD10, generator=generator)
+        attacked_HWC: Bytes = as_bytes(adversarial_NCHW)[0]
+        return attacked_HWC
 
     def attack_regions(
         self, frame_HWC: Bytes, boxes_N4: Boxes, labels_N: Labels, *, point: OperatingPoint, seed: int
@@ -109,17 +110,11 @@ class Attacker:
             logits_NK = network(x_NCHW)
             return F.cross_entropy(logits_NK, y_N)[None], (logits_NK.argmax(dim=1) == y_N).any()[None]
 
-        ball = Ball(clean_1CHW, self.spec.epsilon, "linf")
+        ball = Ball(clean_1CHW, PGD10.epsilon, "linf")
         drawn_1CHW = ball.random_start(torch.Generator().manual_seed(seed))
         start_1CHW = torch.where(shown_HW > 0, drawn_1CHW, clean_1CHW)
-        stepper = PlainStep(self.spec.step_size)
-        found_1CHW = ascend(objective, ball, start_1CHW, stepper, num_steps=self.spec.num_steps, keep="last")
+        stepper = PlainStep(PGD10.step_size)
+        found_1CHW = ascend(objective, ball, start_1CHW, stepper, num_steps=PGD10.num_steps, keep="last")
         attacked_HWC: Bytes = frame_HWC.copy()
-        attacked_HWC[first_y:end_y, first_x:end_x] = _levels(found_1CHW)
+        attacked_HWC[first_y:end_y, first_x:end_x] = as_bytes(found_1CHW)[0]
         return attacked_HWC
-
-
-def _levels(image_1CHW: Tensor) -> Bytes:
-    """Return an image as bytes; ε is a whole number of grey levels, so rounding stays in the ball."""
-    levels_HWC = (image_1CHW[0].permute(1, 2, 0) * 255).round()
-    return np.ascontiguousarray(levels_HWC.to(torch.uint8).numpy())
