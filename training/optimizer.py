@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.network import SlimmableConv2d, SlimmableLinear, untracked
 
+_NUM_ROUNDS = 5
+"""Newton–Schulz rounds of Muon; each costs three products."""
+
 
 def decayed_weights(model: nn.Module) -> list[Tensor]:
     """Return the convolution and classifier weights, which get weight decay and which AWP perturbs."""
@@ -102,7 +105,7 @@ def change_of_lengths(model: nn.Module) -> float:
     return max(max(factor, 1.0 / factor) for factor in factors)
 
 
-def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5) -> Tensor:
+def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Return about U Vᵀ of a matrix U S Vᵀ, float32 (O, I): singular values end between 0.6 and 1.3, near zero lower.
 
     Newton–Schulz rounds with the coefficients of Jordan et al. (2024), which lift small singular values fastest.
@@ -110,12 +113,11 @@ def orthogonalized(matrix_OI: Tensor, *, dtype: torch.dtype, num_rounds: int = 5
     Args:
         matrix_OI: of any scale; zero stays zero.
         dtype: of the matrix products.
-        num_rounds: each costs three products.
     """
     tall = matrix_OI.shape[0] > matrix_OI.shape[1]
     x = (matrix_OI / matrix_OI.norm().clamp_min(1e-12)).to(dtype)
     x = x.T if tall else x
-    for _ in range(num_rounds):
+    for _ in range(_NUM_ROUNDS):
         gram = x @ x.T
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
     found: Tensor = x.T if tall else x

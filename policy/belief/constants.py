@@ -17,6 +17,8 @@ from policy.image import ImageStatistics
 
 _Vector = NDArray[np.float64]
 NUM_STATISTICS = len(ImageStatistics._fields)
+LOW_CONFIDENCE = 0.5
+"""Calibrated confidence below which the network is unsure."""
 DRIFT_GAIN = 0.2
 """Weight of the newest frame in the running mean of drift."""
 DRIFT_NOISE = NUM_STATISTICS * DRIFT_GAIN / (2.0 - DRIFT_GAIN)
@@ -98,7 +100,7 @@ class EstimatorConstants(StrictModel):
     prior: dict[Regime, float]
     network: tuple[NetworkRates, ...] = ()
     """Empty: the network's own signals are not used as evidence."""
-    low_confidence_below: float = Field(default=0.5, gt=0, lt=1)
+    low_confidence_below: float = Field(default=LOW_CONFIDENCE, gt=0, lt=1)
     spread: dict[Regime, float] = Field(default_factory=dict)
     """How much the values of λ differ on one image: the sum over λ of the variance, from image to image, of being
     correct at this λ, less the mean over all λ. So it tells how much of a λ's lead in the table is chance. Empty: all

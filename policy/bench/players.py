@@ -24,6 +24,12 @@ Choice = Callable[[float, int], int]
 """A rule: (confidence of the previous frame, active point) to the next point."""
 _LATENCY_SPREAD = 0.05
 """Standard deviation of the simulated log latency around the profile's median."""
+DOUBT = 0.5
+"""Confidence below which the naive rule takes the most robust λ."""
+_LOW, _HIGH, _GAIN, _WAIT = 0.55, 0.7, 0.05, 30
+"""The smoothed rule's limits for mean confidence, the share of a new frame in that, and frames between two moves."""
+_HOLD = 60
+"""Frames between two draws of the random rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,34 +170,34 @@ def play_rule(network: RecordedNetwork, stream: Stream, choose: Choice) -> NDArr
     return correct_T
 
 
-def confidence_threshold(network: RecordedNetwork, *, below: float = 0.5) -> Choice:
+def confidence_threshold(network: RecordedNetwork) -> Choice:
     """Return the naive rule: after a frame of low confidence the most robust λ, otherwise the most accurate one."""
     accurate, robust = int(network.reference[0]), int(network.reference[-1])
-    return lambda confidence, present: robust if confidence < below else accurate
+    return lambda confidence, present: robust if confidence < DOUBT else accurate
 
 
-def ewma_hysteresis(network: RecordedNetwork, *, low: float = 0.55, high: float = 0.7, gain: float = 0.05) -> Choice:
-    """Return the smoothed naive rule: one λ up while mean confidence is below `low`, one down while above `high`."""
+def ewma_hysteresis(network: RecordedNetwork) -> Choice:
+    """Return the smoothed naive rule: one λ up while mean confidence is low, one down while it is high."""
     order = [int(p) for p in network.reference]
     mean, wait = 1.0, 0
 
     def choose(confidence: float, present: int) -> int:
         nonlocal mean, wait
-        mean += gain * (confidence - mean)
+        mean += _GAIN * (confidence - mean)
         wait = max(0, wait - 1)
         rank = order.index(present)
-        if not wait and mean < low and rank + 1 < len(order):
-            wait = 30
+        if not wait and mean < _LOW and rank + 1 < len(order):
+            wait = _WAIT
             return order[rank + 1]
-        if not wait and mean > high and rank > 0:
-            wait = 30
+        if not wait and mean > _HIGH and rank > 0:
+            wait = _WAIT
             return order[rank - 1]
         return present
 
     return choose
 
 
-def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Choice:
+def random_choice(points: NDArray[np.int64], *, seed: int) -> Choice:
     """Return the rule that draws a new point at random every two seconds."""
     rng = np.random.default_rng(seed)
     count = 0
@@ -199,7 +205,7 @@ def random_choice(points: NDArray[np.int64], *, seed: int, hold: int = 60) -> Ch
     def choose(confidence: float, present: int) -> int:
         nonlocal count
         count += 1
-        return int(rng.choice(points)) if count % hold == 0 else present
+        return int(rng.choice(points)) if count % _HOLD == 0 else present
 
     return choose
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policy.bench.streams import Stream
 
 Bools = NDArray[np.bool_]
-_NUM_RESAMPLES = 1000
+_NUM_RESAMPLES, _LEAST_SEGMENT = 1000, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ def _clustered(
     return Estimate(float(value_T.mean()), float(low), float(high))
 
 
-def worst_segment(streams: Sequence[Stream], correct: Sequence[Bools], *, least: int = 100) -> float:
-    """Return the lowest accuracy of any segment of at least `least` frames."""
+def worst_segment(streams: Sequence[Stream], correct: Sequence[Bools]) -> float:
+    """Return the lowest accuracy of any segment of at least 100 frames."""
     worst = 1.0
     for stream, correct_T in zip(streams, correct, strict=True):
         counts = np.bincount(stream.segment_T)
         shares = np.bincount(stream.segment_T, correct_T) / counts
-        worst = min([worst, *shares[counts >= least].tolist()])
+        worst = min([worst, *shares[counts >= _LEAST_SEGMENT].tolist()])
     return worst
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime
 from oat_runtime.report import progress
-from policy.belief.constants import NetworkRates
+from policy.belief.constants import LOW_CONFIDENCE, NetworkRates
 from policy.signals import opposite
 
 if TYPE_CHECKING:  # loads torch
@@ -93,11 +93,7 @@ def spread_of(correct_LN: NDArray[np.bool_]) -> float:
 
 
 def network_rates(
-    lam: float,
-    *,
-    confidence: Mapping[Regime, NDArray[Any]],
-    disagrees: Mapping[Regime, NDArray[Any]],
-    low_confidence_below: float = 0.5,
+    lam: float, *, confidence: Mapping[Regime, NDArray[Any]], disagrees: Mapping[Regime, NDArray[Any]]
 ) -> NetworkRates:
     """Return the rates of one λ, from calibrated confidences (float, N) and disagreements with the probe (bool, N).
 
@@ -109,6 +105,6 @@ def network_rates(
 
     return NetworkRates(
         lam=lam,
-        low_confidence={regime: rate(confidence[regime] < low_confidence_below) for regime in MEASURED_REGIMES},
+        low_confidence={regime: rate(confidence[regime] < LOW_CONFIDENCE) for regime in MEASURED_REGIMES},
         disagreement={regime: rate(disagrees[regime]) for regime in MEASURED_REGIMES},
     )

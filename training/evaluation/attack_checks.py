@@ -29,6 +29,8 @@ MAX_ONE_STEP_GAP = 0.20
 """Accuracy under FGSM above that under PGD beyond which gradients look masked, or training overfitted to one step."""
 MAX_ZERO_GRADIENTS = 0.05
 """Share of images with a gradient of exactly zero beyond which gradient attacks say little."""
+_LEAST_SPAN = 0.01
+"""Accuracy by which some λ must differ from another to count as used."""
 _LEAST_FOR_LAMBDA = 100
 """Images from which equal accuracies of all λ mean something: of twenty, two λ are often correct on equally many."""
 
@@ -102,14 +104,12 @@ def worst_case(outcomes: Mapping[str, Bools]) -> Bools:
     return np.asarray(np.logical_and.reduce(list(outcomes.values())), dtype=np.bool_)
 
 
-def inspect_lambdas(
-    rates: Mapping[float, tuple[float, float]], *, num_images: int, smallest: float = 0.01
-) -> list[Suspicion]:
+def inspect_lambdas(rates: Mapping[float, tuple[float, float]], *, num_images: int) -> list[Suspicion]:
     """Is λ used at all? `rates` holds (clean, attacked) accuracy of each λ at one width, on `num_images` images."""
     if len(rates) < 2 or num_images < _LEAST_FOR_LAMBDA:
         return []
     span = max(max(column) - min(column) for column in zip(*rates.values(), strict=True))
-    if span >= smallest:
+    if span >= _LEAST_SPAN:
         return []
     text = f"over all λ neither clean nor robust accuracy moves by more than {100 * span:.2f} points: λ seems unused"
     return [Suspicion("λ without effect", float(span), text)]

@@ -16,6 +16,7 @@ from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.belief.constants import EstimatorConstants
 from policy.bench.days.record import Recorder, SessionRecord
 from policy.bench.days.sessions import Session
+from policy.bench.players import DOUBT
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.fitting.frames import STILL_S
@@ -123,11 +124,11 @@ class World:
         """Play a point for each frame."""
         return Played(frame_T, point_T, self.right_GP[frame_T, point_T], self.regions_G[frame_T], np.empty(0))
 
-    def naive(self, frame_T: Ints, *, below: float = 0.5) -> Played:
+    def naive(self, frame_T: Ints) -> Played:
         """Play the naive rule: after a frame of low median confidence the largest λ, otherwise the least."""
         point_T, confidence = np.empty(len(frame_T), np.int64), 1.0
         for t, frame in enumerate(frame_T.tolist()):
-            point_T[t] = self.reference[-1 if confidence < below else 0]
+            point_T[t] = self.reference[-1 if confidence < DOUBT else 0]
             confidence = float(np.median(self.answer(frame, int(point_T[t]))[1]))
         return self.chosen(frame_T, point_T)
 
