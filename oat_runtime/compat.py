@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from enum import Enum
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 if sys.version_info >= (3, 11):
     from enum import StrEnum
@@ -26,9 +25,7 @@ else:
         __str__ = str.__str__
 
 
-__all__ = ["Self", "StrEnum", "possessive", "sha256_of"]
-
-_BLOCK_BYTES = 1 << 18
+__all__ = ["Self", "StrEnum", "possessive"]
 
 
 def possessive(pattern: bytes) -> bytes:
@@ -37,11 +34,3 @@ def possessive(pattern: bytes) -> bytes:
     It is for patterns that match the same text in the same time with plain ones, which only take more memory.
     """
     return pattern if sys.version_info >= (3, 11) else re.sub(rb"([*+])\+", rb"\1", pattern)
-
-
-def sha256_of(file: IO[bytes]) -> str:
-    """Return the SHA-256 of an open file's bytes from here on, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -32,6 +33,7 @@ MAX_JSON_VALUES: Final = 200_000
 MAX_JSON_DEPTH: Final = 32
 """Lists and objects within each other; a manifest has 8."""
 _MAX_DIGITS = 100
+_BLOCK_BYTES = 1 << 18
 _MOST_REASONS = 3
 
 _STRING = re.compile(possessive(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'), re.DOTALL)
@@ -150,6 +152,19 @@ def read_at_most(path: str | os.PathLike[str], num_bytes: int) -> bytes:
     if len(content) > num_bytes:
         raise OSError(errno.EFBIG, f"larger than {num_bytes} bytes", os.fspath(path))
     return content
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal digits. A large file does not fill the memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_json(content: bytes | str, *, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_JSON_VALUES) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zipfile
@@ -20,7 +19,7 @@ from torch import nn
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import lasting_name
 from oat_runtime.errors import CheckpointError, one_line, quoted
-from oat_runtime.files import expanded, parse_json, reason_of, whole_file
+from oat_runtime.files import expanded, parse_json, reason_of, sha256_of, whole_file
 from oat_runtime.text import some
 from training.config import TrainConfig
 from training.network import OATNet, network_of, tensors_of
@@ -315,7 +314,7 @@ def read_source(name_or_path: str) -> Source:
         network = network_of(bundle.tensors(), bundle.manifest.model)
         name = f"bundle {one_line(bundle.path.name)} ({bundle.sha256[:12]})"
         return Source(name, network, TrainedOn.of_bundle(bundle))
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256_of(file)
     if file.suffix in (".pth", ".safetensors"):
         return Source(f"{one_line(file.name)} ({digest[:12]})", resnet_from(_state_dict(file)))
     checkpoint = load_checkpoint(file)

@@ -33,9 +33,9 @@ from oat_runtime.bundle.manifest import (
 )
 from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.bundle.tensor_files import Expected, check_header, most_bytes, read_header, read_tensors
-from oat_runtime.compat import Self, sha256_of
+from oat_runtime.compat import Self
 from oat_runtime.errors import BundleError, one_line, quoted
-from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, read_model, reason_of
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, read_model, reason_of, sha256_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Precision
 from oat_runtime.quantization import Quantization
 
@@ -291,9 +291,7 @@ class Bundle:
                     "again"
                 )
         for name, entry in self.manifest.files.items():
-            with (self.path / name).open("rb") as file:
-                sha256 = sha256_of(file)
-            if sha256 != entry.sha256:
+            if sha256_of(self.path / name) != entry.sha256:
                 raise BundleError(
                     f"{one_line(self.path / name)}: its SHA-256 is not the manifest's: it was changed, fetch the "
                     "bundle again"

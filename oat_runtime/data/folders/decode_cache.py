@@ -42,7 +42,7 @@ from oat_runtime.data.folders.near_copies import THUMBNAIL_SHAPE
 from oat_runtime.data.folders.pictures import Picture, decode
 from oat_runtime.data.npz import read_arrays
 from oat_runtime.errors import DataError, FileReadError, OATError, one_line
-from oat_runtime.files import held, read_model, user_cache, whole_file, write_whole
+from oat_runtime.files import held, read_model, sha256_of, user_cache, whole_file, write_whole
 from oat_runtime.operating_point import StrictModel
 from oat_runtime.report import progress_bar
 from oat_runtime.text import count_of
@@ -158,7 +158,7 @@ def _opened(folder: Path, key: str, spec: InputSpec | None, *, num: int) -> Deco
         if record.key != key:
             _LOG.info("pictures or decoders changed since %s was written: they are decoded again", folder)
             return None
-        if _sha256(folder / _BESIDE) != record.beside_sha256:
+        if sha256_of(folder / _BESIDE) != record.beside_sha256:
             raise DataError(f"{_BESIDE} is not the file that was written")
         beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
         images_NHWC = _mapped(folder)
@@ -183,7 +183,7 @@ def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
     with whole_file(folder / _BESIDE) as file:
         checksums_N = _checksums(found.images_NHWC)
         np.savez(file, thumbnails=found.thumbnails_NHWC, digests=found.digests_N, checksums=checksums_N)
-    record = _Record(key=key, beside_sha256=_sha256(folder / _BESIDE), broken=found.broken)
+    record = _Record(key=key, beside_sha256=sha256_of(folder / _BESIDE), broken=found.broken)
     write_whole(folder / _RECORD, record.model_dump_json() + "\n")
     return found
 
@@ -310,10 +310,6 @@ def _checksums(images_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 def _mapped(folder: Path) -> npt.NDArray[np.uint8]:
     mapped: npt.NDArray[np.uint8] = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return mapped
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _num_threads() -> int:
