@@ -100,14 +100,17 @@ class Proportion:
 
 
 class AttackSpec(StrictModel):
-    """An L∞ attack exactly as it was run. ε and step are on the [0, 1] pixel scale."""
+    """An attack exactly as it was run, in an L∞ ball or, with `-l2` at the end of its name, in an L2 ball.
+
+    ε and step are on the [0, 1] pixel scale.
+    """
 
     name: str
     """Method and, for `pgd-N`, number of steps."""
     epsilon: float = Field(ge=0, le=1)
     """Radius ε of the ball."""
     step_size: float = Field(ge=0, le=1)
-    """Length of a step in each pixel; 0 for an attack that sizes its own steps."""
+    """Length of a step, in an L∞ ball that of each pixel; 0 for an attack that sizes its own steps."""
     num_steps: int = Field(ge=1, le=1_000_000)
     """Number of gradient steps."""
     seed: int = 0

@@ -187,15 +187,14 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         has_words = any(isinstance(row[number], str | Text) and row[number] for row in rows)
         table.add_column(column, justify="left" if has_words else "right")
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*(cell if isinstance(cell, Text) else figure_text(cell) for cell in row))
     return table
 
 
-def _cell(value: object) -> str | Text:
+def figure_text(value: object) -> str:
+    """Return a figure in four digits, and a dash for what was not measured."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    if isinstance(value, Text):
-        return value
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

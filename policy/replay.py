@@ -240,16 +240,13 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
     """Return the recorded policy if it is known, and one for each named configuration, bundle and calibration."""
     policies: dict[str, AdaptivePolicy] = {}
-    if recording.header:
+    if recording.header or options.bundle is None:  # without both, it says what is missing
         policies["recorded"] = recording.policy()
-    if recording.header and options.bundle is None:
+    if options.bundle is None:
         own = policies["recorded"]
         table, constants, base = own.table, own.constants, own.config
-    elif options.bundle is not None:
-        (table, constants), base = read_bundle(options.bundle), PolicyConfig()
     else:
-        recording.policy()  # says what is missing
-        raise AssertionError("unreachable")
+        (table, constants), base = read_bundle(options.bundle), PolicyConfig()
     if options.estimator is not None:
         constants = read_model(EstimatorConstants, options.estimator, what="a file that oat-calibrate wrote")
     for path in options.config:

@@ -97,7 +97,7 @@ def _merged(base: dict[str, Any], changes: dict[str, Any], *, inside: str = "") 
     for key, value in changes.items():
         if key not in base:
             close = get_close_matches(str(key), base, n=1)
-            what = f"did you mean {inside}{close[0]}?" if close else "training/config.py describes all settings"
+            what = f"did you mean {inside}{close[0]}?" if close else "docs/training-settings.md lists all settings"
             raise ConfigError(f"there is no setting {quoted(f'{inside}{key}')}: {what}")
         old = base[key]
         both = isinstance(old, dict) and isinstance(value, dict)

@@ -88,13 +88,10 @@ def read_labelled_npz(path: Path, *, limit: int | None = None) -> ImageSet:
         DataError: no such file, or other contents.
     """
     arrays = read_arrays(path, ("images", "labels"))
-    images_NHWC, labels_N = _checked(path, arrays["images"]), arrays["labels"]
-    if labels_N.shape != images_NHWC.shape[:1] or labels_N.dtype.kind not in "iu" or np.any(labels_N > _MOST):
-        raise DataError(
-            f"{path}: expected a whole number as the label of each of {len(images_NHWC)} images, got {labels_N.dtype} "
-            f"of shape {labels_N.shape}"
-        )
-    return ImageSet(images_NHWC, labels_N.astype(np.int64), (), path.stem).first(limit)
+    images_NHWC, labels_N = _checked(path, arrays["images"]), whole_numbers(arrays["labels"], f"{path}, `labels`")
+    if len(labels_N) != len(images_NHWC):
+        raise DataError(f"{path}: expected a label for each of {len(images_NHWC)} images, got {len(labels_N)}")
+    return ImageSet(images_NHWC, labels_N, (), path.stem).first(limit)
 
 
 def write_labelled_npz(file: IO[bytes], data: ImageSet) -> None:

@@ -110,7 +110,7 @@ def test_changes_reach_nested_fields_and_keep_the_rest() -> None:
         ("epoch=3", "there is no setting 'epoch': did you mean epochs\\?"),
         ("batchsize=3", "there is no setting 'batchsize': did you mean batch_size\\?"),
         ("model.dpeth=3", "there is no setting 'model.dpeth': did you mean model.depth\\?"),
-        ("xyz=3", "there is no setting 'xyz': training/config.py describes all settings"),
+        ("xyz=3", "there is no setting 'xyz': docs/training-settings.md lists all settings"),
         ("model.lambdas=0.2", r"model\.lambdas: expected a list, as in \[0\.2\]$"),
         ("epochs=many", "epochs: Input should be a valid integer"),
         ("model.depth=11", "depth of a wide_resnet must be"),

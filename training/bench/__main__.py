@@ -18,6 +18,7 @@ from oat_runtime.commands import Parser, a_path, command, real, whole
 from oat_runtime.data import CIFAR10_CLASSES, ImageSet
 from oat_runtime.report import Check, Report, Row, text_table
 from oat_runtime.timing import Millis, interleave, p50_p99
+from training.augment import to_unit
 from training.bench import deployed
 from training.bench.ordinary_net import ordinary_net, single
 from training.config import TrainConfig
@@ -72,7 +73,7 @@ def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callab
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(x_NHWC.permute(0, 3, 1, 2).float() / 255.0, lam, width=1.0), y_N)
+            loss = F.cross_entropy(model(to_unit(x_NHWC), lam, width=1.0), y_N)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return loss.item()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oat_runtime.data import short_name
 from oat_runtime.files import write_whole
-from oat_runtime.report import Row
+from oat_runtime.report import Row, figure_text
 from oat_runtime.style import html_page, wide
 from oat_runtime.text import html_text
 from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
@@ -73,14 +73,8 @@ def _rows(rows: list[Row]) -> str:
     shown = [row for row in rows if any(key in row for key in ("num_total", "folded"))]
     head = "".join(f"<th>{html_text(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html_text(_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
+        "<tr>" + "".join(f"<td>{html_text(figure_text(row.get(column, '')))}</td>" for column in columns) + "</tr>"
         for row in shown
     )
     table = f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
     return f"<details><summary>Table of {len(shown)} rows</summary>{table}</details>"
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
