@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `as` exports a name to type checkers
     from policy.belief.constants import EstimatorConstants as EstimatorConstants
+    from policy.belief.constants import FittedFor as FittedFor
     from policy.belief.constants import constants_of as constants_of
+    from policy.belief.constants import read_estimator as read_estimator
     from policy.config import BatteryStep as BatteryStep
     from policy.config import PolicyConfig as PolicyConfig
     from policy.config import Quantity as Quantity
@@ -36,7 +38,7 @@ _NAMES = {
     "config": "BatteryStep PolicyConfig Quantity",
     "controller": "AdaptivePolicy",
     "decision": "ChosenBy Decision Rule",
-    "belief.constants": "EstimatorConstants constants_of",
+    "belief.constants": "EstimatorConstants FittedFor constants_of read_estimator",
     "image": "ImageStatistics image_statistics mean_statistics",
     "records.record": "Gap header_line step_line",
     "signals": "NetworkSignals Override Reading SignalState Signals network_signals",

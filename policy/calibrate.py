@@ -28,7 +28,7 @@ from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table, wide_console
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
 from oat_runtime.text import some
-from policy.belief.constants import EstimatorConstants, ImageKind, constants_of
+from policy.belief.constants import EstimatorConstants, FittedFor, ImageKind, constants_of
 from policy.belief.ranks import NormalScores
 from policy.fitting.drives import LEAST_TO_JUDGE, count_alarms, fit_drives, promise_of
 from policy.fitting.frames import Frames, Statistics, region_frames
@@ -254,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     trial = calibrate(seen if by_drives else seen.in_blocks(1), shipped)
     before, after = (alarm_shares(constants, held_out) for constants in (shipped, trial))
     constants = calibrate(measured, shipped, fitted_on=fitted_on)
+    constants = constants.model_copy(update={"fitted_for": FittedFor.of(bundle)})
     promise = promise_of(constants)
     content = constants.model_dump_json() + "\n"
     if options.attach:

@@ -26,7 +26,7 @@ from oat_runtime.extras import require
 from oat_runtime.operating_point import AttackSpec, OperatingPoint
 from oat_runtime.plain_net import Tensors
 from oat_runtime.stress.corruptions import CORRUPTIONS, FITTING_KINDS, corrupt
-from policy.belief.constants import EstimatorConstants
+from policy.belief.constants import EstimatorConstants, FittedFor
 from policy.fitting.drives import fit_drives, promise_of
 from policy.fitting.frames import Frames, Statistics, region_frames, statistics_of
 from policy.fitting.kinds import MOST_CORRUPTED, MeasuredKinds, fit_kinds, measure_kinds
@@ -207,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         frames=frames,
         fitted_on=fitted_on,
     )
+    constants = constants.model_copy(update={"fitted_for": FittedFor.of(bundle)})
     attach_file(bundle, "estimator.json", (constants.model_dump_json() + "\n").encode())
     estimator = bundle.path / "estimator.json"
     also = "" if frames is None else f" and {len(frames)} frames"

@@ -25,7 +25,7 @@ from oat_runtime.extras import require
 from oat_runtime.files import MAX_JSON_BYTES, read_model
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.report import wide_console
-from policy.belief.constants import EstimatorConstants, constants_of
+from policy.belief.constants import EstimatorConstants, FittedFor, constants_of, read_estimator
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import Decision
@@ -225,8 +225,8 @@ def play(recording: Recording, policy: AdaptivePolicy, *, recorded: bool = False
     return steps
 
 
-def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None]:
-    """Read the table and the estimator's constants of a bundle, which is verified first.
+def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None, FittedFor]:
+    """Read a bundle's table, its estimator's constants, and which network they are of. It is verified first.
 
     Raises:
         BundleError: no bundle there, or it cannot be trusted.
@@ -234,7 +234,7 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
     """
     bundle = Bundle.load(folder)
     constants = None if bundle.estimator is None else constants_of(bundle.estimator, where=folder)
-    return bundle.select, constants
+    return bundle.select, constants, FittedFor.of(bundle)
 
 
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
@@ -245,10 +245,11 @@ def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, Ad
     if options.bundle is None:
         own = policies["recorded"]
         table, constants, base = own.table, own.constants, own.config
+        network = None if constants is None else constants.fitted_for
     else:
-        (table, constants), base = read_bundle(options.bundle), PolicyConfig()
+        (table, constants, network), base = read_bundle(options.bundle), PolicyConfig()
     if options.estimator is not None:
-        constants = read_model(EstimatorConstants, options.estimator, what="a file that oat-calibrate wrote")
+        constants = read_estimator(options.estimator, network=network)
     for path in options.config:
         config = read_model(PolicyConfig, path, what="a policy configuration")
         policies[path.stem] = AdaptivePolicy(table, config, constants)

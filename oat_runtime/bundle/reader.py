@@ -131,6 +131,11 @@ class Bundle:
         return (self.manifest.data or DataSummary()).fingerprints
 
     @property
+    def weights_sha256(self) -> str:
+        """The network's identity: the hash of its weights, which stays when a file is attached."""
+        return self.manifest.files[WEIGHTS].sha256
+
+    @property
     def input(self) -> InputSpec:
         """What the network takes."""
         return self.manifest.input

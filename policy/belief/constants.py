@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from oat_runtime.compat import Self
-from oat_runtime.errors import DataError, one_line
-from oat_runtime.files import reason_of
+from oat_runtime.errors import ConfigError, DataError, one_line
+from oat_runtime.files import read_model, reason_of
 from oat_runtime.operating_point import MEASURED_REGIMES, Regime, StrictModel
 from policy.belief.ranks import Ranks
 from policy.image import ImageStatistics
 
+if TYPE_CHECKING:
+    from oat_runtime.bundle import Bundle
+
+_LOG = logging.getLogger(__name__)
 _Vector = NDArray[np.float64]
 NUM_STATISTICS = len(ImageStatistics._fields)
 LOW_CONFIDENCE = 0.5
@@ -83,6 +89,23 @@ class NetworkRates(StrictModel):
         return self
 
 
+class FittedFor(StrictModel):
+    """The network that constants belong to."""
+
+    bundle: str
+    """Name of its bundle, for people."""
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """`Bundle.weights_sha256`; the bundle's own hash changes when an estimator or int8 is attached."""
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Name a bundle's network."""
+        return cls(bundle=bundle.manifest.name, weights_sha256=bundle.weights_sha256)
+
+    def __str__(self) -> str:
+        return f"{one_line(self.bundle)} (weights {self.weights_sha256[:12]})"
+
+
 class EstimatorConstants(StrictModel):
     """All that `policy.fit` fits, as a bundle ships it (`estimator.json`)."""
 
@@ -113,6 +136,8 @@ class EstimatorConstants(StrictModel):
     independence: float = Field(default=1.0, gt=0, le=1)
     """Share of a frame's evidence that is new after the frames before it: 1 for independent images."""
     fitted_on: str = ""
+    fitted_for: FittedFor | None = None
+    """None: constants of an earlier version, or within a bundle, whose manifest binds them to its network."""
 
     @model_validator(mode="after")
     def _fits_this_version(self) -> Self:
@@ -152,3 +177,30 @@ def constants_of(document: object, *, where: str | os.PathLike[str]) -> Estimato
         raise DataError(
             f"{one_line(where)}: estimator.json cannot be read ({reason_of(error)}): run `python -m policy.fit` again"
         ) from None
+
+
+def read_estimator(file: str | os.PathLike[str], *, network: FittedFor | None) -> EstimatorConstants:
+    """Read a file that `oat-calibrate` wrote, and warn where it cannot be told whether it belongs to the network.
+
+    Args:
+        file: the file.
+        network: the one in use; None: it is not known.
+
+    Raises:
+        ConfigError: the file is missing, is no estimator of this version, or was fitted for another network.
+    """
+    what = "an estimator of this version, a file that oat-calibrate wrote"
+    constants = read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate")
+    given = constants.fitted_for
+    if given is None or network is None:
+        silent = "the file" if given is None else "the recording"
+        _LOG.warning(
+            "the estimator %s may be of another network, since %s names none: run oat-calibrate again if in doubt",
+            one_line(file), silent,
+        )  # fmt: skip
+    elif given.weights_sha256 != network.weights_sha256:
+        raise ConfigError(
+            f"the estimator {one_line(file)} was fitted for another network: expected {network}, got {given}: run "
+            f"oat-calibrate on {one_line(network.bundle)}"
+        )
+    return constants

@@ -24,7 +24,7 @@ NUM_CASES, NUM_SHORT = 2000, 60
 
 
 def prepare(folder: Path) -> list[str]:
-    rng, (table, constants) = np.random.default_rng(0), read_bundle(SHIPPED_BUNDLE)
+    rng, (table, constants, _) = np.random.default_rng(0), read_bundle(SHIPPED_BUNDLE)
     policy = AdaptivePolicy(table, PolicyConfig(), constants)
     lines = [header_line(policy)]
     for number in range(10):

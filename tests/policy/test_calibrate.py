@@ -13,7 +13,7 @@ from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
-from policy.belief.constants import EstimatorConstants
+from policy.belief.constants import EstimatorConstants, FittedFor
 from policy.calibrate import check_frames, main, read_frames, read_regions
 from policy.fitting.drives import count_alarms
 from policy.fitting.frames import Frames, statistics_of
@@ -112,6 +112,7 @@ def test_alarms_before_and_after(
     assert summary["false_alarm_share_after"] < 0.05
     assert Bundle.load(bundle.path).sha256 == bundle.sha256
     mine = EstimatorConstants.model_validate_json(output.read_bytes())
+    assert mine.fitted_for == FittedFor.of(bundle)
     assert {"clean", "attack-without-trace", "attack-at-0"} <= {kind.name for kind in mine.kinds}
     rng = np.random.default_rng(0)
     noisy = np.stack([corrupt_scene(image, "noise", 4, rng=rng) for image in _camera(scenes, 60, seed=2)])
@@ -119,7 +120,9 @@ def test_alarms_before_and_after(
 
     assert main([str(bundle.path), str(tmp_path / "camera.npz"), "--attach"]) == 0
     assert Bundle.load(bundle.path).sha256 != bundle.sha256
-    assert EstimatorConstants.model_validate(Bundle.load(bundle.path).estimator).kinds == mine.kinds
+    attached = Bundle.load(bundle.path)
+    assert EstimatorConstants.model_validate(attached.estimator).kinds == mine.kinds
+    assert FittedFor.of(attached) == mine.fitted_for, "what is attached makes it no other network"
 
 
 def test_frames_come_from_folders_in_the_order_of_their_numbers(scenes: Scenes, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from oat_runtime.errors import DataError
 from oat_runtime.operating_point import AttackSpec, OperatingTable, Regime
 from oat_runtime.untrained import untrained_tensors
 from policy import fit as fit_module
-from policy.belief.constants import EstimatorConstants
+from policy.belief.constants import EstimatorConstants, FittedFor
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.fit import fit_network, main
@@ -65,6 +65,7 @@ def test_the_command_adds_constants_that_the_policy_takes(
     fitted = Bundle.load(bundle.path)
     policy = AdaptivePolicy(fitted.select, PolicyConfig(), EstimatorConstants.model_validate(fitted.estimator))
     assert [rates.lam for rates in policy.constants.network] == list(table.lambdas)
+    assert policy.constants.fitted_for == FittedFor.of(bundle) == FittedFor.of(fitted)
 
 
 def test_a_box_trained_network_is_fitted_to_the_frames_and_drives_of_its_data_set(

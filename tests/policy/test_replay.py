@@ -16,7 +16,7 @@ from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
 from oat_runtime.errors import BundleError, DataError
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
-from policy.belief.constants import EstimatorConstants
+from policy.belief.constants import EstimatorConstants, FittedFor
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.image import UNUSABLE, ImageStatistics
@@ -394,12 +394,34 @@ def test_policies_are_compared_on_the_same_inputs(
     assert "is not a policy configuration" in capsys.readouterr().err
 
 
+def test_an_estimator_of_another_network_is_not_replayed_with(
+    tmp_path: Path,
+    tiny_bundle: Callable[[], Bundle],
+    profiled_table: OperatingTable,
+    constants: EstimatorConstants,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle, log, mine = tiny_bundle(), tmp_path / "log.jsonl", tmp_path / "mine.json"
+    other = FittedFor(bundle="other", weights_sha256="ab" * 32)
+    _write_log(log, profiled_table, constants.model_copy(update={"fitted_for": other}))
+    for network, status in ((other, 0), (FittedFor.of(bundle), 2)):
+        mine.write_text(constants.model_copy(update={"fitted_for": network}).model_dump_json())
+        assert main([str(log), "--estimator", str(mine)]) == status
+        assert main([str(log), "--bundle", str(bundle.path), "--estimator", str(mine)]) == 2 - status
+    assert f"expected other (weights {'ab' * 6}), got {bundle.manifest.name} (weights" in capsys.readouterr().err
+    assert not caplog.records
+    _write_log(log, profiled_table, constants)
+    assert main([str(log), "--estimator", str(mine)]) == 0
+    assert "since the recording names none" in caplog.text
+
+
 def test_a_bundle_is_verified_before_it_is_replayed_with(
     tiny_bundle: Callable[[], Bundle], constants: EstimatorConstants
 ) -> None:
     """Regression: its table was read without a look at any hash, so a changed manifest decided."""
     bundle = tiny_bundle()
-    table, none = read_bundle(bundle.path)
+    table, none, _ = read_bundle(bundle.path)
     assert none is None
     assert table == bundle.select
     attach_file(bundle, "estimator.json", constants.model_dump_json().encode())

@@ -172,9 +172,17 @@ def test_an_estimator_of_ones_own_is_used_and_one_that_does_not_fit_is_refused(s
     shipped = json.loads((bundle / "estimator.json").read_text())
     (tmp_path / "mine.json").write_text(json.dumps(shipped | {"fitted_on": "this camera"}))
     (tmp_path / "old.json").write_text(json.dumps(shipped | {"statistics": ["sharpness"]}))
+    (tmp_path / "other.json").write_text(
+        json.dumps(shipped | {"fitted_for": {"bundle": "a", "weights_sha256": "0" * 64}})
+    )
     (tmp_path / "empty.json").write_text("")
     graph = start_graph(auto_activate=False)
-    for name, reason in (("none", "oat-calibrate"), ("old", "constants of another version"), ("empty", "Invalid JSON")):
+    for name, reason in (
+        ("none", "oat-calibrate"),
+        ("old", "constants of another version"),
+        ("other", "was fitted for another network"),
+        ("empty", "Invalid JSON"),
+    ):
         assert graph.peer.set(estimator=str(tmp_path / f"{name}.json"))[0].successful
         assert not graph.peer.change_state(CONFIGURE)
         assert reason in graph.node.problem

@@ -1,10 +1,16 @@
 """What the parameters of the node make of the network that it loads."""
 
+import json
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from oat_perception.core.loading import Loaded, load
 from oat_perception.core.parameters import SPECS
+
+from oat_runtime.bundle import Bundle
+from oat_runtime.errors import ConfigError
+from policy.belief.constants import FittedFor
 
 
 def _loaded(**values: object) -> Loaded:
@@ -20,3 +26,25 @@ def test_points_in_int8_are_held_within_the_memory_budget(memory_budget_mb: int,
         points = [row.point for row in loaded.runtime.table.rows]
         assert all(map(loaded.runtime.is_prepared, points)) is all_fit
         assert any(map(loaded.runtime.is_prepared, points))
+
+
+def test_an_estimator_that_was_fitted_for_another_network_is_refused_and_one_that_names_none_is_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: after a change of `bundle` alone, the estimator of the old one went on to decide."""
+    pytest.importorskip("onnxruntime")
+    mine, other = (Bundle.load(name) for name in ("gtsrb-wrn-16-2", "cifar10-wrn-16-4"))
+    files = {name: tmp_path / f"{name}.json" for name in ("of mine", "of other", "of none")}
+    for file, of in zip(files.values(), (mine, other, None), strict=True):
+        named = None if of is None else FittedFor.of(of).model_dump()
+        file.write_text(json.dumps((mine.estimator or {}) | {"fitted_for": named, "fitted_on": file.stem}))
+    with closing(_loaded(estimator=str(files["of mine"]))) as loaded:
+        assert loaded.core.policy.constants is not None and loaded.core.policy.constants.fitted_on == "of mine"
+    with pytest.raises(ConfigError, match=r"expected gtsrb-wrn-16-2 .*, got cifar10-wrn-16-4 .*: run oat-calibrate"):
+        _loaded(estimator=str(files["of other"]))
+    assert not caplog.records
+    _loaded(estimator=str(files["of none"])).close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the estimator {files['of none']} may be of another network, since the file names none: run oat-calibrate "
+        "again if in doubt"
+    ]

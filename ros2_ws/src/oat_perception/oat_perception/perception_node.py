@@ -161,7 +161,10 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
                 "this bundle was trained on boxes and max_regions is 0, so it answers for whole images, of which it "
                 "knows nothing: set max_regions, and publish the boxes of a detector on `regions`"
             )
-        if loaded.core.policy.constants is None:
+        constants = loaded.core.policy.constants
+        if constants is not None and constants.fitted_on:
+            self.get_logger().info(f"the estimator was fitted on {one_line(constants.fitted_on)}")
+        if constants is None:
             self.get_logger().warning(
                 "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "
                 "run `python -m policy.fit` on it, or set the parameter estimator"

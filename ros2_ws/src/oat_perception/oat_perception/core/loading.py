@@ -11,10 +11,10 @@ from oat_perception.core.parameters import ADAPTIVE, SPECS, policy_config
 from oat_perception.core.perception import PerceptionCore
 from oat_runtime.device_profile import DeviceProfile
 from oat_runtime.errors import ConfigError
-from oat_runtime.files import expanded, read_model
+from oat_runtime.files import expanded
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
-from policy.belief.constants import EstimatorConstants
+from policy.belief.constants import EstimatorConstants, FittedFor, read_estimator
 from policy.config import PolicyConfig
 
 
@@ -51,7 +51,6 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
     named = [spec.name for spec in SPECS if spec.is_path and values[spec.name]]
     values = {**values, **{name: expanded(values[name]) for name in named}}
     config = policy_config(values)
-    constants = _estimator(values["estimator"])
     runtime = OATRuntime.load(
         values["bundle"],
         backend=values["backend"],
@@ -60,7 +59,8 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         memory_budget_mb=values["memory_budget_mb"],
     )
     try:
-        core = PerceptionCore(runtime, config, table=_profiled(runtime, values["profile"]), constants=constants)
+        table, constants = _profiled(runtime, values["profile"]), _estimator(runtime, values["estimator"])
+        core = PerceptionCore(runtime, config, table=table, constants=constants)
         check(runtime, config)
         runtime.prepare(max_batch=max(1, values["max_regions"]))
         if values["lambda"] != ADAPTIVE:
@@ -86,7 +86,6 @@ def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:
     )
 
 
-def _estimator(file: str) -> EstimatorConstants | None:
-    """Return the constants that `oat-calibrate` fitted to this camera; None without a file."""
-    what = "an estimator of this version, as the parameter estimator asks for"
-    return read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate") if file else None
+def _estimator(runtime: OATRuntime, file: str) -> EstimatorConstants | None:
+    """Return the constants that `oat-calibrate` fitted to this camera and network; None without a file."""
+    return read_estimator(file, network=FittedFor.of(runtime.bundle)) if file else None
