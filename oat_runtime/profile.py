@@ -125,6 +125,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
 
     Raises:
         ConfigError: matplotlib is not installed.
+        OSError: the file cannot be written.
     """
     batches = sorted({row.batch for row in profile.rows})
     looks = style.width_looks([row.width for row in profile.rows])
@@ -143,7 +144,7 @@ def plot(profile: DeviceProfile, path: Path) -> None:
         panels[0].set_ylabel("time of a call, ms")
         style.caption(figure, f"{profile.label}. Solid: median, dashed: 99th percentile. Each panel has its own scale.")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
-        figure.savefig(path)
+        style.save(figure, path)
 
 
 @command("oat-profile")

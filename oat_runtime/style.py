@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oat_runtime.extras import require
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import Regime
 from oat_runtime.text import html_text, plain
 
@@ -74,7 +77,7 @@ def of_255(value: float) -> str:
 
 @contextmanager
 def new_figure(width_in: float, height_in: float, *, dpi: int = 120) -> Iterator[Figure]:
-    """Yield a white figure in this style with automatic layout; save it with `figure.savefig`.
+    """Yield a white figure in this style with automatic layout; write it with `save`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -85,6 +88,28 @@ def new_figure(width_in: float, height_in: float, *, dpi: int = 120) -> Iterator
 
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width_in, height_in), dpi=dpi, facecolor="white", layout="constrained")
+
+
+def drawn(figure: Figure, form: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """Return a figure as the content of a file of the form `png`, `svg`, `pdf` or `webp`.
+
+    Args:
+        figure: the figure.
+        form: the form.
+        options: more of the arguments of `Figure.savefig`.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=form, **(options or {}))
+    return content.getvalue()
+
+
+def save(figure: Figure, path: Path, options: Mapping[str, Any] | None = None) -> None:
+    """Write a figure whole or not at all, in the form that the file's ending names; folders are made as needed.
+
+    Raises:
+        OSError: it cannot be written; it names the file, and what was there stays.
+    """
+    write_whole(path, drawn(figure, path.suffix[1:].lower(), options))
 
 
 def width_looks(widths: Sequence[float]) -> dict[float, dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Marks tests/ros, leaves out what this environment cannot run, and makes networks and bundles without torch."""
 
+import contextlib
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -193,6 +195,17 @@ def logits_of(net: PlainNet, x_NCHW: Floats, at_site: Callable[[str, Floats], Fl
         x = at_site(name, x) if index + 1 < len(net.blocks) else x
     x = x if net.final is None else relu(affine(x, net.final))
     return (x.mean(axis=(2, 3)) @ net.weight_KC.T + net.bias_K).astype(np.float32)
+
+
+@contextlib.contextmanager
+def room(num_bytes: int) -> Iterator[None]:
+    """A disk on which no file may be larger: writing ends in half a line and an error, as on a full one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from oat_runtime.style import (
     new_figure,
     of_255,
     one_scale,
+    save,
     title,
     whole_ticks,
     width_looks,
@@ -122,10 +123,9 @@ def frontier_figure(table: OperatingTable) -> Figure:
 
 def draw(bundle: Bundle, folder: Path) -> list[Path]:
     """Write both figures of a bundle's `report` table into `folder`, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {"surface.png": surface_figure, "frontier.png": frontier_figure}
     for name, figure in figures.items():
-        figure(bundle.report).savefig(folder / name)
+        save(figure(bundle.report), folder / name)
     return [folder / name for name in figures]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.table import Table
 
 from oat_runtime import style
-from oat_runtime.errors import DataError
 from oat_runtime.operating_point import Regime
 from oat_runtime.report import text_table
 from policy.decision import Decision
@@ -53,7 +52,7 @@ def save_figure(played: Mapping[str, Steps], path: Path) -> None:
 
     Raises:
         ConfigError: matplotlib is not installed.
-        DataError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     with style.new_figure(max(8.0, 5.0 * len(played) + 1.6), 5.6, dpi=150) as figure:
         axes = figure.subplots(
@@ -65,11 +64,7 @@ def save_figure(played: Mapping[str, Steps], path: Path) -> None:
             row[0].set_ylabel(label)
         figure.align_ylabels()
         axes[2][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), reverse=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the figure cannot be written to {path}: {error}") from error
+        style.save(figure, path)
 
 
 def _draw(rows: Sequence[style.Axes], name: str, steps: Steps) -> None:

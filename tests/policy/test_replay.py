@@ -23,6 +23,7 @@ from policy.image import UNUSABLE, ImageStatistics
 from policy.records.record import Gap, header_line, plain_decision, policy_of, signals_of, step_line
 from policy.replay import main, read_bundle, replay
 from policy.signals import NetworkSignals, Override, Reading, Signals
+from tests.conftest import room
 
 DEFINITIONS = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_msgs" / "msg"
 LADDER = (BatteryStep(min_charge=0.3, max_width=1.0), BatteryStep(min_charge=0.0, max_width=0.5))
@@ -392,6 +393,23 @@ def test_policies_are_compared_on_the_same_inputs(
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert main([str(log), "--config", str(log)]) == 2
     assert "is not a policy configuration" in capsys.readouterr().err
+
+
+def test_a_picture_that_a_full_disk_cannot_take_leaves_the_old_one(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: half a picture took the place of the old one, and the message did not say "disk full"."""
+    pytest.importorskip("matplotlib")
+    log, picture = tmp_path / "log.jsonl", tmp_path / "figures" / "steps.png"
+    _write_log(log, profiled_table, constants)
+    assert main([str(log), "--plot", str(picture)]) == 0
+    old = picture.read_bytes()
+    capsys.readouterr()
+    with room(1000):
+        assert main([str(log), "--plot", str(picture)]) == 2
+    assert capsys.readouterr().err == f"oat-replay: disk full: {picture} could not be written\n"
+    assert picture.read_bytes() == old
+    assert list(picture.parent.iterdir()) == [picture]
 
 
 def test_an_estimator_of_another_network_is_not_replayed_with(

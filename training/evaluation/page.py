@@ -8,7 +8,7 @@ from pathlib import Path
 from oat_runtime.data import short_name
 from oat_runtime.files import write_whole
 from oat_runtime.report import Row, figure_text
-from oat_runtime.style import html_page, wide
+from oat_runtime.style import drawn, html_page, wide
 from oat_runtime.text import html_text
 from training.evaluation.documents import Document, check_text, heading, read_documents, shown, warning_text
 from training.evaluation.judged import Judged
@@ -32,7 +32,6 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
         DataError: no documents, or a document of another network.
     """
     documents = read_documents(judged, results)
-    folder.mkdir(parents=True, exist_ok=True)
     said = "".join(f"<li>{html_text(sentence)}" for sentence in summary(documents))
     parts = [f"<h1>{html_text(judged.name)}</h1>", f"<ul class=short>{said}</ul>", _origin(documents)]
     for name, document in documents.items():
@@ -44,8 +43,9 @@ def write_page(judged: Judged, results: Path, folder: Path) -> Path:
             for file_name, draw in document.suite.figures.items():
                 path = folder / f"{'-'.join([*name.split('/')[:-1], file_name])}.png"
                 figure = draw(document.rows)
-                figure.savefig(path)
-                code = base64.b64encode(path.read_bytes()).decode()
+                content = drawn(figure, "png")
+                write_whole(path, content)
+                code = base64.b64encode(content).decode()
                 parts.append(wide(figure, f"<img alt='{html_text(file_name)}' src='data:image/png;base64,{code}'>"))
             parts.append(_rows(document.rows))
     index = folder / "index.html"

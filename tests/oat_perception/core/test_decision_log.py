@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from policy.config import PolicyConfig
 from policy.records.record import header_line
 from policy.replay import ReplayStep, read_recording, replay
 from policy.signals import Override
+from tests.conftest import room
 
 ESTIMATOR = Path(__file__).parents[3] / "bundles" / "cifar10-wrn-16-4" / "estimator.json"
 NEVER = 10**9
@@ -61,17 +60,6 @@ def run(core: PerceptionCore) -> Run:
         return core.process(frame, external=external, now_s=number / 10)
 
     return next_frame
-
-
-@contextlib.contextmanager
-def room(num_bytes: int) -> Iterator[None]:
-    """A disk on which no file may be larger: writing ends in half a line and an error, as on a full one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _gaps(path: Path) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 from collections.abc import Sequence
@@ -72,10 +71,8 @@ def accuracy_by_phase(run: Run) -> Figure:
 
 def to_svg(figure: Figure, *, name: str) -> str:
     """Return the figure as an element for an HTML page; `name` keeps its ids apart from another figure's."""
-    text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
+        svg = style.drawn(figure, "svg", {"metadata": {"Date": None}}).decode()
     # Browsers scale an SVG without a size of its own to the width of the page.
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"|(<svg[^>]*?) width="[^"]*" height="[^"]*"',
                  lambda m: (m[1] or m[3]) + (m[2] or ""), svg[svg.index("<svg") :], count=1)  # fmt: skip

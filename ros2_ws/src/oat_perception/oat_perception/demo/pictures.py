@@ -6,7 +6,6 @@ Nobody is shown: no region of a person and none that touches one, and a part of 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,18 +156,15 @@ class Shown:
         return read_image(self._frames_dir / frame.truth["file"])
 
 
-def save_picture(figure: Figure, to: Path | io.BytesIO) -> None:
+def save_picture(figure: Figure, to: Path) -> None:
     """Write a picture as WebP, without empty borders."""
-    figure.savefig(to, format="webp", dpi=110, bbox_inches="tight", pad_inches=0.08)
+    style.save(figure, to, {"dpi": 110, "bbox_inches": "tight", "pad_inches": 0.08})
 
 
 def to_html(figure: Figure) -> str:
     """Return a figure as a picture that stands in a page."""
-    content = io.BytesIO()
-    figure.savefig(content, format="webp", dpi=110)
-    return style.wide(
-        figure, f'<img alt="parts of two frames" src="data:image/webp;base64,{_base64(content.getvalue())}">'
-    )
+    content = style.drawn(figure, "webp", {"dpi": 110})
+    return style.wide(figure, f'<img alt="parts of two frames" src="data:image/webp;base64,{_base64(content)}">')
 
 
 def _name(

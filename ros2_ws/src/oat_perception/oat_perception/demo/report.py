@@ -14,8 +14,10 @@ from oat_perception.demo.pictures import Shown, save_picture, to_html
 from oat_perception.demo.run_record import SUMMARY, Run, load_run
 from oat_perception.demo.tables import phase_table, phases_note, switch_table
 from oat_perception.replay.scenario import Scenario
+from oat_runtime import style
 from oat_runtime.architecture import InputSpec
 from oat_runtime.errors import DataError
+from oat_runtime.files import write_whole
 from oat_runtime.style import html_page, lam_text
 from oat_runtime.text import html_text as escape
 
@@ -39,7 +41,7 @@ def write_report(folder: Path) -> Path:
     run, frames_dir = load_run(folder, scenario), folder / "frames"
     shown = Shown(day, frames_dir, spec)
     figure = timeline(run)
-    figure.savefig(folder / "timeline.png", dpi=150)
+    style.save(figure, folder / "timeline.png", {"dpi": 150})
     if picture := shown.picture(run):
         save_picture(picture, folder / PICTURE)
     body = _BODY.format(
@@ -60,7 +62,7 @@ def write_report(folder: Path) -> Path:
     )
     path = folder / "report.html"
     heading = f"{day.title}: one network, its robustness and width set while it runs"
-    path.write_text(html_page(heading, body, more_style=_STYLE))
+    write_whole(path, html_page(heading, body, more_style=_STYLE))
     return path
 
 

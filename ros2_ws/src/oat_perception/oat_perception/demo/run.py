@@ -46,6 +46,7 @@ from oat_perception.replay.scenario import Scenario
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError, OATError
 from oat_runtime.extras import require
+from oat_runtime.files import write_whole
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
 
@@ -277,4 +278,4 @@ def _write_summary(options: Options, folder: Path, run: Run, origin: str, checks
         "switches": [switch.as_json() for switch in run.switches],
         "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
     }
-    (folder / SUMMARY).write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ import numpy as np
 
 from oat_perception.replay.scenario import Phase, Scenario
 from oat_runtime.errors import DataError
+from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, Proportion
 
 Record = dict[str, Any]
@@ -263,7 +264,7 @@ def read_lines(path: Path) -> list[Record]:
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSON lines; NaN becomes null, so that the file is standard JSON."""
-    path.write_text("".join(json.dumps(plain(record), allow_nan=False) + "\n" for record in records))
+    write_whole(path, "".join(json.dumps(plain(record), allow_nan=False) + "\n" for record in records))
 
 
 def plain(value: Any) -> Any:
