@@ -58,7 +58,8 @@ class PolicyConfig(StrictModel):
         "Width while `adaptive` is false. None: the widest one within the limits.")
 
     lambda_floor: float = Field(default=0.0, ge=0, le=1, description=
-        "Least λ that the policy chooses, whatever the sensors say (the hazard floor). An operator may go below it.")
+        "Least λ that the policy chooses, whatever the sensors say (the hazard floor). The safety lock keeps to it. An "
+        "operator may go below it.")
     lam_min: float = Field(default=0.0, ge=0, le=1, description=
         "Least λ, for the policy and for the operator (a hard limit).")
     lam_max: float = Field(default=1.0, ge=0, le=1, description=

@@ -69,11 +69,10 @@ class AdaptivePolicy(Remembering):
             urgent="forced climb",
         )
         self._budget = Budget(table, config)
-        self.safety_point = max(
-            (row.point for row in table.rows if self._budget.in_time(row.point)),
-            key=self._scores.rank,
-            default=max((row.point for row in table.rows), key=self._scores.rank),
-        )
+        # Safety lock and fallback keep to the floor: it is what people rely on.
+        above_floor = [row.point for row in table.rows if row.lam >= config.lambda_floor]
+        in_time = [point for point in above_floor if self._budget.in_time(point)]
+        self.safety_point = max(in_time or above_floor, key=self._scores.rank)
         self._default = OperatingPoint(
             config.default_lam if config.default_lam is not None else minimax_lam,
             config.default_width if config.default_width is not None else self._widths[-1],

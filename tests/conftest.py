@@ -230,7 +230,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-def make_tiny_bundle(path: Path, spec: InputSpec = InputSpec()) -> Path:  # noqa: B008
+@pytest.fixture(scope="session")
+def foggy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fog costs λ=1 more than the attack costs λ=0.4: the safest λ is 0.4, and neither the first nor the last."""
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "foggy", fog_cost=0.65)
+
+
+def make_tiny_bundle(path: Path, spec: InputSpec = InputSpec(), *, fog_cost: float = 0.25) -> Path:  # noqa: B008
     config = ModelConfig(depth=10, widen_factor=1)
     tensors = make_shaken_tensors(config)
     attack = AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20)
@@ -241,7 +247,7 @@ def make_tiny_bundle(path: Path, spec: InputSpec = InputSpec()) -> Path:  # noqa
         shares = {
             "clean": (Regime.CLEAN, 0.85 - 0.10 * lam - loss),
             "gaussian_noise-3": (Regime.HIGH_FREQUENCY, 0.50 + 0.25 * lam - loss),
-            "fog-3": (Regime.LOW_FREQUENCY, 0.75 - 0.25 * lam - loss),
+            "fog-3": (Regime.LOW_FREQUENCY, 0.75 - fog_cost * lam - loss),
             "pgd-20": (Regime.ADVERSARIAL, 0.05 + 0.35 * lam - loss / 2),
         }
         return OperatingRow(

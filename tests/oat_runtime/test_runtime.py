@@ -74,6 +74,11 @@ class Gate:
         return self._compile(*args, **options)
 
 
+def test_the_safest_row_is_that_of_the_best_worst_case_and_not_of_the_largest_lambda(foggy_bundle: Path) -> None:
+    with closing(OATRuntime.load(foggy_bundle, backend=ENGINE, num_threads=1)) as runtime:
+        assert runtime.active == P(0.4, 1.0)
+
+
 def test_starts_at_the_safest_row_of_the_widest_width(runtime: OATRuntime) -> None:
     widest = [row for row in runtime.bundle.select.rows if row.width == 1.0]
     assert runtime.active.width == 1.0

@@ -18,19 +18,22 @@ from oat_runtime.untrained import untrained_tensors
 from policy.belief.constants import PRIOR, EstimatorConstants, ImageKind, NetworkRates
 from policy.image import ImageStatistics
 
+Accuracy = dict[Regime, dict[float, float]]
 # Shaped like public results: robustness helps under noise and attack, and costs accuracy clean and under fog.
-_ACCURACY = {
+_ACCURACY: Accuracy = {
     Regime.CLEAN: {0.0: 0.86, 0.1: 0.85, 0.2: 0.84, 0.3: 0.83, 0.4: 0.82, 1.0: 0.74},
     Regime.HIGH_FREQUENCY: {0.0: 0.55, 0.1: 0.63, 0.2: 0.65, 0.3: 0.67, 0.4: 0.68, 1.0: 0.66},
     Regime.LOW_FREQUENCY: {0.0: 0.76, 0.1: 0.74, 0.2: 0.71, 0.3: 0.68, 0.4: 0.65, 1.0: 0.48},
     Regime.ADVERSARIAL: {0.0: 0.02, 0.1: 0.15, 0.2: 0.21, 0.3: 0.25, 0.4: 0.28, 1.0: 0.38},
 }
+# Fog costs λ=1 more than an attack costs λ=0.4. So the safest λ is neither the first nor the last.
+_FOGGY = _ACCURACY | {Regime.LOW_FREQUENCY: _ACCURACY[Regime.LOW_FREQUENCY] | {1.0: 0.20}}
 _WIDTH_COST = {0.5: 0.035, 0.75: 0.012, 1.0: 0.0}
 _LATENCY_MS = {0.5: 2.0, 0.75: 3.5, 1.0: 5.0}
 _NUM_IMAGES = 2000
 
 
-def _row(lam: float, width: float, *, profiled: bool) -> OperatingRow:
+def _row(lam: float, width: float, *, profiled: bool, accuracy: Accuracy) -> OperatingRow:
     measurements = tuple(
         Measurement(
             condition=regime.value,
@@ -38,7 +41,7 @@ def _row(lam: float, width: float, *, profiled: bool) -> OperatingRow:
             num_correct=round(max(0.0, by_lam[lam] - _WIDTH_COST[width]) * _NUM_IMAGES),
             num_total=_NUM_IMAGES,
         )
-        for regime, by_lam in _ACCURACY.items()
+        for regime, by_lam in accuracy.items()
     )
     if not profiled:
         return OperatingRow(lam=lam, width=width, measurements=measurements)
@@ -52,13 +55,17 @@ def _row(lam: float, width: float, *, profiled: bool) -> OperatingRow:
     )
 
 
-def make_table(*, profiled: bool = False, name: str = "select") -> OperatingTable:
+def make_table(*, profiled: bool = False, name: str = "select", accuracy: Accuracy = _ACCURACY) -> OperatingTable:
     return OperatingTable(
         name=name,  # type: ignore[arg-type]
         dataset="synthetic",
         split="validation",
         attack=AttackSpec(name="pgd-20", epsilon=8 / 255, step_size=2 / 255, num_steps=20),
-        rows=tuple(_row(lam, width, profiled=profiled) for lam in _ACCURACY[Regime.CLEAN] for width in _WIDTH_COST),
+        rows=tuple(
+            _row(lam, width, profiled=profiled, accuracy=accuracy)
+            for lam in accuracy[Regime.CLEAN]
+            for width in _WIDTH_COST
+        ),
         bundle_sha256="ab" * 32,
         device="test-cpu" if profiled else "",
     )
@@ -139,6 +146,12 @@ def table() -> OperatingTable:
 @pytest.fixture(scope="session")
 def profiled_table() -> OperatingTable:
     return make_table(profiled=True)
+
+
+@pytest.fixture(scope="session")
+def foggy_table() -> OperatingTable:
+    """A profiled table whose safest λ is 0.4."""
+    return make_table(profiled=True, accuracy=_FOGGY)
 
 
 @pytest.fixture(scope="session")

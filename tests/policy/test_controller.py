@@ -438,6 +438,41 @@ def test_it_starts_at_the_minimax_row_and_lets_go_once_settled(
     assert len(set(lams)) == 2
 
 
+def test_the_safest_lambda_is_that_of_the_best_worst_case_and_not_the_largest(
+    foggy_table: OperatingTable, constants: EstimatorConstants, typical: Typical
+) -> None:
+    policy = AdaptivePolicy(foggy_table, PolicyConfig(), constants)
+    clean, safest = typical[Regime.CLEAN], OperatingPoint(0.4, 1.0)
+    assert _settle(policy, clean, frames=1).point == safest, "the start"
+    attacked = NetworkSignals(OperatingPoint(0.0, 1.0), confidence=0.99, disagrees=True)
+    assert _settle(policy, clean, frames=60, network=attacked).point.lam == 1.0
+    lost = _settle(policy, clean, frames=1, confidence=Reading(math.nan))
+    assert (lost.point, lost.rule) == (safest, Rule.RAISE), "at once, also from a larger λ"
+    assert _settle(policy, clean, frames=60, network=attacked).point.lam == 1.0
+    assert _settle(policy, clean, frames=1, network=attacked, safety_lock=True).point == safest
+    held = AdaptivePolicy(foggy_table, PolicyConfig(adaptive=False), constants)
+    assert _settle(held, clean, frames=1).point == safest
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "floor", "point"),
+    [
+        (None, 0.0, (0.4, 1.0)), (None, 0.4, (0.4, 1.0)), (None, 0.5, (1.0, 1.0)), (None, 1.0, (1.0, 1.0)),
+        (3.1, 0.0, (0.4, 0.5)), (3.1, 1.0, (1.0, 0.5)), (0.1, 0.0, (0.4, 1.0)),
+    ],
+)  # fmt: skip
+def test_the_safety_lock_takes_the_safest_point_that_is_in_time_and_not_below_the_floor(
+    foggy_table: OperatingTable, deadline_ms: float | None, floor: float, point: tuple[float, float]
+) -> None:
+    """Regression: it went below the floor, where another λ than the largest is the safest.
+
+    The 99th percentile of width 0.5 is 3 ms, and no width meets 0.1 ms.
+    """
+    policy = AdaptivePolicy(foggy_table, PolicyConfig(deadline_ms=deadline_ms, lambda_floor=floor))
+    locked = policy.step(Signals(0.0, safety_lock=True))
+    assert (locked.point.lam, locked.point.width) == point
+
+
 def test_after_an_attack_lambda_goes_back_in_one_step(
     table: OperatingTable, constants: EstimatorConstants, typical: Typical
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,18 @@ def test_a_policy_that_raises_leads_to_the_safest_point_and_the_operator_is_stil
     assert locked.prediction.point == core.policy.safety_point
     monkeypatch.undo()
     assert not _run(core, 0.5).policy_failed
+
+
+@pytest.mark.parametrize(("floor", "lam"), [(0.0, 0.4), (1.0, 1.0)])
+def test_the_fallback_takes_the_safest_lambda_that_is_not_below_the_floor(
+    foggy_bundle: Path, engine, monkeypatch, floor: float, lam: float
+) -> None:
+    """Regression: where another λ than the largest is the safest, it went below the floor."""
+    with closing(OATRuntime.load(foggy_bundle, backend=engine, num_threads=1)) as runtime:
+        runtime.prepare()
+        core = PerceptionCore(runtime, PolicyConfig(lambda_floor=floor))
+        monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+        assert _run(core, 0.0).prediction.point == OperatingPoint(lam, 1.0)
 
 
 def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(

@@ -152,8 +152,8 @@ SPECS: tuple[Spec, ...] = (
          -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE),
     Spec("width", ADAPTIVE, "Operator's width: a share of the channels, and one that the bundle offers.",
          -1.0, 1.0, change=Change.ANY_TIME, none=ADAPTIVE, positive=True),
-    Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits.",
-         change=Change.ANY_TIME),
+    Spec("safety_lock", False, "Force the safest operating point, over policy, operator and hard limits. Its λ is "
+         "at least `lambda_floor`.", change=Change.ANY_TIME),
     Spec("min_confidence", 0.0, "Confidence below which the answer is `unknown`, in results, regions and the annotated "
          "image. Confidence is the calibrated probability of the most probable class, at the operating point that ran. "
          "The policy and its record see every answer as it is. 0: every class is told.", 0.0, 1.0,
