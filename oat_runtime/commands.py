@@ -176,7 +176,10 @@ def a_path(text: str) -> Path:
     """Return a path argument; `~` is the home folder also where no shell expands it, as in `--output=~/file`."""
     if "\0" in text or not text:
         raise argparse.ArgumentTypeError(f"expected a path, got {quoted(text)}")
-    return expanded(text)
+    try:
+        return expanded(text)
+    except ConfigError as error:  # a ValueError, of which argparse would say "invalid value" alone
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def output_file(*endings: str) -> Callable[[str], Path]:

@@ -38,66 +38,122 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 """Every command, and what it cannot be imported without."""
 
-ANY = ("--no-such-option",)
 FILE, FOLDER, NOTHING, DEEP, BINARY, HELD = "FILE", "FOLDER", "NOTHING", "DEEP", "BINARY", "HELD/"
+REQUIRED, ENDING = "the following arguments are required", "expected a file ending in .png, .svg, .pdf"
+IS_FOLDER, NO_FOLDER, HELD_BACK = "is a folder: name a file", "FILE is not a folder", "no permission in HELD"
+NO_HOME, DEVICE = "there is no such home folder", "--device: expected cpu, cuda"
+ANY = ("unrecognized arguments: --no-such-option", "--no-such-option")
 MISTAKES: dict[str, list[tuple[str, ...]]] = {
     "oat_runtime.profile": [
-        (), (NOTHING,), (FILE,), (FOLDER,), (B, "--threads", "0"), (B, "--seconds-per-point", "nan"),
-        (B, "--output", FOLDER), (B, "--output", HELD), (B, "--plot", "x.exe"), (B, "--backend", "x"),
-        (B, "--output", "~nobody-at-all/x.json"),
+        (REQUIRED,), ("no bundle 'NOTHING'", NOTHING), ("no bundle at FILE", FILE), ("no bundle at FOLDER", FOLDER),
+        ("--threads: must be at least 1", B, "--threads", "0"),
+        ("--seconds-per-point: must be in (0", B, "--seconds-per-point", "nan"), (IS_FOLDER, B, "--output", FOLDER),
+        (HELD_BACK, B, "--output", HELD + "x"), (ENDING, B, "--plot", "x.exe"),
+        ("--backend: invalid choice: 'x'", B, "--backend", "x"), (NO_HOME, B, "--output", "~nobody-at-all/x.json"),
+        (*ANY, B),
     ],
-    "oat_runtime.bench": [(NOTHING,), (FILE,), (FOLDER,), (B, "--threads", "-1"), (B, "--device", "x")],
+    "oat_runtime.bench": [
+        ("no bundle 'NOTHING'", NOTHING), ("no bundle at FILE", FILE), ("no bundle at FOLDER", FOLDER),
+        ("--threads: must be at least 1", B, "--threads", "-1"), ("--device: invalid choice: 'x'", B, "--device", "x"),
+        ANY,
+    ],
     "policy.replay": [
-        (), (NOTHING,), (FOLDER,), (FILE,), (BINARY,), (DEEP,), ("\x1b[31m\nname",), (FILE, "--plot", "x.txt"),
-        (FILE, "--plot", FILE + "/x.png"), ("LOG", "--config", NOTHING), ("LOG", "--config", FOLDER),
-        ("LOG", "--config", DEEP), ("LOG", "--estimator", BINARY), ("LOG", "--bundle", FILE), ("~nobody-at-all/log",),
+        (REQUIRED,), ("cannot read the decision log NOTHING", NOTHING), ("Is a directory", FOLDER),
+        ("got 'plain text", FILE),
+        (r"got '\x00\x01", BINARY), ("more than 32 deep", DEEP), (r"\x1b[31m\nname", "\x1b[31m\nname"),
+        (ENDING, "LOG", "--plot", "x.txt"), (NO_FOLDER, "LOG", "--plot", FILE + "/x.png"),
+        ("NOTHING cannot be read as a policy configuration", "LOG", "--config", NOTHING),
+        ("FOLDER cannot be read as a policy configuration", "LOG", "--config", FOLDER),
+        ("DEEP is not a policy configuration", "LOG", "--config", DEEP),
+        ("BINARY is not an estimator", "LOG", "--estimator", BINARY), ("no bundle at FILE", "LOG", "--bundle", FILE),
+        (NO_HOME, "~nobody-at-all/log"), (*ANY, "LOG"),
     ],
     "policy.calibrate": [
-        (), (B, NOTHING), (NOTHING, FOLDER), (B, FILE), (B, FOLDER), (B, FOLDER, "--limit", "0"),
-        (B, FOLDER, "--seed", "-1"), (B, FOLDER, "--output", FOLDER), (B, FOLDER, "--output", HELD + "x"),
-        (B, "BAG"), (B, "NPZ"),
+        (REQUIRED,), ("no frames at NOTHING", B, NOTHING), ("no bundle 'NOTHING'", NOTHING, FOLDER),
+        ("no frames at FILE", B, FILE), ("FOLDER holds no image", B, FOLDER),
+        ("--limit: must be at least 1", B, FOLDER, "--limit", "0"),
+        ("--seed: must be at least 0", B, FOLDER, "--seed", "-1"), (IS_FOLDER, B, FOLDER, "--output", FOLDER),
+        (HELD_BACK, B, FOLDER, "--output", HELD + "x"), ("BAG cannot be read as a rosbag2", B, "BAG"),
+        ("no frames at NPZ", B, "NPZ"), (*ANY, B, B),
     ],
     "policy.fit": [
-        (B,), (B, "--images", NOTHING), (B, "--images", FOLDER), (B, "--images", "NPZ"),
-        (B, "--images", "NPZ", "--count", "0"), (B, "--images", "NPZ", "--num-steps", "x"),
-        (FOLDER, "--images", "NPZ"),
+        (REQUIRED, B), ("no such file", B, "--images", NOTHING), ("Is a directory", B, "--images", FOLDER),
+        ("it is not an .npz file", B, "--images", "NPZ"),
+        ("--count: must be at least 1", B, "--images", "NPZ", "--count", "0"),
+        ("--num-steps: expected a whole number", B, "--images", "NPZ", "--num-steps", "x"),
+        ("no bundle at FOLDER", FOLDER, "--images", "NPZ"), (*ANY, B, "--images", "NPZ"),
     ],
     "policy.bench": [
-        ("--bundle", NOTHING), ("--bundle", FILE), ("--config", DEEP), ("--images", "NPZ"), ("--images", NOTHING),
-        ("--count", "0"), ("--threads", "0"), ("--cache", FILE),
+        ("no bundle 'NOTHING'", "--bundle", NOTHING), ("no bundle at FILE", "--bundle", FILE),
+        ("DEEP is not a policy configuration", "--config", DEEP), ("no CIFAR-10 under NPZ", "--images", "NPZ"),
+        ("no CIFAR-10 under NOTHING", "--images", NOTHING), ("--count: must be at least 1", "--count", "0"),
+        ("--threads: must be at least 1", "--threads", "0"), (NO_FOLDER, "--cache", FILE), ANY,
     ],
     "training.train": [
-        (), ("nothing",), (FOLDER,), (FILE,), (BINARY,), (DEEP,), ("smoke", "--set", "epochs"),
-        ("smoke", "--set", "x=1"), ("smoke", "--set", "epochs=[["), ("smoke", "--epochs", "x"),
-        ("smoke", "--run", FILE), ("smoke", "--device", "x"),
-        ("smoke", "--max-minutes", "nan"), ("smoke", "--run", HELD + "run"), ("smoke", "--set", "dataset=/nothing"),
-        ("smoke", "--sweep", "epochs=1,x"), ("smoke", "--sweep", "epochs"), ("smoke", "--device", "cuda:99"),
-        ("smoke", "--set", "epochs=" + "9" * 6000), ("smoke", "--set", "dataset=" + "x" * 5000),
+        ("name a recipe",), ("no recipe 'nothing'", "nothing"), ("no recipe 'FOLDER'", FOLDER),
+        ("FILE is not YAML", FILE), ("BINARY is not YAML", BINARY), ("DEEP cannot be read as a recipe", DEEP),
+        ("expected KEY=VALUE, got 'epochs'", "smoke", "--set", "epochs"),
+        ("there is no setting 'x'", "smoke", "--set", "x=1"),
+        ("epochs: expected a value in YAML", "smoke", "--set", "epochs=[["),
+        ("--epochs: invalid int value: 'x'", "smoke", "--epochs", "x"), (NO_FOLDER, "smoke", "--run", FILE),
+        (DEVICE, "smoke", "--device", "x"), ("--max-minutes: must be in [0", "smoke", "--max-minutes", "nan"),
+        (HELD_BACK, "smoke", "--run", HELD + "run"),
+        ("no folder /nothing", "smoke", "--set", "dataset=/nothing"),
+        ("unable to parse string as an integer", "smoke", "--sweep", "epochs=1,x"),
+        ("epochs: Input should be a valid integer", "smoke", "--sweep", "epochs"),
+        ("--device: got cuda:99", "smoke", "--device", "cuda:99"),
+        ("a value has more than 1000 characters", "smoke", "--set", "epochs=" + "9" * 6000),
+        ("a value has more than 1000 characters", "smoke", "--set", "dataset=" + "x" * 5000), ANY,
     ],
     "training.evaluate": [
-        (), (NOTHING,), (FILE,), (FOLDER,), (B, "--count", "0"), (B, "--suite", "x"), (B, "--attack", "x"),
-        (B, "--lambda", "2"), (B, "--width", "nan"), (B, "--steps", "0"), (B, "--out", FILE),
-        (B, "--plots", FOLDER), (B, "--publish", FOLDER), (B, "--device", "x"), (B, "--width", "0.6"),
+        (REQUIRED,), ("no bundle 'NOTHING'", NOTHING), ("no bundle at FOLDER", FOLDER),
+        ("FILE is damaged or not a checkpoint", FILE, "--suite", "attacks"),
+        ("--count: must be at least 1", B, "--count", "0"), ("unknown suite x", B, "--suite", "x"),
+        ("--attack: invalid choice: 'x'", B, "--attack", "x"), ("--lambda: must be in [0, 1]", B, "--lambda", "2"),
+        ("--width: must be in (0, 1]", B, "--width", "nan"), ("--steps: must be at least 1", B, "--steps", "0"),
+        (NO_FOLDER, B, "--out", FILE), ("no results under", B, "--plots", FOLDER), (IS_FOLDER, B, "--publish", FOLDER),
+        (DEVICE, B, "--device", "x"), ("width must be one of [0.5, 0.75, 1.0], got 0.6", B, "--width", "0.6"),
+        (*ANY, B),
     ],
     "training.export": [
-        (), (NOTHING, "new"), (FILE, "new"), (FOLDER, "new"), (BINARY, "new"), (BINARY, "new", "--attacked", "-1"),
-        (BINARY, FILE), (BINARY, HELD + "x"), (BINARY, "new", "--device", "tpu"),
+        (REQUIRED,), ("no checkpoint at NOTHING", NOTHING, "new"),
+        ("FILE is damaged or not a checkpoint", FILE, "new"),
+        ("FOLDER is a folder", FOLDER, "new"), ("BINARY is damaged or not a checkpoint", BINARY, "new"),
+        ("--attacked: must be at least 1", BINARY, "new", "--attacked", "-1"), (NO_FOLDER, BINARY, FILE),
+        (HELD_BACK, BINARY, HELD + "x"), (DEVICE, BINARY, "new", "--device", "tpu"), (*ANY, BINARY, "new"),
     ],
-    "training.plots": [(), (NOTHING, "new"), (FILE, "new"), (B, FILE), (B, HELD + "x")],
+    "training.plots": [
+        (REQUIRED,), ("no bundle 'NOTHING'", NOTHING, "new"), ("no bundle at FILE", FILE, "new"), (NO_FOLDER, B, FILE),
+        (HELD_BACK, B, HELD + "x"), (*ANY, B, "new"),
+    ],
     "training.compare": [
-        ("nothing",), (DEEP,), ("compare-fast", "gtsrb"), ("gtsrb-at-1-1",), ("--seeds", "-1"), ("--count", "0"),
-        ("--steps", "0"), ("--run", FILE), ("--set", "x=1"), ("--device", "x"),
+        ("no recipe 'nothing'", "nothing"), ("DEEP cannot be read as a recipe", DEEP),
+        ("expected recipes of one dataset to compare", "compare-fast", "gtsrb"),
+        ("does not train: add --no-one-bn", "gtsrb-at-1-1", "--one-bn", "gtsrb-at-1-1"),
+        ("--seeds: must be at least 0", "--seeds", "-1"),
+        ("--count: must be at least 1", "--count", "0"), ("--steps: must be at least 1", "--steps", "0"),
+        (NO_FOLDER, "--run", FILE), ("there is no setting 'x'", "--set", "x=1"), (DEVICE, "--device", "x"), ANY,
     ],
     "training.bench": [
-        ("nothing",), ("smoke", "nothing"), ("--side", "0"), ("--seconds", "0"), ("--set", "x"), ("--runtime", NOTHING),
-        ("--device", "x"),
+        ("no recipe 'nothing'", "nothing"), ("no recipe 'nothing'", "smoke", "nothing"),
+        ("--side: must be at least 8", "--side", "0"), ("--seconds: must be in (0", "--seconds", "0"),
+        ("expected KEY=VALUE, got 'x'", "--set", "x"), ("no bundle 'NOTHING'", "--runtime", NOTHING),
+        (DEVICE, "--device", "x"), ANY,
     ],
-    "oat_perception.bench": [("--bundle", NOTHING), ("--bundle", FILE), ("--backend", "x")],
+    "oat_perception.bench": [
+        ("no bundle 'NOTHING'", "--bundle", NOTHING), ("no bundle at FILE", "--bundle", FILE),
+        ("--backend: invalid choice: 'x'", "--backend", "x"), ANY,
+    ],
     "oat_perception.demo": [
-        ("--bundle", NOTHING), ("--output", FILE), ("--rate", "0"), ("--seed", "-1"), ("--seconds-per-phase", "1"),
+        ("no bundle 'NOTHING'", "--bundle", NOTHING), (NO_FOLDER, "--output", FILE),
+        ("--rate: must be in [1, 100]", "--rate", "0"), ("--seed: must be at least 0", "--seed", "-1"),
+        ("--seconds-per-phase must be at least", "--seconds-per-phase", "1"), ANY,
     ],
-    "oat_perception.console": [("lambda",), ("=3",)],
+    "oat_perception.console": [
+        ("expected NAME=VALUE, as in lambda=0.8, got 'lambda'", "lambda"), ("expected NAME=VALUE", "=3"), ANY,
+    ],
 }  # fmt: skip
+"""What each mistake is called, and the arguments that hold it."""
 
 
 @pytest.fixture(scope="module")
@@ -151,23 +207,28 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_a_mistake_is_one_line_and_status_2_and_nothing_is_written(
+def test_a_mistake_is_named_in_one_line_with_status_2_and_nothing_is_written(
     module: str, run: Callable[..., list[tuple[int, str]]], place: Path
 ) -> None:
     for package in COMMANDS[module]:
         pytest.importorskip(package)
-    calls = [list(call) for call in (*MISTAKES[module], (*MISTAKES[module][0], *ANY))]
+    mistakes = MISTAKES[module]
     if os.geteuid() == 0:  # to whom no folder is closed
-        calls = [call for call in calls if not any(argument.startswith(HELD) for argument in call)]
+        mistakes = [mistake for mistake in mistakes if HELD_BACK not in mistake]
+    calls = [list(arguments) for _, *arguments in mistakes]
     _write_log(place / "LOG")
     before = _all_of(place)
     wrong = [
-        f"{call}: status {status}, {said!r}"
-        for call, (status, said) in zip(calls, run(module, calls, place), strict=True)
-        if status != 2 or said.count("\n") != 1 or not said.strip().isprintable() or len(said) > 1200
+        f"{call}: expected {words!r}, got status {status}, {said!r}"
+        for (words, *call), (status, said) in zip(mistakes, run(module, calls, place), strict=True)
+        if status != 2 or words not in said or not _is_one_line(said)
     ]
     assert not wrong, "\n".join(wrong)
     assert _all_of(place) == before
+
+
+def _is_one_line(said: str) -> bool:
+    return said.count("\n") == 1 and said.strip().isprintable() and len(said) <= 1200
 
 
 def _all_of(folder: Path) -> dict[str, int]:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(HERE))
 
 from harness import IS_LONG, run  # noqa: E402
 
+OURS = {"oat_runtime", "policy", "training", "oat_perception", "tests", *(path.stem for path in HERE.glob("*.py"))}
 KINDS = sorted({path.stem for path in HERE.glob("*.py")} - {"damage", "harness", "test_fuzz"})
 
 
@@ -21,6 +22,8 @@ def test_damaged_input_is_refused_or_read_as_it_is(kind: str) -> None:
     try:
         outcome = run(kind)
     except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in OURS:
+            raise
         pytest.skip(f"{kind} needs {error.name}")
     print(outcome)
     assert outcome.num_faults == 0, "\n".join(outcome.faults)

@@ -345,6 +345,33 @@ def test_an_engine_that_computes_something_else_is_never_chosen(
         choice.measure(lambda: net, probe, Settings(HW), [("openvino", "float32")])
 
 
+@pytest.mark.parametrize(
+    ("precision", "share", "is_taken"),
+    [("float32", 0.04, True), ("float32", 0.06, False), ("int8", 0.09, True), ("int8", 0.11, False)],
+)
+def test_an_engine_may_be_off_by_five_per_cent_of_the_largest_logit_and_by_ten_in_int8(
+    make_tensors: MakeTensors,
+    plain_logits: Logits,
+    small: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    share: float,
+    is_taken: bool,
+) -> None:
+    need("onnxruntime")
+    net = fold(make_tensors(small), small, lam=0.3, width=0.5)
+    probe = Probe(images(2), plain_logits(net, images(2)))
+    real, off = choice._plan, share * np.abs(probe.logits_NK).max()
+
+    def inexact(make: object, settings: Settings, candidate: choice.Candidate) -> object:
+        plan = real(make, settings, ("onnxruntime", "float32"))  # type: ignore[arg-type]
+        return (lambda x: plan(x) + off) if candidate[0] == "openvino" else plan
+
+    monkeypatch.setattr(choice, "_plan", inexact)
+    times = choice.measure(lambda: net, probe, Settings(HW), [("openvino", precision), ("onnxruntime", "float32")])
+    assert (("openvino", precision) in times) == is_taken
+
+
 def test_without_an_engine_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "available", lambda device: ())
     with pytest.raises(BackendError, match=r"no engine for cpu is installed: pip install 'oat-robot\[onnxruntime\]'"):

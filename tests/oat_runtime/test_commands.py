@@ -142,6 +142,19 @@ def test_what_is_no_regular_file_is_never_an_output(tmp_path: Path) -> None:
         assert output_file()(str(tmp_path / name)) == tmp_path / name
 
 
+@pytest.mark.parametrize("kind", [output_file(".json"), output_folder])
+def test_a_folder_that_this_user_may_not_write_is_no_place_for_an_output(
+    kind: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who runs the tests as root may write everywhere."""
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != tmp_path)
+    for name in ("new.json", "deep/new.json"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"cannot be written: no permission in {tmp_path}$"):
+            kind(str(tmp_path / name))
+    (tmp_path / "open").mkdir()
+    kind(str(tmp_path / "open" / "new.json"))
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "kept.json"
     target.write_text("old")

@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from oat_runtime import extras
@@ -16,6 +20,7 @@ from oat_runtime.errors import ConfigError
 from oat_runtime.operating_point import OperatingTable
 from oat_runtime.profile import main, measure
 from oat_runtime.runtime import OATRuntime
+from oat_runtime.timing import interleave
 
 IN_USE: dict[str, Any] = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1}
 
@@ -137,6 +142,45 @@ def test_measuring_covers_every_point_and_leaves_the_active_one_alone(
     assert measured.energy_source == "rapl"
     filled = measured.apply(runtime.table, **IN_USE)
     assert all(row.latency_ms_p99 and row.energy_j and row.energy_j <= 1.0 for row in filled.rows)
+
+
+def test_every_row_holds_the_time_and_the_energy_of_its_own_point_and_batch(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here an image takes width + λ/10 milliseconds, and width joules."""
+
+    class Meter:
+        source, now_s, joules = "rapl", 0.0, 0.0
+
+        def energy_j(self) -> float:
+            return self.joules
+
+        def close(self) -> None:
+            pass
+
+    meter, seen = Meter(), set()
+    runtime = OATRuntime.load(tiny_bundle, backend="onnxruntime", plans="shared", num_threads=1)
+
+    def infer(x_NCHW: npt.NDArray[np.float32]) -> None:
+        point, batch = runtime.active, len(x_NCHW)
+        seen.add((point.lam, point.width, batch))
+        meter.now_s += 1e-3 * batch * (point.width + point.lam / 10)
+        meter.joules += batch * point.width
+
+    clock = SimpleNamespace(monotonic=lambda: meter.now_s)
+    monkeypatch.setattr(runtime, "infer", infer)
+    monkeypatch.setattr(profile_module, "energy_counter", lambda device: meter)
+    monkeypatch.setattr(profile_module, "interleave", partial(interleave, clock=clock.monotonic))
+    monkeypatch.setattr(profile_module, "time", clock)
+    measured = measure(runtime, seconds_per_point=0.01, batches=(1, 2))
+    runtime.close()
+    assert seen == {(row.lam, row.width, batch) for row in runtime.table.rows for batch in (1, 2)}
+    assert len(measured.rows) == len(seen)
+    for row in measured.rows:
+        taken_ms = row.batch * (row.width + row.lam / 10)
+        assert (row.latency_ms_p50, row.latency_ms_p99) == pytest.approx((taken_ms, taken_ms))
+        assert row.images_per_s == pytest.approx(1e3 * row.batch / taken_ms)
+        assert row.energy_j == (pytest.approx(row.width) if row.batch == 1 else None)
 
 
 def test_the_command_ends_with_the_profile_it_wrote(

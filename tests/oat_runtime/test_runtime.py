@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
@@ -91,6 +91,34 @@ def test_each_knob_keeps_the_other(runtime: OATRuntime) -> None:
     assert runtime.set_lambda(0.1) == runtime.active == P(0.1, 0.75)
     assert runtime.set_width(0.5) == runtime.active == P(0.1, 0.5)
     assert runtime.set_point(lam=0.0, width=1.0) == runtime.active == P(0.0, 1.0)
+
+
+@pytest.mark.parametrize("first", ["lambda", "width"])
+def test_two_threads_on_the_two_knobs_lose_no_change(
+    runtime: OATRuntime, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    runtime.prepare(P(lam, width) for lam in (0.0, 0.4) for width in (0.5, 1.0))
+    runtime.set_point(lam=0.0, width=1.0)
+    set_point, entered, opened = runtime.set_point, threading.Event(), threading.Event()
+
+    def slow(**knobs: float) -> OperatingPoint:
+        if not entered.is_set():  # the first thread, which has read the other knob
+            entered.set()
+            assert opened.wait(10.0)
+        return set_point(**knobs)
+
+    monkeypatch.setattr(runtime, "set_point", slow)
+    turns = [(runtime.set_lambda, 0.4), (runtime.set_width, 0.5)]
+    with ThreadPoolExecutor(2) as pool:
+        one, other = turns if first == "lambda" else turns[::-1]
+        calls = [pool.submit(*one)]
+        assert entered.wait(10.0)
+        calls.append(pool.submit(*other))
+        wait(calls[1:], timeout=0.3)  # it must not come to its end before the first one has
+        opened.set()
+        for call in calls:
+            call.result(10.0)
+    assert runtime.active == P(0.4, 0.5)
 
 
 @pytest.mark.parametrize(("asked", "effective"), [(0.0, 0.0), (1e-9, 0.1), (0.05, 0.1), (0.35, 0.35), (1.0, 1.0)])
@@ -299,8 +327,10 @@ def test_a_prediction_never_mixes_two_points(tiny_bundle: Path, plans: PlanForm)
 def test_the_memory_of_a_network_serves_one_thread_at_a_time(
     tiny_bundle: Path, plans: PlanForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("torch")
+    from oat_runtime.backends import torch_backend
+
     busy, num_calls = threading.Lock(), 0
-    torch_backend = pytest.importorskip("oat_runtime.backends.torch_backend")
     call = torch_backend.TorchPlan.__call__
 
     def touchy(plan: Any, x_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -364,41 +363,63 @@ def test_a_signal_ends_the_step_saves_and_is_one_line(number: int, status: int, 
 
 
 CHILD = """
-import sys, torch
+import io, os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
+from tests.training.conftest import colour_patches
 from training.config import TrainConfig
-from oat_runtime.data import ImageSet
 from training.trainer import Trainer
-folder = Path(sys.argv[1])
-data = torch.load(folder / "data.pt", weights_only=True)
-images = ImageSet(data["images"].numpy(), data["labels"].numpy(), tuple("abcdefghij"), "patches")
-trainer = Trainer(TrainConfig.model_validate_json((folder / "config.json").read_text()), images)
-print("ready", flush=True)
+folder, moment, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+trainer = Trainer(TrainConfig.model_validate_json((folder / "config.json").read_text()), colour_patches(50))
+real_save, real_replace = torch.save, os.replace
+
+def here(name):
+    if (name, trainer.step) == (moment, step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def save(payload, file):
+    content = io.BytesIO()
+    real_save(payload, content)
+    file.write(content.getvalue()[:5000])
+    file.flush()
+    here("half a file")
+    file.write(content.getvalue()[5000:])
+
+def replace(*names):
+    here("before it takes its place")
+    real_replace(*names)
+    here("after")
+
+torch.save, os.replace = save, replace
 for _ in trainer.run():
     trainer.save(folder / "checkpoint.pt")
+    here("between")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "step", "saved"),
+    [
+        ("half a file", 1, 0), ("half a file", 3, 2), ("before it takes its place", 2, 1), ("after", 1, 1),
+        ("between", 4, 4),
+    ],
+)  # fmt: skip
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(
-    tiny_run: TrainConfig, patches: Patches, tmp_path: Path
+    moment: str, step: int, saved: int, tiny_run: TrainConfig, patches: Patches, tmp_path: Path
 ) -> None:
-    config, data = tiny_run.model_copy(update={"epochs": 20, "average_decay": 0.9}), patches(50)
+    config, data = tiny_run.model_copy(update={"average_decay": 0.9}), patches(50)
     (tmp_path / "config.json").write_text(config.model_dump_json())
-    images, labels = torch.from_numpy(data.images_NHWC), torch.from_numpy(data.labels_N)
-    torch.save({"images": images, "labels": labels}, tmp_path / "data.pt")
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path), moment, str(step)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
     checkpoint = tmp_path / "checkpoint.pt"
-    while not checkpoint.is_file():  # killed while it trains, or while it writes, whatever comes
-        time.sleep(0.01)
-    time.sleep(0.37)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
     whole, rest = Trainer(config, data), Trainer(config, data)
-    rest.resume(checkpoint)
-    assert 0 < rest.step < rest.num_steps
+    assert checkpoint.is_file() == (saved > 0)
+    if saved:
+        rest.resume(checkpoint)
+    assert rest.step == saved < rest.num_steps
     for trainer in (whole, rest):
         for _ in trainer.run():
             pass
