@@ -40,6 +40,15 @@ def test_no_word_is_cut_off(size: tuple[int, int], name: str, monkeypatch: pytes
     assert not image.any(), "the image given is not changed"
 
 
+@pytest.mark.parametrize("size", [(1, 16384), (16384, 1), (2, 3000), (1, 1), (239, 2048)], ids=str)
+def test_a_thin_image_is_not_made_large(size: tuple[int, int]) -> None:
+    """Regression: 16384 pixels in a row became 2.8 GB, so that the text could be read."""
+    image, seen = np.zeros((*size, 3), np.uint8), prediction("cat")
+    canvas = annotate(image, seen, source="adaptive", regions=[((0, 0, size[1], size[0]), seen)])
+    assert canvas.nbytes <= max(image.nbytes, 3 * 2048**2)
+    assert not image.any()
+
+
 def test_below_the_least_confidence_the_class_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(annotate_module, "_write", lambda canvas_HWC, text, x, y: written.append(text))

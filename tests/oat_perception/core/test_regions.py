@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oat_perception.core.parameters import SPECS
 from oat_perception.core.regions import RegionSettings, RotatedBox, box_of, cut_out
@@ -65,6 +65,43 @@ def test_any_box_that_is_taken_can_be_cut_out(x, y, a, b, theta) -> None:
     pixels = cut_out(PICTURE_HWC, found, AS_IT_IS)
     assert pixels.size > 0
     assert pixels.dtype == np.uint8
+
+
+SIDES = st.sampled_from([1, 2, 7, 60, 80, 300, 16384])
+
+
+@given(
+    height=SIDES, width=SIDES, share_x=st.floats(0, 0.99), share_y=st.floats(0, 0.99), length=st.floats(0.001, 1.4),
+    thickness=st.floats(1e-4, 1.0), theta=st.floats(0.01, 6.2), margin=st.none() | st.floats(0.0, 1.0),
+    resize=st.sampled_from(["stretch", "center_crop", "letterbox"]),
+)  # fmt: skip
+def test_what_a_turned_box_costs_is_bounded_by_its_image(
+    height, width, share_x, share_y, length, thickness, theta, margin, resize
+) -> None:
+    """Regression: with its margin, a turned box on an image of 16384x1 became 805 MB."""
+    assume(height * width <= 7 * 16384)
+    size = length * math.hypot(height, width)
+    try:
+        found = box_of(
+            box(share_x * width, share_y * height, size, thickness * height * width / size, theta),
+            height=height,
+            width=width,
+        )
+    except InputError:
+        return
+    spec = InputSpec(height=32, width=48, region_margin=margin, resize=resize)
+    pixels = cut_out(np.zeros((height, width, 3), np.uint8), found, spec)
+    assert 0 < pixels.nbytes <= 4 * 3 * height * width
+
+
+def test_a_region_that_is_sampled_coarsely_shows_what_a_fine_one_shows() -> None:
+    ramp_HW = np.broadcast_to(np.linspace(0, 255, 4000), (40, 4000)).astype(np.uint8)
+    image_HWC = np.ascontiguousarray(np.repeat(ramp_HW[..., None], 3, axis=-1))
+    spec = InputSpec(height=32, width=32, region_margin=0.0)
+    turned = box_of(box(2000, 20, 3000, 30, math.pi), height=40, width=4000)
+    pixels = cut_out(image_HWC, turned, spec)
+    assert pixels.shape == (800, 800, 3), "four times the image's pixels"
+    np.testing.assert_allclose(pixels[400, :, 0], np.linspace(255 * 3500 / 4000, 255 * 500 / 4000, 800), atol=2)
 
 
 @pytest.mark.parametrize(
