@@ -32,6 +32,8 @@ __all__ = ["Activation", "OATRuntime", "Prediction"]
 _LOG = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
+_RETRY_S = 10.0
+"""Time after which a point that could not be prepared in the background is tried again, if it is asked for."""
 _LARGEST_LOGIT = 1e30
 """Beyond it, a division by the smallest temperature leaves float32."""
 
@@ -66,7 +68,8 @@ class OATRuntime:
 
     A point that has to be compiled first is made off the frame path: `set_point(wait=False)` returns at once and frames
     go on at the old point until the new one is ready. Until then `pending` names it, `activation` says since when the
-    active point is in effect, and `failure` why the last one asked for never came.
+    active point is in effect, and `failure` why the last one asked for never came. A point that failed so is tried
+    again 10 seconds later, if it is asked for then.
 
     Safe to use from any thread; the frames of one plan run one after another. Network inputs outside [0, 1] are
     refused, NaN and infinity among them, and so are logits that are not finite: `BackendError`. A runtime serves the
@@ -142,6 +145,7 @@ class OATRuntime:
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="oat-prepare")
         self._pending: OperatingPoint | None = None
         self._failure: OATError | None = None
+        self._failed: dict[OperatingPoint, tuple[OATError, float]] = {}  # why, and until when it is not tried again
         self._closed = False
         start = _safest(self.table)
         self._active = self._bind(start, self._plans.make(start))
@@ -215,8 +219,16 @@ class OATRuntime:
 
     @property
     def failure(self) -> OATError | None:
-        """Why the last point that was asked for could not be prepared; None again with the next request."""
+        """Why the last point that was asked for could not be prepared; None once another try begins."""
         return self._failure
+
+    def failure_of(self, point: OperatingPoint) -> OATError | None:
+        """Return why `point` could not be prepared in the background; None if it was not tried, or is ready by now.
+
+        Only the failures of the last 10 seconds, and the last one, are known.
+        """
+        found = self._failed.get(point)
+        return None if found is None else found[0]
 
     @property
     def plans(self) -> PlanForm:
@@ -277,7 +289,8 @@ class OATRuntime:
         Args:
             lam: λ in the bundle's range.
             width: one of the bundle's widths.
-            wait: block until active; otherwise a point that is not prepared becomes active when it is ready.
+            wait: block until active; otherwise a point that is not prepared becomes active when it is ready. If that
+                failed, it is not tried again for 10 seconds: `failure` says why.
 
         Returns:
             The point that will run: λ may differ from what was asked, see `effective`.
@@ -297,6 +310,10 @@ class OATRuntime:
             if ready is not None:
                 self._switch(point, ready)
                 return point
+            error, until_s = self._failed.get(point, (None, 0.0))
+            if not wait and time.monotonic() < until_s:
+                self._failure, self._pending = error, None
+                return point
             if not wait and self._pending != point:
                 self._preparer.submit(self._activate_in_background, point)
             self._pending = point
@@ -309,21 +326,28 @@ class OATRuntime:
         with self._lock:
             if self._pending != point:
                 return
+            known = self.failure_of(point)
         try:
-            self._activate(point)
-        except Exception:
-            _LOG.exception("preparing an operating point failed; the old one stays active")
+            self._activate(point, retry_s=_RETRY_S)
+        except Exception as error:
+            if str(_as_ours(error)) != str(known):
+                _LOG.exception("preparing %s failed; the old one stays active, and the log tells it once", point)
 
-    def _activate(self, point: OperatingPoint) -> None:
-        """Prepare `point` and switch to it, unless something else was asked for meanwhile."""
+    def _activate(self, point: OperatingPoint, *, retry_s: float = 0.0) -> None:
+        """Prepare `point` and switch to it, unless something else was asked for meanwhile.
+
+        If that fails, it is not tried in the background for `retry_s`.
+        """
         try:
             ready = self._plans.make(point)
         except BaseException as error:
             with self._lock:
+                now_s, ours = time.monotonic(), _as_ours(error)
                 if self._pending == point:
-                    reason = f"preparing failed: {one_line(repr(error))}"
-                    self._failure = error if isinstance(error, OATError) else OATError(reason)
-                    self._pending = None
+                    self._failure, self._pending = ours, None
+                if retry_s:
+                    recent = {other: found for other, found in self._failed.items() if now_s < found[1]}
+                    self._failed = {**recent, point: (ours, now_s + retry_s)}
             raise
         with self._lock:
             if self._pending == point:
@@ -337,6 +361,7 @@ class OATRuntime:
         if not self._closed and self._active.point != point:
             self._active = self._bind(point, ready)
         self._pending = None
+        self._failed.pop(point, None)
 
     def _bind(self, point: OperatingPoint, ready: ReadyPlan) -> _Active:
         return _Active(point, ready.plan, ready.lock, self.bundle.temperature(point, self.precision))
@@ -509,6 +534,10 @@ def _safest(table: OperatingTable) -> OperatingPoint:
     """The point of the widest rows with the best lower bound in its worst regime, of several the most robust one."""
     widest = [row for row in table.rows if row.width == table.widths[-1]]
     return max(widest, key=lambda row: (row.minimax(), row.lam)).point
+
+
+def _as_ours(error: BaseException) -> OATError:
+    return error if isinstance(error, OATError) else OATError(f"preparing failed: {one_line(repr(error))}")
 
 
 def _refuse() -> NoReturn:

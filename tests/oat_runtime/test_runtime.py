@@ -263,6 +263,31 @@ def test_a_failing_switch_keeps_the_old_point(runtime: OATRuntime, caplog: pytes
     assert runtime.predict(frame()).point == runtime.active == old
 
 
+def test_a_point_that_failed_in_the_background_is_not_tried_again_at_once(
+    runtime: OATRuntime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: who asks for it with each frame had it compiled anew with each frame, and a traceback each."""
+    bad, tries = P(0.0, 0.5), list[OperatingPoint]()
+    make = runtime._plans.make
+
+    def refuse(point: OperatingPoint) -> None:
+        tries.append(point)
+        raise BackendError("refused")
+
+    monkeypatch.setattr(runtime._plans, "make", refuse)
+    for _ in range(50):
+        runtime.set_point(lam=bad.lam, width=bad.width, wait=False)
+        wait_until(lambda: runtime.pending is None)
+        assert str(runtime.failure) == str(runtime.failure_of(bad)) == "refused"
+    assert len(tries) == len(caplog.records) == 1
+    with pytest.raises(BackendError):
+        runtime.set_point(lam=bad.lam, width=bad.width)
+    assert len(tries) == 2, "who waits for it has it tried"
+    monkeypatch.setattr(runtime._plans, "make", make)
+    assert runtime.set_point(lam=bad.lam, width=bad.width) == runtime.active == bad
+    assert runtime.failure is None and runtime.failure_of(bad) is None
+
+
 def test_a_prepared_point_switches_at_once_without_compiling(runtime: OATRuntime) -> None:
     runtime.prepare()
     Gate(runtime, error=BackendError("compiled again"))

@@ -106,9 +106,7 @@ def test_the_alarm_is_a_warning_that_says_what_to_do() -> None:
 )
 def test_the_next_look_is_where_a_part_turns_silent(part: str, spoke: str, timeout_s: float) -> None:
     last_s = dict.fromkeys(("image_s", "confidence_s", "battery_s"), 10.0) | {"work_s": None}
-    last_s[spoke] = 9.9 if spoke != "work_s" else 10.0
-    if spoke != "work_s":  # all others have just spoken, so this one is next
-        last_s |= {name: 10.0 + timeout_s for name in ("image_s", "confidence_s", "battery_s") if name != spoke}
+    last_s[spoke] = 10.3 - timeout_s  # all others have just spoken, so this one is next
 
     def level(now_s: float) -> bytes:
         found = statuses(_health(now_s, **last_s))

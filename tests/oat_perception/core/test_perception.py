@@ -14,14 +14,14 @@ import pytest
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore, Received
 from oat_perception.core.regions import RotatedBox, cut_out
 
-from oat_runtime.errors import InputError, OperatingPointError
+from oat_runtime.errors import BackendError, InputError, OperatingPointError
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint
 from oat_runtime.runtime import OATRuntime, Prediction
 from policy.belief.constants import EstimatorConstants
-from policy.config import PolicyConfig
+from policy.config import BatteryStep, PolicyConfig
 from policy.image import image_statistics
-from policy.signals import Override, SignalState
+from policy.signals import Override, Reading, SignalState
 
 ESTIMATOR = Path(__file__).parents[3] / "bundles" / "cifar10-wrn-16-4" / "estimator.json"
 FRAME = CameraFrame(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), received_s=0.0)
@@ -141,6 +141,40 @@ def test_a_point_that_is_not_ready_is_not_claimed(tiny_bundle: Path, engine, mon
     assert _run(core, 0.2, override_lam=Override(0.55)).prediction.point.lam == 0.55
 
 
+def test_a_point_that_cannot_be_compiled_is_named_with_its_reason_and_seldom_tried(
+    tiny_bundle: Path, engine, monkeypatch, caplog
+) -> None:
+    """Regression: it was compiled anew for each image, with a traceback each, and said to be in preparation."""
+    runtime = OATRuntime.load(tiny_bundle, backend=engine, plans="folded", num_threads=1)
+    runtime.prepare()
+    core = PerceptionCore(runtime, PolicyConfig())
+    before = _run(core, 0.0).prediction.point
+    tries: list[OperatingPoint] = []
+
+    def refuse(point: OperatingPoint) -> None:
+        tries.append(point)
+        raise BackendError("no such operator")
+
+    make = runtime._plans.make
+    monkeypatch.setattr(runtime._plans, "make", refuse)
+    for number in range(50):
+        result = _run(core, 0.1 * number, override_lam=Override(0.55))
+        assert result.prediction.point == before
+        until_s = time.monotonic() + 10
+        while runtime.pending is not None and time.monotonic() < until_s:
+            time.sleep(0.001)
+    wanted = OperatingPoint(0.55, before.width)
+    assert result.note == f"{before} runs, since {wanted} cannot be prepared: no such operator"
+    assert tries == [wanted]
+    assert len(caplog.records) == 1, "said once, with a traceback"
+    monkeypatch.setattr(runtime, "_failed", {wanted: (BackendError("no such operator"), 0.0)})
+    monkeypatch.setattr(runtime._plans, "make", make)
+    _run(core, 6.0, override_lam=Override(0.55))
+    runtime._preparer.shutdown()
+    assert _run(core, 6.1, override_lam=Override(0.55)).prediction.point == wanted, "in the end it is tried again"
+    assert runtime.failure_of(wanted) is None
+
+
 def test_a_lambda_below_the_smallest_trained_one_says_what_it_runs_as(
     core: PerceptionCore, runtime: OATRuntime
 ) -> None:
@@ -189,6 +223,28 @@ def test_the_fallback_takes_the_safest_lambda_that_is_not_below_the_floor(
         core = PerceptionCore(runtime, PolicyConfig(lambda_floor=floor))
         monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
         assert _run(core, 0.0).prediction.point == OperatingPoint(lam, 1.0)
+
+
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_policy_that_fails_keeps_the_limit_of_the_rate(runtime: OATRuntime, monkeypatch, num_before: int) -> None:
+    """Regression: while it failed, every image was classified, however little the battery held."""
+    core = PerceptionCore(runtime, PolicyConfig(max_rate_hz=5.0))
+    for number in range(num_before):
+        _run(core, float(number))
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    for now_s in (2.0, 3.0):
+        fallback = _run(core, now_s)
+        assert (fallback.decision.max_rate_hz, fallback.rate_cause) == (5.0, "max_rate_hz")
+
+
+def test_a_policy_that_fails_keeps_the_lower_rate_of_its_last_decision(runtime: OATRuntime, monkeypatch) -> None:
+    ladder = (BatteryStep(min_charge=0.0, max_width=1.0, max_rate_hz=2.0),)
+    core = PerceptionCore(runtime, PolicyConfig(max_rate_hz=5.0, battery_ladder=ladder))
+    cause = _run(core, 0.0, battery=Reading(0.5)).rate_cause
+    assert "battery_ladder" in cause
+    monkeypatch.setattr(core.policy, "step", lambda signals: 1 / 0)
+    fallback = _run(core, 0.1)
+    assert (fallback.decision.max_rate_hz, fallback.rate_cause) == (2.0, cause)
 
 
 def test_regions_are_classified_as_images_of_their_own_at_the_frames_point(
@@ -250,6 +306,9 @@ def test_age_counts_from_receipt() -> None:
     received = Received(0.5, received_s=5.0, source="tower")
     assert received.reading(5.5).age_s == 0.5
     assert received.reading(7.0).state(low=0, high=1, max_age_s=1) is SignalState.STALE
+    just_then = received.reading(4.999)
+    assert just_then.age_s == 0.0, "it came after the time was taken, on a clock that does not run backwards"
+    assert just_then.state(low=0, high=1, max_age_s=1) is SignalState.OK
 
 
 def test_only_the_policys_first_decision_says_how_the_policy_was_built(core: PerceptionCore, monkeypatch) -> None:

@@ -61,8 +61,11 @@ class Received:
     source: str = ""
 
     def reading(self, now_s: float) -> Reading:
-        """Return the signal as the policy takes it."""
-        return Reading(self.value, 0.0 if self.value is None else now_s - self.received_s, self.source)
+        """Return the signal as the policy takes it.
+
+        Its age is at least 0: a value may come after `now_s` was taken, and this clock does not run backwards.
+        """
+        return Reading(self.value, 0.0 if self.value is None else max(0.0, now_s - self.received_s), self.source)
 
 
 _NEVER = Reading()
@@ -150,6 +153,9 @@ class PerceptionCore:
         self._runtime = runtime
         self._last: tuple[NetworkSignals, float] | None = None
         self._policy_failed = False
+        limit_hz = config.max_rate_hz
+        # Of the last decision, and what sets it.
+        self._rate: tuple[float | None, str] = limit_hz, "max_rate_hz" if limit_hz else ""
         self._gap: Gap | None = None
 
     def warm(self) -> None:
@@ -194,11 +200,10 @@ class PerceptionCore:
                 self._miss(f"an image failed: {quoted(error)}")
             raise
         if policy_failed:
-            return replace(result, policy_failed=True)
+            return replace(result, policy_failed=True, rate_cause=self._rate[1])
         header, self._record_header = self._record_header, ""
         gap, self._gap = self._gap, None
-        policy = self.policy
-        return replace(result, record_header=header, gap=gap, rate_cause=policy.rate_cause, alarmed=policy.alarmed)
+        return replace(result, record_header=header, gap=gap, rate_cause=self._rate[1], alarmed=self.policy.alarmed)
 
     def _answer(
         self,
@@ -222,7 +227,7 @@ class PerceptionCore:
         judged, x_judged_NCHW = (of_regions, x_NCHW[1:]) if judges_regions else ([prediction], x_NCHW[:1])
         predicted = time.perf_counter()
         probes: list[Prediction] = []
-        notes = [_note(decision.point, expected, prediction.point)]
+        notes = [_note(decision.point, expected, prediction.point, self._runtime.failure_of(expected))]
         if judged and decision.probe is not None and decision.probe != prediction.point:
             try:
                 probes = self._runtime.predict_inputs(x_judged_NCHW, at=decision.probe)
@@ -262,8 +267,9 @@ class PerceptionCore:
                 _log.exception("the policy failed: the safest point runs until it answers again")
             self._policy_failed = True
             self._miss(f"the policy failed: {quoted(error)}")
-            return _fallback(self.policy.safety_point, signals, error), True
+            return _fallback(self.policy.safety_point, signals, error, max_rate_hz=self._rate[0]), True
         self._policy_failed = False
+        self._rate = decision.max_rate_hz, self.policy.rate_cause
         return decision, False
 
     def _miss(self, reason: str) -> None:
@@ -286,8 +292,8 @@ class PerceptionCore:
         return NetworkSignals(last.point, last.confidence, last.disagrees, last.latency_ms, now_s - at_s)
 
 
-def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Decision:
-    """Return the safest point, or the operator's, without adapting."""
+def _fallback(safest: OperatingPoint, signals: Signals, error: Exception, *, max_rate_hz: float | None) -> Decision:
+    """Return the safest point, or the operator's, without adapting; the rate stays as it was."""
     lam, width = (
         None if signals.safety_lock or override is None or not override.active(signals.now_s) else override.value
         for override in (signals.override_lam, signals.override_width)
@@ -309,13 +315,15 @@ def _fallback(safest: OperatingPoint, signals: Signals, error: Exception) -> Dec
         states={},
         rejected=(),
         probe=None,
-        max_rate_hz=None,
+        max_rate_hz=max_rate_hz,
     )
 
 
-def _note(decided: OperatingPoint, expected: OperatingPoint, ran: OperatingPoint) -> str:
+def _note(decided: OperatingPoint, expected: OperatingPoint, ran: OperatingPoint, failure: OATError | None) -> str:
     if ran == decided:
         return ""
     if ran == expected:
         return f"{decided} runs as {ran}: no λ between 0 and the smallest trained one is offered"
+    if failure is not None:
+        return f"{ran} runs, since {expected} cannot be prepared: {one_line(failure)}"
     return f"{expected} is being prepared, {ran} runs until then"
