@@ -1,23 +1,28 @@
 """Replay images in place of a camera: `ros2 launch oat_perception camera_replay.launch.py source:=/path/to/bag`."""
 
-import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction
 from launch.events import Shutdown
-from launch.substitutions import LaunchConfiguration, PythonExpression
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
-from oat_perception.core.launching import profile_to_load
+from oat_perception.node.launch_parts import AS_IN_FILE, fastdds_profile, given_parameters
 
 _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
+_PARAMETERS = {"source": str, "rate_hz": float, "bundle": str, "scenario": str}  # a webcam's number stays a string
+"""Arguments that set the parameter of their name, unless they are empty."""
 
 
 def generate_launch_description() -> LaunchDescription:
-    """One node; arguments override the parameter file."""
+    """One node; arguments that are given override the parameter file."""
+    about = {
+        "source": "cifar10, foolbox, frames with boxes (robocup/20260502_r5), a webcam's number, or a path",
+        "rate_hz": "images a second",
+        "bundle": "bundle to attack; only attacks need it",
+        "scenario": "'day', 'robot' or a JSON file",
+    }
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -26,48 +31,31 @@ def generate_launch_description() -> LaunchDescription:
                 description="parameter file of the node",
             ),
             DeclareLaunchArgument("namespace", default_value="", description="namespace of the node, the perception's"),
-            DeclareLaunchArgument(
-                "source", default_value="cifar10", description="cifar10, foolbox, a webcam's number, or a path"
+            *(
+                DeclareLaunchArgument(name, default_value="", description=f"{words}{AS_IN_FILE}")
+                for name, words in about.items()
             ),
-            DeclareLaunchArgument("rate_hz", default_value="10.0", description="images a second"),
-            DeclareLaunchArgument("bundle", default_value="", description="bundle to attack; empty: no attacks"),
-            DeclareLaunchArgument("scenario", default_value="", description="'day', a JSON file, or empty: none"),
             DeclareLaunchArgument("image_topic", default_value="image", description="where images are published"),
             DeclareLaunchArgument("end_launch", default_value="false", description="true: the launch ends with it"),
-            DeclareLaunchArgument(
-                "fastdds_profile",
-                default_value=profile_to_load(os.environ, shipped=str(_CONFIG / "fastdds.xml")),
-                description="Fast DDS profile, the perception node's; empty: the environment's",
-            ),
-            *(
-                SetEnvironmentVariable(
-                    f"{name}_DEFAULT_PROFILES_FILE",
-                    LaunchConfiguration("fastdds_profile"),
-                    condition=IfCondition(PythonExpression(["bool('", LaunchConfiguration("fastdds_profile"), "')"])),
-                )
-                for name in ("FASTRTPS", "FASTDDS")  # up to Jazzy, and later
-            ),
-            Node(
-                package="oat_perception",
-                executable="camera_replay_node",
-                name="camera_replay",
-                namespace=LaunchConfiguration("namespace"),
-                output="screen",
-                parameters=[
-                    LaunchConfiguration("params_file"),
-                    {
-                        # A webcam's number must stay a string.
-                        "source": ParameterValue(LaunchConfiguration("source"), value_type=str),
-                        "rate_hz": ParameterValue(LaunchConfiguration("rate_hz"), value_type=float),
-                        "bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str),
-                        "scenario": ParameterValue(LaunchConfiguration("scenario"), value_type=str),
-                    },
-                ],
-                remappings=[("image", LaunchConfiguration("image_topic"))],
-                on_exit=[OpaqueFunction(function=_on_exit)],
-            ),
+            *fastdds_profile(_CONFIG, whose="the perception node's process"),
+            OpaqueFunction(function=_node),
         ]
     )
+
+
+def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    return [
+        Node(
+            package="oat_perception",
+            executable="camera_replay_node",
+            name="camera_replay",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            parameters=[LaunchConfiguration("params_file"), *given_parameters(context, _PARAMETERS)],
+            remappings=[("image", LaunchConfiguration("image_topic"))],
+            on_exit=[OpaqueFunction(function=_on_exit)],
+        )
+    ]
 
 
 def _on_exit(context: LaunchContext) -> list[LaunchDescriptionEntity]:

@@ -160,7 +160,8 @@ SPECS: tuple[Spec, ...] = (
          change=Change.ANY_TIME),
     Spec("always_process", False, "Classify images also while nobody subscribes to a result.", change=Change.ANY_TIME),
     Spec("auto_activate", False, "Configure and activate the node by itself at its start, where no lifecycle manager "
-         "does it.", change=Change.AT_START),
+         "does it. The launch files set it by their argument, which is `true` unless another value is given.",
+         change=Change.AT_START),
     Spec("bundle", "", "Folder of the trained network, or the name of a shipped one. The launch files set it by their "
          "argument.", is_path=True),
     Spec("backend", "auto", "Engine that runs the network. auto: the fastest of those that are installed, timed on one "
