@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import io
 import math
@@ -26,14 +25,13 @@ from pathlib import Path
 from typing import Final, NoReturn, ParamSpec
 
 from oat_runtime.errors import ConfigError, OATError, one_line, quoted
-from oat_runtime.files import expanded
+from oat_runtime.files import DISK_FULL, expanded
 
 REFUSED: Final = 2
 """Exit status where the input or the arguments are at fault: starting again cannot mend that."""
 FIGURES: Final = (".png", ".svg", ".pdf")
 """Endings of a figure's file."""
 _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_SHOWN = 1000
 
 _Arguments = ParamSpec("_Arguments")
@@ -82,7 +80,7 @@ def command(name: str) -> Callable[[Callable[_Arguments, int]], Callable[_Argume
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _BROKEN_PIPE
             except OSError as error:
-                if error.filename is None and error.errno not in _DISK_FULL:
+                if error.filename is None and error.errno not in DISK_FULL:
                     raise
                 return _end(name, text_of(error), REFUSED)
 
@@ -101,7 +99,7 @@ def print_anything() -> None:
 def text_of(error: OSError) -> str:
     """Return what an error of the file system says, the file first; a full disk is called that."""
     place = "" if error.filename is None else os.fspath(error.filename)
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return f"disk full: {place or 'a file'} could not be written"
     return f"{place}: {error.strerror or error}"
 

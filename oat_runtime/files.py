@@ -26,6 +26,8 @@ from oat_runtime.compat import possessive
 from oat_runtime.errors import ConfigError, OATError, one_line, quoted
 
 _LOG = logging.getLogger(__name__)
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an `OSError` says where a disk, a quota or a file's largest size is used up."""
 MAX_JSON_BYTES: Final = 8 * 2**20
 """Size of a JSON file: forty times that of a shipped bundle's manifest."""
 MAX_JSON_VALUES: Final = 200_000

@@ -123,18 +123,19 @@ class Report:
         console.print(f"{part}: {time.monotonic() - started_s:.1f} s", style="dim", highlight=False)
         return part not in self.failed
 
-    def finish(self, machine: Row, *tables: Table, **more: object) -> int:
+    def finish(self, machine: Row, *tables: Table, columns: int = 110, **more: object) -> int:
         """Print the tables, the checks and, as the last line for programs, all of it as JSON.
 
         Args:
             machine: the machine that the figures belong to.
             tables: the benchmark's own tables, for people.
+            columns: width of what is printed to a file or a pipe.
             more: further values of the JSON line.
 
         Returns:
             Exit status: 2 if a part could not be measured, otherwise 1 if a check fails, otherwise 0.
         """
-        console = wide_console()
+        console = wide_console(columns=columns)
         for table in tables:
             console.print(table)
         if self.checks:

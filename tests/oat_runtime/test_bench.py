@@ -105,10 +105,12 @@ def test_a_part_that_fails_leaves_the_figures_of_the_others(
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_one_json_line_of_every_check(
-    tiny_bundle: Path, quick: None, capsys: pytest.CaptureFixture[str]
+def test_the_command_ends_with_one_json_line_of_every_check_and_says_by_its_status_that_one_failed(
+    tiny_bundle: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert bench.main([str(tiny_bundle), "--quick", "--backend", ENGINE, "--threads", "1"]) == 0
+    """Regression: a check that failed ended with status 0."""
+    monkeypatch.setitem(bench.LIMITS, "memory_shared_over_static", (0.0, "× at most"))
+    assert bench.main([str(tiny_bundle), "--quick", "--backend", ENGINE, "--threads", "1"]) == 1
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(document) == {"name", "machine", "rows", "checks"}
     assert [check["name"] for check in document["checks"]] == list(bench.QUICK)

@@ -7,6 +7,7 @@ echo node shows how long transport alone takes, and this process shows how long 
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import platform
@@ -15,20 +16,23 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar, get_args
 
-from oat_perception.bench.checks import Problems, SizeFigures, StartFigures, checks, json_rows, show
+from oat_perception.bench.checks import SizeFigures, StartFigures, checks, json_rows, tables
 from oat_perception.bench.measure import FULL, QUICK, RATE_HZ, measure_control, measure_sizes, measure_starts
 from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_path, command
-from oat_runtime.report import print_json
+from oat_runtime.report import Report
 
 Found = TypeVar("Found")
 
 
 @command("oat_perception.bench")
 def main(argv: list[str] | None = None) -> int:
-    """Print a table for people, then one JSON line. Return 1 if a figure could not be measured; stderr says why."""
+    """Print tables for people, then one JSON line.
+
+    The status is 2 if a part could not be measured, 1 if a check fails, otherwise 0.
+    """
     parser = Parser(prog="oat_perception.bench", description=__doc__)
     parser.add_argument("--bundle", type=a_path, default=SHIPPED_BUNDLE, help="default: the shipped one")
     parser.add_argument("--backend", choices=("auto", *get_args(BackendName)), default="auto")
@@ -44,21 +48,24 @@ def main(argv: list[str] | None = None) -> int:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             return process.submit(measure, options.bundle, profile, options.backend, extent).result()
 
-    problems = Problems()
-    sizes: list[SizeFigures] = []
+    report = Report("oat_perception.bench")
+    sizes, starts = list[SizeFigures](), list[StartFigures]()
+
+    def of_images(profile: str) -> None:
+        sizes.extend(apart(measure_sizes, profile))
+
     for profile in extent.profiles:
-        with problems.suppressed(f"images under the {profile} profile"):
-            sizes += apart(measure_sizes, profile)
-    control, missing = apart(measure_control, "shipped")
-    start = StartFigures(0, options.backend)
-    with problems.suppressed("starts"):
-        start = apart(measure_starts, "shipped")
-    found = checks(sizes, control, start)
-    show(f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}", sizes, start, found)
+        report.measure(f"images under the {profile} profile", functools.partial(of_images, profile))
+    control, parts = apart(measure_control, "shipped")
+    report.failed |= parts.failed
+    report.rows += parts.rows
+    report.measure("starts", lambda: starts.append(apart(measure_starts, "shipped")))
+    start = starts[0] if starts else StartFigures(0, options.backend)
+    report.checks = checks(sizes, control, start)
+    report.rows = [*json_rows(sizes, control, start), *report.rows]
     machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
-    rows = json_rows(sizes, control, start)
-    print_json("oat_perception.bench", machine=machine, rows=rows, checks=found)
-    return int(bool(problems.reasons or missing))
+    title = f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}"
+    return report.finish(machine, *tables(title, sizes, start), columns=150)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
+from oat_perception.node.diagnostics import part_of
 from oat_perception.node.messages import image_message, stamp_ns
 from oat_runtime.errors import OATError
 
@@ -199,7 +200,7 @@ class Camera(Node):
             self.answers[key] = Answer(1e3 * (time.monotonic() - self._sent_s[key]), message)
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
-        self.diagnoses.update({status.name.rpartition(": ")[2]: status for status in array.status})
+        self.diagnoses.update({part_of(status): status for status in array.status})
 
 
 def cpu_s(pid: int) -> float:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
-from oat_runtime.errors import OATError, one_line
-from oat_runtime.report import Check, Row, checks_table, wide_console
+from oat_runtime.report import Check, Row
 
 _LATE_MS = 10.0
 """What measuring a fallback from outside adds to its configured time: one message's way, and the wake-up of a process
@@ -80,23 +77,6 @@ class StartFigures:
     rss_mb_max: float | None = None
 
 
-class Problems:
-    """Why some figures are missing: what ends one measurement ends no other."""
-
-    def __init__(self) -> None:
-        """Start without any."""
-        self.reasons: list[str] = []
-
-    @contextlib.contextmanager
-    def suppressed(self, what: str) -> Iterator[None]:
-        """Note and tell why this measurement failed, and go on behind it."""
-        try:
-            yield
-        except OATError as error:
-            self.reasons.append(f"{what}: {one_line(error, most=1000)}")
-            print(f"not measured: {self.reasons[-1]}", file=sys.stderr, flush=True)
-
-
 def json_rows(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFigures) -> list[Row]:
     """Return all figures as rows of the JSON line."""
     others = [{"size": "32x32", "profile": "shipped", **asdict(figures)} for figures in (control, start)]
@@ -135,8 +115,8 @@ def checks(sizes: Sequence[SizeFigures], control: ControlFigures, start: StartFi
     ]
 
 
-def show(title: str, sizes: Sequence[SizeFigures], start: StartFigures, found: list[Check]) -> None:
-    """Print the tables for people."""
+def tables(title: str, sizes: Sequence[SizeFigures], start: StartFigures) -> tuple[Table, Table]:
+    """Return the figures for people: those of images, and those of starts."""
     table = Table("", *(f"{figures.size} {figures.profile}" for figures in sizes), title=title)
     for name in [field.name for field in fields(SizeFigures)][2:]:
         values = [getattr(figures, name) for figures in sizes]
@@ -144,9 +124,7 @@ def show(title: str, sizes: Sequence[SizeFigures], start: StartFigures, found: l
     starts = Table("", "median", "worst", title=f"{start.num_starts} starts to the first result, {start.backend}")
     for name in ("wall_s", "cpu_s", "rss_mb"):
         starts.add_row(name, *(_shown(getattr(start, f"{name}_{part}")) for part in ("p50", "max")))
-    console = wide_console(columns=150)
-    for part in (table, starts, checks_table(found)):
-        console.print(part)
+    return table, starts
 
 
 def _shown(value: float | None) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import rclpy
 from ament_index_python.packages import get_package_share_directory
 
 from oat_perception.bench.camera import Camera, Run
-from oat_perception.bench.checks import ControlFigures, Problems, SizeFigures, StartFigures
+from oat_perception.bench.checks import ControlFigures, SizeFigures, StartFigures
 from oat_perception.bench.control import Control, prepared_switches, survive_malformed, unprepared_switch
 from oat_perception.bench.fallbacks import (
     POLICY_SETTINGS,
@@ -28,6 +28,7 @@ from oat_perception.bench.start import measure_start, summary
 from oat_perception.node.processes import module_command, running
 from oat_runtime.backends import BackendName
 from oat_runtime.operating_point import OperatingPoint
+from oat_runtime.report import Report
 from oat_runtime.runtime import OATRuntime
 from oat_runtime.timing import p50_p99
 
@@ -188,53 +189,60 @@ def _answered_hz(camera: Camera, extent: Extent, rate_hz: float, *, pid: int) ->
     return None
 
 
-def measure_control(
-    bundle: Path, profile: str, backend: Backend, extent: Extent
-) -> tuple[ControlFigures, tuple[str, ...]]:
-    """Measure switches, malformed images and fallbacks, each by itself; and return why some of them are missing."""
+def measure_control(bundle: Path, profile: str, backend: Backend, extent: Extent) -> tuple[ControlFigures, Report]:
+    """Measure switches, malformed images and fallbacks, each by itself; the report says why some are missing."""
     image_HWC = _picture((32, 32))
     runtime = OATRuntime.load(bundle, backend=backend)
-    settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0}
-    problems = Problems()
+    settings = {"image_reliability": "reliable", "image_depth": 100, "probe_period_s": 0.0, **SETTINGS}
+    report = Report("oat_perception.bench.control")
     late_ms: dict[str, float | None] = dict.fromkeys(("confidence", "battery", "camera", "policy"))
-    effective = reply_p50 = reply_p99 = unprepared_s = named_truly = counted = good = answered = None
-    node = _node(bundle, backend, {**settings, **SETTINGS})
-    with _domain(profile), problems.suppressed("the node's answers"), running(node):
-        camera = Camera(image_HWC, reliable=True, depth=100)
-        camera.wait_for_answer()
-        with problems.suppressed("fallbacks of confidence and battery"):
-            late_ms |= signal_fallbacks(camera)
-        with problems.suppressed("fallback of the camera"):
-            late_ms["camera"] = camera_fallback(camera)
-        control = Control(camera)
-        with problems.suppressed("λ by parameter"):
-            effective, reply_ms = prepared_switches(camera, control, runtime.table.lambdas, num=extent.num_switches)
-            reply_p50, reply_p99 = p50_p99(np.array(reply_ms))
-        with problems.suppressed("λ that was never prepared"):
-            unprepared_s, named_truly = unprepared_switch(camera, control, runtime, image_HWC)
-        with problems.suppressed("malformed images"):
-            control.set_lambda(-1.0)
-            counted, good, answered = survive_malformed(camera, num=extent.num_malformed)
-        camera.destroy_node()
+    others = [field.name for field in fields(ControlFigures) if field.name != "late_ms"]
+    found: dict[str, Any] = dict.fromkeys(others) | {
+        "num_switches": extent.num_switches,
+        "num_malformed": extent.num_malformed,
+    }
+    node = _node(bundle, backend, settings)
+    with _domain(profile), running(node), _camera(image_HWC, reliable=True, depth=100) as camera:
+        parts: dict[str, Callable[[], None]] = {
+            "fallbacks of confidence and battery": lambda: late_ms.update(signal_fallbacks(camera)),
+            "fallback of the camera": lambda: late_ms.update(camera=camera_fallback(camera)),
+            "λ by parameter": lambda: found.update(_switches(camera, runtime, extent)),
+            "λ that was never prepared": lambda: found.update(_unprepared(camera, runtime, image_HWC)),
+            "malformed images": lambda: found.update(_malformed(camera, extent)),
+        }
+        if report.measure("the node's answers", camera.wait_for_answer):
+            for part, measure in parts.items():
+                report.measure(part, measure)
     node = _node(bundle, backend, POLICY_SETTINGS)
-    with _domain(profile), problems.suppressed("fallback of the policy"), running(node):
-        camera = Camera(image_HWC)
-        late_ms["policy"] = policy_fallback(camera)
+    with _domain(profile), running(node), _camera(image_HWC) as camera:
+        report.measure("fallback of the policy", lambda: late_ms.update(policy=policy_fallback(camera)))
+    return ControlFigures(late_ms=late_ms, **found), report
+
+
+def _switches(camera: Camera, runtime: OATRuntime, extent: Extent) -> dict[str, Any]:
+    num_effective, reply_ms = prepared_switches(camera, Control(camera), runtime.table.lambdas, num=extent.num_switches)
+    reply_p50, reply_p99 = p50_p99(reply_ms)
+    return {"num_effective": num_effective, "reply_ms_p50": reply_p50, "reply_ms_p99": reply_p99}
+
+
+def _unprepared(camera: Camera, runtime: OATRuntime, image_HWC: np.ndarray) -> dict[str, Any]:
+    unprepared_s, named_truly = unprepared_switch(camera, Control(camera), runtime, image_HWC)
+    return {"unprepared_s": unprepared_s, "named_truly": named_truly}
+
+
+def _malformed(camera: Camera, extent: Extent) -> dict[str, Any]:
+    Control(camera).set_lambda(-1.0)
+    num_counted, num_good, num_answered = survive_malformed(camera, num=extent.num_malformed)
+    return {"num_counted": num_counted, "num_good": num_good, "num_answered": num_answered}
+
+
+@contextlib.contextmanager
+def _camera(image_HWC: np.ndarray, *, reliable: bool = False, depth: int = 5) -> Iterator[Camera]:
+    camera = Camera(image_HWC, reliable=reliable, depth=depth)
+    try:
+        yield camera
+    finally:
         camera.destroy_node()
-    figures = ControlFigures(
-        late_ms=late_ms,
-        num_switches=extent.num_switches,
-        num_effective=effective,
-        reply_ms_p50=reply_p50,
-        reply_ms_p99=reply_p99,
-        unprepared_s=unprepared_s,
-        named_truly=named_truly,
-        num_malformed=extent.num_malformed,
-        num_counted=counted,
-        num_good=good,
-        num_answered=answered,
-    )
-    return figures, tuple(problems.reasons)
 
 
 def measure_starts(bundle: Path, profile: str, backend: Backend, extent: Extent) -> StartFigures:

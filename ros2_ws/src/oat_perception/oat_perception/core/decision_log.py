@@ -10,10 +10,10 @@ from pathlib import Path
 
 from oat_perception.core.perception import FrameResult
 from oat_runtime.errors import ConfigError, one_line
+from oat_runtime.files import DISK_FULL
 from policy.controller import AdaptivePolicy
 from policy.records.record import Gap, header_line, step_line
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Of a file system that cannot lock."""
 _OPENED_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -65,7 +65,7 @@ class DecisionLog:
                 "process: name a file for each node"
             ) from None
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in DISK_FULL:
                 raise
             self.problem = _reason(error)
 

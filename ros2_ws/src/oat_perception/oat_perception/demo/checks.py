@@ -9,7 +9,7 @@ from pathlib import Path
 from oat_perception.demo.run_record import Run
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import OATError
-from oat_runtime.operating_point import MEASURED_REGIMES, OperatingPoint, OperatingTable
+from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.config import PolicyConfig
 from policy.replay import replay
 
@@ -82,10 +82,7 @@ def _cautious(run: Run, table: OperatingTable, config: PolicyConfig) -> DayCheck
     if not frames or not phase.confidence < 1:
         return DayCheck("doubt makes it cautious", False, f"nothing answered, or no doubt, in {phase.title}")
     last, widest = frames[-1], table.widths[-1]
-    worst = {
-        lam: min(table.row(OperatingPoint(lam, widest)).accuracy(r).interval()[0] for r in MEASURED_REGIMES)
-        for lam in table.lambdas
-    }
+    worst = {lam: table.row(OperatingPoint(lam, widest)).minimax() for lam in table.lambdas}
     allowed = max(worst.values()) - phase.confidence / (1 - phase.confidence) - config.switch_cost - config.margin
     lam = last.point.lam
     return DayCheck(

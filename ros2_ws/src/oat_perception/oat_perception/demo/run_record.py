@@ -16,6 +16,7 @@ from oat_perception.replay.scenario import Phase, Scenario
 from oat_runtime.errors import DataError
 from oat_runtime.files import write_whole
 from oat_runtime.operating_point import OperatingPoint, Proportion
+from oat_runtime.timing import p50_p99
 
 Record = dict[str, Any]
 
@@ -173,8 +174,7 @@ def count(title: str, frames: Sequence[ReplayedFrame]) -> PhaseCounts:
     latencies_ms = np.array([result["inference_ms"] for result in results])
     mean_p50_p99 = math.nan, math.nan, math.nan
     if len(results):
-        p50_ms, p99_ms = np.percentile(latencies_ms, (50, 99)).tolist()
-        mean_p50_p99 = float(latencies_ms.mean()), p50_ms, p99_ms
+        mean_p50_p99 = float(latencies_ms.mean()), *p50_p99(latencies_ms)
     lambdas = sorted({lam for frame in answered for lam in frame.fixed})
     return PhaseCounts(
         title=title,
