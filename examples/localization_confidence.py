@@ -20,6 +20,7 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -87,7 +88,8 @@ class LocalizationConfidence(Node):
         self._std_m, self._received_s = math.nan, -math.inf
         self.create_subscription(PoseWithCovarianceStamped, "pose", self._on_pose, 5)
         self._publisher = self.create_publisher(Float32, "environment_confidence_value", 5)
-        self.create_timer(_PERIOD_S, self._speak)
+        # Not the node's own clock: that one stands still where a simulation pauses or somebody sets the time back.
+        self.create_timer(_PERIOD_S, self._speak, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
         # A steady clock from receipt: a wrong clock elsewhere must not make an old pose young.

@@ -240,7 +240,7 @@ def test_a_dumped_parameter_file_loads_back_to_the_same_state(start_graph, tmp_p
     before = peer.ask()
     assert (before.lambda_value, before.width) == (1.0, 0.75)
     dumped = _values(peer)
-    assert (dumped["lambda"], dumped["width"]) == (1.0, -1.0), "what expires is not in the file"
+    assert (dumped["lambda"], dumped["width"]) == (1.0, 0.5), "what expires is not in the file, and what lasts is"
     file = tmp_path / "dump.yaml"
     file.write_text(json.dumps({"/second/oat_perception": {"ros__parameters": dumped}}))  # JSON is YAML
     second = PerceptionNode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import threading
 
 import pytest
@@ -125,17 +126,26 @@ def test_the_log_keeps_each_command_once_with_who_gave_it(start_graph, capfd) ->
     for _ in range(2):
         peer.set(lambda_=0.2)
     peer.set(safety_lock=True)
+    said = ""
+
+    def heard(words: str) -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return words in said
+
     peer.set_point(width=0.5, expiry_s=0.2)
-    peer.spin(0.5)
+    peer.until(lambda: heard("by its expiry"), "it expires")
     peer.change_state(4)
-    told = [line.rpartition("]: ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[INFO]")]
+    peer.until(lambda: heard("deactivated"), "the last line")
+    said = re.sub(r"for [0-9.e-]+ s", "for some s", said)
+    told = [line.rpartition("]: ")[2] for line in said.splitlines() if line.startswith("[INFO]")]
     kept = ("waiting", "activated", "override", "safety", "deactivated")
     assert [line for line in told if line.startswith(kept)] == [
         "waiting for a subscriber to a result; then it listens on /image",
         "activated; by the parameter auto_activate",
         "override: lambda set to 0.2; by parameter",
         "safety lock set: the safest point runs; by parameter",
-        "override: width set to 0.5 for 0.2 s; by the service set_operating_point",
+        "override: width set to 0.5 for some s; by the service set_operating_point",
         "override: width given back to the policy; by its expiry",
         "deactivated; by the service change_state",
     ]
@@ -145,11 +155,53 @@ def test_the_log_keeps_each_command_once_with_who_gave_it(start_graph, capfd) ->
 def test_an_override_expires_and_says_so(peer) -> None:
     peer.ask()
     assert not peer.set_point(lambda_value=0.2, expiry_s=-1.0).success
-    assert peer.set_point(lambda_value=0.2, expiry_s=0.5).success
+    assert peer.set_point(lambda_value=0.2, expiry_s=600.0).success
     assert peer.ask().lambda_value == 0.2
-    peer.until(lambda: "expired" in peer.points[-1].reason, "the end is published without an image")
+    assert peer.set_point(lambda_value=0.2, expiry_s=0.2).success
+    expired = "the override of lambda expired: the policy chooses from the next image on"
+    peer.until(lambda: peer.points[-1].reason == expired, "the end is published without an image")
     assert peer.ask().lambda_source == ADAPTIVE
     peer.until(lambda: peer.points[-1].lambda_source == ADAPTIVE, "the policy's own point is published")
+
+
+def test_an_override_with_an_expiry_lies_over_the_parameter_which_holds_again_after_it(start_graph) -> None:
+    """Regression: it set the parameter to -1, so the operator's lasting λ was gone for good."""
+    graph = start_graph(probe_period_s=0.0)
+    peer = graph.peer
+
+    def lie_over(expiry_s: float = 600.0) -> None:
+        assert peer.set(lambda_=1.0)[0].successful
+        assert peer.set_point(lambda_value=0.3, expiry_s=expiry_s).success
+        assert graph.node.get_parameter("lambda").value == 1.0, "which a dumped file holds"
+
+    def answer() -> tuple[float, int]:
+        result = peer.ask()
+        return result.lambda_value, result.lambda_source
+
+    lie_over()
+    assert answer() == (0.3, OPERATOR)
+    lie_over(expiry_s=0.1)
+    words = "the override of lambda expired: parameter lambda holds from the next image on"
+    peer.until(lambda: peer.points[-1].reason == words, "its end is published, and what holds now")
+    assert answer() == (1.0, OPERATOR)
+    for newest, then in ((1.0, (1.0, OPERATOR)), (0.2, (0.2, OPERATOR))):
+        lie_over()
+        assert peer.set(lambda_=newest)[0].successful
+        assert answer() == then, "the newest word counts"
+    lie_over()
+    assert peer.set_point(lambda_value=0.4).success
+    assert (answer(), graph.node.get_parameter("lambda").value) == ((0.4, OPERATOR), 0.4)
+    lie_over()
+    assert peer.set(lambda_=-1)[0].successful
+    assert peer.ask().lambda_source == ADAPTIVE
+    lie_over()
+    assert peer.set_point(lambda_value=RELEASE, expiry_s=600.0).success
+    assert (peer.ask().lambda_source, graph.node.get_parameter("lambda").value) == (ADAPTIVE, -1.0)
+    lie_over()
+    assert peer.change_state(4)
+    peer.until(lambda: "parameter lambda asks for it again" in peer.points[-1].reason, "deactivation is published")
+    assert peer.change_state(3)
+    assert answer() == (1.0, OPERATOR)
 
 
 def test_release_and_deactivation_are_published(start_graph) -> None:

@@ -16,12 +16,12 @@ from oat_msgs.msg import OperatingPoint as OperatingPointMsg
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
 from oat_perception.node import messages
 from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
+from oat_perception.node.middleware import LATCHED, STEADY
 from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.spin import node_parser, spin
 from oat_perception.replay.frames import is_session
@@ -97,13 +97,12 @@ class CameraReplay(SpecifiedParameters):
             self._regions = self.create_publisher(self._regions_type(), "regions", 5)
         self._battery = self.create_publisher(BatteryState, "battery_state", 5)
         self._confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(
-            OperatingPointMsg, f"{self._text('perception_node')}/operating_point", self._on_operating_point, latched
+            OperatingPointMsg, f"{self._text('perception_node')}/operating_point", self._on_operating_point, LATCHED
         )
         self.add_on_set_parameters_callback(self._validate)
-        self.create_timer(1.0 / self._number("rate_hz"), self._publish_frame)
-        self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals)
+        self.create_timer(1.0 / self._number("rate_hz"), self._publish_frame, clock=STEADY)
+        self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals, clock=STEADY)
 
     def _declare_parameters(self) -> None:
         for spec in _SPECS.values():

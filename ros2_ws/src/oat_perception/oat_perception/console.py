@@ -14,14 +14,13 @@ import yaml
 from oat_msgs.msg import OperatingPoint, Perception
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import get_parameter_value
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
 from oat_perception.node.enums import REGIMES, SOURCE_NAMES
+from oat_perception.node.middleware import LATCHED, STEADY
 from oat_perception.node.spin import spin
 from oat_runtime.commands import Parser, command
 from oat_runtime.errors import ConfigError, OATError, one_line
@@ -32,7 +31,6 @@ _ANSWER_S = 10.0
 _LOOK_S = 0.05
 _REPORT_S = 1.0
 _MOST_SHOWN = 500
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Follower(Node):
@@ -45,9 +43,9 @@ class Follower(Node):
         self._num, self._latest, self._in_force, self._column = 0, Perception(), "", 12
         self._rate_cause = ""
         self._reported: Perception | None = None
-        self.create_subscription(OperatingPoint, f"{target}/operating_point", self._on_point, _LATCHED)
+        self.create_subscription(OperatingPoint, f"{target}/operating_point", self._on_point, LATCHED)
         self.create_subscription(Perception, f"{target}/perception", self._on_result, 10)
-        self.create_timer(_REPORT_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(_REPORT_S, self._report, clock=STEADY)
 
     def _on_point(self, point: OperatingPoint) -> None:
         lam, width = SOURCE_NAMES[point.lambda_source], SOURCE_NAMES[point.width_source]
@@ -107,7 +105,7 @@ class Setter(Node):
         self._future: Future | None = None
         self._until_s = time.monotonic() + _ANSWER_S
         self._client = self.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
-        self.create_timer(_LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(_LOOK_S, self._look, clock=STEADY)
 
     def _look(self) -> None:
         if self._future is None and self._client.service_is_ready():

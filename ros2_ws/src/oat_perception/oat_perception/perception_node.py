@@ -28,6 +28,7 @@ These files do the rest:
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
+    node/middleware.py        the steady clock of all timers, and topics that keep their last message
     node/spin.py              runs a node until it is interrupted or has finished; interrupts.py takes the signals
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
@@ -44,7 +45,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from oat_msgs.srv import GetTable, SetOperatingPoint
-from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -115,16 +115,14 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         )
         self._configured: _Configured | None = None
         self._running: _Running | None = None
-        # Ages and expiries must not follow a simulated or corrected clock.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._machine = Machine()
-        self._commands = Commands(self, steady=steady, announce=self._announce, changed=self._listen)
+        self._commands = Commands(self, announce=self._announce, changed=self._listen)
         self._warn_of_unknown_parameters()
         # Of a burst of calls, the middleware would keep the last ten and forget the others.
         burst = qos_profile_parameters
         self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point, qos_profile=burst)
         self.create_service(GetTable, "~/get_table", self._on_get_table, qos_profile=burst)
-        self._watch = Watch(self, steady=steady, health=self._health, announce=self._announce)
+        self._watch = Watch(self, health=self._health, announce=self._announce)
         if self.get_parameter("auto_activate").value:
             self._commands.once(0.0, self._auto_activate)
 
@@ -284,7 +282,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         self._running.subscriptions.listen(always or self._configured.publishers.wanted)
 
     def _external(self, subscribed: SignalSubscriptions, now_s: float) -> ExternalSignals:
-        held = self._commands.overrides.held
+        held = self._commands.overrides.at(now_s)
         return ExternalSignals(
             confidence=subscribed.confidence.reading(now_s),
             battery=subscribed.battery.reading(now_s),
@@ -331,7 +329,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             if math.isfinite(external.battery_power_w):
                 machine["battery's power (W)"] = f"{external.battery_power_w:.1f}"
             bundle = {"bundle": runtime.bundle.manifest.name, "bundle sha256": runtime.bundle.sha256}
-            bundle |= {"back end": runtime.backend, "precision": runtime.precision}
+            bundle |= {"engine": runtime.backend, "precision": runtime.precision}
             bundle |= {"figures counted in": runtime.table_precision}
             signals = signal_states(configured.loaded.config, self._external(external, now_s))
         return Health(

@@ -10,7 +10,6 @@ from typing import Any
 from oat_msgs.msg import OperatingPoint
 from oat_msgs.srv import SetOperatingPoint
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -18,7 +17,8 @@ from oat_perception.compat import after_parameters
 from oat_perception.core.overrides import Overrides, what_changed
 from oat_perception.core.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
 from oat_perception.node.messages import parameter_descriptor
-from oat_runtime.errors import OperatingPointError
+from oat_perception.node.middleware import STEADY
+from oat_runtime.errors import OperatingPointError, one_line
 from oat_runtime.operating_point import OperatingPoint as Point
 from oat_runtime.runtime import OATRuntime
 from policy.config import PolicyConfig
@@ -34,18 +34,17 @@ _LEAST_WAIT_S = 0.0005
 
 
 class Commands:
-    """Parameters and overrides of one node. All runs on the executor's thread; any thread may read `overrides.held`.
+    """Parameters and overrides of one node. All runs on the executor's thread; any thread may read `overrides`.
 
     An override without expiry is a parameter, so a dumped parameter file brings it back. An override with an expiry is
-    not a parameter, so no file can make it last.
+    laid over the parameter and leaves it as it is, so no file can make it last, and the parameter holds again after it.
     """
 
-    def __init__(self, node: Node, *, steady: Clock, announce: Announce, changed: Callable[[], None]) -> None:
+    def __init__(self, node: Node, *, announce: Announce, changed: Callable[[], None]) -> None:
         """Declare all parameters with the values given at start.
 
         Args:
             node: the node.
-            steady: clock that expiries follow.
             announce: told why an override ended.
             changed: called after any parameter was set.
 
@@ -53,11 +52,11 @@ class Commands:
             InvalidParameterValueException: an initial value is refused; the message says why.
         """
         self.overrides = Overrides()
-        self._node, self._steady, self._announce, self._changed = node, steady, announce, changed
+        self._node, self._announce, self._changed = node, announce, changed
         self._offered: Offered | None = None
         self._timed: dict[str, Override] = {}
         self._by, self._is_locked = "the parameters at start", False
-        self._expiry = node.create_timer(_MAX_EXPIRY_S, self._expire, clock=steady)
+        self._expiry = node.create_timer(_MAX_EXPIRY_S, self._expire, clock=STEADY)
         self._expiry.cancel()
         node.add_on_set_parameters_callback(self._on_set)
         for spec in SPECS:
@@ -88,7 +87,7 @@ class Commands:
         self._offered = None
 
     def suspend(self) -> str:
-        """On deactivation, end overrides with an expiry for good. Return what to announce, or an empty text."""
+        """On deactivation, end overrides with an expiry. Return what to announce, or an empty text."""
         held = self.overrides.held
         self.overrides.end_timed()
         self._wait_for_expiry()
@@ -120,18 +119,20 @@ class Commands:
             return f"expiry_s must be in [0, {_MAX_EXPIRY_S:g}] s (0: never), got {request.expiry_s:g}"
         if problem := objection(wanted, current={}, offered=self._offered):
             return problem
+        timed: dict[str, Override] = {}
         if request.expiry_s > 0:
             expires_s = time.monotonic() + request.expiry_s
-            self._timed = {knob: Override(value, expires_s) for knob, value in wanted.items() if value != ADAPTIVE}
-        lasting = {knob: ADAPTIVE if knob in self._timed else value for knob, value in wanted.items()}
+            timed = {knob: Override(value, expires_s) for knob, value in wanted.items() if value != ADAPTIVE}
+        lasting = [Parameter(knob, value=value) for knob, value in wanted.items() if knob not in timed]
         problem = ""
-        if lasting:
-            parameters = [Parameter(knob, value=value) for knob, value in lasting.items()]
-            self._by = "the service set_operating_point"
-            try:
-                problem = self._node.set_parameters_atomically(parameters).reason
-            finally:
-                self._by, self._timed = _BY_PARAMETER, {}
+        self._by, self._timed = "the service set_operating_point", timed
+        try:
+            if lasting:
+                problem = self._node.set_parameters_atomically(lasting).reason
+            elif timed:
+                self._put({})
+        finally:
+            self._by, self._timed = _BY_PARAMETER, {}
         self._foretell(active, runtime, safest)
         return problem
 
@@ -142,7 +143,7 @@ class Commands:
             self._node.destroy_timer(timer)
             callback()
 
-        timer = self._node.create_timer(delay_s, fire, clock=self._steady)
+        timer = self._node.create_timer(delay_s, fire, clock=STEADY)
 
     def _foretell(self, point: OperatingPoint, runtime: OATRuntime, safest: Point) -> None:
         """Change a message to what will be in force and from when, as far as that is not the policy's to choose."""
@@ -165,8 +166,12 @@ class Commands:
         elif point.width_source == OperatingPoint.SOURCE_OPERATOR:
             point.width_source = OperatingPoint.SOURCE_ADAPTIVE
             words.append("the policy chooses the width, here still the last one")
-        ready = runtime.is_prepared(Point(point.lambda_value, point.width))
-        start = "from the next image on" if ready else "once it is compiled; until then images run as before"
+        wanted, start = Point(point.lambda_value, point.width), "from the next image on"
+        if not runtime.is_prepared(wanted):
+            failure = runtime.failure_of(wanted)
+            start = "once it is compiled; until then images run as before"
+            if failure is not None:
+                start = f"images run as before, since {wanted} cannot be prepared: {one_line(failure)}"
         point.reason = "; ".join([start, *words])
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -183,9 +188,12 @@ class Commands:
                 self._is_locked = bool(parameter.value)
                 what = "set: the safest point runs" if self._is_locked else "released"
                 self._node.get_logger().info(f"safety lock {what}; by {self._by}")
-        held = self.overrides.held
         wanted = {parameter.name: parameter.value for parameter in parameters if parameter.name in OVERRIDES}
-        lasting = {knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()}
+        self._put({knob: None if value == ADAPTIVE else Override(float(value)) for knob, value in wanted.items()})
+
+    def _put(self, lasting: Mapping[str, Override | None]) -> None:
+        """Put in force what lasts or is released, with what the service lays over it, all at once."""
+        held = self.overrides.held
         released = self.overrides.put({**lasting, **self._timed})
         self._wait_for_expiry()
         self._log(held, self._by)
@@ -212,8 +220,12 @@ class Commands:
             self._node.get_logger().info(f"override: {changed}; by {by}")
 
     def _say(self, knobs: list[str], how: str) -> None:
+        """Publish that these overrides ended, and what holds in their place."""
+        held = self.overrides.held
+        lasting = [f"parameter {knob} holds" for knob in knobs if knob in held]
+        then = [*lasting, "the policy chooses"] if len(lasting) < len(knobs) else lasting
         if knobs:
-            self._announce(f"the override of {' and '.join(knobs)} {how}: the policy chooses from the next image on")
+            self._announce(f"the override of {' and '.join(knobs)} {how}: {' and '.join(then)} from the next image on")
 
 
 def _offer(runtime: OATRuntime, config: PolicyConfig) -> Offered:

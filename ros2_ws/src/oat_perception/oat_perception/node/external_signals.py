@@ -14,6 +14,7 @@ from std_msgs.msg import Float32
 
 from oat_perception.core.battery import battery_charge
 from oat_perception.core.perception import Received
+from oat_perception.node.middleware import STEADY
 from oat_runtime.errors import one_line
 
 _THROTTLE_S = 5.0
@@ -58,7 +59,9 @@ class SignalSubscriptions:
         if charge == 1.0 and complaint:
             self._node.get_logger().info(complaint, once=True)
         elif complaint:
-            self._node.get_logger().warning(complaint, throttle_duration_sec=_THROTTLE_S)
+            self._node.get_logger().warning(
+                complaint, throttle_duration_sec=_THROTTLE_S, throttle_time_source_type=STEADY
+            )
         self.battery = Received(charge, time.monotonic(), "battery_state")
         # The current is negative while the battery is discharged.
         self.battery_power_w = -message.current * message.voltage

@@ -21,6 +21,7 @@ from oat_perception.core.regions import Box, RegionSettings, box_of
 from oat_perception.core.tally import Tally
 from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
+from oat_perception.node.middleware import STEADY
 from oat_perception.node.publishers import ResultPublishers
 from oat_runtime.data import camera_messages, image_headers
 from oat_runtime.data.decoding import FULL_BITS
@@ -180,7 +181,9 @@ class Pipeline:
     def _refuse(self, error: InputError, *, num: int = 1) -> None:
         reason = one_line(error, most=_MOST_SHOWN)
         self.tally.refuse(reason, time.monotonic(), num=num)
-        self._node.get_logger().warning(f"dropped: {reason}", throttle_duration_sec=_THROTTLE_S)
+        self._node.get_logger().warning(
+            f"dropped: {reason}", throttle_duration_sec=_THROTTLE_S, throttle_time_source_type=STEADY
+        )
 
     def _run(self) -> None:
         """Process images until the mailbox closes, no faster than the policy allows. A bad image never ends this."""
@@ -282,6 +285,7 @@ class Pipeline:
                 f"the decision log lost {self._log.num_lost} decisions so far ({self._log.problem}): make room, and it "
                 "goes on by itself",
                 throttle_duration_sec=_THROTTLE_S,
+                throttle_time_source_type=STEADY,
             )
 
     def _image_age_ms(self, message: Any) -> float:

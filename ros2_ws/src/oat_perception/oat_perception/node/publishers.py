@@ -9,7 +9,6 @@ from typing import Any
 from oat_msgs.msg import DecisionRecord, LabelInfo, OperatingPoint, Perception
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -18,10 +17,10 @@ from oat_perception.core.annotate import annotate
 from oat_perception.core.perception import CameraFrame, FrameResult
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
+from oat_perception.node.middleware import LATCHED
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingPoint as Point
 
-_LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _RESULT_DEPTH = 5
 
 
@@ -45,14 +44,14 @@ class ResultPublishers:
         self._perception = self._result(Perception, "~/perception")
         self._decision = self._result(DecisionRecord, "~/decision")
         self._annotated = self._result(Image, "~/image_annotated")
-        self._point = node.create_publisher(OperatingPoint, "~/operating_point", _LATCHED)
-        self._label_info = node.create_publisher(LabelInfo, "~/label_info", _LATCHED)
+        self._point = node.create_publisher(OperatingPoint, "~/operating_point", LATCHED)
+        self._label_info = node.create_publisher(LabelInfo, "~/label_info", LATCHED)
         self._label_info.publish(messages.label_info(bundle, stamp))
         self._others = [self._point, self._label_info]
         self._classification = self._detections = None
         if messages.vision is not None:
             self._classification = self._result(messages.vision.Classification, "~/classification")
-            vision_labels = node.create_publisher(messages.vision.LabelInfo, "~/vision_label_info", _LATCHED)
+            vision_labels = node.create_publisher(messages.vision.LabelInfo, "~/vision_label_info", LATCHED)
             vision_labels.publish(messages.vision_label_info(bundle, stamp, threshold=regions.min_score))
             self._others.append(vision_labels)
             if regions.most:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import rclpy
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -22,11 +21,10 @@ from rclpy.utilities import remove_ros_args
 from oat_perception.core.parameters import Spec
 from oat_perception.interrupts import Interrupts
 from oat_perception.node.guard import GuardedExecutor
-from oat_runtime.commands import Parser, print_anything
+from oat_perception.node.middleware import STEADY
+from oat_runtime.commands import REFUSED, Parser, print_anything
 from oat_runtime.errors import ConfigError, OATError, one_line
 
-REFUSED = 2
-"""Exit status if a parameter, file or bundle is refused, which starting again cannot mend."""
 _BEAT_S = 0.5
 _OURS = ("oat_runtime", "policy", "oat_perception")
 _Node = TypeVar("_Node", bound=Node)
@@ -116,7 +114,7 @@ def _spin(node: _Node, outcome: Callable[[_Node], int | None], interrupts: Inter
     executor.add_node(node)
     # Only a callback ends a wait for the next one, and so lets Python see a signal. rclpy's own handlers would wake it,
     # but also take its context away from whatever is at work.
-    node.create_timer(_BEAT_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    node.create_timer(_BEAT_S, lambda: None, clock=STEADY)
     try:
         while rclpy.ok() and not interrupts.came:
             if (status := outcome(node)) is not None:

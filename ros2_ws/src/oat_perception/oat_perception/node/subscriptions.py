@@ -8,7 +8,6 @@ import os
 import time
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -25,6 +24,7 @@ from oat_perception.compat import SubscriptionEventCallbacks
 from oat_perception.core.machine import other_users, user_name
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
+from oat_perception.node.middleware import STEADY
 from oat_perception.node.pipeline import Pipeline
 from oat_runtime.errors import ConfigError, quoted
 
@@ -112,8 +112,7 @@ class CameraSubscriptions:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
                 period_s = min(_LONGEST_LOOK_S, self._regions.wait_s / 4)
-                steady = Clock(clock_type=ClockType.STEADY_TIME)
-                self._overdue = self._node.create_timer(period_s, self._pipeline.answer_overdue, clock=steady)
+                self._overdue = self._node.create_timer(period_s, self._pipeline.answer_overdue, clock=STEADY)
             if self._compressed:
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:

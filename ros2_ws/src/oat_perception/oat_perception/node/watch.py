@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock
 from rclpy.node import Node
 
 from oat_perception.node.diagnostics import Health, next_silence_s, part_of, statuses, troubles
+from oat_perception.node.middleware import STEADY
 from oat_perception.node.subscriptions import camera_topic
 
 _PERIOD_S = 0.1
@@ -26,14 +26,11 @@ _IDLE_S = 5.0
 class Watch:
     """Publish /diagnostics once a second, and at once when a part becomes better or worse."""
 
-    def __init__(
-        self, node: Node, *, steady: Clock, health: Callable[[], Health], announce: Callable[[str], None]
-    ) -> None:
+    def __init__(self, node: Node, *, health: Callable[[], Health], announce: Callable[[str], None]) -> None:
         """Start the checks.
 
         Args:
             node: the node.
-            steady: clock of the checks.
             health: returns the present health.
             announce: told when the policy falls silent, because results cannot say so then.
         """
@@ -43,7 +40,7 @@ class Watch:
         self._has_images = False
         self._idle_since_s: float | None = None
         self._published_s = 0.0
-        self._timer = node.create_timer(_PERIOD_S, self._look, clock=steady)
+        self._timer = node.create_timer(_PERIOD_S, self._look, clock=STEADY)
 
     def _look(self) -> None:
         health = self._health()
