@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import threading
 from pathlib import Path
 
 import cv2
@@ -90,19 +90,25 @@ def test_a_bad_image_is_counted_and_explained_and_the_next_good_one_answered(pee
 
 
 def test_a_burst_drops_images_and_says_so(start_graph, monkeypatch) -> None:
-    peer = start_graph().peer
+    graph = start_graph(probe_period_s=0.0)
+    peer = graph.peer
     peer.ask()
-    predict = OATRuntime.predict_inputs
+    predict, in_work, gate = OATRuntime.predict_inputs, threading.Event(), threading.Event()
     monkeypatch.setattr(
-        OATRuntime, "predict_inputs", lambda self, x, **at: (time.sleep(0.2), predict(self, x, **at))[1]
+        OATRuntime,
+        "predict_inputs",
+        lambda self, x, **at: (in_work.set(), gate.wait(60.0), predict(self, x, **at))[-1],
     )
-    for _ in range(5):
-        peer.image.publish(peer.make_image())
-        peer.spin(0.01)
-    last = peer.make_image()
-    result = peer.ask(last)
-    assert result.num_dropped >= 4, "the newest image wins"
-    assert len(peer.results) + result.num_dropped == 7, "each image was either answered or counted"
+    tally = graph.node._running.pipeline.tally
+    sent = [peer.make_image() for _ in range(6)]
+    for num, message in enumerate(sent, start=2):
+        peer.image.publish(message)
+        peer.until(lambda: tally.num_received == num, "it has come")  # noqa: B023
+        peer.until(in_work.is_set, "the first one is in work, all others wait for it")
+    gate.set()
+    peer.until(lambda: len(peer.results) == 3, "the two others are answered")
+    assert [result.header for result in peer.results[1:]] == [sent[0].header, sent[-1].header], "the newest image wins"
+    assert peer.results[-1].num_dropped == 4, "each image was either answered or counted"
 
 
 def test_compressed_images_and_a_damaged_one(start_graph) -> None:
