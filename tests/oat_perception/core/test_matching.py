@@ -57,9 +57,11 @@ def test_detections_find_their_image_whichever_comes_first() -> None:
     late = matcher.put_image(3, "three", now_s=0.2, num_bytes=1)
     assert late is not None
     assert (late.image, late.detections) == ("three", "early")
-    assert matcher.put_detections(1, "an image before one that was answered waits no longer", now_s=0.2) is None
-    with pytest.raises(InputError, match="without an image"):
-        matcher.put_detections(4, "boxes", now_s=0.2)
+    with pytest.raises(InputError, match="out of order"):
+        matcher.put_detections(1, "an image before one that was answered waits no longer", now_s=0.2)
+    assert matcher.put_detections(4, "boxes", now_s=0.2) is None
+    with pytest.raises(InputError, match=r"without an image.*stamped 4 ns"):
+        matcher.put_detections(5, "boxes", now_s=0.2)
 
 
 @pytest.mark.parametrize("delay_s", [0.01, 0.3, 0.9, 1.2, 1.9])
@@ -142,29 +144,113 @@ def test_the_queue_is_bounded_in_bytes_and_each_image_is_counted() -> None:
     assert big.put_detections(1, "boxes", now_s=0.1) is not None, "the newest always stays"
 
 
+def test_images_that_share_a_stamp_or_have_none_make_no_pair_and_say_why() -> None:
+    """Regression: the second image took the place of the first, and got its boxes."""
+    matcher = matcher_of()
+    assert matcher.put_image(5, 1, now_s=0.0, num_bytes=1) is None
+    for number in (2, 3):
+        alone = matcher.put_image(5, number, now_s=0.1 * number, num_bytes=1)
+        assert alone is not None and (alone.image, alone.detections) == (number, None)
+        assert "share a stamp" in str(alone.problem) and "let the camera's driver stamp" in str(alone.problem)
+        with pytest.raises(InputError, match="share a stamp"):
+            matcher.put_detections(5, "of one of them", now_s=0.1 * number)
+    unset = matcher.put_image(0, 4, now_s=0.4, num_bytes=1)
+    assert unset is not None and unset.detections is None and "without a stamp" in str(unset.problem)
+    with pytest.raises(InputError, match="without a stamp"):
+        matcher.put_detections(0, "boxes", now_s=0.4)
+    assert matcher.state().counts["images answered without detections"] == 3
+    assert matcher.state().counts["images left out, detections never came"] == 1
+
+
+def test_a_stamp_makes_one_pair_and_no_second_one() -> None:
+    matcher = matcher_of()
+    assert matcher.put_image(5, 1, now_s=0.0, num_bytes=1) is None
+    assert matcher.put_detections(5, "boxes", now_s=0.1) is not None
+    with pytest.raises(InputError, match="answered image"):
+        matcher.put_detections(5, "of a second detector", now_s=0.1)
+    alone = matcher.put_image(5, 2, now_s=0.2, num_bytes=1)
+    assert alone is not None and alone.detections is None
+    with pytest.raises(InputError, match="share a stamp"):
+        matcher.put_detections(5, "of either", now_s=0.3)
+
+
+def test_images_that_share_stamps_do_not_hide_a_dead_detector() -> None:
+    matcher, answered = matcher_of(), 0
+    for frame in range(90):
+        matched = matcher.put_image(1 + (frame + 1) // 2, frame, now_s=frame / 30, num_bytes=1)
+        answered += matched is not None
+        answered += matcher.overdue(frame / 30 + 0.01) is not None
+    assert matcher.state().without_detections
+    assert answered == 15 + 59, "every second image for a second, then each"
+
+
+def test_detections_that_came_long_before_their_image_are_of_another_one() -> None:
+    """Regression: boxes from before a simulator's reset met the image of the same stamp after it."""
+    matcher = matcher_of(queue_s=2.0)
+    assert matcher.put_detections(7, "before the reset", now_s=0.0) is None
+    assert matcher.put_image(7, 1, now_s=2.1, num_bytes=1) is None
+    own = matcher.put_detections(7, "after it", now_s=2.2)
+    assert own is not None and own.detections == "after it"
+    with pytest.raises(InputError, match=r"without an image.*stamped 7 ns"):
+        matcher.put_detections(8, "boxes", now_s=2.3)
+
+
+def test_detections_of_another_frame_are_refused_and_the_image_waits_for_its_own() -> None:
+    """Regression: cameras that are triggered together share stamps, and each node took the boxes of both."""
+    matcher = matcher_of()
+    assert matcher.put_detections(1, "rear, early", now_s=0.0, frame_id="rear") is None
+    assert matcher.put_image(1, 1, now_s=0.0, num_bytes=1, frame_id="front") is None
+    for stamp in (1, 2):
+        with pytest.raises(InputError, match=r"another camera: expected frame_id 'front'.*got 'rear'"):
+            matcher.put_detections(stamp, "rear", now_s=0.1, frame_id="rear")
+    own = matcher.put_detections(1, "front", now_s=0.2, frame_id="front")
+    assert own is not None and own.detections == "front"
+    for stamp, frame_id, other in ((3, "", "front"), (4, "front", "")):
+        assert matcher.put_image(stamp, stamp, now_s=0.3, num_bytes=1, frame_id=frame_id) is None
+        assert matcher.put_detections(stamp, "boxes", now_s=0.3, frame_id=other) is not None, "unnamed is no other one"
+
+
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["image", "detections", "look"]), st.integers(0, 12), st.floats(0, 1.5)), max_size=60
+    st.tuples(
+        st.sampled_from(["image", "detections", "look"]),
+        st.integers(0, 12),
+        st.sampled_from(["", "front", "rear"]),
+        st.floats(0, 1.5) | st.just(0.0),
+    ),
+    max_size=60,
 )
 
 
-@given(events=EVENTS)
-def test_whatever_comes_each_image_is_counted_once_and_memory_is_bounded(events) -> None:
-    matcher = matcher_of(max_bytes=100_000)
-    now_s, came, gone = 0.0, 0, []
-    for kind, stamp, later_s in events:
+@given(events=EVENTS, max_bytes=st.sampled_from([100_000, 10**9]))
+def test_whatever_comes_each_image_is_counted_once_pairs_are_right_and_memory_is_bounded(events, max_bytes) -> None:
+    matcher = matcher_of(max_bytes=max_bytes)
+    now_s, gone, paired = 0.0, [], []
+    images: list[tuple[int, str, float]] = []
+    found: list[tuple[int, str, float]] = []
+    for kind, stamp, frame_id, later_s in events:
         now_s += later_s
         matched = None
         if kind == "image":
-            came += 1
-            matched = matcher.put_image(stamp, came, now_s=now_s, num_bytes=10_000)
+            images.append((stamp, frame_id, now_s))
+            matched = matcher.put_image(stamp, len(images) - 1, now_s=now_s, num_bytes=10_000, frame_id=frame_id)
         elif kind == "look":
             matched = matcher.overdue(now_s)
         else:
+            found.append((stamp, frame_id, now_s))
             with contextlib.suppress(InputError):
-                matched = matcher.put_detections(stamp, "boxes", now_s=now_s)
+                matched = matcher.put_detections(stamp, len(found) - 1, now_s=now_s, frame_id=frame_id)
         gone += [] if matched is None else [matched.image]
+        if matched is not None and matched.detections is not None:
+            paired.append(matched.detections)
+            (stamp, frame_id, came_s), (other, other_frame, made_s) = images[matched.image], found[matched.detections]
+            assert stamp == other != 0
+            assert frame_id == other_frame or not (frame_id and other_frame)
+            assert now_s - min(came_s, made_s) <= 2.0 + 1e-9
+            alike = [s for n, (its, _, s) in enumerate(images) if its == stamp and n != matched.image]
+            assert max_bytes == 100_000 or not any(s >= came_s - 2.0 for s in alike), "it tells images apart"
         counts = matcher.state().counts
         assert len(gone) == counts["images with detections"] + counts["images answered without detections"]
-        assert sum(number for name, number in counts.items() if name.startswith("images")) == came
-        assert counts["bytes waiting"] <= 100_000
+        assert sum(number for name, number in counts.items() if name.startswith("images")) == len(images)
+        assert counts["bytes waiting"] <= max_bytes
     assert len(set(gone)) == len(gone)
+    assert len(set(paired)) == len(paired)

@@ -130,8 +130,11 @@ class Pipeline:
         if not self._max_regions:
             self._mailbox.put(mail)
             return
-        num_bytes = len(message.data)
-        self._go_on(self._matcher.put_image(stamp_ns(message), mail, now_s=now_s, num_bytes=num_bytes))
+        self._go_on(
+            self._matcher.put_image(
+                stamp_ns(message), mail, now_s=now_s, num_bytes=len(message.data), frame_id=message.header.frame_id
+            )
+        )
 
     def answer_overdue(self) -> None:
         """Let an image go without detections that it has waited for too long."""
@@ -142,7 +145,7 @@ class Pipeline:
         self._matcher.pause()
 
     def accept_detections(self, serialized: bytes) -> None:
-        """Take in a serialized vision_msgs/Detection2DArray: its boxes are classified in the image of the same stamp.
+        """Take in a serialized vision_msgs/Detection2DArray: its boxes are classified in the image of its header.
 
         It is not made into objects where it is too large: 100,000 boxes would keep all else waiting for seconds.
         """
@@ -154,7 +157,9 @@ class Pipeline:
                     f"{len(serialized)}: send fewer boxes, or raise max_regions"
                 )
             message = deserialize_message(serialized, vision.Detection2DArray)
-            matched = self._matcher.put_detections(stamp_ns(message), message, now_s=time.monotonic())
+            matched = self._matcher.put_detections(
+                stamp_ns(message), message, now_s=time.monotonic(), frame_id=message.header.frame_id
+            )
         except InputError as error:
             self._refuse(error)
             return
@@ -175,8 +180,11 @@ class Pipeline:
             )
 
     def _go_on(self, matched: Matched[_Mail] | None) -> None:
-        if matched is not None:
-            self._mailbox.put(replace(matched.image, asked=matched.detections))
+        if matched is None:
+            return
+        if matched.problem is not None:
+            self._refuse(matched.problem)
+        self._mailbox.put(replace(matched.image, asked=matched.detections))
 
     def _refuse(self, error: InputError, *, num: int = 1) -> None:
         reason = one_line(error, most=_MOST_SHOWN)
