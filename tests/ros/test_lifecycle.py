@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from oat_msgs.msg import DecisionRecord, Perception
 from oat_perception import perception_node
@@ -139,13 +140,18 @@ def test_an_unexpected_error_is_logged_and_survived(start_graph, monkeypatch) ->
 
 
 def test_an_image_that_fails_is_counted_and_the_next_one_answered(start_graph, monkeypatch) -> None:
+    """Regression: one failed image made `network` an ERROR until the node was deactivated."""
+    monkeypatch.setattr("oat_perception.core.tally._RECENT_S", 0.2)
     peer = start_graph().peer
     peer.ask()
-    monkeypatch.setattr("oat_perception.node.messages.perception", lambda *_, **__: 1 / 0)
-    peer.image.publish(peer.make_image())
-    peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr("oat_perception.node.messages.perception", lambda *_, **__: 1 / 0)
+        peer.image.publish(peer.make_image())
+        peer.until(lambda: "1 images failed" in peer.diagnoses["network"].message, "the failure is diagnosed")
+        assert peer.diagnoses["network"].level == DiagnosticStatus.ERROR
     assert peer.ask().class_name
+    peer.until(lambda: peer.diagnoses["network"].level == DiagnosticStatus.OK, "it is over")
+    assert peer.value("network", "images failed") == 1, "and stays counted"
 
 
 def test_the_decision_log_replays(start_graph, tmp_path: Path) -> None:

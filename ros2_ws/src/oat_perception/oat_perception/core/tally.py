@@ -15,19 +15,22 @@ from oat_runtime.timing import p50_p99
 _WINDOW = 300
 """Number of frames for the percentiles."""
 _RECENT_S = 5.0
-"""Time for the rate, and for which a refused image is a warning."""
+"""Time for the rate, and for which a refused image is a warning and a failed one an error."""
 _NUM_DARK = 15
 """Images in a row, nearly black, that are a warning: a camera's first ones may be dark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The tally at one moment; times on the steady clock."""
+    """The tally at one moment; times on the steady clock.
+
+    `recent_error` is empty once an image was processed after the last one that failed, and five seconds have passed.
+    """
 
     num_received: int
     num_processed: int
     num_errors: int
-    last_error: str
+    recent_error: str
     num_probes: int
     refused: Mapping[str, int]
     num_out_of_order: int
@@ -50,7 +53,6 @@ class Tally:
     num_received: int = 0
     num_processed: int = 0
     num_errors: int = 0
-    last_error: str = ""
     num_probes: int = 0
     num_out_of_order: int = 0
     brightest: int = 0
@@ -60,6 +62,8 @@ class Tally:
     _last_stamp_ns: int | None = None
     _num_dark: int = 0
     _last_refusal: tuple[float, str] | None = None
+    _last_error: tuple[float, str] | None = None
+    _is_failing: bool = False
     _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -91,16 +95,17 @@ class Tally:
             self.refused[reason.split(":")[0]] += num
             self._last_refusal = now_s, reason
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, now_s: float) -> None:
         """Count an image that failed for a reason other than the image itself."""
         with self._lock:
             self.num_errors += 1
-            self.last_error = reason
+            self._last_error, self._is_failing = (now_s, reason), True
 
     def processed(self, result: FrameResult, *, now_s: float, total_ms: float) -> None:
         """Count a published result."""
         with self._lock:
             self.num_processed += 1
+            self._is_failing = False
             self.num_probes += bool(result.probes)
             self._done_s.append(now_s)
             self._inference_ms.append(result.prediction.latency_ms)
@@ -113,12 +118,13 @@ class Tally:
         with self._lock:
             recent = [done_s for done_s in self._done_s if now_s - done_s <= _RECENT_S]
             refused_s, refusal = self._last_refusal or (now_s, "")
+            failed_s, error = self._last_error or (now_s, "")
             span_s = now_s - recent[0] if recent else 0.0
             return Snapshot(
                 num_received=self.num_received,
                 num_processed=self.num_processed,
                 num_errors=self.num_errors,
-                last_error=self.last_error,
+                recent_error=error if self._is_failing or now_s - failed_s <= _RECENT_S else "",
                 num_probes=self.num_probes,
                 num_out_of_order=self.num_out_of_order,
                 brightest=self.brightest,

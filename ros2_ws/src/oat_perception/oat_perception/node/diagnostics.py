@@ -200,13 +200,14 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
 
 def _network(health: Health, tally: Snapshot) -> DiagnosticStatus:
     level, message = DiagnosticStatus.OK, f"{tally.rate_hz:.1f} Hz"
-    if tally.num_errors:
-        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: {tally.last_error}"
+    if tally.recent_error:
+        level, message = DiagnosticStatus.ERROR, f"{tally.num_errors} images failed: {tally.recent_error}"
     elif health.listening_since_s is None:
         message = "idle: nobody subscribes to a result"
     values = {
         "rate (Hz)": f"{tally.rate_hz:.2f}",
         "images processed": str(tally.num_processed),
+        "images failed": str(tally.num_errors),
         "probes": str(tally.num_probes),
         "inference p50 (ms)": f"{tally.inference_ms[0]:.2f}",
         "inference p99 (ms)": f"{tally.inference_ms[1]:.2f}",

@@ -203,7 +203,7 @@ class Pipeline:
                 if not self._node.context.ok():
                     return
                 self._node.failures.tell("an image", error)
-                self.tally.failed(quoted(error))
+                self.tally.failed(quoted(error), time.monotonic())
             finally:
                 self.tally.begin(None)
 
