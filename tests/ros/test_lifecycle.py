@@ -214,11 +214,12 @@ def test_a_bundle_of_another_hash_than_the_wanted_one_is_refused(start_graph, bu
 
 
 def test_recorded_decisions_replay_without_the_bundle(start_graph, tmp_path: Path) -> None:
-    peer = start_graph(dwell_s=0.05).peer
+    graph = start_graph(dwell_s=0.05)
+    peer = graph.peer
     records: list[DecisionRecord] = []
     peer.create_subscription(DecisionRecord, "/oat_perception/decision", records.append, 50)
-    peer.until(lambda: peer.count_publishers("/oat_perception/decision"), "the node publishes decisions")
-    peer.spin(0.5)  # or the node may not know its reader yet at the first image
+    readers = graph.node._configured.publishers._readers
+    peer.until(lambda: readers.get("~/decision"), "the node knows its reader")
     for index in range(6):
         peer.say(confidence=1.0 if index % 2 else 0.0)
         peer.spin(0.03)

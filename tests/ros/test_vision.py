@@ -201,7 +201,7 @@ def test_a_region_has_only_the_best_hypotheses_above_the_least_score_and_a_track
 
 def test_a_detector_that_is_later_than_a_second_is_matched(start_graph) -> None:
     """Regression: ten images waited, which is a third of a second at 30 Hz."""
-    peer = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=2.0).peer
+    peer = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=60.0, regions_queue_s=60.0).peer
     regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
     answers = []
     peer.create_subscription(vision.Detection2DArray, f"{NAME}/detections", answers.append, 50)
