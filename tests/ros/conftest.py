@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,13 +225,15 @@ def on_a_thread() -> Callable[[Node], contextlib.AbstractContextManager[threadin
 class Graph:
     """The node and its peer in one domain."""
 
-    def __init__(self, bundle: Path, parameters: dict[str, Any]) -> None:
+    def __init__(self, bundle: Path, parameters: dict[str, Any], arguments: Sequence[str] = ()) -> None:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=next_domain())
         given = {"backend": "onnxruntime", "precision": "float32", "num_threads": 1, "bundle": str(bundle)}
         given |= {"auto_activate": True, **parameters}
         self.node = PerceptionNode(
-            context=self.context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()]
+            context=self.context,
+            cli_args=["--ros-args", *arguments],
+            parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
         )
         self._spinning = contextlib.ExitStack()
         self.thread = self._spinning.enter_context(spinning(self.node))
@@ -249,13 +251,35 @@ class Graph:
 StartGraph = Callable[..., Graph]
 
 
+@contextlib.contextmanager
+def stranger_in(graph: Graph) -> Iterator[Node]:
+    """Add a node with a DDS participant of its own: on one participant, a topic has one type."""
+    context = Context()
+    rclpy.init(context=context, domain_id=graph.context.get_domain_id())
+    node = rclpy.create_node("stranger", context=context)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def stranger() -> Callable[[Graph], contextlib.AbstractContextManager[Node]]:
+    """`with stranger(graph) as node:` has a node that may publish another type on a topic of the graph."""
+    return stranger_in
+
+
 @pytest.fixture
 def start_graph(bundle: Path) -> Iterator[StartGraph]:
-    """Start the node with these parameters in a domain of its own; active, with a subscriber, unless told otherwise."""
+    """Start the node with these parameters in a domain of its own; active, with a subscriber, unless told otherwise.
+
+    `arguments` are the node's ROS arguments, as ["-r", "image:=/cam/image"].
+    """
     graphs: list[Graph] = []
 
-    def start(*, listen: bool = True, **parameters: Any) -> Graph:
-        graph = Graph(bundle, {name.rstrip("_"): value for name, value in parameters.items()})
+    def start(*, listen: bool = True, arguments: Sequence[str] = (), **parameters: Any) -> Graph:
+        graph = Graph(bundle, {name.rstrip("_"): value for name, value in parameters.items()}, arguments)
         graphs.append(graph)
         if listen:
             graph.peer.listen()

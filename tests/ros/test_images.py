@@ -187,6 +187,16 @@ def test_a_camera_of_another_qos_is_named(start_graph) -> None:
     peer.destroy_publisher(camera)
 
 
+def test_a_qos_that_fitted_once_images_came_is_no_cause_of_a_later_silence(start_graph) -> None:
+    """Regression: a bag of another reliability was named for as long as the node was active."""
+    peer = start_graph(image_reliability="reliable", camera_timeout_s=0.5).peer
+    peer.create_publisher(Image, "image", qos_profile_sensor_data)
+    peer.until(lambda: "offers another reliability" in peer.diagnoses["camera"].message, "the bag is named")
+    peer.ask()
+    peer.until(lambda: "no image for" in peer.diagnoses["camera"].message, "the camera falls silent")
+    assert "offers another" not in peer.diagnoses["camera"].message
+
+
 def test_qos_overrides_by_parameter(start_graph) -> None:
     graph = start_graph(**{"qos_overrides./image.subscription.reliability": "reliable"})
     found = graph.peer.until(lambda: graph.peer.get_subscriptions_info_by_topic("/image"), "the subscription")

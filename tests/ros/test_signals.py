@@ -11,7 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from oat_msgs.msg import DecisionRecord, OperatingPoint, Perception
 from sensor_msgs.msg import BatteryState
-from std_msgs.msg import Float32
+from std_msgs.msg import Float32, Float64
 
 from policy.controller import AdaptivePolicy
 
@@ -28,6 +28,8 @@ def test_confidence_silence_leads_to_the_safest_lambda_and_back(start_graph) -> 
     assert silent.environment_confidence_age_ms > 400
     peer.until(lambda: "stale" in peer.points[-1].reason, "the reason is given")
     peer.until(lambda: peer.diagnoses["environment confidence"].level == DiagnosticStatus.STALE, "diagnosed")
+    told = "stale: a publisher of /environment_confidence matches, but nothing arrives"
+    assert peer.diagnoses["environment confidence"].message == told
     peer.ask_until(lambda r: r.lambda_value == 0.0, "recovered by itself", confidence=1.0)
     for nonsense in (math.nan, 1.7, -0.1):
         peer.ask_until(lambda r: r.lambda_value == 1.0, f"{nonsense} is not trust", confidence=nonsense)
@@ -244,3 +246,20 @@ def test_a_signal_that_this_robot_does_not_have_is_explained(start_graph) -> Non
     for part, name in (("environment confidence", "confidence_required"), ("battery", "use_battery")):
         peer.until(lambda part=part: peer.diagnoses[part].level == DiagnosticStatus.WARN, f"{part} is missed")
         assert f"set {name} to false" in peer.diagnoses[part].message
+
+
+def test_a_missing_signal_says_what_is_on_its_topics(start_graph, stranger, capfd) -> None:
+    """Regression: a number of another type, or on another topic, read as a sensor that this robot does not have."""
+    graph = start_graph(arguments=["-r", "__ns:=/front"], listen=False, always_process=True, use_battery=True)
+    peer, value = graph.peer, "/front/environment_confidence_value"
+    for part, topics, advice in (
+        ("environment confidence", f"/front/environment_confidence or {value}", "confidence_required"),
+        ("battery", "/front/battery_state", "use_battery"),
+    ):
+        told = f"missing: nobody publishes {topics}; set {advice} to false"
+        peer.until(lambda part=part, told=told: told in peer.diagnoses[part].message, f"{part}: its topics are named")
+    with stranger(graph) as sensor:
+        sensor.create_publisher(Float64, value, 5)
+        told = f"{value} is published as std_msgs/msg/Float64, not as std_msgs/msg/Float32"
+        peer.until(lambda: told in peer.diagnoses["environment confidence"].message, "the type is named")
+        peer.until(lambda: told in capfd.readouterr().err, "in the log too")

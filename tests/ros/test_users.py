@@ -13,10 +13,8 @@ from pathlib import Path
 
 import oat_perception
 import pytest
-import rclpy
 from oat_perception.core.machine import other_users, user_name
 from oat_perception.node.processes import module_command
-from rclpy.context import Context
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
@@ -32,7 +30,7 @@ def _cause(peer) -> str:
     return str(peer.diagnoses["camera"].message)
 
 
-def test_silence_names_its_cause(start_graph) -> None:
+def test_silence_names_its_cause(start_graph, stranger) -> None:
     graph = start_graph(camera_timeout_s=0.1)
     peer = graph.peer
     peer.until(lambda: "a publisher of /image matches, but nothing arrives" in _cause(peer), "it matches")
@@ -42,13 +40,22 @@ def test_silence_names_its_cause(start_graph) -> None:
     compressed = peer.create_publisher(CompressedImage, "image/compressed", 1)
     peer.until(lambda: "set image_transport to compressed" in _cause(peer), "the other transport")
     peer.destroy_publisher(compressed)
-    context = Context()
-    rclpy.init(context=context, domain_id=graph.context.get_domain_id())
-    stranger = rclpy.create_node("stranger", context=context)
-    stranger.create_publisher(String, "image", 1)
-    peer.until(lambda: "published as std_msgs/msg/String, not as sensor_msgs/msg/Image" in _cause(peer), "the type")
-    stranger.destroy_node()
-    rclpy.shutdown(context=context)
+    with stranger(graph) as node:
+        node.create_publisher(String, "image", 1)
+        peer.until(lambda: "published as std_msgs/msg/String, not as sensor_msgs/msg/Image" in _cause(peer), "the type")
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_a_remap_to_the_compressed_topic_itself_is_answered_with_the_base_name(
+    start_graph, stranger, transport
+) -> None:
+    """Regression: with compressed, the advice was to set raw; and with raw, that the type is wrong."""
+    remap = ["-r", "image:=/cam/image_raw/compressed"]
+    graph = start_graph(arguments=remap, image_transport=transport, camera_timeout_s=0.1)
+    told = "remap image to /cam/image_raw, and set image_transport to compressed"
+    with stranger(graph) as camera:
+        camera.create_publisher(CompressedImage, "/cam/image_raw/compressed", 1)
+        graph.peer.until(lambda: told in _cause(graph.peer), "the base name")
 
 
 def test_the_users_of_shared_memory_count_only_if_this_process_has_some(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from oat_perception.core.regions import box_of  # noqa: E402
 from oat_perception.demo.client import DemoClient  # noqa: E402
 from oat_perception.node.messages import stamp_ns  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 
 from tests.oat_perception.replay.test_frames import save_robocup  # noqa: E402
 
@@ -222,16 +223,65 @@ def test_without_a_detector_whole_images_are_answered_and_diagnostics_say_why(st
     peer = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=0.5).peer
     assert peer.ask().class_name
     peer.until(lambda: peer.diagnoses["regions"].level == DiagnosticStatus.STALE, "diagnosed")
-    assert "is the topic /regions right? no publisher matches" in peer.diagnoses["regions"].message
+    peer.until(lambda: "nobody publishes /regions" in peer.diagnoses["regions"].message, "the topic is named")
     peer.ask()
     peer.until(lambda: peer.value("regions", "images answered without detections") >= 2, "they are counted")
     regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
-    peer.until(lambda: "sends nothing" in peer.diagnoses["regions"].message, "a publisher that is silent is named")
+    told = "a publisher of /regions matches, but nothing arrives"
+    peer.until(lambda: told in peer.diagnoses["regions"].message, "a publisher that is silent is named")
     peer.until(regions.get_subscription_count, "the node listens")
     image = peer.make_image()
     _detect(peer, regions, image, (16, 16, 32))
     peer.ask(image)
     peer.until(lambda: peer.diagnoses["regions"].level == DiagnosticStatus.OK, "well again")
+
+
+def test_a_detector_of_another_qos_or_type_is_named(start_graph, stranger) -> None:
+    """Regression: "a publisher matches, and sends nothing", although none could be heard."""
+    graph = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=0.3, image_reliability="reliable")
+    peer = graph.peer
+    detector = peer.create_publisher(vision.Detection2DArray, "regions", qos_profile_sensor_data)
+    peer.ask()
+    peer.until(lambda: "offers another reliability" in peer.diagnoses["regions"].message, "the policy is named")
+    assert peer.diagnoses["regions"].level == DiagnosticStatus.STALE
+    peer.destroy_publisher(detector)
+    told = "/regions is published as std_msgs/msg/String, not as vision_msgs/msg/Detection2DArray"
+    with stranger(graph) as other:
+        other.create_publisher(String, "regions", 1)
+        peer.until(lambda: told in peer.diagnoses["regions"].message, "the type is named")
+
+
+def test_boxes_that_may_be_of_another_image_are_refused_with_the_reason(start_graph) -> None:
+    """Regression: the boxes of one image were answered on another's pixels, and all diagnostics were OK."""
+    peer = start_graph(max_regions=8, probe_period_s=0.0, regions_wait_s=60.0, regions_queue_s=60.0).peer
+    answers = []
+    peer.create_subscription(vision.Detection2DArray, f"{NAME}/detections", answers.append, 5)
+    regions = peer.create_publisher(vision.Detection2DArray, "regions", 5)
+    peer.until(lambda: regions.get_subscription_count() and peer.count_publishers(f"{NAME}/detections"), "both heard")
+
+    def counted(reason: str) -> bool:
+        return peer.value("camera", f"images refused, {reason}") == 1
+
+    image = peer.make_image()
+    image.header.stamp.sec = 0
+    peer.ask(image)
+    peer.until(lambda: counted("regions of an image without a stamp"), "an image without a stamp goes alone")
+    assert peer.diagnoses["camera"].level == DiagnosticStatus.WARN
+    assert "let the camera's driver stamp" in peer.diagnoses["camera"].message
+    _detect(peer, regions, image, (16, 16, 32))
+    peer.until(lambda: counted("detections without a stamp"), "and its boxes are refused")
+
+    image = peer.make_image(frame_id="front")
+    rear = peer.make_image(frame_id="rear")
+    rear.header.stamp = image.header.stamp
+    peer.image.publish(image)
+    peer.until(lambda: peer.value("regions", "images waiting") == 1, "it waits")
+    _detect(peer, regions, rear, (16, 16, 32))
+    peer.until(lambda: counted("detections of another camera"), "boxes of the other camera are refused")
+    assert not answers
+    _detect(peer, regions, image, (16, 16, 32))
+    peer.until(lambda: answers, "its own are answered")
+    assert answers[0].header == image.header
 
 
 def test_a_hundred_thousand_boxes_are_refused_in_words_before_they_are_read(start_graph) -> None:

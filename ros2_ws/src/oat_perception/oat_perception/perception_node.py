@@ -25,6 +25,7 @@ These files do the rest:
     core/loading.py           on configure: network, policy and decision log from the parameters
     node/parameters.py        describes parameters, and answers a wrong name with the nearest
     node/lifecycle.py         transitions that report who asked for them, and why they failed
+    node/silence.py           why nothing arrives on a topic, as far as the graph tells
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
@@ -41,6 +42,7 @@ import functools
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -322,6 +324,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         configured, running = self._configured, self._running
         bundle: dict[str, str] = {}
         signals: dict[str, Watched] = {}
+        causes: dict[str, Callable[[], str]] = {} if running is None else {**running.subscriptions.causes}
         machine = self._machine.values()
         matching = None if running is None else running.pipeline.matching
         if configured is not None:
@@ -331,6 +334,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             bundle = {"bundle": runtime.bundle.manifest.name, "bundle sha256": runtime.bundle.sha256}
             bundle |= {"engine": runtime.backend, "precision": runtime.precision}
             bundle |= {"figures counted in": runtime.table_precision}
+            causes |= external.causes
             signals = signal_states(configured.loaded.config, self._external(external, now_s))
         return Health(
             node=self.get_fully_qualified_name(),
@@ -338,7 +342,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             problem=self.problem,
             listening_since_s=None if running is None else running.subscriptions.listening_since_s,
             incompatible_qos="" if running is None else running.subscriptions.incompatible_qos,
-            why_silent=str if running is None else running.subscriptions.why_silent,
+            causes=causes,
             bundle=bundle,
             tally=None if running is None else running.pipeline.tally.snapshot(now_s),
             num_dropped=0 if running is None else running.pipeline.num_dropped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -49,7 +49,7 @@ class Health:
         state: lifecycle state.
         problem: why the last transition failed; empty if it succeeded.
         listening_since_s: when the node began to listen to the camera; None while nobody wants a result.
-        incompatible_qos: QoS policy that keeps a camera's images away; empty: none.
+        incompatible_qos: why QoS keeps a camera's images away; empty: it does not.
         bundle: name, hash and engine of what is loaded; empty while unconfigured.
         tally: the counts; None unless active.
         num_dropped: images replaced by newer ones because the node was busy.
@@ -61,7 +61,8 @@ class Health:
         num_skipped: images left out by the policy's rate.
         matching: how images meet their detections; None where no regions are asked for.
         detectors: topic of the detections, and how many publish on it.
-        why_silent: tells why no image ever came, as far as the graph knows; empty where it knows nothing.
+        causes: by part, tell why nothing ever came or comes any more, as far as the graph knows; empty where it knows
+            nothing. Asked only of a part that is silent.
         log: the decision log; None where none is kept.
         failures: what failed where nothing may fail; None without a guard.
     """
@@ -82,7 +83,7 @@ class Health:
     num_skipped: int = 0
     matching: MatchingState | None = None
     detectors: tuple[str, int] = ("", 0)
-    why_silent: Callable[[], str] = str
+    causes: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     log: DecisionLog | None = None
     failures: Failures | None = None
 
@@ -178,8 +179,8 @@ def _camera(health: Health, tally: Snapshot) -> DiagnosticStatus:
             level = DiagnosticStatus.STALE
             message = "no image yet" if last_s is None else f"no image for {silent_s:.1f} s"
             if health.incompatible_qos:
-                message += f": a camera offers another {health.incompatible_qos} than image_reliability asks for"
-            elif last_s is None and (cause := health.why_silent()):
+                message += f": {health.incompatible_qos}"
+            elif last_s is None and (cause := _cause(health, "camera")):
                 message += f": {cause}"
         elif last_s is None:
             message = "no image yet"
@@ -256,12 +257,11 @@ def _regions(health: Health, matching: MatchingState) -> DiagnosticStatus:
     overdue = matching.without_detections or (matching.due_s is not None and health.now_s >= matching.due_s)
     if overdue and matching.silent_since_s is not None:
         level = DiagnosticStatus.STALE
-        silent_s = health.now_s - matching.silent_since_s
-        message = f"no detections for {silent_s:.1f} s: a publisher matches, and sends nothing: does the detector run?"
-        if not num_publishers:
-            message = f"no detections for {silent_s:.1f} s: is the topic {topic} right? no publisher matches"
-        elif matching.heard_s is not None and matching.heard_s > matching.silent_since_s:
-            message = f"no detections of an image for {silent_s:.1f} s: they come, and none has the stamp of an image"
+        message = f"no detections for {health.now_s - matching.silent_since_s:.1f} s"
+        if matching.heard_s is not None and matching.heard_s > matching.silent_since_s:
+            message += ": they come, and none has stamp and frame_id of an image that waits"
+        elif cause := _cause(health, "regions"):
+            message += f": {cause}"
         message += "; whole images are answered without them"
     counts = {name: str(count) for name, count in matching.counts.items()}
     return _status(health, "regions", level, message, counts | {f"publishers on {topic}": str(num_publishers)})
@@ -272,8 +272,16 @@ def _signal(health: Health, name: str) -> DiagnosticStatus:
     level = {SignalState.OK: DiagnosticStatus.OK, SignalState.STALE: DiagnosticStatus.STALE}.get(
         state, DiagnosticStatus.WARN
     )
-    message = state.value if state is not SignalState.MISSING else f"{state.value}: {_WITHOUT[name]}"
+    message = state.value
+    if state in (SignalState.MISSING, SignalState.STALE) and (cause := _cause(health, name)):
+        message += f": {cause}"
+    if state is SignalState.MISSING:
+        message += f"; {_WITHOUT[name]}"
     return _status(health, name, level, message, {"age (s)": "" if age_s is None else f"{age_s:.2f}"})
+
+
+def _cause(health: Health, part: str) -> str:
+    return health.causes.get(part, str)()
 
 
 def _status(health: Health, part: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -15,10 +16,19 @@ from std_msgs.msg import Float32
 from oat_perception.core.battery import battery_charge
 from oat_perception.core.perception import Received
 from oat_perception.node.middleware import STEADY
+from oat_perception.node.silence import Cause, why_unheard
 from oat_runtime.errors import one_line
 
 _THROTTLE_S = 5.0
 _CONFIDENCE, _CONFIDENCE_VALUE = "environment_confidence", "environment_confidence_value"
+_TOPICS = {
+    "battery": {"battery_state": "sensor_msgs/msg/BatteryState"},
+    "environment confidence": {
+        _CONFIDENCE: "oat_msgs/msg/EnvironmentConfidence",
+        _CONFIDENCE_VALUE: "std_msgs/msg/Float32",
+    },
+}
+"""Of each signal its topics, and the types that the node takes on them."""
 
 
 class SignalSubscriptions:
@@ -28,6 +38,7 @@ class SignalSubscriptions:
         battery: state of charge in [0, 1]; NaN if the message has none.
         confidence: as received.
         battery_power_w: power that the battery delivers; NaN if the driver does not measure it.
+        causes: tell for each signal why nothing arrives.
     """
 
     def __init__(self, node: Node, *, percentage_full: Callable[[], float]) -> None:
@@ -41,6 +52,9 @@ class SignalSubscriptions:
         self.battery = self.confidence = Received()
         self.battery_power_w = math.nan
         self._confidence_topic = ""
+        self.causes = {
+            part: Cause(node, part, functools.partial(why_unheard, node, topics)) for part, topics in _TOPICS.items()
+        }
         qos = qos_profile_sensor_data
         self._subscriptions = (
             node.create_subscription(BatteryState, "battery_state", self._on_battery, qos),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
 from typing import Any
@@ -12,9 +11,11 @@ from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSCompatibility,
     QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
+    qos_check_compatible,
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -26,6 +27,7 @@ from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.middleware import STEADY
 from oat_perception.node.pipeline import Pipeline
+from oat_perception.node.silence import Cause, another_type, types_on, why_unheard
 from oat_runtime.errors import ConfigError, quoted
 
 _CHOICES = {
@@ -35,9 +37,9 @@ _CHOICES = {
 }
 _OVERRIDABLE = (*_CHOICES, QoSPolicyKind.DEPTH)
 _MOST_DEPTH = 2**31 - 1
-_ASK_EVERY_S = 0.9
-"""The watchdog looks far more often, and the graph changes seldom."""
-
+_SUFFIX = "/compressed"
+_RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_DETECTIONS = "vision_msgs/msg/Detection2DArray"
 _LONGEST_LOOK_S = 0.1
 """Images go without their detections at most so much later than `regions_wait_s`."""
 
@@ -46,9 +48,8 @@ def camera_topic(node: Node, transport: str | None = None) -> str:
     """Return the full name of the topic that images come on by a transport, by default by that of the parameter."""
     topic: str = node.resolve_topic_name("image")
     # As image_transport does it: the base name is remapped, then the transport's name is added.
-    return (
-        f"{topic}/compressed" if (transport or node.get_parameter("image_transport").value) == "compressed" else topic
-    )
+    compressed = (transport or node.get_parameter("image_transport").value) == "compressed"
+    return topic + _SUFFIX if compressed else topic
 
 
 def check_qos_overrides(node: Node) -> None:
@@ -80,7 +81,7 @@ class CameraSubscriptions:
 
     Attributes:
         listening_since_s: steady time at which the present subscription began; None without one.
-        incompatible_qos: name of the last QoS policy that did not fit a camera; empty: none.
+        causes: tell why no image ever came, and why no detections come.
     """
 
     def __init__(self, node: Node, pipeline: Pipeline, *, compressed: bool, regions: RegionSettings) -> None:
@@ -96,9 +97,12 @@ class CameraSubscriptions:
         self._compressed, self._regions = compressed, regions
         self._subscriptions: list[Any] = []
         self._overdue: Any = None
-        self._cause, self._asked_s, self._told = "", -math.inf, ""
+        self._misfits: dict[str, str] = {}
         self.listening_since_s: float | None = None
-        self.incompatible_qos = ""
+        self.causes = {
+            "camera": Cause(node, "camera: no image yet", self._why_no_image),
+            "regions": Cause(node, "regions: no detections", self._why_no_detections),
+        }
 
     def listen(self, wanted: bool) -> None:
         """Subscribe or unsubscribe; harmless if nothing changes."""
@@ -107,7 +111,7 @@ class CameraSubscriptions:
         log, topic = self._node.get_logger(), camera_topic(self._node)
         log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
-            self._cause, self._asked_s, self._told = "", -math.inf, ""
+            self._misfits.clear()
             if self._regions.most:
                 kind = messages.vision.Detection2DArray
                 self._subscribe(kind, "regions", self._pipeline.accept_detections, raw=True)
@@ -133,31 +137,44 @@ class CameraSubscriptions:
         topic = self._node.resolve_topic_name("regions")
         return topic, self._node.count_publishers(topic)
 
-    def why_silent(self) -> str:
-        """Return why no image arrives, as far as the graph tells. It is logged where it becomes another one."""
-        now_s = time.monotonic()
-        if now_s - self._asked_s < _ASK_EVERY_S:
-            return self._cause
-        before, self._cause, self._asked_s = self._cause, self._why_silent(), now_s
-        # The watchdog logs the first one. A publisher that has just come is given until the next look.
-        if not self._told:
-            self._told = self._cause
-        elif self._cause == before != self._told:
-            self._told = self._cause
-            self._node.get_logger().warning(f"camera: no image yet: {self._cause}")
-        return self._cause
+    @property
+    def incompatible_qos(self) -> str:
+        """Why the QoS of a camera keeps its images away; empty: it does not, as far as is known."""
+        return self._misfit(camera_topic(self._node), _COMPRESSED if self._compressed else _RAW)
 
-    def _why_silent(self) -> str:
-        transport = "raw" if self._compressed else "compressed"  # the one that the node does not take
+    def _misfit(self, topic: str, wanted: str) -> str:
+        """Return why QoS keeps the messages of a topic away; empty once one came, or if its publisher is gone."""
+        misfit = self._misfits.get(topic, "")
+        asked = [each.qos_profile for each in self._subscriptions if misfit and each.topic_name == topic]
+        if not asked:
+            return ""
+        offered = [
+            info.qos_profile for info in self._node.get_publishers_info_by_topic(topic) if info.topic_type == wanted
+        ]
+        is_there = any(qos_check_compatible(each, asked[0])[0] == QoSCompatibility.ERROR for each in offered)
+        return misfit if is_there else ""
+
+    def _why_no_detections(self) -> str:
+        cause = self._misfit(self._node.resolve_topic_name("regions"), _DETECTIONS)
+        unheard = why_unheard(self._node, {"regions": _DETECTIONS})
+        return cause or f"{unheard}: see to the detector, or remap regions to its topic"
+
+    def _why_no_image(self) -> str:
+        transport, others = ("raw", _RAW) if self._compressed else ("compressed", _COMPRESSED)  # that it does not take
         topic, other = camera_topic(self._node), camera_topic(self._node, transport)
-        wanted = f"sensor_msgs/msg/{'CompressedImage' if self._compressed else 'Image'}"
-        types = sorted({info.topic_type for info in self._node.get_publishers_info_by_topic(topic)})
-        if not types and self._node.count_publishers(other):
+        wanted = _COMPRESSED if self._compressed else _RAW
+        types, base = types_on(self._node, topic), self._node.resolve_topic_name("image")
+        if wanted not in types and base.endswith(_SUFFIX) and _COMPRESSED in types_on(self._node, base):
+            return (
+                f"{base} carries compressed images, and image is the base name, to which the node adds {_SUFFIX}: "
+                f"remap image to {base.removesuffix(_SUFFIX)}, and set image_transport to compressed"
+            )
+        if not types and others in types_on(self._node, other):
             return f"nobody publishes {topic}, but {other} is published: set image_transport to {transport}"
         if not types:
             return f"nobody publishes {topic}: start the camera, or remap image to its topic"
         if wanted not in types:
-            return f"{topic} is published as {', '.join(types)}, not as {wanted}: remap image to another topic"
+            return f"{another_type(topic, types, wanted)}: remap image to another topic"
         silent = f"a publisher of {topic} matches, but nothing arrives"
         if users := other_users():
             return (
@@ -176,18 +193,23 @@ class CameraSubscriptions:
         depth = int(self._node.get_parameter("image_depth").value)
         resolved = self._node.resolve_topic_name(topic)
 
+        def on_message(message: Any) -> None:
+            self._misfits.pop(resolved, None)
+            callback(message)
+
         def on_incompatible(event: Any) -> None:
-            self.incompatible_qos = qos_policy_name_from_kind(event.last_policy_kind).lower()
-            self._node.get_logger().warning(
-                f"a publisher on {resolved} offers another {self.incompatible_qos} than this node asks for, so none of "
-                f"its messages arrive: set image_reliability to best_effort, or qos_overrides.{resolved}.subscription"
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+            self._misfits[resolved] = (
+                f"a publisher of {resolved} offers another {policy} than this node asks for, so none of its messages "
+                f"arrive: set image_reliability to best_effort, or qos_overrides.{resolved}.subscription.{policy}"
             )
+            self._node.get_logger().warning(self._misfits[resolved])
 
         self._subscriptions.append(
             self._node.create_subscription(
                 kind,
                 topic,
-                callback,
+                on_message,
                 QoSProfile(depth=depth, reliability=reliability),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
                 qos_overriding_options=self._overrides(resolved),
