@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import threading
 from pathlib import Path
 
@@ -224,6 +226,59 @@ def test_a_wrong_qos_override_is_refused_on_configure(start_graph, topic, policy
     assert graph.node.state == "unconfigured"
     graph = start_graph(auto_activate=False, **{name: right})
     assert graph.peer.change_state(Transition.TRANSITION_CONFIGURE), graph.node.problem
+
+
+WRONG_NAMES = {
+    "image.subscription.reliability": "/image.subscription.reliability",
+    "/image.subscription.reliabilty": "/image.subscription.reliability",
+    "/image.subscription.deadline": "/image.subscription.",
+    "/battery_state.subscription.durability": ".subscription.durability",
+    "/perception.publisher.reliability": ".subscription.reliability",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong_names"),
+    [
+        ([], WRONG_NAMES),
+        (
+            ["-r", "__ns:=/front"],
+            {"/image.subscription.depth": "/front/image.subscription.depth"},
+        ),
+        (
+            ["-r", "image:=/cam/image_raw"],
+            {
+                "/image.subscription.depth": "/cam/image_raw.subscription.depth",
+                "/image/compressed.subscription.history": "/cam/image_raw/compressed.subscription.history",
+            },
+        ),
+    ],
+)
+def test_a_qos_override_that_nothing_reads_is_named_with_the_nearest_one(
+    start_graph, capfd, arguments, wrong_names
+) -> None:
+    """Regression: it had no effect, and no line told so."""
+    given = {f"qos_overrides.{name}": 3 for name in wrong_names}
+    start_graph(auto_activate=False, listen=False, arguments=arguments, **given)
+    said = [line for line in capfd.readouterr().err.splitlines() if "there is no parameter" in line]
+    assert len(said) == len(wrong_names)
+    for name, meant in wrong_names.items():
+        (line,) = (line for line in said if f"'qos_overrides.{name}'" in line)
+        assert re.search(rf"is qos_overrides\.\S*{re.escape(meant)}\S* meant\?; it is ignored", line), line
+
+
+def test_a_qos_override_that_is_read_and_a_dumped_file_are_no_warning(start_graph, capfd, tmp_path: Path) -> None:
+    topics = ("/image", "/image/compressed", "/regions")
+    wanted = {"reliability": "reliable", "depth": 3, "history": "keep_last", "durability": "volatile"}
+    given = {f"qos_overrides.{t}.subscription.{name}": value for t in topics for name, value in wanted.items()}
+    graph = start_graph(**given)
+    graph.peer.until(lambda: graph.node.has_parameter("qos_overrides./image.subscription.depth"), "it is declared")
+    dumped = {name: parameter.value for name, parameter in graph.node._parameters.items()}
+    dumped = {name: list(value) if hasattr(value, "tolist") else value for name, value in dumped.items()}
+    file = tmp_path / "dump.yaml"
+    file.write_text(json.dumps({"/**": {"ros__parameters": dumped}}))  # JSON is YAML
+    start_graph(auto_activate=False, listen=False, arguments=["--params-file", str(file)])
+    assert "there is no parameter" not in capfd.readouterr().err
 
 
 def test_zero_and_backward_stamps_are_answered_and_counted(peer) -> None:

@@ -66,7 +66,12 @@ from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.publishers import ResultPublishers
 from oat_perception.node.spin import node_parser, spin
-from oat_perception.node.subscriptions import CameraSubscriptions, camera_topic, check_qos_overrides
+from oat_perception.node.subscriptions import (
+    CameraSubscriptions,
+    camera_topic,
+    check_qos_overrides,
+    qos_override_objection,
+)
 from oat_perception.node.watch import Watch
 from oat_runtime.errors import ConfigError, OATError, one_line
 from oat_runtime.files import expanded
@@ -271,10 +276,12 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
             del self.asked_by
 
     def _warn_of_unknown_parameters(self) -> None:
-        unknown = {name for name in self._parameter_overrides if not self.has_parameter(name)}
-        unknown = {name for name in unknown if not name.startswith("qos_overrides.")}
-        for name in sorted(unknown):
-            self.get_logger().warning(f"{no_such_parameter(name, BY_NAME)}; it is ignored")
+        for name in sorted(name for name in self._parameter_overrides if not self.has_parameter(name)):
+            problem = f"{no_such_parameter(name, BY_NAME)}; it is ignored"
+            if name.startswith("qos_overrides."):
+                problem = qos_override_objection(self, name)
+            if problem:
+                self.get_logger().warning(problem)
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""

@@ -258,10 +258,16 @@ def objection(changes: Mapping[str, Any], *, current: Mapping[str, Any], offered
     return ""
 
 
-def no_such_parameter(name: str, known: Iterable[str]) -> str:
-    """Return that there is no parameter of this name, and which of the known names is most like it, if one is."""
+def no_such_parameter(name: str, known: Iterable[str], *, meant: Callable[[str], str] = str) -> str:
+    """Return that there is no parameter of this name, and which of the known names is most like it, if one is.
+
+    Args:
+        name: as it was given.
+        known: names that may be meant.
+        meant: returns the right name for a known one, where that is another spelling of it.
+    """
     near = difflib.get_close_matches(name, known, n=1)
-    return f"there is no parameter {quoted(name)}" + (f": is {near[0]} meant?" if near else "")
+    return f"there is no parameter {quoted(name)}" + (f": is {meant(near[0])} meant?" if near else "")
 
 
 def policy_config(values: Mapping[str, Any]) -> PolicyConfig:

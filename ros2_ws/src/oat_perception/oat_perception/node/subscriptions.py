@@ -23,6 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from oat_perception.compat import SubscriptionEventCallbacks
 from oat_perception.core.machine import other_users, user_name
+from oat_perception.core.parameters import no_such_parameter
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
 from oat_perception.node.middleware import STEADY
@@ -58,8 +59,7 @@ def check_qos_overrides(node: Node) -> None:
     Raises:
         ConfigError: a value is none that its policy has.
     """
-    topics = ["image", camera_topic(node, "compressed"), "regions"]
-    for topic, kind in itertools.product(map(node.resolve_topic_name, topics), _OVERRIDABLE):
+    for topic, kind in itertools.product(_heard_topics(node).values(), _OVERRIDABLE):
         name = f"{_prefix(topic)}{kind.name.lower()}"
         if (given := node._parameter_overrides.get(name)) is None:
             continue
@@ -70,6 +70,30 @@ def check_qos_overrides(node: Node) -> None:
             fits, expected = isinstance(value, str) and value.lower() in names, f"one of {names}"
         if not fits:
             raise ConfigError(f"{name} must be {expected}, got {quoted(value)}")
+
+
+def qos_override_objection(node: Node, name: str) -> str:
+    """Return why a parameter that begins with `qos_overrides.` has no effect, or an empty text if it has one."""
+    spelled = {
+        f"{_prefix(topic)}{kind.name.lower()}": f"{_prefix(resolved)}{kind.name.lower()}"
+        for name_before, resolved in _heard_topics(node).items()
+        for topic in (resolved, node.resolve_topic_name(name_before, only_expand=True), name_before)
+        for kind in _OVERRIDABLE
+    }
+    if name in spelled.values():
+        return ""
+    wrong = no_such_parameter(name, spelled, meant=spelled.__getitem__)
+    return (
+        f"{wrong}; it is ignored: only reliability, depth, history and durability of the subscriptions to image, "
+        "image/compressed and regions can be set, by full topic names"
+    )
+
+
+def _heard_topics(node: Node) -> dict[str, str]:
+    """Return the full names of the topics that are subscribed to here, by their names before they are resolved."""
+    compressed = node.resolve_topic_name(camera_topic(node, "compressed"))
+    heard = {name: node.resolve_topic_name(name) for name in ("image", "regions")}
+    return heard | {f"image{_SUFFIX}": compressed}
 
 
 def _prefix(topic: str) -> str:
