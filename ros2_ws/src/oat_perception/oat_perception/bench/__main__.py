@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import platform
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from oat_runtime import SHIPPED_BUNDLE
 from oat_runtime.backends import BackendName
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import Parser, a_path, command
+from oat_runtime.devices import processor_name
 from oat_runtime.report import Report
 
 Found = TypeVar("Found")
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     start = starts[0] if starts else StartFigures(0, options.backend)
     report.checks = checks(sizes, control, start)
     report.rows = [*json_rows(sizes, control, start), *report.rows]
-    machine = {"cpu": platform.processor() or platform.machine(), "num_cores": len(os.sched_getaffinity(0))}
+    machine = {"cpu": processor_name(), "num_cores": len(os.sched_getaffinity(0))}
     title = f"{options.bundle.name}, {RATE_HZ:g} Hz, {options.backend}"
     return report.finish(machine, *tables(title, sizes, start), columns=150)
 
