@@ -178,7 +178,8 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
     one of `restarts`.
 
     Args:
-        config: what is asked for. Without `restarts` and `start` of its own, it gets those of the checkpoint.
+        config: what is asked for. Without `restarts` and `start` of its own, it gets those of the checkpoint, and
+            for the precision `auto` that in which the run began.
         checkpoint: of the run.
         path: its file, for the error.
 
@@ -188,6 +189,7 @@ def going_on(config: TrainConfig, checkpoint: Checkpoint, path: Path) -> TrainCo
     noted: dict[str, object] = {
         "restarts": config.restarts or checkpoint.config.restarts,
         "start": config.start or checkpoint.config.start,
+        "precision": checkpoint.config.precision if config.precision == "auto" else config.precision,
     }
     if config.steps is not None and checkpoint.config.steps is not None:
         noted["epochs"] = checkpoint.config.epochs  # without effect in either

@@ -133,8 +133,9 @@ class TrainConfig(StrictModel):
     noise: float = Field(default=0.0, ge=0, le=1)
     """Each image gets Gaussian noise with a standard deviation of up to this, on the [0, 1] pixel scale."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions; images, perturbations, losses and weights stay in float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the convolutions; images, perturbations, losses and weights stay in float32. auto: bfloat16 where the CPU (AMX
+    or AVX512-BF16) or the GPU multiplies it, otherwise float32. A run keeps the precision in which it began."""
     compile_norms: bool = False
     """Fuse normalization, FiLM and ReLU with torch.compile, for which every batch must have the same shapes."""
     cuda_graphs: bool = False

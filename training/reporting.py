@@ -158,7 +158,8 @@ def plan_in_words(trainer: Trainer) -> Iterator[str]:
     widths, lambdas = (", ".join(f"{x:g}" for x in values) for values in (config.model.widths, config.model.lambdas))
     mirrored = "mirrored at random" if trainer.mirror else "not mirrored"
     yield f"network {config.model.name}: widths {widths}; λ {lambdas}; images are {mirrored}"
-    yield f"device {trainer.device}: {hardware(trainer.device, num_processes=trainer.world.size)}"
+    machine = hardware(trainer.device, num_processes=trainer.world.size)
+    yield f"device {trainer.device}: {machine}, in {config.precision}"
     epochs = f"an epoch has {trainer.steps_per_epoch}"
     if trainer.num_steps >= trainer.steps_per_epoch:
         num = f"{trainer.num_steps / trainer.steps_per_epoch:.3g}"

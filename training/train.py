@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from oat_runtime.architecture import ModelConfig
-from oat_runtime.backends.trials import bfloat16_works
+from oat_runtime.backends.trials import bfloat16_works, multiplies_bfloat16
 from oat_runtime.commands import Parser, command, held_back, output_folder, real
 from oat_runtime.data import ImageSet, lasting_name, load_dataset
 from oat_runtime.devices import keep_freed_memory
@@ -56,7 +56,15 @@ def prepare_device(config: TrainConfig, device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
         return
     keep_freed_memory()
-    if config.precision == "bfloat16" and not bfloat16_works("torch"):
+    if config.precision == "float32":
+        return
+    if not multiplies_bfloat16():
+        if config.precision == "bfloat16":
+            _LOG.warning(
+                "WARNING: this CPU has no instructions for bfloat16 (AMX or AVX512-BF16), so a step takes about ten "
+                "times as long as in float32: train another run with --run NEW --set precision=auto"
+            )
+    elif not bfloat16_works("torch"):
         # oneDNN must keep off AMX where that would kill the process.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
         _LOG.warning("bfloat16 with AMX crashes on this CPU: training goes on without AMX, several times slower")
@@ -112,9 +120,9 @@ def train(
         ConfigError: another process trains in this folder, the weights to start from are of another network, or the run
             began from others.
     """
-    prepare_device(config, world.device)
     source = None if start is None else read_source(start)
-    _check(config, run / "checkpoint.pt", source)
+    config = _check(config, run / "checkpoint.pt", source)
+    prepare_device(config, world.device)
     config, training_set, validation_set = load_data(config, download=download)
     trainer = Trainer(config, training_set, world=world)
     with ExitStack() as stack:
@@ -131,8 +139,12 @@ def train(
         )
 
 
-def _check(config: TrainConfig, checkpoint: Path, source: Source | None) -> None:
-    """Refuse what a run cannot begin or go on with, before thousands of images are read and anything is written."""
+def _check(config: TrainConfig, checkpoint: Path, source: Source | None) -> TrainConfig:
+    """Refuse what a run cannot begin or go on with, before thousands of images are read and anything is written.
+
+    Returns:
+        The configuration, in the precision in which the run began.
+    """
     if config.dataset == YOUR_IMAGES:
         raise ConfigError(f"the recipe folder needs your folder of images: --set dataset={YOUR_IMAGES}")
     if checkpoint.is_file():
@@ -141,13 +153,13 @@ def _check(config: TrainConfig, checkpoint: Path, source: Source | None) -> None
         if config.fit_to_data:
             fitted = began.config.model.model_dump(include={"num_classes", "mean", "std"})
             known["model"] = config.model.model_copy(update=fitted)
-        going_on(config.model_copy(update=known), began, checkpoint)
+        precision = going_on(config.model_copy(update=known), began, checkpoint).precision
         if source is not None and source.name != began.config.start:
             raise ConfigError(
                 f"{checkpoint.parent} began from {began.config.start or 'random weights'}, and --from names "
                 f"{source.name}: leave --from out, or start a new run folder with --run"
             )
-        return
+        return config.model_copy(update={"precision": precision})
     if config.restarts or config.start:
         raise ConfigError(
             f"a new run has no restarts and no start, got {config.restarts} and {quoted(config.start)}: oat-train "
@@ -159,6 +171,7 @@ def _check(config: TrainConfig, checkpoint: Path, source: Source | None) -> None
         raise ConfigError(
             f"start_share is {config.start_share:g}, a share of what the run starts from: name it (--from)"
         )
+    return config
 
 
 def _train(

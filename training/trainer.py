@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from oat_runtime.architecture import ADVERSARIAL, CLEAN
+from oat_runtime.backends.trials import multiplies_bfloat16
 from oat_runtime.data import ImageSet, PickedImages
 from oat_runtime.errors import CheckpointError, ConfigError, OATError
 from training.augment import augmented
@@ -172,13 +173,23 @@ def _share(hits: float, num: int) -> float:
     return hits / num if num else math.nan
 
 
+def settled(config: TrainConfig, world: World) -> TrainConfig:
+    """Return `config` with one precision in place of `auto`: the one that suits the devices of all processes."""
+    if config.precision != "auto":
+        return config
+    on_gpu = world.device.type == "cuda"
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else multiplies_bfloat16()
+    return config.model_copy(update={"precision": "float32" if world.any(not fast) else "bfloat16"})
+
+
 class Trainer:
     """A run that can stop at any step and go on to the same bits, because all its draws depend only on (seed, step)."""
 
     def __init__(self, config: TrainConfig, data: ImageSet, *, device: str = "cpu", world: World | None = None) -> None:
         """Build the network and the optimizer for the training images `data` (without the validation images)."""
         torch.manual_seed(config.seed)
-        self.config, self.world = config, world or World(device=torch.device(device))
+        self.world = world or World(device=torch.device(device))
+        self.config = config = settled(config, self.world)
         self.device = self.world.device
         num_parts = self.world.size * config.accumulation
         if len(data) < config.batch_size:

@@ -36,13 +36,23 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         raise BackendError(f"the openvino engine runs on the cpu, got device {settings.device!r}")
     if settings.precision not in _TYPES:
         raise BackendError(f"the openvino engine runs in {sorted(_TYPES)}, got {settings.precision!r}")
-    if settings.precision == "bfloat16" and not bfloat16_works("openvino"):
-        raise BackendError("bfloat16 crashes OpenVINO on this CPU: use precision='float32'")
+    if settings.precision == "bfloat16":
+        if not has_bfloat16():
+            raise BackendError(
+                "OpenVINO has no bfloat16 on this CPU and would compute in float32: use precision='auto' or 'float32'"
+            )
+        if not bfloat16_works("openvino"):
+            raise BackendError("bfloat16 crashes OpenVINO on this CPU: use precision='float32'")
     if settings.precision == "int8":
         refuse_shared(shared)
         if not int8_works():
             raise BackendError("int8 crashes OpenVINO on this CPU: use backend='onnxruntime', or precision='float32'")
     return compile_unchecked(make_net, settings, shared=shared)
+
+
+def has_bfloat16() -> bool:
+    """Return whether OpenVINO computes in bfloat16 on this CPU; otherwise it takes float32 without a word."""
+    return "BF16" in _CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def compile_unchecked(make_net: MakeNet, settings: Settings, *, shared: bool = False) -> Compiled:

@@ -74,6 +74,14 @@ def int8_works() -> bool:
     return not shows("amx_int8") or _ends_well(_INT8, "int8 works with openvino")
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether this CPU has instructions for products in bfloat16: AMX or AVX512-BF16.
+
+    Without them, torch takes 10 to 20 times as long for a convolution in bfloat16 as in float32 (EPYC with AVX2).
+    """
+    return shows("amx_bf16") or shows("avx512_bf16")
+
+
 def shows(feature: str) -> bool:
     """Return whether the CPU says that it has a feature, by its name in `/proc/cpuinfo`, as in `amx_bf16`."""
     try:

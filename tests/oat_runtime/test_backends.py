@@ -145,9 +145,10 @@ def test_onnxruntime_takes_the_plain_graph_where_the_optimized_one_cannot_be_wri
 
 def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
     need("openvino")
+    from oat_runtime.backends.openvino_backend import has_bfloat16
     from oat_runtime.backends.trials import bfloat16_works
 
-    if not bfloat16_works("openvino"):
+    if not has_bfloat16() or not bfloat16_works("openvino"):
         pytest.skip("bfloat16 does not work on this CPU")
     unit, small = np.ones(3, np.float32), 2.0**-10
     identity, eye = Affine(unit, 0 * unit), np.eye(3, dtype=np.float32)
@@ -183,6 +184,24 @@ def test_settings_that_an_engine_does_not_have_are_refused(
     net = static_net(small, 0.5)
     with pytest.raises(BackendError, match=says):
         get_backend(engine)(lambda: net, settings)
+
+
+def test_openvino_refuses_a_bfloat16_that_would_be_float32(monkeypatch: pytest.MonkeyPatch, small: ModelConfig) -> None:
+    """Regression: on a CPU without bfloat16 it computed in float32, and `precision` said bfloat16."""
+    need("openvino")
+    from oat_runtime.backends import openvino_backend
+
+    net = static_net(small, 0.5)
+    monkeypatch.setattr(openvino_backend, "bfloat16_works", lambda engine: True)
+    compiled = openvino_backend.compile_unchecked(lambda: net, Settings(HW, "bfloat16"))
+    plan, exact = compiled.plan(), get_backend("openvino")(lambda: net, Settings(HW)).plan()
+    rounds = not np.allclose(plan(images(2)), exact(images(2)), rtol=0.0, atol=1e-6)
+    assert openvino_backend.has_bfloat16() == rounds, "what OpenVINO says it can is what it does"
+    monkeypatch.setattr(openvino_backend, "has_bfloat16", lambda: False)
+    with pytest.raises(
+        BackendError, match="no bfloat16 on this CPU and would compute in float32: use precision='auto'"
+    ):
+        get_backend("openvino")(lambda: net, Settings(HW, "bfloat16"))
 
 
 def test_torch_in_bfloat16_rounds_between_normalization_and_classifier_only(

@@ -34,13 +34,12 @@ def test_every_recipe_is_valid_documented_and_survives_json(name: str) -> None:
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert (RECIPES[name].__doc__ or "").strip()
     wider = name.startswith("gtsrb") or name in (
-        "cifar10-cpu",
         "robocup",
         "compare-fast",
         "compare-shared",
         "compare-one-bn",
     )
-    ball = {"cifar10-cpu-distill": 9.5, "cifar10-cpu-short": 8.5}.get(name, 9 if wider else 8)
+    ball = {"cifar10-cpu": 9.5, "cifar10-cpu-short": 8.5}.get(name, 9 if wider else 8)
     assert config.attack.epsilon == ball / 255
     assert config.model.lambdas[-1] == 1.0 or len(config.model.lambdas) == 1
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from oat_runtime.architecture import ModelConfig
+from oat_runtime.backends import trials
 from oat_runtime.data import ImageSet
 from training import train as train_module
 from training import validation
@@ -307,6 +308,28 @@ def test_a_sound_gap_between_one_step_and_seven_is_no_overfitting() -> None:
     assert false_robustness(0.12, 0.12) == 0.0
     assert false_robustness(0.65, 0.05) == pytest.approx(0.60)
     assert false_robustness(0.60, 0.25) > OVERFITTING_GAP, "on its way"
+
+
+def test_auto_takes_bfloat16_where_the_cpu_multiplies_it_and_a_run_keeps_what_it_began_with(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: the recipes asked for bfloat16, in which a CPU without it took ten times as long, without a word."""
+    monkeypatch.setattr(train_module, "bfloat16_works", lambda engine: True)
+    caplog.set_level(logging.INFO)
+
+    def trained(run: str, *changes: str) -> str:
+        caplog.clear()
+        assert command("smoke", "--run", str(tmp_path / run), "--device", "cpu", *changes) == 0
+        return load_checkpoint(tmp_path / run / "checkpoint.pt").config.precision
+
+    for precision, instructions in (("float32", ""), ("bfloat16", "amx_bf16"), ("bfloat16", "avx512_bf16")):
+        monkeypatch.setattr(trials, "shows", lambda feature, its=instructions: feature == its)
+        assert trained(instructions or "without", "--set", "precision=auto") == precision
+        assert f", in {precision}\n" in caplog.text
+        assert "no instructions for bfloat16" not in caplog.text
+    monkeypatch.setattr(trials, "shows", lambda feature: False)
+    assert trained("amx_bf16", "--set", "precision=auto", "--epochs", "3") == "bfloat16"
+    assert "this CPU has no instructions for bfloat16" in caplog.text
 
 
 def test_a_model_takes_classes_and_statistics_from_the_data(patches: Patches) -> None:

@@ -22,14 +22,14 @@ from training.augment import to_unit
 from training.bench import deployed
 from training.bench.ordinary_net import ordinary_net, single
 from training.config import TrainConfig
-from training.distributed import device_argument
+from training.distributed import World, device_argument
 from training.network import LambdaBatch, OATNet
 from training.network.norm import normalize_batch, normalize_natively
 from training.optimizer import make_optimizer
 from training.origin import machine
 from training.settings import read_recipe, with_changes
 from training.train import prepare_device
-from training.trainer import Trainer
+from training.trainer import Trainer, settled
 
 LIMITS = {"compare-paper": 11.7, "compare-fast": 4.0}
 """Clean steps that a step of a recipe may take: as many as the public code takes with PGD-7 at each of three widths,
@@ -60,6 +60,7 @@ def plain_steps(config: TrainConfig, side: int, device: str) -> dict[str, Callab
     x_NHWC = torch.from_numpy(images.images_NHWC[: config.batch_size]).to(device)
     y_N = torch.from_numpy(images.labels_N[: config.batch_size]).to(device)
     lam = LambdaBatch.constant(0.0, len(y_N), (0.0,), device=device)
+    config = settled(config, World(device=torch.device(device)))
     native, fused = ordinary_net(config.model), single(config.model)
     if config.compile_norms:
         fused.compile_norms()
