@@ -60,6 +60,7 @@ class CameraReplay(SpecifiedParameters):
         """
         super().__init__("camera_replay", context=context, parameter_overrides=parameter_overrides)
         self._declare_parameters()
+        self.warn_of_unknown_parameters()
         name = self._text("scenario")
         self._scenario: Scenario | None = load_scenario(name) if name else None
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:

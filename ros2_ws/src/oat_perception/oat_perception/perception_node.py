@@ -23,7 +23,7 @@ These files do the rest:
 
     core/parameters.py        every parameter with its meaning, range and check
     core/loading.py           on configure: network, policy and decision log from the parameters
-    node/parameters.py        describes parameters, and answers a wrong name with the nearest
+    node/parameters.py        describes parameters, and answers a wrong name with the nearest, also at the start
     node/lifecycle.py         transitions that report who asked for them, and why they failed
     node/silence.py           why nothing arrives on a topic, as far as the graph tells
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
@@ -54,7 +54,7 @@ from rclpy.qos import qos_profile_parameters
 
 from oat_perception.core.loading import Loaded, load
 from oat_perception.core.machine import Machine
-from oat_perception.core.parameters import BY_NAME, SPECS, no_such_parameter
+from oat_perception.core.parameters import BY_NAME, SPECS
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
@@ -124,7 +124,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         self._running: _Running | None = None
         self._machine = Machine()
         self._commands = Commands(self, announce=self._announce, changed=self._listen)
-        self._warn_of_unknown_parameters()
+        self.warn_of_unknown_parameters()
         # Of a burst of calls, the middleware would keep the last ten and forget the others.
         burst = qos_profile_parameters
         self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point, qos_profile=burst)
@@ -275,13 +275,11 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         finally:
             del self.asked_by
 
-    def _warn_of_unknown_parameters(self) -> None:
-        for name in sorted(name for name in self._parameter_overrides if not self.has_parameter(name)):
-            problem = f"{no_such_parameter(name, BY_NAME)}; it is ignored"
-            if name.startswith("qos_overrides."):
-                problem = qos_override_objection(self, name)
-            if problem:
-                self.get_logger().warning(problem)
+    def unknown_parameter_objection(self, name: str) -> str:
+        """Return why a given parameter that is not declared has no effect; a `qos_overrides` may have one."""
+        if name.startswith("qos_overrides."):
+            return qos_override_objection(self, name)
+        return super().unknown_parameter_objection(name)
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""
