@@ -19,9 +19,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
+from oat_perception.middleware import LATCHED, STEADY
 from oat_perception.node import messages
 from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
-from oat_perception.node.middleware import LATCHED, STEADY
 from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.spin import node_parser, spin
 from oat_perception.replay.frames import is_session

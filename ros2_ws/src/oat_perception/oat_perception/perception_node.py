@@ -29,7 +29,7 @@ These files do the rest:
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
-    node/middleware.py        the steady clock of all timers, and topics that keep their last message
+    middleware.py             the steady clock of all timers, and topics that keep their last message
     node/spin.py              runs a node until it is interrupted or has finished; interrupts.py takes the signals
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
