@@ -145,6 +145,7 @@ def flip(path: Path, at: int) -> None:
         lambda folder: os.truncate(folder / "pixels.npy", 0),
         lambda folder: os.truncate(folder / "beside.npz", 100),
         lambda folder: (folder / "record.json").write_text("{"),
+        lambda folder: os.truncate(folder / "record.json", decode_cache._MOST_BYTES + 1),
         lambda folder: (folder / "pixels.npy").unlink(),
         lambda folder: (folder / "beside.npz").unlink(),
     ],
