@@ -11,6 +11,9 @@ from oat_perception.core.parameters import SPECS
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError
 from policy.belief.constants import FittedFor
+from policy.records.record import header_line, step_line
+from policy.replay import main
+from policy.signals import Signals
 
 
 def _loaded(**values: object) -> Loaded:
@@ -48,3 +51,22 @@ def test_an_estimator_that_was_fitted_for_another_network_is_refused_and_one_tha
         f"the estimator {files['of none']} may be of another network, since the file names none: run oat-calibrate "
         "again if in doubt"
     ]
+
+
+def test_a_record_names_the_network_also_where_the_bundle_s_own_estimator_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: such a record was replayed with any network's estimator, with a warning alone."""
+    pytest.importorskip("onnxruntime")
+    log, file = tmp_path / "log.jsonl", tmp_path / "mine.json"
+    with closing(_loaded()) as loaded:
+        assert (loaded.runtime.bundle.estimator or {}).get("fitted_for") is None
+        policy, signals = loaded.core.policy, Signals(0.0)
+        log.write_text(f"{header_line(policy)}\n{step_line(signals, policy.step(signals))}\n")
+        assert policy.constants is not None
+        for name, status in (("gtsrb-wrn-16-2", 0), ("cifar10-wrn-16-4", 2)):
+            of = FittedFor.of(Bundle.load(name))
+            file.write_text(policy.constants.model_copy(update={"fitted_for": of}).model_dump_json())
+            assert main([str(log), "--estimator", str(file)]) == status
+    assert "expected gtsrb-wrn-16-2 (weights" in capsys.readouterr().err
+    assert not caplog.records
