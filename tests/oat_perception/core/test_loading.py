@@ -3,9 +3,10 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from oat_perception.core.loading import Loaded, load
+from oat_perception.core.loading import Loaded, about, load
 from oat_perception.core.parameters import SPECS
 
 from oat_runtime.bundle import Bundle
@@ -16,9 +17,13 @@ from policy.replay import main
 from policy.signals import Signals
 
 
-def _loaded(**values: object) -> Loaded:
+def _values(**values: object) -> dict[str, Any]:
     given = {"bundle": "gtsrb-wrn-16-2", "backend": "onnxruntime", "num_threads": 1, **values}
-    return load({spec.name: spec.default for spec in SPECS} | given, check=lambda runtime, config: None)
+    return {spec.name: spec.default for spec in SPECS} | given
+
+
+def _loaded(**values: object) -> Loaded:
+    return load(_values(**values), check=lambda runtime, config: None)
 
 
 @pytest.mark.parametrize(("memory_budget_mb", "all_fit"), [(64, True), (1, False)])
@@ -70,3 +75,28 @@ def test_a_record_names_the_network_also_where_the_bundle_s_own_estimator_does_n
             assert main([str(log), "--estimator", str(file)]) == status
     assert "expected gtsrb-wrn-16-2 (weights" in capsys.readouterr().err
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "warnings"),
+    [
+        (
+            {"decision_log": "log.jsonl"},
+            ["loaded gtsrb-wrn-16-2 on onnxruntime in float32", "every decision goes to /"],
+            [],
+        ),
+        ({"bundle": "robocup-wrn-16-2"}, ["the alarm's promise: "], ["trained on boxes and max_regions is 0"]),
+        ({"bundle": "robocup-wrn-16-2", "max_regions": 4}, ["the estimator was fitted on "], []),
+    ],
+)
+def test_what_was_loaded_is_told_and_what_may_not_be_meant_is_a_warning(
+    given: dict[str, object], lines: list[str], warnings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    with closing(_loaded(**given)) as loaded:
+        told = list(about(loaded, _values(**given)))
+    for expected, is_warning in ((lines, False), (warnings, True)):
+        found = [line for warns, line in told if warns is is_warning]
+        assert all(any(words in line for line in found) for words in expected), told
+        assert not is_warning or len(found) == len(expected)
