@@ -27,6 +27,8 @@ MANY_COLOURS = (*COLOURS, "#a078f0", "#f0a000", "#f00050", "#7800c8")
 _MANY_MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
 _OWN_PLACES = {1.0: 0, 0.75: 1, 0.5: 2, 0.25: 3}
 """Widths that have the same colour in every figure, whichever others are drawn."""
+_MARKER_PT, _COVERED_PT = 5.5, 3.0
+"""Size of a point's marker, and how near another one has to be to cover it."""
 _NAME_PT = (34.0, 14.0)
 """Width and height of the name of a point."""
 REGIME_COLOURS = {
@@ -216,20 +218,43 @@ def join_over_lambda(
     axes.plot(x[: apart + 1], y[: apart + 1], ":", color=color, lw=1.4)
     axes.plot(x[apart:], y[apart:], line, color=color, lw=1.8)
     axes.plot(
-        x, y, color=color, marker=marker, ls="none", ms=5.5, mec="white", mew=0.6,
+        x, y, color=color, marker=marker, ls="none", ms=_MARKER_PT, mec="white", mew=0.6,
         label=label, zorder=3,
     )  # fmt: skip
     return apart
 
 
 class Named(NamedTuple):
-    """A curve whose points are named by their λ."""
+    """A curve over λ as it was drawn: its points can be named, and shown where others cover them."""
 
     axes: Axes
     lambdas: Sequence[float]
     x: Sequence[float]
     y: Sequence[float]
     color: Any
+    marker: str = "o"
+
+    def places_pt(self, figure: Figure) -> Any:
+        """Return where the points lie on the paper (N, 2), once the figure is laid out."""
+        return self.axes.transData.transform(list(zip(self.x, self.y, strict=True))) * 72.0 / figure.dpi
+
+
+def show_covered(figure: Figure, curves: Sequence[Named]) -> None:
+    """Draw an open marker around each point that points of later curves cover, one further out for each of them.
+
+    It comes after the rest of the figure, as `name_points` does.
+    """
+    figure.draw_without_rendering()
+    places_pt = [curve.places_pt(figure) for curve in curves]
+    for at, curve in enumerate(curves):
+        later = [places_pt[on] for on in range(at + 1, len(curves)) if curves[on].axes is curve.axes]
+        for x, y, place_pt in zip(curve.x, curve.y, places_pt[at], strict=True):
+            num = sum(bool((abs(others - place_pt).max(axis=1) < _COVERED_PT).any()) for others in later)
+            if num:
+                curve.axes.plot(
+                    [x], [y], marker=curve.marker, ms=_MARKER_PT + 4.5 * num, mfc="none", mec=curve.color, mew=1.6,
+                    ls="none", zorder=4,
+                )  # fmt: skip
 
 
 def name_points(figure: Figure, curves: Sequence[Named]) -> None:
@@ -240,8 +265,9 @@ def name_points(figure: Figure, curves: Sequence[Named]) -> None:
     from matplotlib.patheffects import withStroke
 
     figure.draw_without_rendering()
-    for axes, lambdas, x, y, color in curves:
-        places_pt = axes.transData.transform(list(zip(x, y, strict=True))) * 72.0 / figure.dpi
+    for curve in curves:
+        axes, lambdas, x, y, color, _ = curve
+        places_pt = curve.places_pt(figure)
         groups: list[list[int]] = []
         for index, (right, up) in enumerate(places_pt):
             if groups and all(abs(places_pt[groups[-1][0]] - (right, up)) < _NAME_PT):

@@ -1,9 +1,15 @@
-"""Every link in Markdown, and every page that code names, leads somewhere."""
+"""Every link in Markdown, and every page that code names, leads somewhere; the bounds that a page names hold."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import pytest
+
+from oat_runtime import files
+from oat_runtime.bundle import tensor_files
+from oat_runtime.data.folders import decode_cache
 
 ROOT = Path(__file__).parents[1]
 CODE = ("oat_runtime", "policy", "training", "ros2_ws/src", "tests", "tools", "examples")
@@ -41,3 +47,23 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     named = re.findall(r"`(tests/[a-z_/]+\.py)`", page)
     assert len(named) > 15
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_security_page_names_the_bounds_of_json_that_hold() -> None:
+    pytest.importorskip("torch")
+    from training import split
+
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| JSON |"))
+    mib = 2**20
+    for bound in (
+        f"{files.MAX_JSON_BYTES // mib} MiB",
+        f"the header of a file of tensors: {tensor_files.MAX_HEADER_BYTES // mib};",
+        f"the record of a folder's decoded pictures: {decode_cache._MOST_BYTES // mib};",
+        f"a run's data record: {split._MOST_BYTES // mib})",
+        f"{files.MAX_JSON_VALUES:,} values",
+        f"a run's data record: {split._MOST_VALUES:,})",
+        f"{files.MAX_JSON_DEPTH} levels",
+        f"{files._MAX_DIGITS} digits",
+    ):
+        assert bound in row

@@ -100,7 +100,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         (HELD_BACK, "smoke", "--run", HELD + "run"),
         ("no folder /nothing", "smoke", "--set", "dataset=/nothing"),
         ("unable to parse string as an integer", "smoke", "--sweep", "epochs=1,x"),
-        ("epochs: Input should be a valid integer", "smoke", "--sweep", "epochs"),
+        ("expected KEY=V1,V2,..., got 'epochs'", "smoke", "--sweep", "epochs"),
         ("--device: got cuda:99", "smoke", "--device", "cuda:99"),
         ("a value has more than 1000 characters", "smoke", "--set", "epochs=" + "9" * 6000),
         ("a value has more than 1000 characters", "smoke", "--set", "dataset=" + "x" * 5000), ANY,

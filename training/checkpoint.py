@@ -49,7 +49,7 @@ class Checkpoint:
     average: dict[str, torch.Tensor] | None = None
     """Running average of the weights, if the run has one."""
     first: dict[str, torch.Tensor] | None = None
-    """Weights that the run started from, if it ends with some of them (`start_share`)."""
+    """Weights that an unfinished run started from, if it ends with some of them (`start_share`)."""
     commit: str = UNKNOWN
     hardware: str = UNKNOWN
     """Code and hardware of the process that wrote this, also if the run began elsewhere."""

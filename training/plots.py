@@ -25,6 +25,7 @@ from oat_runtime.style import (
     of_255,
     one_scale,
     save,
+    show_covered,
     title,
     whole_ticks,
     width_looks,
@@ -98,9 +99,11 @@ def frontier_figure(table: OperatingTable) -> Figure:
     looks = width_looks(table.widths)
     with new_figure(7.5, 5.6, dpi=180) as figure:
         axes = figure.subplots()
+        drawn = []
         for x, y in zip(clean, attacked, strict=True):
             look = looks[x.width]
             join_over_lambda(axes, x.lambdas, x.accuracy, y.accuracy, **look, label=f"width {x.width:g}")
+            drawn.append(Named(axes, x.lambdas, x.accuracy, y.accuracy, **look))
             axes.errorbar(
                 x.accuracy, y.accuracy, xerr=_bars(x), yerr=_bars(y), fmt="none", elinewidth=0.8,
                 ecolor=(look["color"], 0.3), zorder=1,
@@ -115,9 +118,8 @@ def frontier_figure(table: OperatingTable) -> Figure:
         )
         title(axes, "λ trades clean for robust accuracy at every width" if trades else "Accuracy of every λ and width")
         caption(figure, _caption(table, clean, attacked) + " The two axes have different scales.")
-        first = clean[0]
-        color = looks[first.width]["color"]
-        name_points(figure, [Named(axes, first.lambdas, first.accuracy, attacked[0].accuracy, color)])
+        show_covered(figure, drawn)
+        name_points(figure, drawn[:1])
     return figure
 
 

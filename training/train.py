@@ -355,7 +355,9 @@ def main() -> int:
         if args.sweep is not None:
             if args.max_minutes is not None:
                 raise ConfigError("--sweep trains every value to its end, and takes no --max-minutes: leave one out")
-            key, _, values = args.sweep.partition("=")
+            key, separator, values = args.sweep.partition("=")
+            if not separator:
+                raise ConfigError(f"--sweep: expected KEY=V1,V2,..., got {quoted(args.sweep)}")
             for value in values.split(","):  # a mistake in the last one is found before the first one trains
                 with_changes(recipe, [*changes, f"{key}={value}"])
             results = sweep(

@@ -387,7 +387,7 @@ class Trainer:
                     for name, tensor in float_tensors(self.model).items():
                         tensor.lerp_(self.first[name], self.config.start_share)
             self.recalibrate(self.config.num_recalibration)
-            self.finished = True
+            self.finished, self.first = True, None
 
     def recalibrate(self, num_batches: int) -> None:
         """Average every batch norm's statistics again over the training mixture of all processes, with fixed weights.
@@ -477,7 +477,7 @@ class Trainer:
             if checkpoint.average is None:
                 raise CheckpointError(f"{path} holds no average of weights: start a new run folder")
             check_tensors("average", checkpoint.average, self.average.state)
-        if config.start_share > 0.0:
+        if config.start_share > 0.0 and not checkpoint.finished:
             if checkpoint.first is None:
                 raise CheckpointError(f"{path} holds no weights of its start: start a new run folder")
             check_tensors("start", checkpoint.first, float_tensors(self.model))
@@ -487,7 +487,7 @@ class Trainer:
             self.optimizer = make_optimizer(self.model, config)
             self._begin_averages()
             return
-        self.first = checkpoint.first
+        self.first = None if self.finished else checkpoint.first
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None and checkpoint.average is not None:
             self.average.load(checkpoint.average)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from oat_runtime.data.image_set import ImageSet, Split, is_by_class, mixed, titl
 from oat_runtime.data.roots import data_roots
 from oat_runtime.errors import DataError
 from oat_runtime.extras import require
+from oat_runtime.files import held
 from oat_runtime.image import fit_frame
+
+_PASSING = ".unpacked-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +240,15 @@ def _unpack(file_name: str, action: str, _: object) -> None:
 
     unpack = pooch.Unzip if file_name.endswith(".zip") else pooch.Untar
     folder = Path(file_name).parent
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=folder) as passing:
-        names = unpack(extract_dir=passing)(file_name, action, None)  # an absolute path stands for itself
-        for name in sorted(names, key=lambda name: name.endswith(".csv")):  # tables last: they name the other files
-            place = folder / os.path.relpath(name, passing)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(name, place)
+    with held(folder, by="unpacking", waits=True):
+        for left in folder.glob(f"{_PASSING}*"):  # whoever left it was killed: those that live wait for the lock
+            shutil.rmtree(left, ignore_errors=True)  # another user's stays, and harms nobody
+        with tempfile.TemporaryDirectory(prefix=_PASSING, dir=folder) as passing:
+            names = unpack(extract_dir=passing)(file_name, action, None)  # an absolute path stands for itself
+            for name in sorted(names, key=lambda name: name.endswith(".csv")):  # tables last: they name the others
+                place = folder / os.path.relpath(name, passing)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(name, place)
 
 
 def whole_file(path: Path, num_bytes: int) -> npt.NDArray[np.uint8]:

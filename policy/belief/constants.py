@@ -193,10 +193,12 @@ def read_estimator(file: str | os.PathLike[str], *, network: FittedFor | None) -
     constants = read_model(EstimatorConstants, file, what=what, remedy="run oat-calibrate")
     given = constants.fitted_for
     if given is None or network is None:
-        silent = "the file" if given is None else "the recording"
+        silent, remedy = ("the recording", "name its bundle (--bundle)")
+        if given is None:
+            silent, remedy = "the file", "run oat-calibrate again"
         _LOG.warning(
-            "the estimator %s may be of another network, since %s names none: run oat-calibrate again if in doubt",
-            one_line(file), silent,
+            "the estimator %s may be of another network, since %s names none: %s if in doubt",
+            one_line(file), silent, remedy,
         )  # fmt: skip
     elif given.weights_sha256 != network.weights_sha256:
         raise ConfigError(

@@ -16,7 +16,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, str]]]:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 named = {keyword.arg or "**": ast.unparse(keyword.value) for keyword in node.keywords}
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", name, named
 
@@ -26,6 +26,12 @@ def test_every_timer_runs_on_a_steady_clock() -> None:
     timers = {where: named.get("clock") for where, name, named in _calls() if name == "create_timer"}
     assert len(timers) >= 8
     assert {where: clock for where, clock in timers.items() if clock not in STEADY} == {}
+
+
+def test_the_package_has_one_steady_clock() -> None:
+    """Regression: a module that may not import `node` made a second one."""
+    made = {where.partition(":")[0] for where, name, _ in _calls() if name == "Clock" and "examples/" not in where}
+    assert made == {"ros2_ws/src/oat_perception/oat_perception/middleware.py"}
 
 
 def test_every_throttled_line_is_throttled_by_a_steady_clock() -> None:

@@ -431,7 +431,7 @@ def test_an_estimator_of_another_network_is_not_replayed_with(
     assert not caplog.records
     _write_log(log, profiled_table, constants)
     assert main([str(log), "--estimator", str(mine)]) == 0
-    assert "since the recording names none" in caplog.text
+    assert "since the recording names none: name its bundle (--bundle) if in doubt" in caplog.text
 
 
 def test_a_bundle_is_verified_before_it_is_replayed_with(

@@ -33,9 +33,9 @@ TIMEOUT_S = 20.0
 class Scene:
     """The camera on a thread of its own, and a listener."""
 
-    def __init__(self, on_a_thread, **parameters) -> None:
+    def __init__(self, on_a_thread, arguments=(), **parameters) -> None:
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=next_domain())
+        rclpy.init(args=list(arguments), context=self.context, domain_id=next_domain())
         given = {"source": "foolbox", "rate_hz": 50.0, **parameters}
         overrides = [Parameter(name, value=value) for name, value in given.items()]
         try:
@@ -129,6 +129,18 @@ def test_live_parameters_act_and_bad_ones_are_refused(start, tmp_path):
     ):  # fmt: skip
         (result,) = scene.set(**{name: value})
         assert not result.successful and reason in result.reason, (name, result.reason)
+
+
+def test_a_parameter_that_it_does_not_have_is_named_with_the_nearest_one(start, tmp_path, capfd):
+    """Regression: a misspelt one had no effect, and no line told so."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**: {ros__parameters: {rate: 5.0, use_sim_time: false, severity: 2}}\n")
+    start(arguments=["--ros-args", "-p", "corruptoin:=fog", "-p", "seed:=1", "--params-file", str(file)])
+    said = [line for line in capfd.readouterr().err.splitlines() if "there is no parameter" in line]
+    assert [line.partition("there is no parameter ")[2] for line in said] == [
+        "'corruptoin': is corruption meant?; it is ignored",
+        "'rate': is rate_hz meant?; it is ignored",
+    ]
 
 
 def test_a_broken_file_of_a_folder_is_left_out_and_named_once(start, tmp_path, capfd):

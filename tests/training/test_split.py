@@ -11,6 +11,7 @@ import pytest
 from oat_runtime.bundle import Bundle
 from oat_runtime.data import ImageSet, load_dataset, split_validation
 from oat_runtime.errors import DataError
+from training import split
 from training.config import TrainConfig
 from training.split import (
     HELD_OUT,
@@ -77,6 +78,19 @@ def test_a_data_set_that_changed_is_refused_with_what_differs(
     kept(tmp_path, data)
     with pytest.raises(DataError, match=f"the data set changed since the run in .* began: .*{said}"):
         check(tmp_path, *halves(change(data)))
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [("_MOST_BYTES", "larger than 50 bytes"), ("_MOST_VALUES", "more texts than 50 values")]
+)
+def test_a_record_beyond_its_bounds_is_refused(
+    bound: str, said: str, patches: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = named(patches(70))
+    kept(tmp_path, data)
+    monkeypatch.setattr(split, bound, 50)
+    with pytest.raises(DataError, match=f"the record of a run's images .*{said}"):
+        check(tmp_path, *halves(data))
 
 
 def test_more_images_are_named_and_nothing_changes_sides(patches: Patches, tmp_path: Path) -> None:

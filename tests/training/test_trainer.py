@@ -414,6 +414,35 @@ def test_a_run_whose_start_is_lost_does_not_go_on(tiny_run: TrainConfig, patches
         Trainer(config, patches(50)).resume(tmp_path / "checkpoint.pt")
 
 
+def test_a_run_keeps_the_weights_of_its_start_until_it_is_finished(
+    tiny_run: TrainConfig, patches: Patches, tmp_path: Path
+) -> None:
+    """Regression: a finished run kept them for good, and nothing reads them then; more epochs have another start."""
+    config = tiny_run.model_copy(update={"start_share": 0.25})
+    trainer = Trainer(config, patches(50))
+    trainer.note_start("another network")
+    take(trainer, 2)
+    trainer.save(path := tmp_path / "checkpoint.pt")
+    begun = load_checkpoint(path).first
+    assert begun is not None
+    take(trainer, 99)
+    trainer.save(path)
+    assert load_checkpoint(path).first is None
+    save_checkpoint(replace(load_checkpoint(path), first=begun), path)  # of an earlier version
+    again = Trainer(config, patches(50))
+    again.resume(path)
+    assert again.finished
+    again.save(path)
+    assert load_checkpoint(path).first is None
+    longer = Trainer(config.model_copy(update={"epochs": 4}), patches(50))
+    longer.resume(path)
+    take(longer, 1)
+    longer.save(path)
+    kept = load_checkpoint(path).first
+    assert kept is not None
+    assert all(torch.equal(tensor, weights(trainer)[name]) for name, tensor in kept.items())
+
+
 def test_clean_steps_come_first_and_hand_over_to_the_norms_of_the_other_lambdas(
     tiny_run: TrainConfig, patches: Patches, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ A cache lies in `pictures/NAME-SIZE-PART-HASH/` of the user's cache:
 | `record.json` | the key of all that decided the pixels, and the pictures that cannot be read; written last |
 
 Only one process at a time writes or checks a folder's cache. What does not fit its record, or its own checksums, is
-made again. Pictures that changed are decoded again in the same place, so old pixels do not pile up. Where a file could
-not be read, which may pass, nothing is kept.
+made again. Pictures that changed are decoded again in the same place, so old pixels do not pile up. A file that could
+not be read, which may pass, is tried again at every start; once it can be read, all are decoded again.
 """
 
 from __future__ import annotations
@@ -68,20 +68,21 @@ class DecodedPictures:
         thumbnails_NHWC: uint8, of the images before they were fitted.
         digests_N: uint64, `image_digest` of each.
         broken: name to reason of each picture that cannot be read; its image is black.
-        is_lasting: whether all of those will be as broken another time, because their bytes do not decode.
+        unread: names of those that may be read another time, because it is not their bytes that do not decode.
     """
 
     images_NHWC: npt.NDArray[np.uint8]
     thumbnails_NHWC: npt.NDArray[np.uint8]
     digests_N: npt.NDArray[np.uint64]
     broken: dict[str, str]
-    is_lasting: bool = True
+    unread: tuple[str, ...] = ()
 
 
 class _Record(StrictModel):
     key: str
     beside_sha256: str
     broken: dict[str, str]
+    unread: tuple[str, ...] = ()
 
 
 def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, part: str) -> DecodedPictures:
@@ -99,7 +100,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
     """
     with _place(root, spec, part) as folder, held(folder, by="reader of these pictures", waits=True):
         key = _key(pictures, spec)
-        found = _opened(folder, key, spec, num=len(pictures))
+        found = _opened(folder, key, pictures, spec)
         if found is not None:
             _LOG.info("%d images of %s come from the cache %s", len(found.images_NHWC), root, folder)
             return found
@@ -107,7 +108,7 @@ def decoded(root: Path, pictures: Sequence[Picture], spec: InputSpec | None, *, 
         found = _made(folder, pictures, spec)
         if _key(pictures, spec) != key:
             raise DataError(f"{root}: pictures changed while they were read: start again when nothing writes there")
-        return _kept(folder, found, key) if found.is_lasting else found
+        return _kept(folder, found, key)
 
 
 @contextmanager
@@ -147,8 +148,8 @@ def _key(pictures: Sequence[Picture], spec: InputSpec | None) -> str:
     return digest.hexdigest()
 
 
-def _opened(folder: Path, key: str, spec: InputSpec | None, *, num: int) -> DecodedPictures | None:
-    """What is kept, if it belongs to `key` and is whole: `num` images."""
+def _opened(folder: Path, key: str, pictures: Sequence[Picture], spec: InputSpec | None) -> DecodedPictures | None:
+    """What is kept, if it belongs to `key`, is whole, and lacks no picture that can be read by now."""
     if not (folder / _RECORD).is_file():
         return None
     try:
@@ -158,10 +159,13 @@ def _opened(folder: Path, key: str, spec: InputSpec | None, *, num: int) -> Deco
         if record.key != key:
             _LOG.info("pictures or decoders changed since %s was written: they are decoded again", folder)
             return None
+        if _can_read_one(pictures, set(record.unread), spec):
+            _LOG.info("a picture that could not be read when %s was written can be: all are decoded again", folder)
+            return None
         if sha256_of(folder / _BESIDE) != record.beside_sha256:
             raise DataError(f"{_BESIDE} is not the file that was written")
         beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
-        images_NHWC = _mapped(folder)
+        images_NHWC, num = _mapped(folder), len(pictures)
         size = images_NHWC.shape[1:3] if spec is None else (spec.height, spec.width)
         for name, array, dtype, shape in (
             (_PIXELS, images_NHWC, np.uint8, (num, *size, 3)),
@@ -175,7 +179,20 @@ def _opened(folder: Path, key: str, spec: InputSpec | None, *, num: int) -> Deco
     except (OATError, OSError, ValueError, EOFError) as error:
         _LOG.warning("pictures are decoded again, because the cache %s is damaged: %s", folder, one_line(error))
         return None
-    return DecodedPictures(images_NHWC, beside["thumbnails"], beside["digests"], record.broken)
+    return DecodedPictures(images_NHWC, beside["thumbnails"], beside["digests"], record.broken, record.unread)
+
+
+def _can_read_one(pictures: Sequence[Picture], names: set[str], spec: InputSpec | None) -> bool:
+    for picture in pictures:
+        if picture.name in names:
+            try:
+                decode(picture, spec)
+            except FileReadError:
+                continue
+            except DataError:  # read, and broken
+                pass
+            return True
+    return False
 
 
 def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
@@ -183,7 +200,7 @@ def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
     with whole_file(folder / _BESIDE) as file:
         checksums_N = _checksums(found.images_NHWC)
         np.savez(file, thumbnails=found.thumbnails_NHWC, digests=found.digests_N, checksums=checksums_N)
-    record = _Record(key=key, beside_sha256=sha256_of(folder / _BESIDE), broken=found.broken)
+    record = _Record(key=key, beside_sha256=sha256_of(folder / _BESIDE), broken=found.broken, unread=found.unread)
     write_whole(folder / _RECORD, record.model_dump_json() + "\n")
     return found
 
@@ -194,7 +211,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
     height, width = (spec.height, spec.width) if spec is not None else _size_of_first(pictures)
     thumbnails, digests = np.zeros((num, *THUMBNAIL_SHAPE), np.uint8), np.zeros(num, np.uint64)
     broken: dict[str, str] = {}
-    is_lasting = True
+    unread: list[str] = []
     half = folder / f"{_PIXELS}.part"
     _LOG.info(
         "decoding %s once into %s (%s), from which later starts and other processes read them",
@@ -208,7 +225,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
                 progress.advance(bar)
                 if done.beside is None:
                     broken[pictures[done.row].name] = done.reason
-                    is_lasting &= done.is_lasting
+                    unread += [] if done.is_lasting else [pictures[done.row].name]
                 else:
                     thumbnails[done.row], digests[done.row] = done.beside
         os.replace(half, folder / _PIXELS)
@@ -218,7 +235,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
         raise OSError(error.errno, error.strerror, os.fspath(folder / _PIXELS)) from error
     finally:
         half.unlink(missing_ok=True)
-    return DecodedPictures(_mapped(folder), thumbnails, digests, broken, is_lasting)
+    return DecodedPictures(_mapped(folder), thumbnails, digests, broken, tuple(unread))
 
 
 class _Output:

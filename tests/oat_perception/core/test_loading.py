@@ -3,19 +3,27 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from oat_perception.core.loading import Loaded, load
+from oat_perception.core.loading import Loaded, about, load
 from oat_perception.core.parameters import SPECS
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError
 from policy.belief.constants import FittedFor
+from policy.records.record import header_line, step_line
+from policy.replay import main
+from policy.signals import Signals
+
+
+def _values(**values: object) -> dict[str, Any]:
+    given = {"bundle": "gtsrb-wrn-16-2", "backend": "onnxruntime", "num_threads": 1, **values}
+    return {spec.name: spec.default for spec in SPECS} | given
 
 
 def _loaded(**values: object) -> Loaded:
-    given = {"bundle": "gtsrb-wrn-16-2", "backend": "onnxruntime", "num_threads": 1, **values}
-    return load({spec.name: spec.default for spec in SPECS} | given, check=lambda runtime, config: None)
+    return load(_values(**values), check=lambda runtime, config: None)
 
 
 @pytest.mark.parametrize(("memory_budget_mb", "all_fit"), [(64, True), (1, False)])
@@ -48,3 +56,47 @@ def test_an_estimator_that_was_fitted_for_another_network_is_refused_and_one_tha
         f"the estimator {files['of none']} may be of another network, since the file names none: run oat-calibrate "
         "again if in doubt"
     ]
+
+
+def test_a_record_names_the_network_also_where_the_bundle_s_own_estimator_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: such a record was replayed with any network's estimator, with a warning alone."""
+    pytest.importorskip("onnxruntime")
+    log, file = tmp_path / "log.jsonl", tmp_path / "mine.json"
+    with closing(_loaded()) as loaded:
+        assert (loaded.runtime.bundle.estimator or {}).get("fitted_for") is None
+        policy, signals = loaded.core.policy, Signals(0.0)
+        log.write_text(f"{header_line(policy)}\n{step_line(signals, policy.step(signals))}\n")
+        assert policy.constants is not None
+        for name, status in (("gtsrb-wrn-16-2", 0), ("cifar10-wrn-16-4", 2)):
+            of = FittedFor.of(Bundle.load(name))
+            file.write_text(policy.constants.model_copy(update={"fitted_for": of}).model_dump_json())
+            assert main([str(log), "--estimator", str(file)]) == status
+    assert "expected gtsrb-wrn-16-2 (weights" in capsys.readouterr().err
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "warnings"),
+    [
+        (
+            {"decision_log": "log.jsonl"},
+            ["loaded gtsrb-wrn-16-2 on onnxruntime in float32", "every decision goes to /"],
+            [],
+        ),
+        ({"bundle": "robocup-wrn-16-2"}, ["the alarm's promise: "], ["trained on boxes and max_regions is 0"]),
+        ({"bundle": "robocup-wrn-16-2", "max_regions": 4}, ["the estimator was fitted on "], []),
+    ],
+)
+def test_what_was_loaded_is_told_and_what_may_not_be_meant_is_a_warning(
+    given: dict[str, object], lines: list[str], warnings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    with closing(_loaded(**given)) as loaded:
+        told = list(about(loaded, _values(**given)))
+    for expected, is_warning in ((lines, False), (warnings, True)):
+        found = [line for warns, line in told if warns is is_warning]
+        assert all(any(words in line for line in found) for words in expected), told
+        assert not is_warning or len(found) == len(expected)

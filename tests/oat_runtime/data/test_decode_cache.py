@@ -145,6 +145,7 @@ def flip(path: Path, at: int) -> None:
         lambda folder: os.truncate(folder / "pixels.npy", 0),
         lambda folder: os.truncate(folder / "beside.npz", 100),
         lambda folder: (folder / "record.json").write_text("{"),
+        lambda folder: os.truncate(folder / "record.json", decode_cache._MOST_BYTES + 1),
         lambda folder: (folder / "pixels.npy").unlink(),
         lambda folder: (folder / "beside.npz").unlink(),
     ],
@@ -351,6 +352,24 @@ def test_a_picture_that_could_not_be_read_for_a_time_is_read_afterwards(
         with pytest.raises(DataError, match="images cannot be read"):
             load(photos)
     assert len(load(photos)) + len(load(photos, "test")) == NUM
+
+
+def test_a_picture_that_cannot_be_read_is_tried_again_alone(
+    photos: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: nothing was kept then, so all pictures were decoded at every start."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing_open("00.png", OSError(errno.EIO, "Input/output error")))
+        for num in (NUM, 1, 1):
+            calls.clear()
+            with pytest.raises(DataError, match=r"1 of 40 images cannot be read: .*: cat/00.png"):
+                load(photos)
+            assert len(calls) == num
+        first = load_dataset(f"{photos}@16", "train", skip_broken=True)
+        assert same(first, load_dataset(f"{photos}@16", "train", skip_broken=True))
+    calls.clear()
+    assert len(load(photos)) + len(load(photos, "test")) == NUM
+    assert len(calls) == 1 + NUM  # the one, and then all
 
 
 def test_on_no_terminal_a_start_says_in_a_line_where_the_cache_is_and_how_large(

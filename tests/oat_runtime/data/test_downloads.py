@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
+import threading
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +108,7 @@ def test_a_kill_while_an_archive_is_unpacked_leaves_no_file_that_is_cut_off(
         raise KeyboardInterrupt
 
     download_after_a_kill(served, monkeypatch, pooch.Untar, "_extract_file", killed)
-    assert sorted(path.name for path in served.iterdir()) == ["cifar-100-binary", "cifar-100-binary.tar.gz"]
+    assert sorted(path.name for path in served.iterdir()) == [".lock", "cifar-100-binary", "cifar-100-binary.tar.gz"]
 
 
 def test_a_kill_while_files_move_to_their_place_is_mended(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +121,69 @@ def test_a_kill_while_files_move_to_their_place_is_mended(served: Path, monkeypa
         real(source, place)
 
     download_after_a_kill(served, monkeypatch, sources.os, "replace", killed)
+
+
+UNPACKS = """
+import sys, time
+import pooch
+from oat_runtime.data import sources
+
+def halfway(unpack, file_name, folder):
+    print(folder, flush=True)
+    sys.stdin.readline()
+
+pooch.Untar._extract_file = halfway
+sources._unpack(sys.argv[1], "download", None)
+"""
+
+
+@pytest.fixture
+def unpacking(tmp_path: Path) -> Iterator[Callable[[], tuple[Any, Path]]]:
+    """Start a process that stands still while it unpacks an archive in tmp_path; returns it and its hidden folder."""
+    started: list[subprocess.Popen[str]] = []
+    with tarfile.open(tmp_path / "some.tar.gz", "w:gz"):
+        pass
+
+    def start() -> tuple[Any, Path]:
+        command = [sys.executable, "-c", UNPACKS, str(tmp_path / "some.tar.gz")]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        stdout = started[-1].stdout
+        assert stdout is not None
+        return started[-1], Path(stdout.readline().strip())
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_killed_process_had_unpacked_goes_at_the_next_start(
+    tmp_path: Path, unpacking: Callable[[], tuple[Any, Path]]
+) -> None:
+    """Regression: SIGKILL left a hidden folder as large as the data set beside it, for good."""
+    process, folder = unpacking()
+    (folder / "large").touch()
+    process.kill()
+    process.wait()
+    assert folder.is_dir() and folder.parent == tmp_path
+    sources._unpack(str(tmp_path / "some.tar.gz"), "download", None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "some.tar.gz"]
+
+
+def test_what_a_living_process_unpacks_stays(
+    tmp_path: Path, unpacking: Callable[[], tuple[Any, Path]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    process, folder = unpacking()
+    second = threading.Thread(target=sources._unpack, args=(str(tmp_path / "some.tar.gz"), "download", None))
+    second.start()
+    while "waiting for another unpacking" not in caplog.text:
+        assert second.is_alive()
+        time.sleep(0.01)
+    assert folder.is_dir()
+    process.communicate("\n")
+    second.join()
+    assert not folder.exists()
 
 
 def test_a_zip_is_unpacked_beside_what_is_there_and_its_tables_come_last(
@@ -132,4 +199,4 @@ def test_a_zip_is_unpacked_beside_what_is_there_and_its_tables_come_last(
     sources._unpack(str(tmp_path / "some.zip"), "download", None)
     assert order[-1] == "a.csv" and len(order) == 3
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"some.zip", "GTSRB/a.csv", "GTSRB/b/c.ppm", "GTSRB/z.ppm", "GTSRB/here"}
+    assert found == {".lock", "some.zip", "GTSRB/a.csv", "GTSRB/b/c.ppm", "GTSRB/z.ppm", "GTSRB/here"}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from oat_runtime import style
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
 from oat_runtime.operating_point import OperatingPoint, Proportion
@@ -403,3 +404,32 @@ def test_the_way_to_a_dedicated_network_fits_every_recipe(recipe: str, job: Job)
         SUITES["dedicated"].run(replace(job, beside=(job.judged,)))
     like = RECIPES[recipe]()
     assert with_changes(like, re.findall(r"--set ([^\s`]+)", str(refused.value))) == dedicated(1.0, 1.0, like)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_frontier_shows_each_width_also_where_the_points_of_all_are_equal(same: bool) -> None:
+    """Regression: the narrowest width hid the others."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    widths = (1.0, 0.75, 0.5)
+    rows = [
+        {"condition": name, "width": width, "lambda": lam, "accuracy": accuracy - (0 if same else 0.2 * place)}
+        for place, width in enumerate(widths)
+        for lam, clean, attacked in ((0.0, 0.9, 0.5), (0.5, 0.8, 0.6), (1.0, 0.8, 0.6))
+        for name, accuracy in (("clean", clean), ("pgd-20", attacked))
+    ]
+    figure = SUITES["attacks"].figures["attack-frontier"](rows)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels_HW3 = np.asarray(canvas.buffer_rgba())[..., :3]
+    (axes,) = (axes for axes in figure.axes if axes.axison)
+    for look in style.width_looks(widths).values():
+        colour = [int(look["color"][at : at + 2], 16) for at in (1, 3, 5)]
+        for x, y in ((90.0, 50.0), (80.0, 60.0)) if same else ():
+            right, up = (round(value) for value in axes.transData.transform((x, y)))
+            row = pixels_HW3.shape[0] - up
+            near_HW3 = pixels_HW3[row - 20 : row + 20, right - 20 : right + 20]
+            assert (near_HW3 == colour).all(axis=-1).sum() >= 20, (look, x, y)
+    open_markers = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert bool(open_markers) == same

@@ -48,15 +48,14 @@ def frontier(rows: list[Row]) -> style.Figure:
     columns = -(-len(names) // lines)
     with style.new_figure(3.6 * columns, 3.4 * lines) as figure:
         panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        widest = []
+        drawn = []
         for axes, name in zip(panels, names, strict=False):
             for width, look in looks.items():
                 clean, attacked = (over_lambda(rows, condition, width) for condition in ("clean", name))
                 lambdas = [row["lambda"] for row in clean]
                 x, y = ([100 * row["accuracy"] for row in curve] for curve in (clean, attacked))
                 style.join_over_lambda(axes, lambdas, x, y, **look, label=f"width {width:g}")
-                if width == max(looks):
-                    widest.append(style.Named(axes, lambdas, x, y, look["color"]))
+                drawn.append(style.Named(axes, lambdas, x, y, **look))
             style.title(axes, _shown(name))
             axes.margins(x=0.22, y=0.12)
             axes.tick_params(labelbottom=True)
@@ -66,7 +65,8 @@ def frontier(rows: list[Row]) -> style.Figure:
         figure.supxlabel("Clean accuracy, %")
         figure.supylabel("Accuracy under the attack, %")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
-        style.name_points(figure, widest)
+        style.show_covered(figure, drawn)
+        style.name_points(figure, drawn[:: len(looks)])  # the widest of each panel
     return figure
 
 

@@ -19,9 +19,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import BatteryState, Image
 from std_msgs.msg import Header
 
+from oat_perception.middleware import LATCHED, STEADY
 from oat_perception.node import messages
 from oat_perception.node.messages import image_message, parameter_descriptor, stamp_ns
-from oat_perception.node.middleware import LATCHED, STEADY
 from oat_perception.node.parameters import SpecifiedParameters
 from oat_perception.node.spin import node_parser, spin
 from oat_perception.replay.frames import is_session
@@ -60,6 +60,7 @@ class CameraReplay(SpecifiedParameters):
         """
         super().__init__("camera_replay", context=context, parameter_overrides=parameter_overrides)
         self._declare_parameters()
+        self.warn_of_unknown_parameters()
         name = self._text("scenario")
         self._scenario: Scenario | None = load_scenario(name) if name else None
         if self._scenario is not None and (seconds := self._number("seconds_per_phase")) > 0:

@@ -10,10 +10,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+
+from oat_perception.middleware import STEADY
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -51,7 +52,7 @@ def _polled_publisher(node: Node, kind: Any, topic: str, depth: int, *, on_count
         else:
             node.destroy_timer(timer)
 
-    timer = node.create_timer(_COUNT_PERIOD_S, ask, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    timer = node.create_timer(_COUNT_PERIOD_S, ask, clock=STEADY)
     return publisher
 
 

@@ -19,8 +19,8 @@ from rclpy.parameter import get_parameter_value
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
+from oat_perception.middleware import LATCHED, STEADY
 from oat_perception.node.enums import REGIMES, SOURCE_NAMES
-from oat_perception.node.middleware import LATCHED, STEADY
 from oat_perception.node.spin import spin
 from oat_runtime.commands import Parser, command
 from oat_runtime.errors import ConfigError, OATError, one_line

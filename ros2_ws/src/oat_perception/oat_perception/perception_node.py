@@ -22,14 +22,15 @@ Two files add what the decision needs besides the frame:
 These files do the rest:
 
     core/parameters.py        every parameter with its meaning, range and check
-    core/loading.py           on configure: network, policy and decision log from the parameters
-    node/parameters.py        describes parameters, and answers a wrong name with the nearest
+    core/loading.py           on configure: network, policy and decision log from the parameters, and what the log says
+                                of them
+    node/parameters.py        describes parameters, and answers a wrong name with the nearest, also at the start
     node/lifecycle.py         transitions that report who asked for them, and why they failed
     node/silence.py           why nothing arrives on a topic, as far as the graph tells
     node/guard.py             whatever raises in a callback is told and counted, and the node goes on
     node/watch.py             /diagnostics and the watchdog; node/diagnostics.py judges each part, from the counts of
                                 core/tally.py and the readings of core/machine.py
-    node/middleware.py        the steady clock of all timers, and topics that keep their last message
+    middleware.py             the steady clock of all timers, and topics that keep their last message
     node/spin.py              runs a node until it is interrupted or has finished; interrupts.py takes the signals
 
 The executor's thread receives, checks and answers services, and never computes. The inference thread does the rest.
@@ -52,9 +53,9 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_parameters
 
-from oat_perception.core.loading import Loaded, load
+from oat_perception.core.loading import Loaded, about, load
 from oat_perception.core.machine import Machine
-from oat_perception.core.parameters import BY_NAME, SPECS, no_such_parameter
+from oat_perception.core.parameters import BY_NAME, SPECS
 from oat_perception.core.perception import ExternalSignals
 from oat_perception.core.regions import RegionSettings
 from oat_perception.node import messages
@@ -73,8 +74,7 @@ from oat_perception.node.subscriptions import (
     qos_override_objection,
 )
 from oat_perception.node.watch import Watch
-from oat_runtime.errors import ConfigError, OATError, one_line
-from oat_runtime.files import expanded
+from oat_runtime.errors import ConfigError, OATError
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         self._running: _Running | None = None
         self._machine = Machine()
         self._commands = Commands(self, announce=self._announce, changed=self._listen)
-        self._warn_of_unknown_parameters()
+        self.warn_of_unknown_parameters()
         # Of a burst of calls, the middleware would keep the last ten and forget the others.
         burst = qos_profile_parameters
         self.create_service(SetOperatingPoint, "~/set_operating_point", self._on_set_operating_point, qos_profile=burst)
@@ -146,38 +146,21 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         except BaseException:
             self._commands.unbind()
             raise
-        runtime = loaded.runtime
         try:
             external = SignalSubscriptions(
                 self, percentage_full=lambda: float(self.get_parameter("battery_percentage_full").value)
             )
-            publishers = ResultPublishers(self, runtime.bundle, regions=regions, on_demand=self._listen)
+            publishers = ResultPublishers(self, loaded.runtime.bundle, regions=regions, on_demand=self._listen)
         except BaseException:
             loaded.close()
             raise
         self._configured = _Configured(loaded, publishers, external, regions)
-        self.get_logger().info(
-            f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
-        )
-        if loaded.log is not None:
-            self.get_logger().info(f"every decision goes to {one_line(expanded(values['decision_log']).absolute())}")
-        if runtime.bundle.input.region_margin is not None and not regions.most:
-            self.get_logger().warning(
-                "this bundle was trained on boxes and max_regions is 0, so it answers for whole images, of which it "
-                "knows nothing: set max_regions, and publish the boxes of a detector on `regions`"
-            )
-        constants = loaded.core.policy.constants
-        if constants is not None and constants.fitted_on:
-            self.get_logger().info(f"the estimator was fitted on {one_line(constants.fitted_on)}")
-        if constants is None:
-            self.get_logger().warning(
-                "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: "
-                "run `python -m policy.fit` on it, or set the parameter estimator"
-            )
-        elif loaded.core.policy.promise:
-            self.get_logger().info(f"the alarm's promise: {loaded.core.policy.promise}")
-        else:
-            self.get_logger().info("the alarm promises nothing, since this estimator was fitted by an earlier version")
+        log = self.get_logger()
+        for is_warning, line in about(loaded, values):
+            if is_warning:
+                log.warning(line)
+            else:
+                log.info(line)
 
     @guarded
     def on_activate(self, state: LifecycleState) -> None:
@@ -275,13 +258,11 @@ class PerceptionNode(SpecifiedParameters, GuardedLifecycleNode):
         finally:
             del self.asked_by
 
-    def _warn_of_unknown_parameters(self) -> None:
-        for name in sorted(name for name in self._parameter_overrides if not self.has_parameter(name)):
-            problem = f"{no_such_parameter(name, BY_NAME)}; it is ignored"
-            if name.startswith("qos_overrides."):
-                problem = qos_override_objection(self, name)
-            if problem:
-                self.get_logger().warning(problem)
+    def unknown_parameter_objection(self, name: str) -> str:
+        """Return why a given parameter that is not declared has no effect; a `qos_overrides` may have one."""
+        if name.startswith("qos_overrides."):
+            return qos_override_objection(self, name)
+        return super().unknown_parameter_objection(name)
 
     def _listen(self) -> None:
         """Subscribe to the camera only while results are wanted."""

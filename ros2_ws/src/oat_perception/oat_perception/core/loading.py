@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from oat_perception.core.decision_log import DecisionLog
 from oat_perception.core.parameters import ADAPTIVE, SPECS, policy_config
 from oat_perception.core.perception import PerceptionCore
 from oat_runtime.device_profile import DeviceProfile
-from oat_runtime.errors import ConfigError
+from oat_runtime.errors import ConfigError, one_line
 from oat_runtime.files import expanded
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from oat_runtime.runtime import OATRuntime
@@ -75,6 +75,33 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         runtime.close()
         raise
     return Loaded(runtime, config, core, log)
+
+
+def about(loaded: Loaded, values: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Say what was loaded, and which of it people may not have meant, as lines (whether it is a warning, words)."""
+    runtime, policy = loaded.runtime, loaded.core.policy
+    yield False, f"loaded {one_line(runtime.bundle.manifest.name)} on {runtime.backend} in {runtime.precision}"
+    if loaded.log is not None:
+        yield False, f"every decision goes to {one_line(expanded(values['decision_log']).absolute())}"
+    if runtime.bundle.input.region_margin is not None and not values["max_regions"]:
+        yield (
+            True,
+            "this bundle was trained on boxes and max_regions is 0, so it answers for whole images, of which it knows "
+            "nothing: set max_regions, and publish the boxes of a detector on `regions`",
+        )
+    if policy.constants is None:
+        yield (
+            True,
+            "this bundle has no estimator, so the policy recognizes no environment and stays at the safest point: run "
+            "`python -m policy.fit` on it, or set the parameter estimator",
+        )
+        return
+    if policy.constants.fitted_on:
+        yield False, f"the estimator was fitted on {one_line(policy.constants.fitted_on)}"
+    if policy.promise:
+        yield False, f"the alarm's promise: {policy.promise}"
+    else:
+        yield False, "the alarm promises nothing, since this estimator was fitted by an earlier version"
 
 
 def _profiled(runtime: OATRuntime, profile: str) -> OperatingTable | None:

@@ -19,7 +19,7 @@ from oat_runtime.errors import OATError, one_line, quoted
 from oat_runtime.image import network_input
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Regime
 from oat_runtime.runtime import OATRuntime, Prediction
-from policy.belief.constants import EstimatorConstants, constants_of
+from policy.belief.constants import EstimatorConstants, FittedFor, constants_of
 from policy.config import PolicyConfig
 from policy.controller import AdaptivePolicy
 from policy.decision import ChosenBy, Decision, Rule
@@ -148,6 +148,8 @@ class PerceptionCore:
         shipped = runtime.bundle.estimator
         if constants is None and shipped is not None:
             constants = constants_of(shipped, where=runtime.bundle.path)
+            if constants.fitted_for is None:  # a record of decisions knows no bundle, and `oat-replay` reads that alone
+                constants = constants.model_copy(update={"fitted_for": FittedFor.of(runtime.bundle)})
         self.policy = AdaptivePolicy(table or runtime.table, config, constants)
         self._record_header = header_line(self.policy)
         self._runtime = runtime

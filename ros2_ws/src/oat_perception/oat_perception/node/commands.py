@@ -16,8 +16,8 @@ from rclpy.parameter import Parameter
 from oat_perception.compat import after_parameters
 from oat_perception.core.overrides import Overrides, what_changed
 from oat_perception.core.parameters import ADAPTIVE, OVERRIDES, SPECS, Offered, objection
+from oat_perception.middleware import STEADY
 from oat_perception.node.messages import parameter_descriptor
-from oat_perception.node.middleware import STEADY
 from oat_runtime.errors import OperatingPointError, one_line
 from oat_runtime.operating_point import OperatingPoint as Point
 from oat_runtime.runtime import OATRuntime

@@ -15,7 +15,7 @@ from std_msgs.msg import Float32
 
 from oat_perception.core.battery import battery_charge
 from oat_perception.core.perception import Received
-from oat_perception.node.middleware import STEADY
+from oat_perception.middleware import STEADY
 from oat_perception.node.silence import Cause, why_unheard
 from oat_runtime.errors import one_line
 

@@ -22,6 +22,16 @@ class SpecifiedParameters(Node):
 
     specs: Mapping[str, Spec] = {}
 
+    def warn_of_unknown_parameters(self) -> None:
+        """Warn of each parameter that was given at the start, on the command line or in a file, and has no effect."""
+        for name in sorted(name for name in self._parameter_overrides if not self.has_parameter(name)):
+            if objection := self.unknown_parameter_objection(name):
+                self.get_logger().warning(objection)
+
+    def unknown_parameter_objection(self, name: str) -> str:
+        """Return why a given parameter that is not declared has no effect, or an empty text if it has one."""
+        return f"{no_such_parameter(name, self.specs)}; it is ignored"
+
     def describe_parameter(self, name: str) -> ParameterDescriptor:
         """Describe a parameter as declared, with its type, and with the range that the node enforces and explains."""
         if name not in self.specs:

@@ -19,9 +19,9 @@ from oat_perception.core.matching import Matched, MatchingState, StampMatcher
 from oat_perception.core.perception import CameraFrame, ExternalSignals, FrameResult, PerceptionCore
 from oat_perception.core.regions import Box, RegionSettings, box_of
 from oat_perception.core.tally import Tally
+from oat_perception.middleware import STEADY
 from oat_perception.node.lifecycle import GuardedLifecycleNode
 from oat_perception.node.messages import stamp_ns, vision
-from oat_perception.node.middleware import STEADY
 from oat_perception.node.publishers import ResultPublishers
 from oat_runtime.data import camera_messages, image_headers
 from oat_runtime.data.decoding import FULL_BITS

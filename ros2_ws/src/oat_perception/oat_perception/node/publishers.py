@@ -16,8 +16,8 @@ from oat_perception.compat import counted_publisher
 from oat_perception.core.annotate import annotate
 from oat_perception.core.perception import CameraFrame, FrameResult
 from oat_perception.core.regions import RegionSettings
+from oat_perception.middleware import LATCHED
 from oat_perception.node import messages
-from oat_perception.node.middleware import LATCHED
 from oat_runtime.bundle import Bundle
 from oat_runtime.operating_point import OperatingPoint as Point
 

@@ -20,8 +20,8 @@ from rclpy.utilities import remove_ros_args
 
 from oat_perception.core.parameters import Spec
 from oat_perception.interrupts import Interrupts
+from oat_perception.middleware import STEADY
 from oat_perception.node.guard import GuardedExecutor
-from oat_perception.node.middleware import STEADY
 from oat_runtime.commands import REFUSED, Parser, print_anything
 from oat_runtime.errors import ConfigError, OATError, one_line
 

@@ -25,8 +25,8 @@ from oat_perception.compat import SubscriptionEventCallbacks
 from oat_perception.core.machine import other_users, user_name
 from oat_perception.core.parameters import no_such_parameter
 from oat_perception.core.regions import RegionSettings
+from oat_perception.middleware import STEADY
 from oat_perception.node import messages
-from oat_perception.node.middleware import STEADY
 from oat_perception.node.pipeline import Pipeline
 from oat_perception.node.silence import Cause, another_type, types_on, why_unheard
 from oat_runtime.errors import ConfigError, quoted

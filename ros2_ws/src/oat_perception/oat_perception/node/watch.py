@@ -9,8 +9,8 @@ from collections.abc import Callable
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
+from oat_perception.middleware import STEADY
 from oat_perception.node.diagnostics import Health, next_silence_s, part_of, statuses, troubles
-from oat_perception.node.middleware import STEADY
 from oat_perception.node.subscriptions import camera_topic
 
 _PERIOD_S = 0.1
