@@ -1,4 +1,4 @@
-"""The launch files leave to the parameter file what is not given. `launch` is replaced: no wheel brings it."""
+"""The launch files pass on what is given, and refuse what they cannot use. `launch` is replaced: no wheel brings it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_perception" / "launch"
-Launch = Callable[..., Any]
+PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "oat_perception"
+Launch = Callable[..., list[Any]]
 
 
 class Entity:
@@ -29,14 +29,13 @@ class Entity:
 
 MODULES = {
     "ament_index_python": {},
-    "ament_index_python.packages": {"get_package_share_directory": lambda _: "/share"},
+    "ament_index_python.packages": {"get_package_share_directory": lambda _: str(PACKAGE)},
     "launch": dict.fromkeys(("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"), Entity),
     "launch.actions": dict.fromkeys(
         ("DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "SetEnvironmentVariable"), Entity
     ),
-    "launch.conditions": {"IfCondition": Entity},
     "launch.events": {"Shutdown": Entity},
-    "launch.substitutions": dict.fromkeys(("LaunchConfiguration", "PythonExpression"), Entity),
+    "launch.substitutions": {"LaunchConfiguration": Entity},
     "launch_ros": {},
     "launch_ros.actions": dict.fromkeys(("LifecycleNode", "Node"), Entity),
     "launch_ros.parameter_descriptions": {"ParameterValue": Entity},
@@ -45,7 +44,7 @@ MODULES = {
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
-    """Give a node as a launch file starts it with these arguments, all others at their defaults."""
+    """Give what a launch file starts with these arguments, all others at their defaults; the node is the last of it."""
     for name, members in MODULES.items():
         module = ModuleType(name)
         vars(module).update(members)
@@ -53,42 +52,82 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     parts = "oat_perception.node.launch_parts"
     monkeypatch.delitem(sys.modules, parts, raising=False)
 
-    def launch(file: str, **arguments: str) -> Any:
-        (entities,) = runpy.run_path(str(FOLDER / f"{file}.launch.py"))["generate_launch_description"]().given
+    def launch(file: str, **arguments: str) -> list[Any]:
+        (entities,) = runpy.run_path(str(PACKAGE / "launch" / f"{file}.launch.py"))[
+            "generate_launch_description"
+        ]().given
         declared = {
             entity.given[0]: entity.named["default_value"] for entity in entities if "default_value" in entity.named
         }
         assert arguments.keys() <= declared.keys() | {"bundle"}
         context = SimpleNamespace(launch_configurations={"bundle": "", **declared, **arguments})
         functions = [entity.named["function"] for entity in entities if "function" in entity.named]
-        (node,) = functions[0](context)
-        return node
+        return [started for function in functions for started in function(context)]
 
     yield launch
     sys.modules.pop(parts, None)
 
 
-def parameters(node: Any) -> dict[str, tuple[str, type]]:
-    """Name, argument and type of each parameter that stands behind the parameter file."""
-    file, *behind = node.named["parameters"]
-    assert file.given == ("params_file",)
+def parameters(started: list[Any], file: str) -> dict[str, tuple[Any, type]]:
+    """Name, value and type of each parameter that stands behind the parameter file."""
+    first, *behind = started[-1].named["parameters"]
+    assert first == str(PACKAGE / "config" / file)
     assert all(behind), "an empty set of parameters is left out"
-    return {
-        name: (value.given[0].given[0], value.named["value_type"]) for given in behind for name, value in given.items()
-    }
+    return {name: (value.given[0], value.named["value_type"]) for given in behind for name, value in given.items()}
 
 
 def test_the_camera_replays_parameter_file_counts_where_no_argument_is_given(launched: Launch) -> None:
     """Regression: source, rate, bundle and scenario of the file were replaced by the arguments' defaults."""
-    assert parameters(launched("camera_replay")) == {}
-    given = launched("camera_replay", source="0", rate_hz="20.0")
-    assert parameters(given) == {"source": ("source", str), "rate_hz": ("rate_hz", float)}, "a webcam's number is text"
+    assert parameters(launched("camera_replay"), "camera_replay.yaml") == {}
+    given = launched("camera_replay", source="0", rate_hz="20")
+    assert parameters(given, "camera_replay.yaml") == {"source": ("0", str), "rate_hz": (20.0, float)}, (
+        "a webcam's number is text"
+    )
 
 
 def test_the_nodes_parameter_file_counts_where_no_argument_is_given_but_for_auto_activate(launched: Launch) -> None:
-    assert parameters(launched("perception", bundle="x")) == {
-        "bundle": ("bundle", str), "auto_activate": ("auto_activate", bool),
-    }  # fmt: skip
-    assert parameters(launched("perception", bundle="x", auto_activate="", max_regions="3")) == {
-        "bundle": ("bundle", str), "max_regions": ("max_regions", int),
-    }  # fmt: skip
+    given = launched("perception", bundle="x")
+    assert parameters(given, "perception.yaml") == {"bundle": ("x", str), "auto_activate": (True, bool)}
+    given = launched("perception", bundle="x", auto_activate="", max_regions="3")
+    assert parameters(given, "perception.yaml") == {"bundle": ("x", str), "max_regions": (3, int)}
+
+
+@pytest.mark.parametrize("file", ["perception", "camera_replay"])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("params_file", "/nowhere.yaml"), ("fastdds_profile", "/nowhere.xml"), ("namespace", "2nd")],
+)
+def test_what_a_node_cannot_use_is_refused_before_it_starts(
+    launched: Launch, file: str, argument: str, value: str
+) -> None:
+    """Regression: with a mistyped parameter file, the node ran with the defaults."""
+    with pytest.raises(ValueError, match=f"^{argument} must be .*'{value}'$"):
+        launched(file, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("file", "argument"), [("perception", "max_regions"), ("perception", "respawn"), ("camera_replay", "end_launch")]
+)
+def test_an_argument_of_another_type_is_named(launched: Launch, file: str, argument: str) -> None:
+    """Regression: `end_launch:=maybe` was false, and of a parameter only the value was told."""
+    with pytest.raises(ValueError, match=f"^{argument} must be .*, got 'maybe'$"):
+        launched(file, **{argument: "maybe"})
+
+
+def test_a_fast_dds_profile_may_have_any_path(launched: Launch, tmp_path: Path) -> None:
+    """Regression: a path with an apostrophe ended the launch in a syntax error."""
+    profile = tmp_path / "o'neil.xml"
+    profile.touch()
+    *variables, _ = launched("perception", fastdds_profile=str(profile))
+    assert [each.given for each in variables] == [
+        (f"{name}_DEFAULT_PROFILES_FILE", str(profile)) for name in ("FASTRTPS", "FASTDDS")
+    ]
+    assert len(launched("perception", fastdds_profile="")) == 1
+
+
+def test_the_launch_ends_with_the_camera_only_if_that_is_wanted(launched: Launch) -> None:
+    assert launched("camera_replay")[-1].named["on_exit"] is None
+    (ending,) = launched("camera_replay", end_launch="True")[-1].named["on_exit"]
+    end = ending.named["function"]
+    assert len(end(SimpleNamespace(is_shutdown=False))) == 1
+    assert end(SimpleNamespace(is_shutdown=True)) == [], "Ctrl-C has ended it"

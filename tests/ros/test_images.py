@@ -199,10 +199,14 @@ def test_a_qos_that_fitted_once_images_came_is_no_cause_of_a_later_silence(start
     assert "offers another" not in peer.diagnoses["camera"].message
 
 
-def test_qos_overrides_by_parameter(start_graph) -> None:
-    graph = start_graph(**{"qos_overrides./image.subscription.reliability": "reliable"})
-    found = graph.peer.until(lambda: graph.peer.get_subscriptions_info_by_topic("/image"), "the subscription")
-    assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
+def test_qos_overrides_by_parameter(start_graph, capfd) -> None:
+    """Regression: the node subscribed once more for each override, and took each image as often."""
+    prefix = "qos_overrides./image.subscription"
+    graph = start_graph(**{f"{prefix}.reliability": "reliable", f"{prefix}.depth": 3})
+    graph.peer.ask()
+    (found,) = graph.peer.get_subscriptions_info_by_topic("/image")
+    assert found.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    assert capfd.readouterr().err.count("listening on /image") == 1
 
 
 @pytest.mark.parametrize(

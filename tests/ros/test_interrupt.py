@@ -138,3 +138,22 @@ def test_a_node_that_hangs_on_its_way_out_ends_with_the_third_interrupt() -> Non
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+ENDED = """
+from oat_perception.node.spin import spin
+from rclpy.node import Node
+
+executors = []
+spin(lambda: Node("ended"), name="ended", outcome=lambda node: executors.append(node.executor) or 0)
+print(executors[0]._is_shutdown)
+"""
+
+
+def test_a_node_that_ended_leaves_nothing_of_its_executor_to_the_garbage_collector() -> None:
+    """Regression: rclpy's finalizers, which run in any order, printed a traceback after some clean ends."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDED], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert ended.stdout.strip() == "True"

@@ -8,6 +8,7 @@ from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from oat_perception.core.launching import file_of, namespace_of, value_of
 from oat_perception.node.launch_parts import AS_IN_FILE, fastdds_profile, given_parameters
 
 _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
@@ -44,22 +45,22 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "namespace", "end_launch")}
+    ends = [OpaqueFunction(function=_end)] if value_of("end_launch", given["end_launch"], bool) else None
     return [
         Node(
             package="oat_perception",
             executable="camera_replay_node",
             name="camera_replay",
-            namespace=LaunchConfiguration("namespace"),
+            namespace=namespace_of(given["namespace"]),
             output="screen",
-            parameters=[LaunchConfiguration("params_file"), *given_parameters(context, _PARAMETERS)],
+            parameters=[file_of("params_file", given["params_file"]), *given_parameters(context, _PARAMETERS)],
             remappings=[("image", LaunchConfiguration("image_topic"))],
-            on_exit=[OpaqueFunction(function=_on_exit)],
+            on_exit=ends,
         )
     ]
 
 
-def _on_exit(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """End the launch with the camera, if that is wanted, and if Ctrl-C has not ended it: launch_ros ends only once."""
-    if context.is_shutdown or LaunchConfiguration("end_launch").perform(context).lower() != "true":
-        return []
-    return [EmitEvent(event=Shutdown(reason="the camera ended"))]
+def _end(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End the launch with the camera, if Ctrl-C has not ended it: launch_ros ends only once."""
+    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the camera ended"))]

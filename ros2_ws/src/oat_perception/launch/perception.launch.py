@@ -7,6 +7,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
+from oat_perception.core.launching import file_of, namespace_of, value_of
 from oat_perception.node.launch_parts import AS_IN_FILE, fastdds_profile, given_parameters
 
 _CONFIG = Path(get_package_share_directory("oat_perception")) / "config"
@@ -57,21 +58,19 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in (*_TOPICS, "log_level")}
-    respawn = LaunchConfiguration("respawn").perform(context).lower()
-    if respawn not in ("true", "false"):
-        raise ValueError(f"respawn must be true or false, got {respawn!r}")
+    others = ("params_file", "namespace", "log_level", "respawn")
+    given = {name: LaunchConfiguration(name).perform(context) for name in (*_TOPICS, *others)}
     return [
         LifecycleNode(
             package="oat_perception",
             executable="perception_node",
             name="oat_perception",
-            namespace=LaunchConfiguration("namespace"),
+            namespace=namespace_of(given["namespace"]),
             output="screen",
             arguments=["--ros-args", "--log-level", given["log_level"]] if given["log_level"] else [],
-            parameters=[LaunchConfiguration("params_file"), *given_parameters(context, _PARAMETERS)],
+            parameters=[file_of("params_file", given["params_file"]), *given_parameters(context, _PARAMETERS)],
             remappings=[(topic, given[topic]) for topic in _TOPICS if given[topic] != topic],
-            respawn=respawn == "true",
+            respawn=value_of("respawn", given["respawn"], bool),
             respawn_delay=_RESPAWN_DELAY_S,
         )
     ]

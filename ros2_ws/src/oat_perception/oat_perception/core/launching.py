@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 _NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+_BOOLEANS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+_VALUES: dict[type, tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda text: _BOOLEANS[text.lower()]),
+    int: ("a whole number", int),
+    float: ("a number", float),
+    str: ("a text", str),
+}
 _PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
@@ -33,3 +42,39 @@ def profile_to_load(environment: Mapping[str, str], *, shipped: str) -> str:
         shipped: the file of this package.
     """
     return "" if any(name in environment for name in _PROFILES) else shipped
+
+
+def value_of(argument: str, text: str, kind: type) -> Any:
+    """Return the value of a launch argument, which is given as text, as a bool, int, float or str.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    words, convert = _VALUES[kind]
+    try:
+        return convert(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"{argument} must be {words}, got {text!r}") from None
+
+
+def file_of(argument: str, text: str) -> str:
+    """Return the path of a file that a launch argument names. It may begin with `~`, which no shell expands there.
+
+    Raises:
+        ValueError: there is no such file. `launch` would warn, and start the node without it.
+    """
+    path = os.path.expanduser(text)
+    if not os.path.isfile(path):
+        raise ValueError(f"{argument} must be a file, and there is none at {text!r}")
+    return path
+
+
+def namespace_of(text: str) -> str:
+    """Return a node's namespace; an empty text is none.
+
+    Raises:
+        ValueError: the text is no namespace.
+    """
+    if text not in ("", "/") and not _NAMESPACE.fullmatch(text):
+        raise ValueError(f"namespace must be names of letters, digits and _ with slashes between them, got {text!r}")
+    return text

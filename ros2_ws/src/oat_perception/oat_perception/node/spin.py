@@ -122,6 +122,8 @@ def _spin(node: _Node, outcome: Callable[[_Node], int | None], interrupts: Inter
             executor.spin_once()
     except ExternalShutdownException:
         pass
+    finally:
+        executor.shutdown(timeout_sec=0)  # one that the garbage collector finds may complain with a traceback
     return 0
 
 

@@ -130,11 +130,12 @@ class CameraSubscriptions:
 
     def listen(self, wanted: bool) -> None:
         """Subscribe or unsubscribe; harmless if nothing changes."""
-        if wanted == bool(self._subscriptions):
+        if wanted == (self.listening_since_s is not None):
             return
         log, topic = self._node.get_logger(), camera_topic(self._node)
         log.info(f"listening on {topic}, waiting for an image" if wanted else f"no longer listening on {topic}")
         if wanted:
+            self.listening_since_s = time.monotonic()  # first: to declare a QoS override calls this again
             self._misfits.clear()
             if self._regions.most:
                 kind = messages.vision.Detection2DArray
@@ -145,7 +146,6 @@ class CameraSubscriptions:
                 self._subscribe(CompressedImage, topic, self._pipeline.accept)
             else:
                 self._subscribe(Image, "image", self._pipeline.accept)
-            self.listening_since_s = time.monotonic()
         else:
             self.listening_since_s = None
             if self._overdue is not None:
