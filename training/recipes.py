@@ -110,7 +110,7 @@ def _gpu(model: ModelConfig) -> TrainConfig:
         label_smoothing=0.1,
         average_decay=0.998,
         cutout=8,
-        precision="bfloat16",
+        precision="auto",
         compile_norms=True,
         cuda_graphs=True,
         num_recalibration=100,
