@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import struct
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from oat_runtime.data import camera_images, is_bag, open_bag
 from oat_runtime.data.bag_limits import MAX_UNPACKED, check_chunks, unpack
 from oat_runtime.errors import DataError
+from tests.little_work import little_work
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
 
@@ -258,34 +258,32 @@ def test_the_metadata_of_three_hundred_topics_is_read(write: Write) -> None:
     topics = "topics_with_message_count:" + "".join(map(_TOPIC.format, range(300)))
     bag = _metadata(write([1]), lambda text: text.replace("topics_with_message_count:", topics))
     assert (bag / "metadata.yaml").stat().st_size > 180_000
-    started_s = time.process_time()
     with open_bag(bag) as reader:
         assert len({connection.topic for connection in reader.connections}) == 301
-    assert time.process_time() - started_s < 1
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "x: [" + "a," * 250_000 + "]",
-        "[" * 500_000,
-        "- " * 250_000,
-        "? " * 250_000,
-        "".join(f"k{number}: 1\n" for number in range(45_000)),
-        "x: 1" + ":1" * 250_000,
-        "x: !!int 1" + ":1" * 250_000,
-        'x: "' + "\\n" * 250_000 + '"',
-        "#" * 500_000,
-    ],
-    ids=["list", "deep", "dashes", "keys", "names", "base 60", "tag", "text", "comment"],
-)
-def test_hostile_metadata_costs_less_than_a_second(write: Write, hostile: str) -> None:
+_PARTS = "more than 60000 parts, or they lie more than 16 deep"
+_UNUSABLE = "cannot be read as a rosbag2"
+HOSTILE_METADATA = {
+    "list": ("x: [" + "a," * 250_000 + "]", _PARTS),
+    "deep": ("[" * 500_000, _PARTS),
+    "dashes": ("- " * 250_000, _PARTS),
+    "keys": ("? " * 250_000, _PARTS),
+    "names": ("".join(f"k{number}: 1\n" for number in range(45_000)), _PARTS),
+    "tag": ("x: !!int 1" + ":1" * 250_000, "references or tags"),
+    "base 60": ("x: 1" + ":1" * 250_000, _UNUSABLE),
+    "text": ('x: "' + "\\n" * 250_000 + '"', _UNUSABLE),
+    "comment": ("#" * 500_000, _UNUSABLE),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_METADATA)
+def test_hostile_metadata_is_refused_with_little_work(write: Write, case: str) -> None:
     """Regression: a megabyte took 18 s."""
+    hostile, says = HOSTILE_METADATA[case]
     bag = _metadata(write([1]), lambda text: hostile)
-    started_s = time.process_time()
-    with pytest.raises(DataError):
+    with little_work(), pytest.raises(DataError, match=says):
         camera_images(bag)
-    assert time.process_time() - started_s < 1
 
 
 def test_a_topics_quality_of_service_is_bounded_like_the_metadata(write: Write) -> None:

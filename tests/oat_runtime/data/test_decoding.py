@@ -6,7 +6,6 @@ import io
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -21,6 +20,7 @@ from oat_runtime.data import check_compressed, check_image, read_image
 from oat_runtime.data.decoding import REDUCED_ABOVE_PX, decode_rgb
 from oat_runtime.data.image_headers import MAX_PARTS, MAX_PIXELS, MAX_SCANS, PNM_HEAD_BYTES, read_header
 from oat_runtime.errors import DataError, InputError
+from tests.little_work import MOST_CPU_S, little_work
 from tests.oat_runtime.data.encoded import frame_header, png, png_chunk, progressive_jpeg, segment
 
 NOISE = np.random.default_rng(0)
@@ -179,12 +179,11 @@ def test_only_stated_formats_are_decoded_whatever_a_file_is_called(tmp_path: Pat
 
 
 def test_packed_texts_of_a_png_are_never_unpacked() -> None:
-    """OpenCV took 5.6 s for a 64x64 image of 2 MB."""
-    text = zlib.compress(bytes(4_000_000), 9)
-    beside = b"".join(png_chunk(b"zTXt", b"k%d\0\0" % number + text) for number in range(100))
-    start_s = time.process_time()
-    np.testing.assert_array_equal(decode_rgb(png(64, 64, beside=beside)), np.zeros((64, 64, 3), np.uint8))
-    assert time.process_time() - start_s < 0.5
+    """OpenCV took 5.6 s for a 64x64 image of 2 MB; this one has 10 MB."""
+    text = zlib.compress(bytes(20_000_000), 9)
+    data = png(64, 64, beside=b"".join(png_chunk(b"zTXt", b"k%d\0\0" % number + text) for number in range(500)))
+    with little_work():
+        np.testing.assert_array_equal(decode_rgb(data), np.zeros((64, 64, 3), np.uint8))
 
 
 def test_a_jpeg_has_a_bounded_number_of_scans() -> None:
@@ -198,10 +197,8 @@ def test_a_jpeg_has_a_bounded_number_of_scans() -> None:
 def test_a_jpeg_is_searched_once_however_it_is_filled(start: bytes, filler: bytes) -> None:
     """200 kB of FF took minutes."""
     data = start + filler * (4_000_000 // len(filler)) + b"\x00"
-    start_s = time.process_time()
-    with pytest.raises(InputError, match="no end marker"):
+    with little_work(), pytest.raises(InputError, match="no end marker"):
         read_header(data)
-    assert time.process_time() - start_s < 0.5
 
 
 def test_filled_markers_are_markers() -> None:
@@ -216,10 +213,8 @@ def test_filled_markers_are_markers() -> None:
 def test_a_jpeg_has_a_bounded_number_of_segments(marker: bytes) -> None:
     whole = IMAGES["jpeg"]
     assert read_header(whole[:2] + marker * (MAX_PARTS - 100) + whole[2:]).height == SCENE.shape[0]
-    start_s = time.process_time()
     with pytest.raises(InputError, match="too many segments: expected at most 65536"):
         read_header(whole[:2] + marker * 1_000_000 + whole[2:])
-    assert time.process_time() - start_s < 0.5
 
 
 @pytest.mark.parametrize("filler", [b" ", b"#\n", b"#"])
@@ -231,10 +226,8 @@ def test_the_size_of_a_pnm_is_read_from_its_first_bytes(filler: bytes) -> None:
     assert (header.height, header.width) == (2, 3)
     for data in (filled[:-1] + b"0000\n255\n", b"P6 " + filler * (20_000_000 // len(filler)) + b"\n3 2\n255\n"):
         tracemalloc.start()
-        start_s = time.process_time()
         with pytest.raises(InputError, match="without a size in the first 4096 bytes"):
             read_header(data)
-        assert time.process_time() - start_s < 0.5
         assert tracemalloc.get_traced_memory()[1] < 2**20
         tracemalloc.stop()
 
@@ -389,4 +382,4 @@ assert decode_rgb(data).shape == (H, W, 3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb, time.process_time() - start_s)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     memory_kb, time_s = map(float, done.stdout.split())
-    assert memory_kb < 400_000 and time_s < 10
+    assert memory_kb < 400_000 and time_s < MOST_CPU_S
