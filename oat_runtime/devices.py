@@ -22,15 +22,31 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers of the options that `mallopt` sets (malloc.h)."""
 
 
-def processor_name() -> str:
-    """Return the processor's name as x86 Linux gives it, or the board's (Jetson, Raspberry Pi), or the architecture."""
+def processor_name(root: Path = Path("/")) -> str:
+    """Return the processor's name as x86 Linux gives it, or the board's (Jetson, Raspberry Pi), or the architecture.
+
+    A virtual machine may say no more than "AMD EPYC" of processors with and without AVX-512. A name without a number
+    comes with the processor's family and model: "AMD EPYC (family 25, model 1)".
+
+    Args:
+        root: where `proc` is; another folder for tests.
+    """
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-        return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+        if (name := _first(lines, "model name")) is None:
+            return (root / "proc/device-tree/model").read_text().rstrip("\0\n")
     except OSError:
         return platform.processor() or platform.machine()
+    family, model = _first(lines, "cpu family"), _first(lines, "model")
+    if family is None or model is None or any(character.isdigit() for character in name):
+        return name
+    return f"{name} (family {family}, model {model})"
+
+
+def _first(lines: list[str], key: str) -> str | None:
+    """Return the first value of `key` in /proc/cpuinfo, or None."""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), None)
 
 
 def device_name(device: Literal["cpu", "cuda"]) -> str:

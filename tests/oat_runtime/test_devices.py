@@ -140,11 +140,12 @@ def test_the_gpu_in_use_is_named_and_gives_its_power_where_it_can(
     counter = energy_counter("cuda", tmp_path)
     assert (None if counter is None else counter.source) == source
     if counter is not None:
-        start_j, start_s = counter.energy_j(), time.monotonic()
+        before_s, start_j, after_s = time.monotonic(), counter.energy_j(), time.monotonic()
         time.sleep(0.05)
-        spent_j, spent_s = counter.energy_j() - start_j, time.monotonic() - start_s
+        least_s, spent_j = time.monotonic() - after_s, counter.energy_j() - start_j
+        most_s = time.monotonic() - before_s
         counter.close()
-        assert spent_j == pytest.approx(100.0 * spent_s, rel=0.2)
+        assert 100.0 * least_s <= spent_j <= 100.0 * most_s
 
 
 def test_a_gpu_without_nvidias_binding_has_no_name_and_no_counter(
@@ -153,6 +154,25 @@ def test_a_gpu_without_nvidias_binding_has_no_name_and_no_counter(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert device_name("cuda") == f"a GPU without NVML with {processor_name()}"
     assert energy_counter("cuda", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC 9R14\n", "AMD EPYC 9R14"),
+        ("processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n", "ARMv8 Processor rev 1 (v8l)"),
+        ("model name\t: Loongson\n", "Loongson"),
+        ("processor\t: 0\nmodel\t\t: 17\n", "NVIDIA Jetson Orin Nano"),
+    ],
+)
+def test_processors_of_different_generations_have_different_names(tmp_path: Path, cpuinfo: str, name: str) -> None:
+    write(tmp_path, {"proc/cpuinfo": cpuinfo, "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0"})
+    assert processor_name(tmp_path) == name
+
+
+def test_a_machine_that_names_no_processor_has_its_architecture(tmp_path: Path) -> None:
+    assert processor_name(tmp_path) in {platform.processor(), platform.machine()} - {""}
 
 
 FRESH_PAGES = """
