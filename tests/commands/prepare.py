@@ -10,6 +10,8 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -88,7 +90,7 @@ def write_robocup(folder: Path) -> None:
 def call(main: Callable[..., int], *arguments: str) -> None:
     sys.argv = [main.__module__, *arguments]
     if main() != 0:
-        raise SystemExit(f"{arguments} failed")
+        raise RuntimeError(f"{arguments} failed")
 
 
 def make_bundle(recipe: str, name: str) -> None:
@@ -96,6 +98,18 @@ def make_bundle(recipe: str, name: str) -> None:
     call(train, recipe)
     call(export, f"runs/{recipe}/checkpoint.pt", f"bundles/{name}", "--attacked", "12", "--corrupted", "12")
     call(export, f"bundles/{name}", "--precision", "int8")
+
+
+def make_cifar10_bundle() -> None:
+    make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
+    call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
+
+
+def make_baselines() -> None:
+    for lam in ("0", "1"):
+        call(train, f"cifar10-resnet18-at-{lam}-1", "--run", f"runs/at-{lam}")
+    for recipe in GTSRB_BASELINES:
+        call(train, recipe)
 
 
 def main() -> None:
@@ -107,14 +121,11 @@ def main() -> None:
     write_pictures(Path("my_frames"), NUM_FRAMES)
     write_frames(Path("frames"), 80)
     write_robocup(Path("data/robocup"))
-    make_bundle("cifar10-cpu", "cifar10-wrn-16-4")
-    call(fit, "bundles/cifar10-wrn-16-4", "--images", "runs/cifar10-cpu/validation.npz", "--num-steps", "2")
-    make_bundle("gtsrb", "gtsrb-wrn-16-2")
-    make_bundle("robocup", "robocup-wrn-16-2")
-    for lam in ("0", "1"):
-        call(train, f"cifar10-resnet18-at-{lam}-1", "--run", f"runs/at-{lam}")
-    for recipe in GTSRB_BASELINES:
-        call(train, recipe)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        made = [pool.submit(make_cifar10_bundle), pool.submit(make_bundle, "gtsrb", "gtsrb-wrn-16-2")]
+        made += [pool.submit(make_bundle, "robocup", "robocup-wrn-16-2"), pool.submit(make_baselines)]
+        for future in made:
+            future.result()
     shutil.copytree("bundles/cifar10-wrn-16-4", "bundles/NAME")
     shutil.copytree("runs/cifar10-cpu", "runs/NAME")
     shutil.copy("runs/cifar10-cpu/validation.npz", "validation.npz")

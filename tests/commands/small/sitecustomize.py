@@ -60,8 +60,16 @@ def _recipes(module: ModuleType) -> None:
 
 
 def _counting(module: ModuleType) -> None:
-    for name in ("apgd-ce", "apgd-t", "apgd-ce-l2"):
+    for name in ("mi-fgsm", "apgd-ce", "apgd-t", "apgd-ce-l2"):  # the others have their number of steps in their name
         module.ATTACKS[name] = module.ATTACKS[name].model_copy(update={"num_steps": 3})
+
+
+def _export(module: ModuleType) -> None:
+    module._NUM_ATTACKED = module._NUM_CORRUPTED = 12
+
+
+def _queries(module: ModuleType) -> None:
+    module._NUM_QUERIES = 10
 
 
 def _validation(module: ModuleType) -> None:
@@ -99,7 +107,10 @@ SIZES = {
     "policy.bench.stage": _stage,
     "policy.bench.streams": _streams,
     "training.evaluation.counting": _counting,
+    "training.evaluation.suites.autoattack": _queries,
+    "training.evaluation.suites.rounding": _queries,
     "training.validation": _validation,
+    "training.export": _export,
     "training.recipes": _recipes,
 }
 
