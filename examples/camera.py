@@ -39,14 +39,15 @@ def obey(runtime: OATRuntime, stop: threading.Event) -> None:
 
 @command("camera")
 def main() -> int:
-    """Run until the video ends or somebody types quit."""
+    """Run until the video ends or somebody types quit. A webcam never ends by itself."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=a_path)
     parser.add_argument("--video", type=a_path, help="default: the first webcam")
     args = parser.parse_args()
     source = cv2.VideoCapture(0 if args.video is None else str(args.video))
+    name = args.video or "webcam 0"
     if not source.isOpened():
-        raise DataError(f"cannot open {args.video or 'webcam 0'}")
+        raise DataError(f"cannot open {name}")
     runtime, stop = OATRuntime.load(args.bundle), threading.Event()
     runtime.prepare()
     threading.Thread(target=obey, args=(runtime, stop), daemon=True).start()
@@ -54,6 +55,8 @@ def main() -> int:
     while not stop.is_set():
         found, frame_bgr_HWC = source.read()
         if not found:
+            if args.video is None or not number:
+                raise DataError(f"{name} gave {number} images and no more: see whether it is connected, or damaged")
             break
         answer = runtime.predict(cv2.cvtColor(frame_bgr_HWC, cv2.COLOR_BGR2RGB))
         if number % 15 == 0:

@@ -24,6 +24,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
 from std_msgs.msg import Float32
 
 _PERIOD_S = 0.2  # the perception node forgets a confidence after `confidence_max_age_s`, 2 s by default
@@ -85,6 +86,8 @@ class LocalizationConfidence(Node):
         as_set = ParameterDescriptor(dynamic_typing=True, read_only=True)  # 1 is as good as 1.0
         defaults = {"good_m": 0.1, "lost_m": 1.0, "max_age_s": 10.0}
         self._limits = limits({name: self.declare_parameter(name, at, as_set).value for name, at in defaults.items()})
+        for name in sorted(name for name in self._parameter_overrides if not self.has_parameter(name)):
+            self.get_logger().warning(f"there is no parameter {name!r}: expected {', '.join(defaults)}; it is ignored")
         self._std_m, self._received_s = math.nan, -math.inf
         self.create_subscription(PoseWithCovarianceStamped, "pose", self._on_pose, 5)
         self._publisher = self.create_publisher(Float32, "environment_confidence_value", 5)
@@ -102,7 +105,11 @@ class LocalizationConfidence(Node):
 
 
 def main() -> int:
-    """Run until Ctrl-C; return 2 where the parameters say nothing."""
+    """Run until Ctrl-C; return 2 where arguments or parameters say nothing."""
+    if others := remove_ros_args(sys.argv)[1:]:
+        got = " ".join(others)
+        print(f"localization_confidence: expected --ros-args and what follows it, got {got!r}", file=sys.stderr)
+        return 2
     rclpy.init()
     try:
         node = LocalizationConfidence()

@@ -27,14 +27,33 @@ class Entity:
         return value
 
 
+class Argument(Entity):
+    """Stands in for a declared argument, which is known by its name."""
+
+    @property
+    def name(self) -> str:
+        return str(self.given[0])
+
+
+def described(path: str) -> Any:
+    """What a launch file describes."""
+    (entities,) = runpy.run_path(path)["generate_launch_description"]().given
+    return SimpleNamespace(entities=entities)
+
+
 MODULES = {
     "ament_index_python": {},
     "ament_index_python.packages": {"get_package_share_directory": lambda _: str(PACKAGE)},
     "launch": dict.fromkeys(("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"), Entity),
-    "launch.actions": dict.fromkeys(
-        ("DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "SetEnvironmentVariable"), Entity
-    ),
+    "launch.actions": {
+        "DeclareLaunchArgument": Argument,
+        **dict.fromkeys(("EmitEvent", "IncludeLaunchDescription", "OpaqueFunction", "SetEnvironmentVariable"), Entity),
+    },
     "launch.events": {"Shutdown": Entity},
+    "launch.launch_description_sources": {
+        "PythonLaunchDescriptionSource": Entity,
+        "get_launch_description_from_python_launch_file": described,
+    },
     "launch.substitutions": {"LaunchConfiguration": Entity},
     "launch_ros": {},
     "launch_ros.actions": dict.fromkeys(("LifecycleNode", "Node"), Entity),
@@ -53,13 +72,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     monkeypatch.delitem(sys.modules, parts, raising=False)
 
     def launch(file: str, **arguments: str) -> list[Any]:
-        (entities,) = runpy.run_path(str(PACKAGE / "launch" / f"{file}.launch.py"))[
-            "generate_launch_description"
-        ]().given
+        entities = described(str(PACKAGE / "launch" / f"{file}.launch.py")).entities
         declared = {
             entity.given[0]: entity.named["default_value"] for entity in entities if "default_value" in entity.named
         }
-        assert arguments.keys() <= declared.keys() | {"bundle"}
+        assert arguments.keys() <= declared.keys() | {"bundle", "cameras"}
         context = SimpleNamespace(launch_configurations={"bundle": "", **declared, **arguments})
         functions = [entity.named["function"] for entity in entities if "function" in entity.named]
         return [started for function in functions for started in function(context)]
@@ -112,6 +129,17 @@ def test_an_argument_of_another_type_is_named(launched: Launch, file: str, argum
     """Regression: `end_launch:=maybe` was false, and of a parameter only the value was told."""
     with pytest.raises(ValueError, match=f"^{argument} must be .*, got 'maybe'$"):
         launched(file, **{argument: "maybe"})
+
+
+def test_several_cameras_have_their_own_images_and_boxes(launched: Launch) -> None:
+    """Regression: with `image:=/cam/image`, each node answered for the same camera."""
+    started = launched("cameras", cameras="front,rear", image="image_raw", environment_confidence="/confidence")
+    passed = [dict(each.named["launch_arguments"]) for each in started]
+    assert [(given["namespace"], given["image"]) for given in passed] == [("front", "image_raw"), ("rear", "image_raw")]
+    assert len(launched("cameras", cameras="front", image="/cam/image")) == 1
+    for argument in ("image", "regions"):
+        with pytest.raises(ValueError, match=f"^{argument} must be a name within .*got '/x', which all 2 cameras"):
+            launched("cameras", cameras="front,rear", **{argument: "/x"})
 
 
 def test_a_fast_dds_profile_may_have_any_path(launched: Launch, tmp_path: Path) -> None:

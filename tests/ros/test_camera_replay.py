@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from oat_msgs.msg import EnvironmentConfidence
+from oat_msgs.msg import EnvironmentConfidence, OperatingPoint
 from oat_perception.camera_replay_node import CameraReplay
+from oat_perception.middleware import LATCHED
 from oat_perception.node import messages
 from oat_perception.replay.scenario import Phase, Scenario
 from oat_perception.replay.sources import load_foolbox_cifar10
@@ -168,6 +169,24 @@ def test_a_paused_day_does_not_go_on(start, tmp_path):
     shown = [json.loads(line)["phase"] for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     assert [name for name, _ in itertools.groupby(shown)] == ["first", "second"]
     assert not scene.set(corruption="fog")[0].successful  # the script's business
+
+
+def test_an_attack_tells_whose_operating_point_it_waits_for(start, tiny_bundle, tmp_path, capfd):
+    """Regression: with a misspelt `perception_node`, no image was attacked, and no line told so."""
+    pytest.importorskip("torch")
+    truth = tmp_path / "truth.jsonl"
+    scene = start(bundle=str(tiny_bundle), attack="pgd-10", perception_node="front/eye", truth_file=str(truth))
+    scene.listen()
+    scene.until(lambda: len(scene.images) >= 3, "images")
+    assert "no image is attacked before /front/eye/operating_point says" in capfd.readouterr().err
+
+    def attacks() -> list[str]:
+        return [json.loads(line)["attack"] for line in truth.read_text().splitlines()[:-1]]
+
+    assert set(attacks()) <= {"none"}
+    points = scene._node.create_publisher(OperatingPoint, "front/eye/operating_point", LATCHED)
+    points.publish(OperatingPoint(lambda_value=1.0, width=1.0))
+    scene.until(lambda: "pgd-10" in attacks(), "an attacked image")
 
 
 def test_a_script_that_attacks_needs_a_bundle(start):

@@ -41,10 +41,15 @@ ROBOT_YAML = Path(perception_node.__file__).parents[1] / "config" / "perception.
 SHUTDOWN = Transition.TRANSITION_ACTIVE_SHUTDOWN
 
 
-def test_impossible_transitions_are_answered_and_survived(start_graph) -> None:
+def test_impossible_transitions_are_answered_and_survived(start_graph, capfd) -> None:
+    """Regression: each was the node's failure, in its diagnostics and with a traceback in its log."""
     graph = start_graph(auto_activate=False)
     peer = graph.peer
     assert [peer.change_state(t) for t in (ACTIVATE, DEACTIVATE, CLEANUP, 99)] == [False] * 4
+    assert (
+        "no transition 3: the node is unconfigured, from where there is configure or shutdown" in capfd.readouterr().err
+    )
+    assert not graph.node.failures.counts
     assert not peer.table().success
     assert "activate it first" in peer.set_point(lambda_value=0.1).message
     assert peer.change_state(CONFIGURE)

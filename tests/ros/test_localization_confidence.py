@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
 
+from tests.ros.domains import next_domain
 from tests.ros.test_signals import QUICK
 
 LIMITS = {"good_m": 0.1, "lost_m": 1.0, "max_age_s": 10.0}
@@ -50,6 +53,22 @@ def test_limits_that_would_trust_a_lost_robot_are_refused(example, wrong: dict[s
     assert example.limits(LIMITS | {"lost_m": 1}) == LIMITS
     with pytest.raises(ValueError, match=r"expected numbers with 0 < good_m < lost_m and 0 < max_age_s, got .*"):
         example.limits(LIMITS | wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "status"),
+    [
+        (["--ros-args", "-p", "goodm:=0.5"], "there is no parameter 'goodm': expected good_m, lost_m, max_age_s", 0),
+        (["--good_m", "0.5"], "expected --ros-args and what follows it, got '--good_m 0.5'", 2),
+    ],
+)
+def test_what_has_no_effect_is_told(example, monkeypatch, capfd, arguments: list[str], told: str, status: int) -> None:
+    """Regression: it ran with its defaults, and no line told so."""
+    monkeypatch.setattr(sys, "argv", [example.__file__, *arguments])
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next_domain()))
+    monkeypatch.setattr(rclpy, "spin", lambda node: None)
+    assert example.main() == status
+    assert told in capfd.readouterr().err
 
 
 def test_the_worst_direction_counts_and_zeros_are_no_covariance(example) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from oat_perception import perception_node
 
+from oat_runtime.backends.choice import cache_path
+
 ROBOT = Path(perception_node.__file__).resolve().parents[1] / "robot"
 ROOT = Path(__file__).parents[2]
 VISION = {"~/classification", "~/detections", "~/vision_label_info", "regions"}
@@ -71,15 +73,22 @@ def test_the_image_is_built_from_files_that_are_there_and_not_kept_out() -> None
         assert any(Path(name).is_relative_to(folder) for folder in kept), f"{name} is kept out of the build"
 
 
-def test_the_unit_gives_the_start_script_what_it_needs() -> None:
+def test_the_unit_gives_the_start_script_what_it_needs(monkeypatch) -> None:
+    """Regression: the engines were timed at each boot, since the unit left no folder to remember the fastest in."""
     unit = RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment]
     unit.read(ROBOT / "oat_perception.service")
     service = (ROBOT / "oat_perception.service").read_text()
-    for name in ("BUNDLE", "WORKSPACE", "VENV", "ROS_LOG_DIR"):
+    for name in ("BUNDLE", "WORKSPACE", "VENV"):
         assert re.search(rf"^Environment=.*\b{name}=", service, re.MULTILINE), name
-    # The home folder, where logs go by default, is read-only there, and rclpy does not start without a log.
+    # The home folder is read-only there: rclpy does not start without a log, and what is not kept is measured anew.
     assert unit["Service"]["ProtectHome"] == "read-only"
-    assert f"ROS_LOG_DIR=/var/log/{unit['Service']['LogsDirectory']}" in service
+    assert re.search(rf"^Environment=.*\bROS_LOG_DIR=/var/log/{unit['Service']['LogsDirectory']}\b", service, re.M)
+    cache = re.search(
+        rf"^Environment=.*\bXDG_CACHE_HOME=(/var/cache/{unit['Service']['CacheDirectory']})\b", service, re.M
+    )
+    assert cache
+    monkeypatch.setenv("XDG_CACHE_HOME", cache[1])
+    assert (choice := cache_path()) and choice.is_relative_to(cache[1])
     assert re.fullmatch(r"\d+[MG]", unit["Service"]["MemoryMax"]), "a process that grows ends before the robot does"
     assert subprocess.run(["bash", "-n", ROBOT / "start.sh"], check=False).returncode == 0

@@ -101,7 +101,7 @@ def test_a_full_disk_costs_the_log_what_it_counts_and_the_rest_replays(
         with room(path.stat().st_size + 100):
             for _ in range(lost):
                 log.write(run())
-            assert log.problem == os.strerror(errno.EFBIG)
+            assert (log.problem, log.remedy) == (os.strerror(errno.EFBIG), "make room")
         assert path.read_bytes().endswith(b"\n"), "half a line is taken back"
         for _ in range(20):
             log.write(run())
@@ -111,6 +111,22 @@ def test_a_full_disk_costs_the_log_what_it_counts_and_the_rest_replays(
     assert (log.num_written, log.num_lost) == (70, 40)
     assert _gaps(path) == [(30, 25), (50, 15)]
     assert _all_equal(replay(path))
+
+
+def test_what_is_not_a_full_disk_has_another_remedy(core: PerceptionCore, run: Run, tmp_path: Path) -> None:
+    """Regression: the node asked for room where somebody had put a file in the place of the log's folder."""
+    path = tmp_path / "logs" / "log.jsonl"
+    log = DecisionLog(path, core.policy, max_bytes=NEVER, max_files=2)
+    path.parent.rename(tmp_path / "moved")
+    (tmp_path / "moved" / path.name).unlink()
+    path.parent.touch()
+    for reason in ("the file was removed", os.strerror(errno.EEXIST)):
+        log.write(run())
+        assert (log.problem, log.remedy) == (reason, f"let {path} be a file that this node can write")
+    path.parent.unlink()
+    log.write(run())
+    log.close()
+    assert (log.problem, log.num_written, log.num_lost) == ("", 1, 2)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100])

@@ -5,16 +5,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from oat_perception.core.loading import Loaded, about, load
 from oat_perception.core.parameters import SPECS
+from oat_perception.core.perception import CameraFrame, ExternalSignals
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.errors import ConfigError
 from policy.belief.constants import FittedFor
 from policy.records.record import header_line, step_line
 from policy.replay import main
-from policy.signals import Signals
+from policy.signals import Override, Signals
+
+FRAME_HWC = np.zeros((48, 64, 3), np.uint8)
 
 
 def _values(**values: object) -> dict[str, Any]:
@@ -34,6 +38,21 @@ def test_points_in_int8_are_held_within_the_memory_budget(memory_budget_mb: int,
         points = [row.point for row in loaded.runtime.table.rows]
         assert all(map(loaded.runtime.is_prepared, points)) is all_fit
         assert any(map(loaded.runtime.is_prepared, points))
+
+
+def test_no_frame_waits_for_the_engine_to_compile_whatever_number_of_regions_it_has() -> None:
+    """Regression: with `max_regions` of 1, 3 or 7, OpenVINO compiled when the first image with all of them came."""
+    pytest.importorskip("openvino")
+    box = (0, 0, 8, 8)
+    with closing(_loaded(backend="openvino", max_regions=1)) as loaded:
+        network = loaded.runtime._active.plan.network  # type: ignore[attr-defined]
+        ready = set(network._requests)
+        lam, width = Override(loaded.runtime.active.lam), Override(loaded.runtime.active.width)
+        external = ExternalSignals(override_lam=lam, override_width=width)
+        for boxes in (None, (), (box,)):
+            loaded.core.process(CameraFrame(FRAME_HWC, 0.0, boxes), external=external, now_s=0.0)
+        assert loaded.runtime._active.plan.network is network  # type: ignore[attr-defined]
+        assert set(network._requests) == ready
 
 
 def test_an_estimator_that_was_fitted_for_another_network_is_refused_and_one_that_names_none_is_worth_a_warning(

@@ -107,9 +107,21 @@ def test_no_image_goes_twice() -> None:
     gone = matcher.overdue(1.0)
     assert gone is not None and (gone.image, gone.detections) == (1, None)
     assert matcher.overdue(1.1) is None
-    with pytest.raises(InputError, match=r"too late.*raise regions_wait_s"):
+    with pytest.raises(InputError, match=r"too late.*none had met one for 1 s: raise regions_wait_s"):
         matcher.put_detections(1, "boxes", now_s=1.2)
     assert matcher.put_image(2, 2, now_s=1.3, num_bytes=1) is None, "but the detector lives, so the next image waits"
+
+
+def test_boxes_of_an_image_that_did_not_wait_are_not_called_slow() -> None:
+    """Regression: those that came first after a silence, at once, were said to have taken longer than the wait."""
+    matcher = matcher_of()
+    matcher.put_image(1, 1, now_s=0.0, num_bytes=1)
+    matcher.overdue(1.0)
+    assert matcher.put_image(2, 2, now_s=5.0, num_bytes=1) is not None, "none met an image, so it goes at once"
+    with pytest.raises(InputError) as refused:
+        matcher.put_detections(2, "boxes", now_s=5.01)
+    assert "none had met one for 1 s" in str(refused.value) and "within" not in str(refused.value)
+    assert "the time between its messages" in str(refused.value)
 
 
 def test_a_pause_is_no_silence() -> None:

@@ -38,6 +38,20 @@ def test_a_failed_image_is_an_error_for_five_seconds_and_until_one_was_processed
     assert tally.snapshot(105.1).num_errors == 2
 
 
+def test_a_refused_image_is_a_warning_for_five_seconds_and_until_one_was_processed() -> None:
+    """Regression: of a slow camera, whose images were all refused, the diagnostics said that images arrive."""
+    tally = Tally()
+    result: Any = SimpleNamespace(probes=(), prediction=SimpleNamespace(latency_ms=1.0), policy_ms=1.0)
+    tally.refuse("truncated: a row is missing", 10.0)
+    assert tally.snapshot(99.0).recent_refusal == "truncated: a row is missing"
+    tally.processed(result, now_s=99.0, total_ms=1.0)
+    assert tally.snapshot(99.0).recent_refusal == ""
+    tally.refuse("bad region: beyond the image", 100.0)
+    tally.processed(result, now_s=100.1, total_ms=1.0)
+    assert tally.snapshot(104.9).recent_refusal != ""
+    assert tally.snapshot(105.1).recent_refusal == ""
+
+
 def test_only_a_stamp_before_the_last_one_went_back() -> None:
     """Regression: the first stamp before 1970 was taken for one that went back."""
     tally = Tally()

@@ -14,7 +14,7 @@ from launch.launch_description_sources import (
     get_launch_description_from_python_launch_file,
 )
 from launch.substitutions import LaunchConfiguration
-from oat_perception.core.launching import camera_names
+from oat_perception.core.launching import camera_names, check_own_topic
 
 _ONE = str(Path(get_package_share_directory("oat_perception")) / "launch" / "perception.launch.py")
 
@@ -43,6 +43,8 @@ def _a_node_each(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for argument in _arguments()
         if argument.name != "namespace"
     }
+    for name in ("image", "regions"):
+        check_own_topic(name, passed[name], cameras)
     return [
         # A source of its own each: one that is shared would give every camera the same node object.
         IncludeLaunchDescription(

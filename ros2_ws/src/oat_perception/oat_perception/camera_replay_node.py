@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # loads torch; only an attack needs it
     from oat_perception.replay.attacker import Attacker
 
 _SIGNALS_PERIOD_S = 0.2
+_THROTTLE_S = 5.0
 _SCRIPTED = ("corruption", "severity", "attack", "confidence", "battery")
 
 _SPECS = {spec.name: spec for spec in CAMERA_SPECS}
@@ -98,9 +99,9 @@ class CameraReplay(SpecifiedParameters):
             self._regions = self.create_publisher(self._regions_type(), "regions", 5)
         self._battery = self.create_publisher(BatteryState, "battery_state", 5)
         self._confidence = self.create_publisher(EnvironmentConfidence, "environment_confidence", 5)
-        self.create_subscription(
-            OperatingPointMsg, f"{self._text('perception_node')}/operating_point", self._on_operating_point, LATCHED
-        )
+        attacked = f"{self._text('perception_node')}/operating_point"
+        self._attacked_topic = self.resolve_topic_name(attacked)
+        self.create_subscription(OperatingPointMsg, attacked, self._on_operating_point, LATCHED)
         self.add_on_set_parameters_callback(self._validate)
         self.create_timer(1.0 / self._number("rate_hz"), self._publish_frame, clock=STEADY)
         self.create_timer(_SIGNALS_PERIOD_S, self._publish_signals, clock=STEADY)
@@ -258,6 +259,13 @@ class CameraReplay(SpecifiedParameters):
             treatment.corruption, treatment.severity, seed=int(self._number("seed")), sequence=self._sequence,
         )  # fmt: skip
         target = self._attacked if attack != "none" else None
+        if attack != "none" and target is None:
+            self.get_logger().warning(
+                f"no image is attacked before {self._attacked_topic} says at which operating point: start the attacked "
+                "node, or set perception_node to its name",
+                throttle_duration_sec=_THROTTLE_S,
+                throttle_time_source_type=STEADY,
+            )
         if target is not None and self._attacker is not None:
             seed = int(self._number("seed")) + self._sequence
             if frame.boxes_N4 is None or frame.labels_N is None:

@@ -32,6 +32,7 @@ class DecisionLog:
         num_written: decisions that are in a file.
         num_lost: decisions that are in none.
         problem: why the last decision is in none; empty where it is in one.
+        remedy: what to do about the last problem.
     """
 
     def __init__(self, path: Path, policy: AdaptivePolicy, *, max_bytes: int, max_files: int) -> None:
@@ -56,7 +57,7 @@ class DecisionLog:
         self._is_torn = False
         self._gap: Gap | None = None
         self.num_written = self.num_lost = 0
-        self.problem = ""
+        self.problem = self.remedy = ""
         try:
             self._begin()
         except BlockingIOError:
@@ -67,7 +68,7 @@ class DecisionLog:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self.problem = _reason(error)
+            self._fail(error)
 
     def write(self, result: FrameResult) -> None:
         """Add the decision that the policy made last; it is in the file at once, or counted as lost."""
@@ -82,7 +83,7 @@ class DecisionLog:
                 lines.insert(0, self._header)
             self._append("".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
-            self.problem = _reason(error)
+            self._fail(error)
             self.num_lost += 1
             self._gap = _joined(gap, Gap(1, self.problem, self._policy.snapshot()))
             return
@@ -97,6 +98,11 @@ class DecisionLog:
         if file is not None:
             with contextlib.suppress(OSError):  # some file systems tell a full disk only now, and nobody can act on it
                 os.close(file)
+
+    def _fail(self, error: OSError) -> None:
+        is_full = error.errno in DISK_FULL
+        self.remedy = "make room" if is_full else f"let {one_line(self._path)} be a file that this node can write"
+        self.problem = one_line(error.strerror or error)
 
     def _begin(self) -> None:
         """Open an empty file and lock it, and keep what is there under the next numbers.
@@ -191,7 +197,3 @@ def _is_at(path: Path, file: int) -> bool:
 
 def _joined(first: Gap | None, second: Gap | None) -> Gap | None:
     return first.and_then(second) if first is not None and second is not None else first or second
-
-
-def _reason(error: OSError) -> str:
-    return one_line(error.strerror or error)

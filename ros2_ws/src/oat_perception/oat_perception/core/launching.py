@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
@@ -32,6 +32,19 @@ def camera_names(text: str) -> list[str]:
             f"{wrong[0]!r} {'occurs twice' if wrong[0] and names.count(wrong[0]) > 1 else 'is none'}"
         )
     return names
+
+
+def check_own_topic(argument: str, topic: str, cameras: Sequence[str]) -> None:
+    """Check a topic that each camera has for itself, as its images.
+
+    Raises:
+        ValueError: it would be one topic of several cameras, and each node would answer for the same one.
+    """
+    if topic.startswith("/") and len(cameras) > 1:
+        raise ValueError(
+            f"{argument} must be a name within each camera's namespace, got {topic!r}, which all {len(cameras)} "
+            "cameras would share: leave out the slash at its front"
+        )
 
 
 def profile_to_load(environment: Mapping[str, str], *, shipped: str) -> str:

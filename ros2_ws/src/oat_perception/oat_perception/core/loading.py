@@ -62,7 +62,7 @@ def load(values: Mapping[str, Any], *, check: Callable[[OATRuntime, PolicyConfig
         table, constants = _profiled(runtime, values["profile"]), _estimator(runtime, values["estimator"])
         core = PerceptionCore(runtime, config, table=table, constants=constants)
         check(runtime, config)
-        runtime.prepare(max_batch=max(1, values["max_regions"]))
+        runtime.prepare(max_batch=1 + values["max_regions"])  # the whole image, and its regions
         if values["lambda"] != ADAPTIVE:
             widths = runtime.table.widths if values["width"] == ADAPTIVE else (values["width"],)
             runtime.prepare(OperatingPoint(float(values["lambda"]), float(width)) for width in widths)

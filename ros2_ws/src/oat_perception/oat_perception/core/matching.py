@@ -241,8 +241,8 @@ class StampMatcher(Generic[_Image]):
             return None
         image = self._let_go(
             next(reversed(self._queue)),
-            f"detections too late: expected them within {self._wait_s:g} s, got them after their image was answered "
-            "without them: raise regions_wait_s above the detector's delay",
+            "detections too late: their image was answered without them, since none had met one for "
+            f"{self._wait_s:g} s: raise regions_wait_s above the detector's delay and the time between its messages",
             became=_WITHOUT,
         )
         return None if image is None else Matched(image)

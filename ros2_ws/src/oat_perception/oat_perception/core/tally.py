@@ -15,7 +15,7 @@ from oat_runtime.timing import p50_p99
 _WINDOW = 300
 """Number of frames for the percentiles."""
 _RECENT_S = 5.0
-"""Time for the rate, and for which a refused image is a warning and a failed one an error."""
+"""Time for the rate, and for which at least a refused image is a warning and a failed one an error."""
 _NUM_DARK = 15
 """Images in a row, nearly black, that are a warning: a camera's first ones may be dark."""
 
@@ -24,7 +24,8 @@ _NUM_DARK = 15
 class Snapshot:
     """The tally at one moment; times on the steady clock.
 
-    `recent_error` is empty once an image was processed after the last one that failed, and five seconds have passed.
+    `recent_error` is empty once an image was processed after the last one that failed, and five seconds have passed;
+    `recent_refusal` likewise.
     """
 
     num_received: int
@@ -64,6 +65,7 @@ class Tally:
     _last_refusal: tuple[float, str] | None = None
     _last_error: tuple[float, str] | None = None
     _is_failing: bool = False
+    _is_refusing: bool = False
     _done_s: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -93,7 +95,7 @@ class Tally:
         """Count a dropped image, or `num` of its regions, by its reason: the text before the colon."""
         with self._lock:
             self.refused[reason.split(":")[0]] += num
-            self._last_refusal = now_s, reason
+            self._last_refusal, self._is_refusing = (now_s, reason), True
 
     def failed(self, reason: str, now_s: float) -> None:
         """Count an image that failed for a reason other than the image itself."""
@@ -105,7 +107,7 @@ class Tally:
         """Count a published result."""
         with self._lock:
             self.num_processed += 1
-            self._is_failing = False
+            self._is_failing = self._is_refusing = False
             self.num_probes += bool(result.probes)
             self._done_s.append(now_s)
             self._inference_ms.append(result.prediction.latency_ms)
@@ -130,7 +132,7 @@ class Tally:
                 brightest=self.brightest,
                 is_nearly_black=self._num_dark >= _NUM_DARK,
                 refused=dict(self.refused),
-                recent_refusal=refusal if now_s - refused_s <= _RECENT_S else "",
+                recent_refusal=refusal if self._is_refusing or now_s - refused_s <= _RECENT_S else "",
                 last_received_s=self.last_received_s,
                 in_work_since_s=self.in_work_since_s,
                 rate_hz=len(recent) / span_s if span_s > 0 else 0.0,

@@ -163,7 +163,7 @@ def _log(health: Health, log: DecisionLog) -> DiagnosticStatus:
     if log.num_lost:
         message = f"{log.num_lost} decisions are not in it"
     if log.problem:
-        level, message = DiagnosticStatus.WARN, f"{message}, and none is written ({log.problem}): make room"
+        level, message = DiagnosticStatus.WARN, f"{message}, and none is written ({log.problem}): {log.remedy}"
     values = {"decisions written": str(log.num_written), "decisions lost": str(log.num_lost)}
     return _status(health, "decision log", level, message, values)
 

@@ -11,13 +11,15 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from oat_perception.middleware import STEADY
 from oat_perception.node.guard import Failures
-from oat_runtime.errors import OATError, one_line
+from oat_runtime.errors import OATError, one_line, quoted
 
 _MOST_SHOWN = 1000
 """Characters of a reason: a path, and what is expected there."""
 _OVER = "finalized"
 _LAST_ANSWERS_S = 2.0
+_THROTTLE_S = 5.0
 
 
 class GuardedLifecycleNode(LifecycleNode):
@@ -51,6 +53,20 @@ class GuardedLifecycleNode(LifecycleNode):
         if self.state == _OVER:
             return SetParametersResult(successful=False, reason=self.refusal(""))
         return super().set_parameters_atomically(parameter_list)
+
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
+        """Refuse a transition that this state does not have. rclpy would raise, as if the node had failed."""
+        asked = request.transition.label or request.transition.id
+        offered = {label: number for number, label, *_ in self._state_machine.available_transitions}
+        if asked in {*offered, *offered.values()}:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
+        known = " or ".join(offered) or "none"
+        self.get_logger().warning(
+            f"no transition {quoted(asked)}: the node is {self.state}, from where there is {known}",
+            throttle_duration_sec=_THROTTLE_S,
+            throttle_time_source_type=STEADY,
+        )
+        return response
 
     def outcome(self) -> int | None:
         """Return the process's exit status once the node is finalized, so that whoever started the process sees it.

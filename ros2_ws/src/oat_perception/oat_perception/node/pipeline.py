@@ -290,8 +290,8 @@ class Pipeline:
         self._log.write(result)
         if self._log.problem:
             self._node.get_logger().warning(
-                f"the decision log lost {self._log.num_lost} decisions so far ({self._log.problem}): make room, and it "
-                "goes on by itself",
+                f"the decision log lost {self._log.num_lost} decisions so far ({self._log.problem}): "
+                f"{self._log.remedy}, and it goes on by itself",
                 throttle_duration_sec=_THROTTLE_S,
                 throttle_time_source_type=STEADY,
             )
