@@ -382,13 +382,20 @@ def test_results_of_another_ball_or_other_images_never_replace_the_bundles_own(
         "--attacks",
         "fgsm",
     ]
-    for more in ([], ["--epsilon", "2.5/255"], ["--dataset", "dark"], ["--dataset", "dark", "--epsilon", "4/255"]):
+    for more in (
+        ["--split", "test"],
+        ["--epsilon", "2.5/255"],
+        ["--dataset", "dark"],
+        ["--dataset", "dark", "--epsilon", "4/255"],
+        ["--split", "validation"],
+    ):
         assert main([*command, *more]) == 0
     found = read_documents(judged, Path("out") / "evaluate" / judged.name)
-    places = ["attacks", "dark/attacks", "epsilon-2.5/attacks", "dark/epsilon-4/attacks"]
+    places = ["attacks", "dark/attacks", "epsilon-2.5/attacks", "validation/attacks", "dark/epsilon-4/attacks"]
     assert list(found) == places
-    assert [found[place].images for place in places] == ["", "dark", "", "dark"]
-    assert [255 * found[place].attacks[0].epsilon for place in places] == pytest.approx([8, 8, 2.5, 4])
+    assert [found[place].images for place in places] == ["", "dark", "", "", "dark"]
+    assert [found[place].split for place in places] == ["test", "test", "test", "validation", "test"]
+    assert [255 * found[place].attacks[0].epsilon for place in places] == pytest.approx([8, 8, 2.5, 8, 4])
     main([str(tiny_bundle), "--plots", "page"])
     assert all(
         title in Path("page/index.html").read_text() for title in ("Attacks, dark, epsilon-4", "Attacks, epsilon-2.5")
