@@ -1,6 +1,7 @@
 """Laws of the suites: rows are honest counts, and every suite has its words, its table and its file."""
 
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import torch
 from oat_runtime import style
 from oat_runtime.data import ImageSet
 from oat_runtime.errors import ConfigError, DataError
+from oat_runtime.files import parse_json
 from oat_runtime.operating_point import OperatingPoint, Proportion
 from training.config import TrainConfig
 from training.evaluation import cache, suites
@@ -233,6 +235,20 @@ def test_a_suite_that_wants_the_toolbox_says_so_before_it_counts(
     monkeypatch.setattr(Job, "outcomes", lambda *_, **__: pytest.fail("counted"))
     with pytest.raises(ConfigError, match=rf"the suite {name} needs {missing}: pip install 'oat-robot\[crosscheck\]'"):
         SUITES[name].run(job)
+
+
+@pytest.mark.parametrize("level", [None, 128])
+def test_a_document_of_a_single_image_can_be_read_again(
+    level: int | None, job: Job, patches: Callable[..., ImageSet]
+) -> None:
+    """Regression: `inside` wrote NaN, and every later page and publication refused its file."""
+    one = patches(1)
+    if level is not None:  # of one colour: it has no direction that a gradient could be aligned with
+        one = replace(one, images_NHWC=np.full_like(one.images_NHWC, level))
+    for name, suite in SUITES.items():
+        if not suite.needs_more:
+            document = run_suite(suite, replace(job, data=one), split="validation", command="")
+            assert Document.model_validate(parse_json(json.dumps(document.model_dump()))).rows, name
 
 
 def in_sessions(job: Job, patches: Callable[..., ImageSet]) -> Job:
