@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -90,6 +91,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             raise
         # The name of the temporary file, or none at all, tells nobody where there was no room.
         raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of a file beside its place; call it where no other process may write it now."""
+    real = Path(os.path.realpath(path))
+    for left in real.parent.glob(f".{glob.escape(real.name)}-????????"):
+        left.unlink(missing_ok=True)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

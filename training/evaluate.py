@@ -91,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=output_folder,
-        help="folder for a JSON file a suite (default: out/evaluate/NAME, and in it a folder for int8, for images of "
-        "--dataset and for --epsilon)",
+        help="folder for a JSON file a suite (default: out/evaluate/NAME, and in it a folder for int8, for a "
+        "bundle's validation images, for images of --dataset and for --epsilon)",
     )
     parser.add_argument(
         "--plots", type=output_folder, help="folder for figures and index.html, drawn from the JSON files"
@@ -219,9 +219,11 @@ def _check_again(args: argparse.Namespace) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-def _parts_of_home(args: argparse.Namespace) -> list[str]:
-    """Return the folders, one in another, of results that are not the bundle's own: they never replace those."""
+def _parts_of_home(args: argparse.Namespace, split: JudgedSplit, own: JudgedSplit) -> list[str]:
+    """Return the folders, one in another, of results that are not the network's own: they never replace those."""
     parts = ["int8"] if args.precision == "int8" else []
+    if split != own:
+        parts.append(split)
     if args.dataset is not None:
         parts.append(short_name(args.dataset))
     if args.epsilon is not None:
@@ -252,10 +254,11 @@ def _run_suites(args: argparse.Namespace) -> int:
         check_publishable(judged)
     rounding = judged.rounding() if args.precision == "int8" else None
     home = args.out or Path("out") / "evaluate" / judged.name
-    folder = args.out or home.joinpath(*_parts_of_home(args))
+    own: JudgedSplit = "validation" if judged.bundle is None else "test"
+    split: JudgedSplit = args.split or own
+    folder = args.out or home.joinpath(*_parts_of_home(args, split, own))
     documents = []
     if names:
-        split: JudgedSplit = args.split or ("validation" if judged.bundle is None else "test")
         lambdas, widths = _asked(args, judged.model.config)
         if args.dataset is None:
             data = judged.images(split, download=args.download)

@@ -20,7 +20,7 @@ from oat_runtime.data import ImageSet, lasting_name, load_dataset
 from oat_runtime.devices import keep_freed_memory
 from oat_runtime.errors import ConfigError, quoted
 from oat_runtime.extras import require
-from oat_runtime.files import held, write_whole
+from oat_runtime.files import held, remove_unfinished, write_whole
 from oat_runtime.report import progress_bar
 from training.checkpoint import going_on, load_checkpoint, read_source
 from training.config import TrainConfig
@@ -39,7 +39,7 @@ from training.reporting import (
     summary,
 )
 from training.settings import read_recipe, run_name, with_changes
-from training.split import DataRecord, check_division, divided, keep_division, seen_before
+from training.split import HELD_OUT, DataRecord, check_division, divided, keep_division, seen_before
 from training.trainer import StepMetrics, Trainer
 from training.validation import NUM_IMAGES, quick_validation, score, warn
 
@@ -128,6 +128,8 @@ def train(
     with ExitStack() as stack:
         if world.leads:
             stack.enter_context(held(run, by="training"))
+            for name in ("checkpoint.pt", HELD_OUT):
+                remove_unfinished(run / name)
         return _train(
             trainer,
             run,

@@ -72,6 +72,28 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
     assert command(*arguments) == 0
 
 
+def test_what_a_killed_process_had_written_of_a_checkpoint_goes_at_the_next_start(
+    command: Command, tmp_path: Path
+) -> None:
+    """Regression: each SIGKILL during a save left a hidden file as large as the checkpoint, for good."""
+    run = tmp_path / "run"
+    script = (
+        "import os, pathlib, signal, sys\nfrom oat_runtime.files import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])) as file:\n    file.write(bytes(5000))\n    file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    for name in ("checkpoint.pt", "validation.npz"):
+        killed = subprocess.run(
+            [sys.executable, "-c", script, str(run / name)], cwd=Path(__file__).parents[2], check=False
+        )
+        assert killed.returncode == -signal.SIGKILL
+    assert len(list(run.iterdir())) == 2
+    assert command("smoke", "--run", str(run), "--device", "cpu", "--max-minutes", "0") == 0
+    assert sorted(path.name for path in run.iterdir()) == [
+        ".lock", "checkpoint.pt", "config.json", "data.json", "log.jsonl", "validation.npz",
+    ]  # fmt: skip
+
+
 def test_the_command_trains_stops_in_time_and_goes_on(
     command: Command, tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from oat_runtime.data import ImageSet, fingerprint
@@ -28,7 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class OutcomeCache:
-    """Outcomes of one network, counted by one committed state of the code; what another made is counted anew.
+    """Outcomes of one network, counted by one committed state of the code, one torch and one kind of device.
+
+    What another one counted is counted anew, because a document names all of them.
 
     Args:
         root: folder that networks share; None keeps nothing, and neither does code with uncommitted changes.
@@ -55,7 +58,8 @@ class OutcomeCache:
         if root is None or not is_committed(commit):
             self._folder = None
             return
-        digest = hashlib.sha256(f"{commit} {sha256_of_weights(model)}".encode())
+        engine = f"torch {torch.__version__} {model.code_KD.device.type}"
+        digest = hashlib.sha256(f"{commit} {sha256_of_weights(model)} {engine}".encode())
         if rounding is not None:
             digest.update(rounding.digest)
         self._folder = root / digest.hexdigest()[:16]

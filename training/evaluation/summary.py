@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from oat_runtime.operating_point import Proportion
 from oat_runtime.report import Row
@@ -76,16 +76,22 @@ def _hardest_corruption(rows: list[Row]) -> Iterator[str]:
 
 
 def _images(documents: Mapping[str, Document]) -> str:
-    nums = sorted({document.num_images for document in documents.values()})
-    ends = dict.fromkeys((nums[0], nums[-1]))
-    of = " to ".join(f"{num:,}" for num in ends)
-    good_to = " to ".join(dict.fromkeys(f"{98.0 / math.sqrt(num):.0f}" for num in reversed(ends)))
-    split = next(iter(documents.values())).split
+    nums_of: dict[str, list[int]] = {}
+    for document in documents.values():
+        nums_of.setdefault(document.split, []).append(document.num_images)
+    counted = (f"{_from_to(f'{num:,}' for num in sorted(nums))} {split} images" for split, nums in nums_of.items())
+    nums = sorted(num for nums in nums_of.values() for num in nums)
+    good_to = _from_to(f"{98.0 / math.sqrt(num):.0f}" for num in reversed(nums))
     few = ". That is few: count more before you trust a figure" if nums[0] < _FEW else ""
     return (
-        f"Counted on {of} {split} images: an accuracy is good to about {good_to} points{few}. "
+        f"Counted on {' and '.join(counted)}: an accuracy is good to about {good_to} points{few}. "
         "± names the distance to the farther end of a 95 % interval."
     )
+
+
+def _from_to(texts: Iterable[str]) -> str:
+    found = list(texts)
+    return " to ".join(dict.fromkeys((found[0], found[-1])))
 
 
 def _verdict(documents: Mapping[str, Document]) -> str:

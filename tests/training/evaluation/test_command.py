@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from training import evaluate as evaluate_module
 from training.evaluate import main
 from training.evaluation import cache
 from training.evaluation import judged as judged_module
+from training.evaluation.counting import Bools
 from training.evaluation.documents import Document, check_documents, check_text, read_documents, run_suite
 from training.evaluation.judged import Judged, load_judged
 from training.evaluation.page import write_page
@@ -382,13 +384,20 @@ def test_results_of_another_ball_or_other_images_never_replace_the_bundles_own(
         "--attacks",
         "fgsm",
     ]
-    for more in ([], ["--epsilon", "2.5/255"], ["--dataset", "dark"], ["--dataset", "dark", "--epsilon", "4/255"]):
+    for more in (
+        ["--split", "test"],
+        ["--epsilon", "2.5/255"],
+        ["--dataset", "dark"],
+        ["--dataset", "dark", "--epsilon", "4/255"],
+        ["--split", "validation"],
+    ):
         assert main([*command, *more]) == 0
     found = read_documents(judged, Path("out") / "evaluate" / judged.name)
-    places = ["attacks", "dark/attacks", "epsilon-2.5/attacks", "dark/epsilon-4/attacks"]
+    places = ["attacks", "dark/attacks", "epsilon-2.5/attacks", "validation/attacks", "dark/epsilon-4/attacks"]
     assert list(found) == places
-    assert [found[place].images for place in places] == ["", "dark", "", "dark"]
-    assert [255 * found[place].attacks[0].epsilon for place in places] == pytest.approx([8, 8, 2.5, 4])
+    assert [found[place].images for place in places] == ["", "dark", "", "", "dark"]
+    assert [found[place].split for place in places] == ["test", "test", "test", "validation", "test"]
+    assert [255 * found[place].attacks[0].epsilon for place in places] == pytest.approx([8, 8, 2.5, 8, 4])
     main([str(tiny_bundle), "--plots", "page"])
     assert all(
         title in Path("page/index.html").read_text() for title in ("Attacks, dark, epsilon-4", "Attacks, epsilon-2.5")
@@ -601,6 +610,27 @@ def test_what_was_kept_is_counted_again_where_it_is_damaged(
         assert kept.get("key", data, lambda: ~outcomes_N).tolist() == (~outcomes_N).tolist()
         assert "counting again" in caplog.text
         caplog.clear()
+
+
+def test_what_another_torch_or_device_counted_is_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: after an update of torch, documents named the new one for what the old one had counted."""
+    monkeypatch.setattr(cache, "commit_of_code", lambda: 40 * "a")
+    monkeypatch.setattr(cache, "sha256_of_weights", lambda model: "the same")
+    data = ImageSet(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64), (), "one")
+    models = {on: OATNet(ModelConfig(depth=10, widen_factor=1)).to(on) for on in ("cpu", "meta")}
+    counted: list[str] = []
+
+    def count(on: str) -> Bools:
+        counted.append(on)
+        return np.ones(1, np.bool_)
+
+    for on in ("cpu", "cpu", "meta", "cpu", "meta"):
+        cache.OutcomeCache(tmp_path, models[on]).get("key", data, partial(count, on))
+    assert counted == ["cpu", "meta"]
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    for _ in range(2):
+        cache.OutcomeCache(tmp_path, models["cpu"]).get("key", data, partial(count, "another torch"))
+    assert counted == ["cpu", "meta", "another torch"]
 
 
 def _archive(**arrays: Any) -> bytes:

@@ -86,6 +86,11 @@ def test_few_images_and_doubts_are_said(judged: Documents, job: Job, documents: 
     )
     both = summary(judged | {"attacks": judged["attacks"].model_copy(update={"num_images": 2000})})
     assert f"Counted on 200 to 2,000 test images: an accuracy is good to about 2 to 7 points. {INTERVAL}" in both
+    held_out = {"num_images": 500, "split": "validation"}  # regression: they were called test images
+    mixed = summary(judged | {"unseen": documents["unseen"].model_copy(update=held_out)})
+    assert mixed[-2].startswith(
+        "Counted on 200 test images and 500 validation images: an accuracy is good to about 4 to 7"
+    )
     assert verdict == "Read the 2 warnings before you trust these figures."
     assert f"Counted on {len(job.data)} validation images" in summary(documents)[-2]
 

@@ -50,12 +50,13 @@ def run(job: Job) -> Result:
         gradient = torch.cat([inspection.saliency(net, x, y) for x, y in pairs])
         aligned_N = inspection.alignment(gradient, x_NCHW)
         aligned_N = aligned_N[torch.isfinite(aligned_N)]
-        half = 1.96 * float(aligned_N.std()) / max(1, len(aligned_N)) ** 0.5
+        num = len(aligned_N)
+        mean = float(aligned_N.mean()) if num else 0.0
+        half = 1.96 * float(aligned_N.std()) / num**0.5 if num > 1 else 1.0  # one image says nothing of others
         maps = gradient[:6, :, ::every, ::every].abs().amax(dim=1)
         maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         rows.append(
-            {"part": "saliency", "network": name, "lambda": lam, "num_total": len(aligned_N),
-             "alignment": float(aligned_N.mean()), "half_95": half,
+            {"part": "saliency", "network": name, "lambda": lam, "num_total": num, "alignment": mean, "half_95": half,
              "maps_NHW": (maps * 255).round().to(torch.uint8).cpu().tolist()}
         )  # fmt: skip
     height, columns = job.data.images_NHWC.shape[1:3]
