@@ -78,6 +78,14 @@ class World:
             return flag
         return bool(self.sum_(torch.tensor(float(flag), device=self.device)))
 
+    def agrees(self, text: str) -> bool:
+        """Return whether all processes call this with the same text; all of them get the same answer."""
+        if self.size == 1:
+            return True
+        texts: list[str | None] = [None] * self.size
+        dist.all_gather_object(texts, text)
+        return len(set(texts)) == 1
+
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Add up the gradients of all processes in one message.
 

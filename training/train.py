@@ -117,8 +117,8 @@ def train(
         Figures on validation images of the finished network, in the leading process of a complete run; else None.
 
     Raises:
-        ConfigError: another process trains in this folder, the weights to start from are of another network, or the run
-            began from others.
+        ConfigError: another process trains in this folder, the weights to start from are of another network, the run
+            began from others, or the processes of the run found different checkpoints, images or settings.
     """
     source = None if start is None else read_source(start)
     config = _check(config, run / "checkpoint.pt", source)
@@ -194,6 +194,12 @@ def _train(
     else:
         _begin(trainer, record, source)
     config = trainer.config
+    settings = config.model_copy(update={"dataset": ""}).model_dump_json()  # which may lie elsewhere
+    if not trainer.world.agrees(f"{trainer.step} {record.training.sha256} {settings}"):
+        raise ConfigError(
+            f"the processes of this run differ in step, training images or settings, and this one is at step "
+            f"{trainer.step}: give all of them the same run folder {run}, data set and recipe"
+        )
     if not trainer.world.leads:
         with held_back() as stop:
             for _ in trainer.run(max_minutes=max_minutes, stop=stop.came):

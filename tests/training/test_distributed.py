@@ -117,6 +117,10 @@ def test_one_process_that_wants_to_stop_stops_all(ranks: list[dict[str, Any]]) -
     assert [rank["stop"]["agreed"] for rank in ranks] == [[True, False]] * 2
 
 
+def test_processes_know_whether_they_found_the_same(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["agrees"]["found"] for rank in ranks] == [[True, False]] * 2
+
+
 def test_no_thread_of_the_group_is_left_to_meet_a_closing_interpreter(ranks: list[dict[str, Any]]) -> None:
     assert [rank["left"]["threads"] for rank in ranks] == [[], []]
 
@@ -125,4 +129,4 @@ def test_one_process_needs_no_group() -> None:
     tensor = torch.ones(2, requires_grad=True)
     world = World()
     assert world.sum_(tensor) is tensor and world.sum_with_gradient(tensor) is tensor
-    assert (world.any(True), world.any(False), world.leads) == (True, False, True)
+    assert (world.any(True), world.any(False), world.leads, world.agrees("")) == (True, False, True, True)

@@ -18,6 +18,7 @@ from torch import nn
 from oat_runtime.architecture import ModelConfig
 from oat_runtime.backends import trials
 from oat_runtime.data import ImageSet
+from oat_runtime.errors import ConfigError
 from training import train as train_module
 from training import validation
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -25,6 +26,7 @@ from training.config import TrainConfig
 from training.distributed import World
 from training.recipes import RECIPES
 from training.settings import run_name, with_changes
+from training.split import divided
 from training.train import fit_model, train
 from training.trainer import Trainer
 from training.validation import OVERFITTING_GAP, false_robustness, quick_validation, score, warn
@@ -190,6 +192,33 @@ def test_a_run_that_is_refused_leaves_nothing(
     assert command("smoke", "--run", str(tmp_path / "new" / "run"), *arguments) == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("differs", ["step", "images", "settings"])
+def test_processes_that_found_other_checkpoints_images_or_settings_do_not_train_together(
+    differs: str,
+    tiny_run: TrainConfig,
+    patches: Patches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: where one of two processes had no checkpoint, it began anew, and their gradients were added up."""
+    said: list[str] = []
+    monkeypatch.setattr(World, "agrees", lambda self, text: said.append(text) or len(set(said)) == 1)
+    monkeypatch.setattr(train_module, "load_dataset", lambda *_, **__: data)
+    data = patches(50)
+    train(tiny_run, tmp_path / "first", world=World(), max_minutes=0.0)
+    assert train(tiny_run, tmp_path / "again", world=World(), max_minutes=0.0) is None and len(set(said)) == 1
+    if differs == "step":
+        trainer = Trainer(tiny_run, divided(data, tiny_run)[0])
+        trainer.run_step()
+        trainer.save(tmp_path / "second" / "checkpoint.pt")
+    elif differs == "images":
+        data = replace(data, images_NHWC=255 - data.images_NHWC)
+    other = tiny_run.model_copy(update={"weight_decay": 0.1} if differs == "settings" else {})
+    with pytest.raises(ConfigError, match=r"give all of them the same run folder .*second, data set and recipe"):
+        train(other, tmp_path / "second", world=World(), max_minutes=0.0)
+    assert not (tmp_path / "second" / "config.json").is_file()
 
 
 def test_a_run_keeps_whether_it_leaves_out_broken_images(

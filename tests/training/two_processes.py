@@ -39,6 +39,7 @@ def main() -> None:
     }
     # Each process has its own clock, but all must stop at the same step.
     results["stop"] = {"agreed": [world.any(flag) for flag in (world.rank == 1, False)]}
+    results["agrees"] = {"found": [world.agrees("the same"), world.agrees(f"step {world.rank}")]}
     world.leave()
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     results["left"] = {"threads": [name for name in threads if "gloo" in name]}
