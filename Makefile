@@ -45,7 +45,7 @@ demo: $(WS) ## the ROS graph on real images; ends by itself, writes out/demo/rep
 
 test: $(WS) ## the unit tests, then the slow ones, then the ROS graph
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not ros and not slow" $(PYTEST_ARGS)
-	$(PY) -m pytest -m "not ros and slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto --dist loadfile -m "not ros and slow" $(PYTEST_ARGS)
 	$(ROS) python -m pytest -m "ros and not slow" $(PYTEST_ARGS)
 
 soak: $(WS) ## the slow ROS tests: SOAK_MINUTES of images, fifty kills, thousands of overrides and damaged images
