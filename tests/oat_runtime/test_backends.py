@@ -415,11 +415,29 @@ def test_a_trial_of_bfloat16_that_cannot_be_made_is_no_answer(
     monkeypatch.setitem(trials._BFLOAT16, "openvino", "import a_package_that_is_not_there")
     with pytest.raises(BackendError, match="could not be tried: ModuleNotFoundError"):
         trials.bfloat16_works("openvino")
+    with monkeypatch.context() as patch, pytest.raises(BackendError, match=r"could not be tried: \[Errno"):
+        patch.setattr(trials.sys, "executable", "")  # as in a program that Python is built into
+        trials.bfloat16_works("openvino")
     monkeypatch.setattr(choice, "shows", lambda feature: True)
     with caplog.at_level(logging.WARNING):
         assert choice._precisions("openvino", Settings(HW), None, with_int8=False) == ("float32",)
     assert "bfloat16 is left out of the choice" in caplog.text
     trials.bfloat16_works.cache_clear()
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_bfloat16_on_a_cpu_without_its_instructions_is_said_to_be_slow(
+    has_instructions: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: torch took 13 times as long for an image as the fastest engine in float32, without a word."""
+    need("torch")
+    from oat_runtime.backends import torch_backend
+
+    monkeypatch.setattr(torch_backend, "multiplies_bfloat16", lambda: has_instructions)
+    torch_backend._warn_of_slow_bfloat16.cache_clear()
+    for _ in range(2):
+        torch_backend.compile_network(lambda: static_net(CONFIGS["wide_resnet"], 0.5), Settings(HW, "bfloat16"))
+    assert caplog.text.count("no instructions for bfloat16") == (not has_instructions)
 
 
 def test_a_trial_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
