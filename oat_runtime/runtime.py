@@ -22,6 +22,7 @@ from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle, LossBound
 from oat_runtime.bundle.loss import DEFAULT_LOSS
 from oat_runtime.compat import Self
+from oat_runtime.devices import usable_cpus
 from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -110,7 +111,7 @@ class OATRuntime:
         if memory_budget_mb is not None and not _number("memory_budget_mb", memory_budget_mb, InputError) >= 0.0:
             raise InputError(f"memory_budget_mb must be at least 0, got {memory_budget_mb}")
         self.bundle, self._pid = bundle, os.getpid()
-        self.num_threads = int(num_threads or len(os.sched_getaffinity(0)))
+        self.num_threads = int(num_threads or usable_cpus())
         self.device: Device = device
         self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
@@ -182,7 +183,8 @@ class OATRuntime:
                 `backend="auto"` the fastest of float32, bfloat16 where the device computes in it, and int8 where its
                 loss is within `int8_loss`.
             plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`; int8 is always folded.
-            num_threads: CPU threads of the network, up to 1024; by default, and with 0, all that this process may use.
+            num_threads: CPU threads of the network, up to 1024; by default, and with 0, all that this process may use,
+                within its CPU quota.
             memory_budget_mb: megabytes of weights that folded plans may hold, 64 by default; a weight counts four
                 bytes, in int8 one.
             check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one

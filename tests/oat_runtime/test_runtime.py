@@ -762,6 +762,17 @@ def test_a_number_of_threads_or_megabytes_that_is_none_is_refused(tiny_bundle: P
         OATRuntime.load(tiny_bundle, backend=ENGINE, **{setting: value})
 
 
+@pytest.mark.parametrize("num_threads", [None, 0])
+def test_without_a_number_the_network_has_the_threads_that_a_quota_pays_for(
+    tiny_bundle: Path, num_threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it had one for each CPU of the machine, also in a container with a part of one."""
+    monkeypatch.setattr("oat_runtime.runtime.usable_cpus", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    with closing(OATRuntime.load(tiny_bundle, backend=ENGINE, num_threads=num_threads)) as runtime:
+        assert runtime.num_threads == 1
+
+
 @pytest.mark.parametrize("max_batch", [0, 2.5, "3", float("nan")])
 def test_a_largest_batch_that_is_none_is_refused(runtime: OATRuntime, max_batch: Any) -> None:
     with pytest.raises(InputError, match="max_batch must be a whole number of at least 1"):
