@@ -109,19 +109,16 @@ def test_onnxruntimes_optimized_shared_network_computes_what_the_plain_graph_doe
     np.testing.assert_allclose(optimized(images(3)), plain(images(3)), atol=1e-5)
 
 
-@pytest.mark.parametrize("failure", ["no folder", "refused", "damaged"])
+@pytest.mark.parametrize("failure", ["refused", "damaged"])
 def test_onnxruntime_takes_the_plain_graph_where_the_optimized_one_cannot_be_written(
     make_tensors: MakeTensors, failure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Regression: on a full disk or without a folder to write into, the network did not load."""
+    """Regression: the network did not load."""
     need("onnxruntime")
     from oat_runtime.backends import onnxruntime_backend as backend
 
     config, tensors = CONFIGS["wide_resnet"], make_tensors(CONFIGS["wide_resnet"])
     real = backend._session
-
-    def no_folder() -> None:
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     def session(graph: bytes, settings: Settings, chosen: Any, options: Any = None, without: Any = ()) -> Any:
         if options is not None and without:
@@ -131,16 +128,31 @@ def test_onnxruntime_takes_the_plain_graph_where_the_optimized_one_cannot_be_wri
             return None
         return real(graph, settings, chosen, options)
 
-    if failure == "no folder":
-        monkeypatch.setattr(backend.tempfile, "TemporaryDirectory", no_folder)
-    else:
-        monkeypatch.setattr(backend, "_session", session)
+    monkeypatch.setattr(backend, "_session", session)
     with caplog.at_level(logging.INFO):
         compiled = backend.compile_network(lambda: share(tensors, config, width=0.5), Settings(HW), shared=True)
     plan = compiled.plan(constants(tensors, config, lam=0.25, width=0.5))
     assert isinstance(plan, backend.ONNXRuntimePlan)
     assert plan(images(2)).shape == (2, config.num_classes)
     assert "could not be optimized" in caplog.text and all(at.levelno == logging.INFO for at in caplog.records)
+
+
+def test_the_optimized_network_needs_no_folder_to_write_into(
+    make_tensors: MakeTensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: on a full disk, or where everything is read-only, plans of one network were up to 9 % slower."""
+    need("onnxruntime")
+    from oat_runtime.backends import onnxruntime_backend as backend
+
+    def no_folder() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", no_folder)
+    config, tensors = CONFIGS["wide_resnet"], make_tensors(CONFIGS["wide_resnet"])
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    compiled = backend.compile_network(lambda: share(tensors, config, width=0.5), Settings(HW), shared=True)
+    assert isinstance(compiled.plan(constants(tensors, config, lam=0.25, width=0.5)), backend.SlottedPlan)
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
 
 
 def test_openvinos_shared_network_in_bfloat16_rounds_no_constants() -> None:
