@@ -35,7 +35,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     if os.getpid() != _PID:
         raise BackendError(
             "torch's threads are not there in a fork of the process that used it, and a call would wait for them: use "
-            "backend='onnxruntime' or 'openvino' there, or start processes with the method 'spawn' or 'forkserver'"
+            "backend='onnxruntime' there, or start processes with the method 'spawn' or 'forkserver'"
         )
     if settings.precision == "int8":
         raise BackendError("the torch engine does not run in int8: use backend='openvino' or 'onnxruntime'")
