@@ -5,6 +5,7 @@ Method: Wang et al., "Once-for-All Adversarial Training", NeurIPS 2020 ("the pap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -23,6 +24,8 @@ CLEAN, ADVERSARIAL = 0, 1
 """The two batch-norm branches: λ=0 runs through CLEAN, every other λ through ADVERSARIAL."""
 NORM_EPS: Final = 1e-5
 """The number that every batch norm adds to the variance."""
+_SAME = 1e-7
+"""Share by which two λ or widths may differ and still be the same: twice what float32 rounds away."""
 
 _STEMS: dict[Stem, tuple[int, int]] = {"3x3": (3, 1), "3x3-stride2": (3, 2), "7x7-stride2-pool": (7, 2)}
 """(kernel size, stride) of the first convolution."""
@@ -138,9 +141,10 @@ class ModelConfig(StrictModel):
         Raises:
             OperatingPointError: the network was not built for this width.
         """
-        if width not in self.widths:
-            raise OperatingPointError(f"width must be one of {list(self.widths)}, got {width}")
-        return self.widths.index(width)
+        for index, own in enumerate(self.widths):
+            if math.isclose(width, own, rel_tol=_SAME):
+                return index
+        raise OperatingPointError(f"width must be one of {list(self.widths)}, got {width}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +276,17 @@ def effective_lambda(lam: float, knots: Sequence[float]) -> float:
     """Return the λ that a network trained on `knots` really runs when asked for `lam`.
 
     A λ between two knots above 0 runs as it is. A λ between 0 and the smallest knot above 0 runs at that knot, because
-    λ=0 has its own batch norm, so there is nothing to interpolate towards.
+    λ=0 has its own batch norm, so there is nothing to interpolate towards. What differs from a knot by rounding alone,
+    as 0.1 + 0.2 does or a float32, is that knot.
 
     Raises:
         OperatingPointError: λ lies outside the trained range.
     """
+    for knot in knots:
+        if math.isclose(lam, knot, rel_tol=_SAME):
+            return knot
     if not knots[0] <= lam <= knots[-1]:
         raise OperatingPointError(f"lambda must be in [{knots[0]:g}, {knots[-1]:g}] for this network, got {lam}")
-    if lam == 0.0:
-        return lam
     return max(lam, next(knot for knot in knots if knot > 0.0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import threading
@@ -55,6 +56,42 @@ def device_name(device: Literal["cpu", "cuda"]) -> str:
         return processor_name()
     gpu = _GPU.find()
     return f"{'a GPU without NVML' if gpu is None else gpu.name} with {processor_name()}"
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use at a time: those of its affinity, or fewer where a quota says so.
+
+    A container's or a service's quota (`docker run --cpus`, systemd's `CPUQuota`) is CPU time in every 100 ms. Threads
+    beyond it use that up sooner, and then all of them wait for the next 100 ms.
+
+    Args:
+        root: where `proc` and `sys` are; another folder for tests.
+    """
+    num = len(os.sched_getaffinity(0))
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return num
+    for _, controllers, group in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / controllers  # of version 2, which has one tree, there is no name
+        place = Path(group.lstrip("/"))  # as the host sees it, perhaps: then only the top is there
+        for folder in (place, *place.parents):
+            if (paid := _paid_cpus(top / folder)) is not None:
+                num = min(num, max(1, math.ceil(paid)))
+    return num
+
+
+def _paid_cpus(group: Path) -> float | None:
+    """Return the CPUs that a control group's quota pays for; None without one."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+            return int(quota) / int(period) if int(quota) > 0 else None
+        except (OSError, ValueError):  # `max` is no number
+            continue
+    return None
 
 
 def power_mode(root: Path = Path("/")) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal, NoReturn, get_args
 
 import numpy as np
@@ -20,6 +22,7 @@ from oat_runtime.backends.choice import choose
 from oat_runtime.bundle import Bundle, LossBound
 from oat_runtime.bundle.loss import DEFAULT_LOSS
 from oat_runtime.compat import Self
+from oat_runtime.devices import usable_cpus
 from oat_runtime.errors import BackendError, InputError, OATError, OperatingPointError, one_line, quoted
 from oat_runtime.image import network_input, regions
 from oat_runtime.operating_point import OperatingPoint, OperatingTable
@@ -36,6 +39,8 @@ _RETRY_S = 10.0
 """Time after which a point that could not be prepared in the background is tried again, if it is asked for."""
 _LARGEST_LOGIT = 1e30
 """Beyond it, a division by the smallest temperature leaves float32."""
+_MOST_THREADS = 1024
+"""An engine starts as many as it is told: a hundred thousand leave the machine none to start a process with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,11 @@ class OATRuntime:
         ):
             if value not in allowed:
                 raise InputError(f"{name} must be one of {list(allowed)}, got {quoted(value)}")
+        _check_whole("num_threads", num_threads or 0, least=0, most=_MOST_THREADS)
+        if memory_budget_mb is not None and not _number("memory_budget_mb", memory_budget_mb, InputError) >= 0.0:
+            raise InputError(f"memory_budget_mb must be at least 0, got {memory_budget_mb}")
         self.bundle, self._pid = bundle, os.getpid()
-        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self.num_threads = int(num_threads or usable_cpus())
         self.device: Device = device
         self._config, tensors = bundle.manifest.model, bundle.tensors()
         self._input_chw = (3, bundle.input.height, bundle.input.width)
@@ -175,7 +183,8 @@ class OATRuntime:
                 `backend="auto"` the fastest of float32, bfloat16 where the device computes in it, and int8 where its
                 loss is within `int8_loss`.
             plans: `shared` or `folded`, see `oat_runtime.plans.PlanForm`; int8 is always folded.
-            num_threads: CPU threads of the network; all that this process may use by default.
+            num_threads: CPU threads of the network, up to 1024; by default, and with 0, all that this process may use,
+                within its CPU quota.
             memory_budget_mb: megabytes of weights that folded plans may hold, 64 by default; a weight counts four
                 bytes, in int8 one.
             check_probe: hold the network to the bundle's probe whenever something is compiled: a shared network of one
@@ -187,7 +196,7 @@ class OATRuntime:
         Raises:
             BundleError: the bundle cannot be trusted, or its network does not compute what the probe says.
             BackendError: the engine is not installed or refuses the network, or the bundle holds nothing for int8.
-            InputError: an unknown device, precision or form of plans.
+            InputError: an unknown device, precision or form of plans, or a number of threads or megabytes that is none.
         """
         return cls(
             Bundle.load(path),
@@ -239,10 +248,11 @@ class OATRuntime:
         """The point that really runs when (λ, width) is asked for; see `oat_runtime.architecture.effective_lambda`.
 
         Raises:
-            OperatingPointError: λ or width is not offered by this bundle.
+            OperatingPointError: λ or width is not offered by this bundle, or is no number.
         """
-        self._config.width_index(width)
-        return OperatingPoint(effective_lambda(lam, self._config.lambdas), width)
+        index = self._config.width_index(_number("width", width, OperatingPointError))
+        lam = effective_lambda(_number("lambda", lam, OperatingPointError), self._config.lambdas)
+        return OperatingPoint(lam, self._config.widths[index])
 
     def prepare(self, points: Iterable[OperatingPoint] | None = None, *, max_batch: int = 1) -> None:
         """Fold, compile and warm `points` (all rows of the table by default), so that switching to them is instant.
@@ -254,12 +264,11 @@ class OATRuntime:
                 they do so in advance, and from now on for each new point too.
 
         Raises:
-            InputError: `max_batch` is below 1.
+            InputError: `max_batch` is no whole number of at least 1.
             OperatingPointError: a point is not offered.
             BackendError: the engine refused the network.
         """
-        if max_batch < 1:
-            raise InputError(f"max_batch must be at least 1, got {max_batch}")
+        _check_whole("max_batch", max_batch, least=1)
         for point in points if points is not None else [row.point for row in self.table.rows]:
             self._refuse_if_closed()
             self._plans.make(self.effective(lam=point.lam, width=point.width), max_batch=max_batch)
@@ -478,7 +487,10 @@ class OATRuntime:
         point = self.effective(lam=at.lam, width=at.width)
         ready = self._plans.get(point)
         if ready is None:
-            raise OperatingPointError(f"{point} is not prepared: call prepare([...]) before the first frame")
+            raise OperatingPointError(
+                f"{point} is not prepared, or was let go of for memory_budget_mb: call prepare([...]) before the first "
+                "frame, with a budget that holds all points"
+            )
         return self._bind(point, ready)
 
     def _answer(self, active: _Active, x_NCHW: Floats, started_s: float, ready_s: float) -> list[Prediction]:
@@ -534,6 +546,22 @@ def _safest(table: OperatingTable) -> OperatingPoint:
     """The point of the widest rows with the best lower bound in its worst regime, of several the most robust one."""
     widest = [row for row in table.rows if row.width == table.widths[-1]]
     return max(widest, key=lambda row: (row.minimax(), row.lam)).point
+
+
+def _number(name: str, value: object, error: type[OATError]) -> float:
+    """Return a number of any type, NumPy's too, as Python's own: equal points are one point, and print alike."""
+    try:
+        if isinstance(value, Real):
+            return float(value)
+    except OverflowError:
+        pass
+    raise error(f"{name} must be a number, got {quoted(value)}")
+
+
+def _check_whole(name: str, value: object, *, least: int, most: float = math.inf) -> None:
+    if not (isinstance(value, Integral) and least <= int(value) <= most):
+        allowed = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise InputError(f"{name} must be a whole number {allowed}, got {quoted(value)}")
 
 
 def _as_ours(error: BaseException) -> OATError:

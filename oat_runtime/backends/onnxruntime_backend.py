@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,17 +141,17 @@ def _optimized(net: PlainNet, settings: Settings, chosen: list[Provider]) -> _Sl
 
     Returns:
         The network; None if a marker is missing because ONNX Runtime computed with it, or if the optimized network
-        could not be written and read again, say on a full disk. Then use the plain graph.
+        could not be written and read again. Then use the plain graph.
     """
     num = net.constants().size
     numbered = net.with_constants(np.arange(_OFFSET + 1, _OFFSET + num + 1, dtype=np.float32))
     graph = to_onnx(numbered, input_hw=settings.input_hw)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with open(os.memfd_create("optimized.onnx"), "rb") as file:  # a file in memory wants no folder and no disk
             options = _options(settings)
-            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            options.optimized_model_filepath = f"/proc/self/fd/{file.fileno()}"
             _session(graph, settings, chosen, options, without=("ConvBNFusion", "ConvMulFusion", "ConvAddFusion"))
-            model = onnx.load(options.optimized_model_filepath)
+            model = onnx.load_model_from_string(file.read())
     except (OSError, BackendError, DecodeError) as error:
         _LOG.info("plans of one network are slower, because it could not be optimized: %s", one_line(error))
         return None

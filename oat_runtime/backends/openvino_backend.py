@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ _TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16, "int8": 
 _LARGEST_BATCH = 8
 """More images run in pieces of this size. A WRN-16-2 took 1.38 ms an image in pieces of 8 and 1.44 in one of 32, whose
 features leave the caches; a shared plan passes over them more often and lost up to 1.2 times at 32."""
+_users = set[int]()
+"""Processes that compiled with this `_CORE`: this one, and those that it is a fork of."""
 MakeGraph = Callable[[ConstantsForm], bytes]
 _OPEN = -1
 """Batch size of a network that takes any."""
@@ -30,7 +33,8 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     """Compile for OpenVINO; see `oat_runtime.backends.plan.CompileFn`.
 
     Raises:
-        BackendError: OpenVINO refuses the network, the device or the precision, or a precision crashes on this CPU.
+        BackendError: OpenVINO refuses the network, the device or the precision, a precision crashes on this CPU, or
+            this process is a fork of one that used OpenVINO.
     """
     if settings.device != "cpu":
         raise BackendError(f"the openvino engine runs on the cpu, got device {settings.device!r}")
@@ -148,6 +152,12 @@ class _Network:
 
     def _compile(self, batch: int) -> openvino.CompiledModel:
         settings = self._settings
+        if _users - {os.getpid()}:
+            raise BackendError(
+                "OpenVINO's threads are not there in a fork of the process that used it, and a call would wait for "
+                "them: use backend='onnxruntime' there, or start processes with the method 'spawn' or 'forkserver'"
+            )
+        _users.add(os.getpid())
         # The precision is always set: left to itself, OpenVINO takes bf16 on a CPU with AMX.
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _TYPES[settings.precision],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Callable
 
@@ -11,9 +13,10 @@ from torch import Tensor
 
 from oat_runtime.backends.plan import Compiled, Floats, MakeNet, Plan, Settings, powers_of_two
 from oat_runtime.backends.torch_net import TorchNet
-from oat_runtime.backends.trials import bfloat16_works
+from oat_runtime.backends.trials import bfloat16_works, multiplies_bfloat16
 from oat_runtime.errors import BackendError
 
+_LOG = logging.getLogger(__name__)
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PID = os.getpid()
 _LARGEST_GRAPH = 256
@@ -32,7 +35,7 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
     if os.getpid() != _PID:
         raise BackendError(
             "torch's threads are not there in a fork of the process that used it, and a call would wait for them: use "
-            "backend='onnxruntime' or 'openvino' there, or start processes with the method 'spawn' or 'forkserver'"
+            "backend='onnxruntime' there, or start processes with the method 'spawn' or 'forkserver'"
         )
     if settings.precision == "int8":
         raise BackendError("the torch engine does not run in int8: use backend='openvino' or 'onnxruntime'")
@@ -42,10 +45,21 @@ def compile_network(make_net: MakeNet, settings: Settings, *, shared: bool = Fal
         raise BackendError("the torch engine runs in float32 or bfloat16 on the cpu, got 'float16'")
     if settings.device == "cpu" and settings.precision == "bfloat16" and not bfloat16_works("torch-inference"):
         raise BackendError("bfloat16 crashes torch on this CPU: use precision='float32'")
+    if settings.device == "cpu" and settings.precision == "bfloat16" and not multiplies_bfloat16():
+        _warn_of_slow_bfloat16()
     net = TorchNet(make_net()).to(settings.device)
     if settings.precision != "float32":
         _lower(net, _TYPES[settings.precision])
     return _CUDANetwork(net, settings) if settings.device == "cuda" else _Network(net, settings)
+
+
+@functools.cache
+def _warn_of_slow_bfloat16() -> None:
+    """Say it once a process: OpenVINO refuses bfloat16 on such a CPU, and torch takes it without a word."""
+    _LOG.warning(
+        "this CPU has no instructions for bfloat16, so torch takes several times as long in it as in float32: use "
+        "precision='float32', or 'auto'"
+    )
 
 
 def _lower(net: TorchNet, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from oat_runtime.errors import BackendError
+from oat_runtime.errors import BackendError, one_line
 
 _TIMEOUT_S = 120
 _BFLOAT16 = {
@@ -102,6 +102,8 @@ def _ends_well(script: str, what: str) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
+    except OSError as error:  # a program that Python is built into names no interpreter
+        raise BackendError(f"whether {what} could not be tried: {one_line(error)}") from None
     if done.returncode > 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
         raise BackendError(f"whether {what} could not be tried: {last[0]}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.bundle.tensor_files import Expected, check_header, most_bytes, read_header, read_tensors
 from oat_runtime.compat import Self
 from oat_runtime.errors import BundleError, one_line, quoted
-from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, read_model, reason_of, sha256_of
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, parse_model, read_at_most, reason_of, sha256_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Precision
 from oat_runtime.quantization import Quantization
 
@@ -151,8 +152,8 @@ class Bundle:
             return None
         path = self.path / ESTIMATOR
         try:
-            document = parse_json(read_at_most(path, MAX_JSON_BYTES))
-        except (OSError, ValueError) as error:
+            document = parse_json(self._content(ESTIMATOR))
+        except ValueError as error:
             raise BundleError(f"{one_line(path)} cannot be read ({one_line(error)}): fit it again") from None
         if not isinstance(document, dict):
             raise BundleError(f"{one_line(path)}: expected an object, got {quoted(document)}: fit it again")
@@ -167,7 +168,8 @@ class Bundle:
         if self.manifest.quantization is None:
             return None
         path, what, remedy = self.path / self.manifest.quantization, "activation ranges", "measure them again"
-        found = read_model(Quantization, path, what=what, remedy=remedy, error=BundleError)
+        content = self._content(self.manifest.quantization)
+        found = parse_model(Quantization, content, path=path, what=what, remedy=remedy, error=BundleError)
         try:
             found.check(self.manifest.model)
         except ValueError as error:
@@ -190,7 +192,7 @@ class Bundle:
         Raises:
             BundleError: the weights do not fit the architecture that the manifest names, or are not finite.
         """
-        stored = read_tensors(self.path / WEIGHTS, self._weights(), what=_ARCHITECTURE)
+        stored = self._tensors(WEIGHTS, self._weights(), what=_ARCHITECTURE)
         # What float16 holds without a loss is stored in it.
         return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in stored.items()}
 
@@ -203,7 +205,7 @@ class Bundle:
             BundleError: the file does not hold one bit for each image that `report` counts.
         """
         precision = self.counted_in(precision)
-        packed = read_tensors(self.path / OUTCOMES, self._outcomes(), what="the table 'report'")
+        packed = self._tensors(OUTCOMES, self._outcomes(), what="the table 'report'")
         return {
             outcome_key(m.condition, row.point): np.unpackbits(
                 packed[outcome_key(m.condition, row.point, precision=precision)], count=m.num_total
@@ -218,10 +220,10 @@ class Bundle:
         Raises:
             BundleError: the file holds something else, or numbers that are not finite.
         """
-        path = self.path / PROBE
-        images = read_header(path).get("x_NCHW")
+        path, content = self.path / PROBE, self._content(PROBE)
+        images = read_header(path, io.BytesIO(content)).get("x_NCHW")
         num_images = min(max(images.shape[0], 1), _MAX_PROBE_IMAGES) if images is not None and images.shape else 1
-        arrays = read_tensors(path, self._probe(num_images), what="the manifest's points")
+        arrays = read_tensors(content, self._probe(num_images), path=path, what="the manifest's points")
         x_NCHW = arrays["x_NCHW"]
         if not (x_NCHW.min() >= 0.0 and x_NCHW.max() <= 1.0):
             raise BundleError(f"{one_line(path)}: expected images in [0, 1]: export the bundle again")
@@ -301,7 +303,29 @@ class Bundle:
                     f"{one_line(self.path / name)}: its SHA-256 is not the manifest's: it was changed, fetch the "
                     "bundle again"
                 )
-        check_header(read_header(self.path / WEIGHTS), self._weights(), path=self.path / WEIGHTS, what=_ARCHITECTURE)
+        with (path := self.path / WEIGHTS).open("rb") as file:
+            check_header(read_header(path, file), self._weights(), path=path, what=_ARCHITECTURE)
+
+    def _content(self, name: str) -> bytes:
+        """Read a file whose hash was checked, and hold what was read to it: another bundle may be in its place by now.
+
+        Raises:
+            BundleError: it is not there, or is another one.
+        """
+        entry, path = self.manifest.files[name], self.path / name
+        try:
+            content = read_at_most(path, entry.num_bytes)
+        except OSError as error:
+            raise BundleError(f"{one_line(path)} cannot be read ({one_line(error)}): load the bundle again") from None
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleError(
+                f"{one_line(path)}: expected the file that was checked when the bundle was loaded, got another one: "
+                "the bundle was replaced or changed meanwhile, load it again"
+            )
+        return content
+
+    def _tensors(self, name: str, expected: Mapping[str, Expected], *, what: str) -> dict[str, npt.NDArray[Any]]:
+        return read_tensors(self._content(name), expected, path=self.path / name, what=what)
 
     def _weights(self) -> dict[str, Expected]:
         floats, counts = (np.float32, np.float16), (np.int64,)

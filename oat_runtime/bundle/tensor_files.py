@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import io
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,22 +50,25 @@ def most_bytes(expected: Collection[Expected]) -> int:
     return 8 + MAX_HEADER_BYTES + sum(tensor.num_bytes for tensor in expected)
 
 
-def read_tensors(path: Path, expected: Mapping[str, Expected], *, what: str) -> dict[str, npt.NDArray[Any]]:
-    """Read a file that holds exactly these tensors.
+def read_tensors(
+    content: bytes, expected: Mapping[str, Expected], *, path: Path, what: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a file that was read, and that holds exactly these.
 
     Args:
-        path: the file.
+        content: its bytes.
         expected: its tensors by name; nothing else is in it, and nothing is missing.
+        path: the file, for the error.
         what: what they should fit, for the error, as in `the manifest's architecture`.
 
     Raises:
-        BundleError: the file is missing, damaged, holds other tensors, or a number that is not finite. It is raised
+        BundleError: the file is damaged, holds other tensors, or a number that is not finite. It is raised
             before memory is taken for a tensor, but for the last of these.
     """
-    check_header(read_header(path), expected, path=path, what=what)
+    check_header(read_header(path, io.BytesIO(content)), expected, path=path, what=what)
     try:
-        arrays = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError):
+        arrays = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError):
         raise BundleError(f"{one_line(path)} cannot be read (it is damaged): fetch the bundle again") from None
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -106,18 +109,22 @@ def check_header(found: Mapping[str, Claimed], expected: Mapping[str, Expected],
             raise BundleError(f"{one_line(path)}: expected {name} of {wanted}, got {got}: export the bundle again")
 
 
-def read_header(path: Path) -> dict[str, Claimed]:
-    """Read the head of a file, which says what it holds, and nothing else of it.
+def read_header(path: Path, file: BinaryIO) -> dict[str, Claimed]:
+    """Read the head of an open file, which says what it holds, and nothing else of it.
+
+    Args:
+        path: the file's, for the error.
+        file: the file, at its start.
 
     Raises:
-        BundleError: the file is missing, or its head is damaged or larger than 4 MiB.
+        BundleError: its head is damaged or larger than 4 MiB.
     """
     try:
-        with path.open("rb") as file:
-            size, (length,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8))
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise ValueError(f"its head of {length} bytes is too large")
-            document = parse_json(file.read(length), max_bytes=MAX_HEADER_BYTES)
+        (length,) = struct.unpack("<Q", file.read(8))
+        head = file.read(min(length, MAX_HEADER_BYTES))
+        if len(head) < length:
+            raise ValueError(f"its head of {length} bytes is too large")
+        document = parse_json(head, max_bytes=MAX_HEADER_BYTES)
         if not isinstance(document, dict):
             raise ValueError("its head is not an object")
         document.pop("__metadata__", None)

@@ -44,6 +44,21 @@ def test_any_other_lambda_is_itself(lam: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lam", "knots", "knot"),
+    [
+        (0.1 + 0.2, KNOTS, 0.3), (float(np.float32(0.4)), KNOTS, 0.4), (sum([0.1] * 10), KNOTS, 1.0),
+        (float(np.float32(0.7)), (0.7, 1.0), 0.7), (-0.0, KNOTS, 0.0), (1e-300, KNOTS, 0.1), (0.4001, KNOTS, 0.4001),
+    ],
+)  # fmt: skip
+def test_a_lambda_that_rounding_moved_off_a_knot_is_that_knot(
+    lam: float, knots: tuple[float, ...], knot: float
+) -> None:
+    """Regression: it was a point of its own, compiled anew in int8; below the first knot it was refused."""
+    assert repr(effective_lambda(lam, knots)) == repr(knot)
+    assert knot_weights(lam, knots) == knot_weights(knot, knots)
+
+
+@pytest.mark.parametrize(
     ("lam", "knots"), [(-0.01, KNOTS), (1.01, KNOTS), (math.nan, KNOTS), (0.1, (0.2, 1.0)), (0.9, (0.0, 0.8))]
 )
 def test_lambda_outside_the_trained_range_is_refused(lam: float, knots: tuple[float, ...]) -> None:

@@ -405,6 +405,28 @@ def test_nothing_is_attached_to_a_bundle_that_changed_since_it_was_loaded(folder
     assert attach_file(Bundle.load(folder), "evaluation.json", b"{}").estimator == {"a": 1}
 
 
+@pytest.mark.parametrize("name", [*LISTED, "estimator.json"])
+def test_no_file_of_another_bundle_is_read_where_it_took_the_place_of_the_one_that_was_loaded(
+    folder: Path, name: str
+) -> None:
+    """Regression: the tables and the identity stayed those of the old bundle, and the weights were the new one's."""
+    loaded = attach_file(Bundle.load(folder), "estimator.json", b'{"a": 1}')
+    readers: dict[str, Callable[[], object]] = {
+        "weights.safetensors": loaded.tensors, "probe.safetensors": loaded.probes,
+        "outcomes.safetensors": loaded.outcomes, "estimator.json": lambda: loaded.estimator,
+    }  # fmt: skip
+    for read in readers.values():
+        read()
+    content = bytearray((folder / name).read_bytes())
+    content[-2] ^= 1  # as valid as before
+    plant(folder, name, bytes(content))
+    Bundle.load(folder)
+    with pytest.raises(BundleError, match=rf"{re.escape(name)}: expected the file that was checked .* load it again"):
+        readers[name]()
+    for other in readers.keys() - {name}:
+        readers[other]()
+
+
 @pytest.mark.parametrize("name", ["../outside.json", "manifest.json", "weights.safetensors", "a/b", ""])
 def test_attaching_under_a_bad_name_changes_nothing(folder: Path, name: str) -> None:
     before = contents(folder.parent)

@@ -1,6 +1,7 @@
 """Laws of the energy counters, on made-up sysfs trees, and of freed memory: what can be read is read right."""
 
 import mmap
+import os
 import platform
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from oat_runtime.devices import device_name, energy_counter, power_mode, processor_name, resident_mb
+from oat_runtime.devices import device_name, energy_counter, power_mode, processor_name, resident_mb, usable_cpus
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -28,6 +29,33 @@ def test_a_machine_without_a_counter_has_none(tmp_path: Path) -> None:
     assert energy_counter("cpu", tmp_path) is None
     write(tmp_path, {f"{HWMON}/hwmon0/name": "coretemp\n", f"{HWMON}/hwmon1/name": "ina3221\n"})
     assert energy_counter("cpu", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "paid"),
+    [
+        ("0::/", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/a.slice/b.service", {"cpu.max": "max 100000\n", "a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
+        ("0::/a.slice/b.service", {"a.slice/cpu.max": "50000 100000\n", "a.slice/b.service/cpu.max": "max 1\n"}, 1),
+        ("0::/docker/of-the-host", {"cpu.max": "300000 100000\n"}, 3),
+        ("4:memory:/\n1:cpu,cpuacct:/x\n0::/", {"cpu,cpuacct/x/cpu.cfs_quota_us": "100000\n",
+                                               "cpu,cpuacct/x/cpu.cfs_period_us": "50000\n"}, 2),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("2:cpuset:/", {"cpuset/cpu.max": "100000 100000\n"}, 8),
+        ("0::/", {"cpu.max": "\n"}, 8), ("0::/", {}, 8), ("", {}, 8), (None, {}, 8),
+    ],
+)  # fmt: skip
+def test_a_quota_bounds_the_cpus_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str | None, files: dict[str, str], paid: int
+) -> None:
+    """Regression: with twice the threads that a quota paid for, a fifth fewer images came in the same time."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    write(tmp_path, {f"sys/fs/cgroup/{name}": content for name, content in files.items()})
+    if groups is not None:
+        write(tmp_path, {"proc/self/cgroup": groups})
+    assert usable_cpus(tmp_path) == paid
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
+    assert usable_cpus(tmp_path) == 1
 
 
 @pytest.mark.parametrize("content", ["", "no number\n"])

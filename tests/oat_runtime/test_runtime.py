@@ -309,7 +309,7 @@ def test_every_plan_is_warm_for_the_batch_that_was_prepared(
         runtime.prepare([P(1.0, 1.0)])
         runtime.set_point(lam=0.3, width=0.5)
         assert warmed == [5, 5, 5]
-        with pytest.raises(InputError, match="max_batch must be at least 1, got 0"):
+        with pytest.raises(InputError, match="max_batch must be a whole number of at least 1, got 0"):
             runtime.prepare(max_batch=0)
 
 
@@ -727,3 +727,53 @@ def test_the_table_says_what_it_was_counted_in(tiny_bundle: Path) -> None:
     runtime = OATRuntime.load(tiny_bundle, backend=ENGINE)
     assert (runtime.precision, runtime.table_precision) == ("float32", "float32")
     runtime.close()
+
+
+@pytest.mark.parametrize("number", [float, np.float32, np.float64])
+def test_a_point_is_the_same_whatever_type_its_numbers_have(
+    runtime: OATRuntime, number: Callable[[float], Any]
+) -> None:
+    """Regression: a float32 of 0.4 was another point, which had to be compiled and was no row of the table."""
+    runtime.prepare()
+    for point in (row.point for row in runtime.table.rows):
+        assert runtime.is_prepared(P(number(point.lam), number(point.width)))
+        got = runtime.set_point(lam=number(point.lam), width=number(point.width))
+        assert repr(got) == repr(point) == repr(runtime.active)
+        assert repr(runtime.predict(frame(), at=P(number(point.lam), number(point.width))).point) == repr(point)
+
+
+@pytest.mark.parametrize("wrong", ["0.4", None, [0.4], np.array(0.4), 0.4 + 0j, 10**400, float("nan")], ids=repr)
+def test_what_is_no_number_is_refused_as_a_point(runtime: OATRuntime, wrong: Any) -> None:
+    before = runtime.active
+    for switch in (runtime.set_lambda, runtime.set_width):
+        with pytest.raises(OperatingPointError, match="must be"):
+            switch(wrong)
+    assert runtime.active == before and runtime.pending is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("num_threads", value) for value in (-1, 1.5, "2", 100_000, float("nan"))]
+    + [("memory_budget_mb", value) for value in (-1.0, "5", float("nan"))],
+)
+def test_a_number_of_threads_or_megabytes_that_is_none_is_refused(tiny_bundle: Path, setting: str, value: Any) -> None:
+    """Regression: engines took it. A hundred thousand threads stopped the machine, and a budget of NaN held nothing."""
+    with pytest.raises(InputError, match=f"{setting} must be .* got"):
+        OATRuntime.load(tiny_bundle, backend=ENGINE, **{setting: value})
+
+
+@pytest.mark.parametrize("num_threads", [None, 0])
+def test_without_a_number_the_network_has_the_threads_that_a_quota_pays_for(
+    tiny_bundle: Path, num_threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it had one for each CPU of the machine, also in a container with a part of one."""
+    monkeypatch.setattr("oat_runtime.runtime.usable_cpus", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    with closing(OATRuntime.load(tiny_bundle, backend=ENGINE, num_threads=num_threads)) as runtime:
+        assert runtime.num_threads == 1
+
+
+@pytest.mark.parametrize("max_batch", [0, 2.5, "3", float("nan")])
+def test_a_largest_batch_that_is_none_is_refused(runtime: OATRuntime, max_batch: Any) -> None:
+    with pytest.raises(InputError, match="max_batch must be a whole number of at least 1"):
+        runtime.prepare(max_batch=max_batch)
