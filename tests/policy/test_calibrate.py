@@ -238,7 +238,11 @@ def test_a_drive_that_is_too_short_for_a_trial_fit_leaves_out_blocks(
     _write_frames(root, {"a": 1, "bb": 199}, scenes, seed=1)
     assert main([str(bundle.path), str(root), "--output", str(tmp_path / "mine.json")]) == 0
     said = capsys.readouterr().out
-    assert "blocks with an alarm, of 5" in said and json.loads(said.splitlines()[-1])["num_drives"] == 1
+    assert (
+        "taken for 1 a second" in said
+        and "blocks with an alarm, of 5" in said
+        and json.loads(said.splitlines()[-1])["num_drives"] == 1
+    )
 
 
 def test_all_regions_of_a_frame_are_corrupted_alike(scenes: Scenes) -> None:
