@@ -7,6 +7,7 @@ network's confidence is low, is taken from the bundle.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
@@ -40,8 +41,8 @@ MIN_FRAMES = 2 * LEAST_TO_FIT - 1
 """A trial fit on half of the blocks then has the frames that a fit needs."""
 _LEAST_CONTRAST = 1.0
 """Standard deviation of a frame's bytes under which it shows nothing: a covered lens, or one that is not awake yet."""
-_MOST_EMPTY, _MOST_EQUAL = 0.02, 0.5
-"""Shares of frames that show nothing, and that equal the frame before."""
+_MOST_EMPTY, _MOST_EQUAL, _MOST_AGAIN = 0.02, 0.5, 0.1
+"""Shares of frames that show nothing, that equal the frame before, and that equal one further back."""
 
 
 def calibrate(measured: MeasuredKinds, shipped: EstimatorConstants, *, fitted_on: str = "") -> EstimatorConstants:
@@ -149,7 +150,7 @@ def check_frames(frames_NHWC: Images, source: Path, *, what: str = "frame") -> N
         what: what one of them is called.
 
     Raises:
-        DataError: there are too few, some show nothing, or most equal the one before.
+        DataError: there are too few different ones, some show nothing, most equal the one before, or many come again.
     """
     num = len(frames_NHWC)
     if num < MIN_FRAMES:
@@ -168,11 +169,23 @@ def check_frames(frames_NHWC: Images, source: Path, *, what: str = "frame") -> N
             f"every {what} of {one_line(source)} is nearly black, up to {brightest} of 255: record in the light, or "
             "set --image-bits where a camera of 10 to 14 bits sends 16-bit images"
         )
-    equal = sum(np.array_equal(now, before) for now, before in itertools.pairwise(frames_NHWC))
+    digests = [hashlib.blake2b(np.ascontiguousarray(frame).data).digest() for frame in frames_NHWC]
+    equal = sum(now == before for now, before in itertools.pairwise(digests))
     if equal > _MOST_EQUAL * num:
         raise DataError(
             f"{equal} of {num} {what}s of {one_line(source)} equal the {what} before: record a camera that moves, "
             "or check that its driver does not repeat one image"
+        )
+    different = len(set(digests))
+    if (again := num - equal - different) > _MOST_AGAIN * num:
+        raise DataError(
+            f"{again} of {num} {what}s of {one_line(source)} equal an earlier one, so false alarms would be counted "
+            "on what the fit saw: record a camera, or a source that does not start over (loop:=false)"
+        )
+    if different < MIN_FRAMES:
+        raise DataError(
+            f"expected at least {MIN_FRAMES} different {what}s, got {different}, and {equal + again} that equal an "
+            f"earlier one, of {one_line(source)}: record more"
         )
 
 
@@ -246,9 +259,9 @@ def main(argv: list[str] | None = None) -> int:
     fitted_on = f"{len(frames)} frames of {options.frames.name}, seed {options.seed}"
     measured = measure(frames, seed=options.seed)
     # A trial fit leaves alternate drives out, so that its alarms are counted on frames that it never saw. If there is
-    # only one, or if the other drives have too few frames for a fit, it leaves alternate blocks out.
-    num_seen = int((frames.session_F % 2 == 0).sum())
-    by_drives = LEAST_TO_JUDGE <= num_seen < len(frames)
+    # only one, or if the other drives have too few corrupted frames for a fit, it leaves alternate blocks out.
+    num_seen = int((measured.session_F[measured.at_G] % 2 == 0).sum())
+    by_drives = LEAST_TO_JUDGE <= num_seen < len(measured.at_G)
     blocks = measured if by_drives else measured.in_blocks(_NUM_BLOCKS)
     seen, held_out = (blocks.of_sessions(np.unique(blocks.session_F)[first::2]) for first in (0, 1))
     trial = calibrate(seen if by_drives else seen.in_blocks(1), shipped)
@@ -266,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
         (f"frames in alarm, of {len(held_out.clean_FS)}", *(f"{100 * share:.1f} %" for share, _ in (before, after))),
         (f"{parts} with an alarm, of {len(held_out.streams)}", *(str(num) for _, num in (before, after))),
     ]
-    title = "False alarms on frames that the fit did not see"
+    title = f"False alarms on frames that the fit did not see, taken for {1 / measured.frame_s:g} a second"
     wide_console().print(text_table(title, ("", "before", "after"), rows))
     print(f"the alarm's promise: {promise}")
     if not options.attach:

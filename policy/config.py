@@ -113,7 +113,8 @@ class PolicyConfig(StrictModel):
     perception_share: float = Field(default=0.1, gt=0, le=1, description=
         "Share of the battery's energy above the reserve that inference may use.")
     mission_s: Annotated[float, Quantity("s", least=1.0, most=1e7)] = Field(default=3600.0, gt=0, description=
-        "Length of the mission, from the first image.")
+        "Length of the mission, from the first image. Once it is over, a minute counts as left, so that the budget of "
+        "power hardly limits what is spent above the reserve.")
     battery_unknown_width: float | None = Field(default=None, gt=0, le=1, description=
         "Greatest width, where there is a battery ladder, while no charge is known: before the first reading, and once "
         "`battery_hold_s` is over. None: that of the ladder's last step.")

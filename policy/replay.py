@@ -20,7 +20,7 @@ from typing import Any
 from oat_runtime.bundle import Bundle
 from oat_runtime.commands import FIGURES, Parser, a_path, command, output_file
 from oat_runtime.data.bags import bag_messages, is_bag, open_bag
-from oat_runtime.errors import DataError, one_line, quoted
+from oat_runtime.errors import ConfigError, DataError, one_line, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import MAX_JSON_BYTES, read_model
 from oat_runtime.operating_point import OperatingTable
@@ -238,25 +238,42 @@ def read_bundle(folder: Path) -> tuple[OperatingTable, EstimatorConstants | None
 
 
 def _policies(options: argparse.Namespace, recording: Recording) -> dict[str, AdaptivePolicy]:
-    """Return the recorded policy if it is known, and one for each named configuration, bundle and calibration."""
+    """Return the recorded policy if it is known, and one for each named configuration, bundle and calibration.
+
+    A bundle or a calibration is tried with the recorded settings, or with the defaults where they are not known. A
+    bundle's table gets the recorded latencies and energies, which a bundle does not hold and settings may need.
+    """
     policies: dict[str, AdaptivePolicy] = {}
     if recording.header or options.bundle is None:  # without both, it says what is missing
         policies["recorded"] = recording.policy()
     if options.bundle is None:
-        own = policies["recorded"]
-        table, constants, base = own.table, own.constants, own.config
+        table, constants = policies["recorded"].table, policies["recorded"].constants
         network = None if constants is None else constants.fitted_for
     else:
-        (table, constants, network), base = read_bundle(options.bundle), PolicyConfig()
+        table, constants, network = read_bundle(options.bundle)
+        if "recorded" in policies:
+            table = _timed_like(table, policies["recorded"].table)
     if options.estimator is not None:
         constants = read_estimator(options.estimator, network=network)
-    for path in options.config:
-        config = read_model(PolicyConfig, path, what="a policy configuration")
-        policies[path.stem] = AdaptivePolicy(table, config, constants)
-    if not options.config and (options.bundle is not None or options.estimator is not None):
-        sources: list[Path] = [path for path in (options.estimator, options.bundle) if path is not None]
-        policies[sources[0].stem] = AdaptivePolicy(table, base, constants)
+    configs = {path: read_model(PolicyConfig, path, what="a policy configuration") for path in options.config}
+    remedy = ""
+    if not configs and (changed := options.estimator or options.bundle):
+        configs[changed] = policies["recorded"].config if "recorded" in policies else PolicyConfig()
+        remedy = "; these settings are the recorded ones: name others by --config"
+    for path, config in configs.items():
+        name = one_line(path) if path.stem in policies else path.stem
+        try:
+            policies[name] = AdaptivePolicy(table, config, constants)
+        except ConfigError as error:
+            raise ConfigError(f"{one_line(path)}: {error}{remedy}") from None
     return policies
+
+
+def _timed_like(table: OperatingTable, recorded: OperatingTable) -> OperatingTable:
+    names = "latency_ms_p50", "latency_ms_p99", "energy_j"
+    times = {row.point: {name: getattr(row, name) for name in names} for row in recorded.rows}
+    rows = tuple(row.model_copy(update=times.get(row.point, {})) for row in table.rows)
+    return table.with_rows(rows, device=recorded.device)
 
 
 @command("oat-replay")

@@ -102,8 +102,8 @@ def network_signals(
 
 
 def opposite(lam: float, lambdas: tuple[float, ...]) -> float:
-    """Return the λ of the probe: the end of the trained range that is opposite to `lam`."""
-    return lambdas[0] if lam >= 0.5 else lambdas[-1]
+    """Return the λ of the probe: the end of the trained range, ascending `lambdas`, that is farther from `lam`."""
+    return lambdas[0] if lam - lambdas[0] >= lambdas[-1] - lam else lambdas[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,11 @@ class Budget(Remembering):
         """Return the largest energy of this width's rows. λ costs no compute, so these rows differ only by noise."""
         return max((row.energy_j for row in self._rows.values() if row.width == width and row.energy_j), default=None)
 
+    def _row_beside(self, point: OperatingPoint) -> OperatingRow | None:
+        """Return the row of this width at the nearest λ: an operator may set any λ, and λ costs no compute."""
+        same = (row for row in self._rows.values() if row.width == point.width)
+        return min(same, key=lambda row: (abs(row.lam - point.lam), row.lam), default=None)
+
     def _power_w(self, charge: float | None, elapsed_s: float) -> float | None:
         """Return the mean power that leaves the reserve at the mission's end, within the configured budget.
 
@@ -199,8 +204,10 @@ class Budget(Remembering):
 
     def _observe_latency(self, signals: Signals) -> None:
         network = signals.network
-        row = self._rows.get(network.point) if network is not None else None
-        if network is None or row is None or row.latency_ms_p50 is None:
+        if network is None:
+            return
+        row = self._row_beside(network.point)
+        if row is None or row.latency_ms_p50 is None:
             return
         observed = Reading(network.latency_ms, network.age_s)
         # Any finite one: the profile is of one image, the latency of a batch of an image with all its regions.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,9 @@ from policy.config import PolicyConfig
 
 _Vector = NDArray[np.float64]
 _CHANCE = 2.2
-"""Square of a lead, in those that chance gives on average, that chance exceeds in one table of twenty (χ² with 5
-degrees of freedom, for six values of λ). A lead counts by what it has beyond it (Efron and Morris 1973)."""
+"""Square of the tilts of kinds, in those that chance gives on average, beyond which they count (Efron and Morris 1973).
+"""
+_Z_95 = NormalDist().inv_cdf(0.95)
 _HAIR = 1e-9
 """What a wider network is taken to be better by, if the counts say nothing of the kind."""
 
@@ -168,7 +171,8 @@ def _without_chance(
             own_L = np.array([bounds[row.point][regime] for row in rows])
             rate_L = np.array([row.accuracy(regime).rate for row in rows])
             square = float(((rate_L - rate_L.mean()) ** 2).sum())
-            kept = _proved(square, spread[regime] / rows[0].accuracy(regime).num_total)
+            noise = spread[regime] / rows[0].accuracy(regime).num_total
+            kept = _proved(square, noise, _chance(len(rows)))
             kept_L = own_L.mean() + kept * (own_L - own_L.mean())
             for row, value in zip(rows, kept_L.tolist(), strict=True):
                 sure[row.point][regime] = value
@@ -179,9 +183,18 @@ def _without_chance(
     }
 
 
-def _proved(square: float, noise: float) -> float:
+def _chance(num_lambdas: int) -> float:
+    """Return the square of a lead, in those that chance gives on average, that chance exceeds in one table of twenty.
+
+    It is χ² over its degrees of freedom (Wilson and Hilferty 1931), to one place: 2.2 for six values of λ.
+    """
+    spread = 2 / (9 * max(1, num_lambdas - 1))
+    return round(float((1 - spread + _Z_95 * math.sqrt(spread)) ** 3), 1)
+
+
+def _proved(square: float, noise: float, chance: float = _CHANCE) -> float:
     """Return the share of a lead that chance does not explain, from its square and what chance alone gives."""
-    return max(0.0, 1.0 - _CHANCE * noise / square) if square > 0 else 0.0
+    return max(0.0, 1.0 - chance * noise / square) if square > 0 else 0.0
 
 
 def _widening(table: OperatingTable, values_PX: _Vector) -> _Vector:

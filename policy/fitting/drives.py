@@ -24,7 +24,8 @@ from policy.image import ImageStatistics
 _DRIFT_FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 1000.0)
 _MOST_FOLDS = 5
 LEAST_TO_JUDGE = 40
-"""Frames that a fit needs at least to judge the drives that it did not see; densities have twelve statistics."""
+"""Corrupted frames that a fit needs at least to judge the drives that it did not see, and so as many clean ones;
+densities have twelve statistics. Of two copies, a kind so thin was made that a clean drive's evidence was e^61."""
 Fit = Callable[[MeasuredKinds], EstimatorConstants]
 
 
@@ -44,7 +45,7 @@ def fit_drives(measured: MeasuredKinds, fit: Fit) -> EstimatorConstants:
     for fold in range(folds):
         judged = sessions[fold::folds]
         others = measured.of_sessions(np.setdiff1d(sessions, judged))
-        if len(others.clean_FS) >= LEAST_TO_JUDGE:
+        if len(others.at_G) >= LEAST_TO_JUDGE:
             streams = measured.of_sessions(judged).streams
             peaks += peaks_of(_ordered(others, fit), streams, frame_s=measured.frame_s)
     return _ordered(measured, fit).model_copy(update={"drives": tuple(sorted(round(peak, 3) for peak in peaks))})

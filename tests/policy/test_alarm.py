@@ -143,6 +143,16 @@ def test_a_drive_is_judged_by_constants_that_did_not_see_it(
     assert not drives.fit_drives(measured.in_blocks(1), fit).drives, "frames of one drive tell nothing of others"
 
 
+def test_a_fit_of_a_few_corrupted_frames_judges_no_drive(constants: EstimatorConstants) -> None:
+    """Regression: a long drive was judged by two corrupted frames of a short one, and set a limit beyond any alarm."""
+    session_F = np.repeat([0, 1], [950, 50])
+    clean_FS = np.random.default_rng(0).normal(size=(1000, 12))
+    for num_copies, num_judged in ((40, 0), (400, 1), (1000, 2)):  # one in twenty is of the short drive
+        at_G = np.linspace(0, 999, num_copies).astype(np.int64)
+        measured = MeasuredKinds(clean_FS, session_F, 1.0, at_G, {})
+        assert len(drives.fit_drives(measured, lambda _: constants).drives) == num_judged
+
+
 def test_drives_that_drift_by_themselves_are_not_believed_to_have_changed(constants: EstimatorConstants) -> None:
     rng = np.random.default_rng(6)
     seen, others = ([stats_FS for stats_FS in _drives(rng, 12)] for _ in range(2))

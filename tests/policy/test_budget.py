@@ -13,7 +13,7 @@ from oat_runtime.operating_point import OperatingPoint, OperatingTable
 from policy.choice.budget import Budget
 from policy.config import BatteryStep, PolicyConfig
 from policy.controller import AdaptivePolicy
-from policy.signals import NetworkSignals, Reading, Signals, SignalState
+from policy.signals import NetworkSignals, Override, Reading, Signals, SignalState
 
 WIDE, NARROW = OperatingPoint(0.0, 1.0), OperatingPoint(0.0, 0.5)
 FRAME_S = 0.1
@@ -125,6 +125,19 @@ def test_a_machine_of_any_finite_slowness_narrows_and_its_state_is_restored(
     policy = AdaptivePolicy(profiled_table, config)
     assert _widths(policy, [slowdown] * 20)[-1] == 0.5
     AdaptivePolicy(profiled_table, config).restore(policy.snapshot())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.25, 0.99])
+def test_a_slow_machine_narrows_at_an_operators_lambda_that_the_table_does_not_hold(
+    profiled_table: OperatingTable, lam: float
+) -> None:
+    """Regression: at λ=0.25 no latency counted, and every frame was late at the widest width."""
+    policy = AdaptivePolicy(profiled_table, PolicyConfig(deadline_ms=8.0))
+    last = None
+    for number in range(20):
+        decision = policy.step(Signals(number * FRAME_S, network=last, override_lam=Override(lam)))
+        last = NetworkSignals(decision.point, 0.9, latency_ms=50.0)
+    assert decision.point == OperatingPoint(lam, 0.5)
 
 
 @pytest.mark.parametrize("slowdown", [math.inf, math.nan, -1.0])

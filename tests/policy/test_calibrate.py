@@ -57,12 +57,17 @@ def test_too_few_frames_are_refused_before_the_fit_with_how_many_are_needed(
         (lambda frames: np.zeros_like(frames), "220 of 220 frames of .* show nothing, the first is number 0"),
         (lambda frames: np.concatenate([frames[:200], frames[:20] * 0 + 9]), "20 of 220 .* the first is number 200"),
         (lambda frames: np.repeat(frames[:1], 220, axis=0), "219 of 220 frames of .* equal the frame before"),
+        (lambda frames: np.tile(frames[:55], (4, 1, 1, 1)), "165 of 220 frames of .* equal an earlier one"),
+        (
+            lambda frames: np.repeat(frames[:110], 2, axis=0),
+            "199 different frames, got 110, and 110 that equal an earl",
+        ),
     ],
 )
 def test_frames_that_teach_nothing_are_refused(
     spoil: Callable[[np.ndarray], np.ndarray], said: str, scenes: Scenes
 ) -> None:
-    """Regression: a lens cap and a frozen driver were fitted to, with "false alarms 0.0 %"."""
+    """Regression: a lens cap, a frozen driver and a source that starts over gave a fit and "false alarms 0.0 %"."""
     frames = scenes(220, seed=1)
     check_frames(frames, Path("camera"))
     with pytest.raises(DataError, match=said):
@@ -228,12 +233,16 @@ def test_a_drive_that_is_too_short_for_a_trial_fit_leaves_out_blocks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Regression: the trial was fitted to a drive of one frame, and ended in a traceback full of NaN."""
-    monkeypatch.setattr("policy.calibrate.MOST_CORRUPTED", 40)
+    monkeypatch.setattr("policy.calibrate.MOST_CORRUPTED", 60)
     bundle, root = _box_trained(shipped, tmp_path / "boxes"), tmp_path / "frames"
     _write_frames(root, {"a": 1, "bb": 199}, scenes, seed=1)
     assert main([str(bundle.path), str(root), "--output", str(tmp_path / "mine.json")]) == 0
     said = capsys.readouterr().out
-    assert "blocks with an alarm, of 5" in said and json.loads(said.splitlines()[-1])["num_drives"] == 1
+    assert (
+        "taken for 1 a second" in said
+        and "blocks with an alarm, of 5" in said
+        and json.loads(said.splitlines()[-1])["num_drives"] == 1
+    )
 
 
 def test_all_regions_of_a_frame_are_corrupted_alike(scenes: Scenes) -> None:

@@ -395,6 +395,48 @@ def test_policies_are_compared_on_the_same_inputs(
     assert "is not a policy configuration" in capsys.readouterr().err
 
 
+def test_every_named_configuration_is_played_under_a_name_of_its_own(
+    tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: of equal names the last was played alone, and `recorded.json` took the recorded policy's place."""
+    log = tmp_path / "decisions.jsonl"
+    _write_log(log, profiled_table, constants)
+    configs = [tmp_path / "a" / "mine.json", tmp_path / "b" / "mine.json", tmp_path / "recorded.json"]
+    for floor, path in zip((0.2, 0.4, 1.0), configs, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(PolicyConfig(lambda_floor=floor).model_dump_json())
+    assert main([str(log), "--config", *map(str, configs)]) == 0
+    played = json.loads(capsys.readouterr().out.splitlines()[-1])["policies"]
+    assert set(played) == {"recorded", "mine", str(configs[1]), str(configs[2])}
+    assert [played[name]["num_equal"] == 300 for name in played] == [True, False, False, False]
+
+
+def test_a_bundle_and_an_estimator_are_tried_with_the_recorded_settings(
+    tmp_path: Path,
+    tiny_bundle: Callable[[], Bundle],
+    profiled_table: OperatingTable,
+    constants: EstimatorConstants,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Regression: a bundle was tried with the defaults, so without the robot's floor, and was compared so."""
+    bundle, log = tiny_bundle(), tmp_path / "log.jsonl"
+    bundle = attach_file(bundle, "estimator.json", constants.model_dump_json().encode())
+    config = PolicyConfig(lambda_floor=0.4, confidence_topic="absent", deadline_ms=4.0)
+    policy = AdaptivePolicy(profiled_table, config, constants)
+    steps = [Signals(0.1 * number, ImageStatistics(*[0.0] * 12)) for number in range(30)]
+    lines = [header_line(policy), *(step_line(signals, policy.step(signals)) for signals in steps)]
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert main([str(log), "--bundle", str(bundle.path)]) == 0
+    played = json.loads(capsys.readouterr().out.splitlines()[-1])["policies"]
+    assert {name: one["num_equal"] for name, one in played.items()} == {"recorded": 30, bundle.path.stem: 30}
+
+    pinned = config.model_copy(update={"bundle_sha256": profiled_table.bundle_sha256})
+    log.write_text(header_line(AdaptivePolicy(profiled_table, pinned, constants)) + "\n", encoding="utf-8")
+    assert main([str(log), "--bundle", str(bundle.path)]) == 2
+    assert "another bundle: expected" in (said := capsys.readouterr().err)
+    assert said.endswith("these settings are the recorded ones: name others by --config\n")
+
+
 def test_a_picture_that_a_full_disk_cannot_take_leaves_the_old_one(
     tmp_path: Path, profiled_table: OperatingTable, constants: EstimatorConstants, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,6 +207,22 @@ def test_a_lead_that_chance_explains_is_none_and_a_proven_one_stays(table: Opera
         assert proven == pytest.approx(_best(Scores(many, config), many, regime), rel=0.02)
 
 
+@pytest.mark.parametrize("num_lambdas", [2, 3, 6, 11])
+def test_chance_proves_a_lead_in_one_table_of_twenty_however_many_lambdas_there_are(
+    table: OperatingTable, num_lambdas: int
+) -> None:
+    """Regression: of two λ, chance proved a lead in one table of seven."""
+    rng, spread = np.random.default_rng(0), dict.fromkeys(MEASURED_REGIMES, (num_lambdas - 1) * 0.9 * 0.1)
+    like = table.row(OperatingPoint(0.0, 1.0))
+    rows = tuple(like.model_copy(update={"lam": lam}) for lam in np.linspace(0, 1, num_lambdas).tolist())
+    proved = []
+    for _ in range(250):
+        drawn = _counted(table.model_copy(update={"rows": rows}), 1000, rng)
+        scores = Scores(drawn, PolicyConfig(), (), spread)
+        proved += [_best(scores, drawn, regime) > 1e-9 for regime in MEASURED_REGIMES]
+    assert 0.03 <= np.mean(proved) <= 0.07
+
+
 def test_where_the_worst_case_proves_nothing_the_order_is_by_accuracy_before_any_frame(table: OperatingTable) -> None:
     few = _counted(table, 100)
     scores = Scores(few, PolicyConfig(), (), dict.fromkeys(MEASURED_REGIMES, 1e3))

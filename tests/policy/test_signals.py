@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oat_runtime.errors import InputError
 from oat_runtime.operating_point import OperatingPoint
 from policy.image import UNUSABLE, image_statistics
-from policy.signals import NetworkSignals, Override, Reading, SignalState, image_state, network_signals
+from policy.signals import NetworkSignals, Override, Reading, SignalState, image_state, network_signals, opposite
 
 
 @pytest.mark.parametrize(
@@ -127,3 +127,15 @@ def test_a_frame_without_regions_is_no_lost_image() -> None:
     assert image_state(None, num_regions=0) is SignalState.NOTHING
     assert image_state(None, num_regions=2) is SignalState.MISSING
     assert image_state(None) is SignalState.MISSING
+
+
+@given(lambdas=st.lists(st.floats(0, 1), min_size=2, max_size=6, unique=True).map(sorted), data=st.data())
+def test_a_probe_never_looks_with_the_lambda_that_it_doubts(lambdas: list[float], data: st.DataObject) -> None:
+    """Regression: a network trained on λ up to 0.3 was probed at 0.3 there, so that no label ever changed."""
+    lam = data.draw(st.sampled_from(lambdas))
+    assert opposite(lam, tuple(lambdas)) in {lambdas[0], lambdas[-1]} - {lam}
+
+
+def test_a_probe_of_the_whole_range_turns_at_the_middle() -> None:
+    lambdas = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    assert [opposite(lam, lambdas) for lam in (0.0, 0.4, 0.49, 0.5, 1.0)] == [1.0, 1.0, 1.0, 0.0, 0.0]

@@ -73,6 +73,27 @@ def test_the_previous_frame_is_evidence_at_the_lowest_rate_that_a_budget_grants_
     assert _run(core, 60.0).decision.states["network"] is SignalState.STALE
 
 
+def test_what_the_network_said_of_a_frame_counts_once_though_the_next_frames_fail(
+    core: PerceptionCore, runtime: OATRuntime, monkeypatch
+) -> None:
+    """Regression: while frames failed, the last answer before them counted again at each, and so did its latency."""
+    told: list[float | None] = []
+    step = core.policy.step
+    monkeypatch.setattr(
+        core.policy,
+        "step",
+        lambda signals: told.append(signals.network and signals.network.confidence) or step(signals),
+    )
+    answered = _run(core, 0.0).prediction.confidence
+    with monkeypatch.context() as broken:
+        broken.setattr(runtime, "predict_inputs", lambda x_NCHW: np.linalg.inv(np.zeros((2, 2))))
+        for number in range(1, 4):
+            with pytest.raises(np.linalg.LinAlgError):
+                _run(core, 0.1 * number)
+    _run(core, 0.4)
+    assert told == [None, answered, None, None, None]
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 def test_a_probe_runs_on_the_same_frame_and_is_reported_once(
     core: PerceptionCore, runtime: OATRuntime, monkeypatch, shift: int

@@ -198,6 +198,7 @@ class PerceptionCore:
         try:
             result = self._answer(frame, x_NCHW, signals, decision, now_s=now_s, started=started, fitted=fitted)
         except Exception as error:
+            self._last = None  # what the network said before was told to the policy, and counts once
             if not policy_failed:
                 self._miss(f"an image failed: {quoted(error)}")
             raise
