@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.folders.layout import Entry, FolderIndex
 from oat_runtime.data.folders.near_copies import group_near_copies, has_near_copy
-from oat_runtime.text import count_of, some
+from oat_runtime.text import some
 
 _LOG = logging.getLogger(__name__)
 _TEST_SHARE = 0.2
@@ -58,27 +58,6 @@ def find_groups(
                     index.root, num, len(members), index.class_names[label],
                 )  # fmt: skip
     return groups_N
-
-
-def warn_of_two_labels(index: FolderIndex, entries: list[Entry], thumbnails_NHWC: npt.NDArray[np.uint8]) -> None:
-    """Warn of pictures that occur in two classes, because at least one of the two labels is wrong.
-
-    Args:
-        index: of the folder.
-        entries: the pictures.
-        thumbnails_NHWC: uint8, of each picture; equal ones are taken for the same picture.
-    """
-    firsts: dict[bytes, Entry] = {}
-    pairs = []
-    for entry, thumbnail_HWC in zip(entries, thumbnails_NHWC, strict=True):
-        first = firsts.setdefault(thumbnail_HWC.tobytes(), entry)
-        if first.label != entry.label:
-            pairs.append(f"{first.name} and {entry.name}")
-    if pairs:
-        _LOG.warning(
-            "%s: %s in two classes, so one label of each is wrong: remove one of the two: %s",
-            index.root, count_of(len(pairs), "picture"), some(pairs, 3),
-        )  # fmt: skip
 
 
 def is_test(index: FolderIndex, entries: list[Entry], groups_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
-from oat_runtime.data.folders.listing import PICTURES_NOT_READ
 from oat_runtime.data.folders.near_copies import thumbnail
-from oat_runtime.data.image_files import read_image
+from oat_runtime.data.image_files import check_format, read_image
 from oat_runtime.data.image_set import image_digest
 from oat_runtime.errors import DataError, FileReadError
 from oat_runtime.extras import require
@@ -66,8 +65,7 @@ def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.
         DataError: they cannot be decoded.
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
-    if path.suffix.lower() in PICTURES_NOT_READ:
-        raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
+    check_format(path)
     pixels_HWC = read_image(path, needed_px=needed_px)
     try:
         with path.open("rb") as file:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
-from oat_runtime.data.folders.groups import find_groups, is_test, warn_of_two_labels
+from oat_runtime.data.folders.doubts import warn_of_black_pictures, warn_of_like_names, warn_of_two_labels
+from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
 from oat_runtime.data.folders.left_out import refuse_or_leave_out
 from oat_runtime.data.folders.pictures import Picture
@@ -46,6 +47,8 @@ def load_folder(folder: Path, split: Split, *, spec: InputSpec | None, skip_brok
     has_test = "test" in index.parts
     wanted = [entry for entry in index.entries if not has_test or (entry.part == "test") == (split == "test")]
     found, entries, places = _read(index, wanted, spec, split if has_test else "all", skip_broken=skip_broken)
+    warn_of_like_names(folder, index.class_names)
+    warn_of_black_pictures(folder, found.thumbnails_NHWC[places])
     warn_of_two_labels(index, entries, found.thumbnails_NHWC[places])
     groups_N = find_groups(index, entries, found.thumbnails_NHWC[places])
     if not has_test:
