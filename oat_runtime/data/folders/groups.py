@@ -25,7 +25,8 @@ def find_groups(
     """Return the group of each picture: the index of its first member.
 
     The pictures of one subfolder are a group, and so are near copies, within one class and one named split. If nearly
-    all pictures of a class are near copies, only subfolders count, and a warning says so.
+    all pictures of a class are near copies, only subfolders count, and a warning says so. Another counts validation and
+    test images with a near copy among the training images.
 
     Args:
         index: of the folder.
@@ -49,13 +50,13 @@ def find_groups(
             )  # fmt: skip
             groups_M = by_place_M
         groups_N[at_M] = at_M[groups_M]
-        if part == "validation":
-            training = members_of[label, "train"]
+        if part != "train" and (training := members_of.get((label, "train"))):
             num = int(has_near_copy(thumbnails_NHWC[at_M], thumbnails_NHWC[training]).sum())
             if num:
                 _LOG.warning(
-                    "%s: %d of the %d validation images of class %s have a near copy among the training images",
-                    index.root, num, len(members), index.class_names[label],
+                    "%s: %d of the %d %s images of class %s have a near copy among the training images, so that "
+                    "figures on them measure memory: take them out of one of the two",
+                    index.root, num, len(members), part, index.class_names[label],
                 )  # fmt: skip
     return groups_N
 

@@ -402,14 +402,27 @@ def test_a_class_of_near_copies_alone_is_still_divided_and_the_run_says_so(
     assert "30 of the 30 images of class bird are near copies of one another" in caplog.text
 
 
-def test_validation_images_with_a_near_copy_among_the_training_images_are_counted(
+@pytest.mark.parametrize(("folder", "part"), [("val", "validation"), ("test", "test")])
+def test_held_out_images_with_a_near_copy_among_the_training_images_are_counted(
+    folder: str, part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a test folder were taken without a word, though every figure is counted on them."""
+    root = photos(tmp_path, "train", folder)
+    for number in range(4):
+        shutil.copy(root / "train" / "cat" / f"{number:03d}.png", root / folder / "cat" / f"copy{number}.png")
+    (root / folder / "cat" / "broken.png").touch()
+    train = load_dataset(str(root), "train", skip_broken=True)
+    assert f"4 of the 10 {part} images of class cat have a near copy among the training images" in caplog.text
+    assert train.groups_N is None and not any(name.startswith("test") for name in names(train))
+
+
+def test_a_picture_that_is_trained_on_as_one_class_and_tested_as_another_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = photos(tmp_path, "train", "val")
-    for number in range(4):
-        shutil.copy(root / "train" / "cat" / f"{number:03d}.png", root / "val" / "cat" / f"copy{number}.png")
+    root = photos(tmp_path, "train", "test")
+    shutil.copy(root / "train" / "cat" / "000.png", root / "test" / "dog" / "copy.png")
     load_dataset(str(root), "train")
-    assert "4 of the 10 validation images of class cat have a near copy among the training images" in caplog.text
+    assert "1 picture in two classes" in caplog.text and "train/cat/000.png and test/dog/copy.png" in caplog.text
 
 
 def test_pictures_that_occur_in_two_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
