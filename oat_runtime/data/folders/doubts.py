@@ -1,4 +1,4 @@
-"""Warn of what a folder says and hardly means: a picture in two classes, names that are nearly one, black pictures."""
+"""Warn of what a folder says and hardly means: a picture in two classes, two names for one, black or tiny pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from oat_runtime.data.folders.layout import Entry, FolderIndex
 from oat_runtime.text import count_of, some
 
 _LOG = logging.getLogger(__name__)
-_MOST_BLACK = 0.02
-"""Share of a folder's pictures that may be nearly black."""
+_MOST_ODD = 0.02
+"""Share of a folder's pictures that may be nearly black, or smaller than the input."""
 
 
 def warn_of_two_labels(index: FolderIndex, entries: list[Entry], thumbnails_NHWC: npt.NDArray[np.uint8]) -> None:
@@ -64,9 +64,25 @@ def warn_of_black_pictures(root: Path, thumbnails_NHWC: npt.NDArray[np.uint8]) -
         thumbnails_NHWC: uint8, of all pictures.
     """
     num = int((thumbnails_NHWC.max(axis=(1, 2, 3)) <= NEARLY_BLACK).sum())
-    if num > _MOST_BLACK * len(thumbnails_NHWC):
+    if num > _MOST_ODD * len(thumbnails_NHWC):
         _LOG.warning(
             "%s: %d of the %d images are nearly black, up to %d of 255: where a camera of 10 to 14 bits wrote files of "
             "16, multiply their values so that white is 65535",
             root, num, len(thumbnails_NHWC), NEARLY_BLACK,
+        )  # fmt: skip
+
+
+def warn_of_small_pictures(root: Path, small_N: npt.NDArray[np.bool_]) -> None:
+    """Warn of pictures that were enlarged: they are blurred, and the frames of a robot's camera will not be.
+
+    Args:
+        root: the folder.
+        small_N: whether each picture was enlarged.
+    """
+    num = int(small_N.sum())
+    if num > _MOST_ODD * len(small_N):
+        _LOG.warning(
+            "%s: %d of the %d images were smaller than the input and are enlarged, so they are blurred as a camera's "
+            "frames are not: take a smaller size (@SIDE), or larger pictures",
+            root, num, len(small_N),
         )  # fmt: skip

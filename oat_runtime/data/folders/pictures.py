@@ -35,11 +35,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture, ready to be kept: its image at the final size, its thumbnail and its `image_digest`."""
+    """A picture, ready to be kept: its image at the final size, its thumbnail and its `image_digest`.
+
+    `was_small` says that both of its sides were shorter than those of the image, so that it was enlarged.
+    """
 
     image_HWC: npt.NDArray[np.uint8]
     thumbnail_HWC: npt.NDArray[np.uint8]
     digest: int
+    was_small: bool
 
 
 def decode(picture: Picture, spec: InputSpec | None) -> Decoded:
@@ -54,7 +58,8 @@ def decode(picture: Picture, spec: InputSpec | None) -> Decoded:
     """
     pixels_HWC = read_picture(picture.path, needed_px=None if spec is None else max(spec.height, spec.width))
     image_HWC = pixels_HWC if spec is None else fit_frame(pixels_HWC, spec)
-    return Decoded(image_HWC, thumbnail(pixels_HWC), image_digest(image_HWC, picture.class_name))
+    was_small = all(side < fitted for side, fitted in zip(pixels_HWC.shape[:2], image_HWC.shape[:2], strict=True))
+    return Decoded(image_HWC, thumbnail(pixels_HWC), image_digest(image_HWC, picture.class_name), was_small)
 
 
 def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,12 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
-from oat_runtime.data.folders.doubts import warn_of_black_pictures, warn_of_like_names, warn_of_two_labels
+from oat_runtime.data.folders.doubts import (
+    warn_of_black_pictures,
+    warn_of_like_names,
+    warn_of_small_pictures,
+    warn_of_two_labels,
+)
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
 from oat_runtime.data.folders.left_out import refuse_or_leave_out
@@ -56,6 +61,7 @@ def load_folder(folder: Path, split: Split, *, spec: InputSpec | None, skip_brok
         thumbnails_NHWC = np.concatenate((thumbnails_NHWC, beside.thumbnails_NHWC[at_M]))
     warn_of_like_names(folder, index.class_names)
     warn_of_black_pictures(folder, thumbnails_NHWC)
+    warn_of_small_pictures(folder, found.small_N[places])
     warn_of_two_labels(index, all_entries, thumbnails_NHWC)
     groups_N = find_groups(index, all_entries, thumbnails_NHWC)[: len(entries)]
     if not has_test:

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
+from oat_runtime.architecture import Resize
 from oat_runtime.data import ImageSet, lasting_name, load_dataset, short_name, split_validation
 from oat_runtime.data.folders import index_folder, near_copies
 from oat_runtime.data.folders.near_copies import group_near_copies, hashes, thumbnail
@@ -456,6 +457,21 @@ def test_pictures_that_are_nearly_black_are_counted(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         load_dataset(str(root), "train")
     assert "6 of the 12 images are nearly black, up to 16 of 255: where a camera of 10 to 14 bits" in caplog.text
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "letterbox", "stretch"])
+def test_pictures_that_are_enlarged_are_counted(
+    resize: Resize, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photos(tmp_path / "photos", "train", "test")
+    save(root / "train" / "dog" / "wide.png", np.hstack((picture(1), picture(2))))
+    with caplog.at_level(logging.WARNING):
+        load_dataset(f"{root}@{SIDE}", "train", resize=resize)
+        assert not caplog.text
+        for _ in range(2):  # the second time from the cache
+            caplog.clear()
+            load_dataset(f"{root}@{SIDE + 1}", "train", resize=resize)
+            assert "12 of the 13 images were smaller than the input and are enlarged" in caplog.text
 
 
 def test_every_picture_that_pillow_knows_is_read_or_named() -> None:
