@@ -384,7 +384,7 @@ def test_boxes_that_belong_to_no_image_never_make_sessions_classes(place: str, t
             save(root / f"day{day}" / f"{number}.png", 10 * day + number, None)
             text = root / place.format(day, number)
             text.parent.mkdir(parents=True, exist_ok=True)
-            text.write_text(f"{BALL}\n")
+            text.write_text("\n" * number + f"{BALL}\n")  # an empty line hid them
     with pytest.raises(DataError, match="6 text files of boxes are wrong"):
         load_dataset(f"{root}@16", "train")
     (root / "data.yaml").unlink()
