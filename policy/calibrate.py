@@ -94,20 +94,24 @@ def read_frames(
         topic: image topic of a bag; empty: its only one.
         limit: frames to read at most.
         bits: how many bits a value of 16-bit images uses, 8 to 16.
-        skipped: takes the images of a folder or bag that the node could not use either; None: they are logged alone.
+        skipped: takes the images of a folder or bag that the node could not use either, and tells if there are more
+            than `limit`; None: they are logged alone.
 
     Raises:
         DataError: there is nothing of the kind, or no image can be used.
     """
+    skipped = skipped or Skipped()
     if path.suffix == ".npz":
-        source = iter(read_images_npz(path, limit=limit))
+        source = iter(read_images_npz(path))
     elif is_bag(path) or path.is_dir():
-        source = recorded_images(path, skipped or Skipped(), topic=topic, option="--topic", bits=bits)
+        source = recorded_images(path, skipped, topic=topic, option="--topic", bits=bits)
     else:
         raise DataError(f"no frames at {path}: expected an image folder, an .npz, a rosbag2 folder or an .mcap file")
     frames = [fit_frame(frame, spec) for frame in itertools.islice(source, limit)]
     if not frames:
         raise DataError(f"{path} holds no image")
+    if next(source, None) is not None:
+        skipped.tell(_beyond(limit))
     return np.stack(frames)
 
 
@@ -121,7 +125,8 @@ def read_regions(
         spec: of the network's input.
         sessions: beginnings of the names of the sessions to read; empty: all.
         limit: frames to read at most.
-        skipped: takes frames without regions, and images that cannot be read; None: they are logged alone.
+        skipped: takes frames without regions, and images that cannot be read, and tells if there are more than `limit`;
+            None: they are logged alone.
 
     Raises:
         DataError: no such frames, or none of one of these sessions.
@@ -132,7 +137,13 @@ def read_regions(
         if not beginning or not any(session.startswith(beginning) for session in known):
             raise DataError(f"{name}: no session begins with {quoted(beginning)}: expected one of {some(known)}")
     wanted = [frame for frame in index.frames if not sessions or frame.session.startswith(sessions)]
+    if len(wanted) > limit:
+        skipped.tell(_beyond(limit))
     return region_frames(wanted[:limit], index, spec, skipped)
+
+
+def _beyond(limit: int) -> str:
+    return f"only the first {limit} frames are read, and there are more: --limit takes another number"
 
 
 def alarm_shares(constants: EstimatorConstants, measured: MeasuredKinds) -> tuple[float, int]:

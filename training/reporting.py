@@ -182,11 +182,12 @@ def warnings_about(trainer: Trainer, training: ImageSet, validation: ImageSet) -
             f"{_class_name(training, least)}: --set balance=sampling takes as many of each class"
         )
     if unseen := [_class_name(training, k) for k in range(len(held_out_K)) if not held_out_K[k]]:
-        way = "" if config.split == "stratified" else " with --set split=stratified"
-        yield (
-            f"no validation images of {some(unseen, 5)}: no figure will tell how well they are recognized; "
-            f"add images, or hold out more than {config.num_validation} (--set num_validation=NUMBER){way}"
-        )
+        way = "add images to the validation folder"
+        if training.validation_N is None:
+            stratified = "" if config.split == "stratified" else " with --set split=stratified"
+            more = f"hold out more than {config.num_validation} (--set num_validation=NUMBER){stratified}"
+            way = f"add images, or {more}"
+        yield f"no validation images of {some(unseen, 5)}: no figure will tell how well they are recognized; {way}"
     if len(validation) < LEAST_TO_FIT:
         way = "add images to the validation folder"
         if training.validation_N is None:

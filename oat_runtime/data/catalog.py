@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -32,6 +33,7 @@ SOURCES: dict[str, Source] = {
 }
 """Data sets of images that are known by name; `BOX_SOURCES` names those of frames with boxes."""
 
+_LOG = logging.getLogger(__name__)
 _SIDES = range(8, 1025)
 
 
@@ -69,6 +71,8 @@ def load_dataset(
         raise DataError(f"limit must be at least 1, got {limit}")
     name, size = parse_name(name_or_path)
     spec = None if size is None else InputSpec(height=size[0], width=size[1], resize=resize)
+    if name in SOURCES or name in BOX_SOURCES:
+        _warn_of_another(name, root)
     if name in SOURCES:
         return load_source(
             name, SOURCES[name], split, root=root, download=download, spec=spec, resize=resize, limit=limit
@@ -111,6 +115,14 @@ def load_frames(name_or_path: str, *, root: Path | None = None, skip_broken: boo
     return replace(index, frames=tuple(sorted(index.frames, key=lambda frame: sessions[frame.session])))
 
 
+def _warn_of_another(name: str, root: Path | None) -> None:
+    """Say that a name that is known does not mean the folder of that name here, unless that is where data sets lie."""
+    here = Path(name).resolve()
+    if here.is_dir() and here.parent not in {place.resolve() for place in data_roots(root)}:
+        _LOG.warning("%s is a data set that is known by name; the folder %s is not read: ./%s names it",
+                     name, here, name)  # fmt: skip
+
+
 def _folder(name: str, root: Path | None, names: Iterable[str], what: str) -> Path:
     roots = data_roots(root)
     full = expanded(name)
@@ -147,6 +159,8 @@ def parse_name(name_or_path: str) -> tuple[str, tuple[int, int] | None]:
         DataError: a side is not a sensible number.
     """
     match = re.fullmatch(r"(.+)@([0-9]{1,4})(?:x([0-9]{1,4}))?", name_or_path)
+    if match and expanded(name_or_path).is_dir() and not expanded(match[1]).is_dir():
+        return name_or_path, None  # a folder that is called so, as in scans@2024
     if match is None:
         if re.search(r"@[0-9][^/@]*$", name_or_path) and not expanded(name_or_path).exists():
             raise DataError(f"a size is @SIDE or @WIDTHxHEIGHT in pixels, such as @64 or @128x96, got {name_or_path!r}")

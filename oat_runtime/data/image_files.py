@@ -16,11 +16,40 @@ from oat_runtime.data.image_headers import MAX_PIXELS, most_bytes
 from oat_runtime.errors import DataError, FileReadError, InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_NOT_READ = frozenset(
+    {
+        *(".apng", ".avif", ".avifs", ".bpg", ".dib", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".insp"),
+        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpm", ".jps", ".jpx", ".jxl", ".jxr", ".mpo", ".wdp"),
+        *(".blp", ".bw", ".cur", ".dcx", ".dds", ".emf", ".eps", ".exr", ".flc", ".fli", ".hdr", ".icns", ".ico"),
+        *(".pam", ".pbm", ".pcd", ".pcx", ".pfm", ".pnm", ".psb", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi"),
+        *(".svg", ".tga", ".wmf", ".xbm", ".xcf", ".xpm"),
+        *(".dcm", ".fit", ".fits"),
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
+        *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"),
+        ".x3f",
+    }
+)
+"""Suffixes of pictures that are not read. They are named, not passed over: half of a camera's files may be such."""
 
 
 def is_image(path: Path) -> bool:
     """Tell by its name whether a file is an image. A hidden file is none: those are a system's own notes."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_picture(path: Path) -> bool:
+    """Tell by its suffix whether a file is a picture, in a format that is read or in another one."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in _NOT_READ
+
+
+def check_format(path: Path) -> None:
+    """Refuse a picture that by its suffix is in a format that is not read.
+
+    Raises:
+        DataError: it is.
+    """
+    if path.suffix.lower() in _NOT_READ:
+        raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
 
 
 def in_frame_order(paths: Iterable[Path]) -> list[Path]:
@@ -43,12 +72,14 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """List the images of a folder, not of those below it, in the order of their frames.
+    """List the pictures of a folder, not of those below it, in the order of their frames; hidden files are none.
+
+    Those in a format that is not read are among them: `check_format` tells.
 
     Raises:
         DataError: it holds none.
     """
-    paths = in_frame_order(path for path in folder.iterdir() if is_image(path))
+    paths = in_frame_order(path for path in folder.iterdir() if is_picture(path) and not path.name.startswith("."))
     if not paths:
         within = next((path.parent for path in folder.rglob("*") if is_image(path)), None)
         if within is not None:

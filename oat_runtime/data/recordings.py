@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.bags import camera_images, is_bag
 from oat_runtime.data.decoding import FULL_BITS
-from oat_runtime.data.image_files import frame_files, read_image
+from oat_runtime.data.image_files import check_format, frame_files, read_image
 from oat_runtime.errors import DataError, one_line
 
 _MOST_NAMED, _MOST_SHOWN = 10, 500
@@ -71,6 +71,7 @@ def recorded_images(
 def _files(files: list[Path], skipped: Skipped, bits: int) -> Iterator[npt.NDArray[np.uint8]]:
     for file in files:
         try:
+            check_format(file)
             image_HWC = read_image(file, bits=bits)
         except DataError as error:
             skipped.add(error)

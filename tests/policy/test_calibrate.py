@@ -10,6 +10,7 @@ import pytest
 
 from oat_runtime.bundle import Bundle
 from oat_runtime.bundle.writer import attach_file
+from oat_runtime.data import Skipped
 from oat_runtime.errors import DataError
 from oat_runtime.image import InputSpec
 from oat_runtime.operating_point import Regime
@@ -137,6 +138,28 @@ def test_frames_come_from_folders_in_the_order_of_their_numbers(scenes: Scenes, 
     assert np.array_equal(read_frames(tmp_path, InputSpec(height=32, width=32), topic="", limit=99), images)
     with pytest.raises(DataError, match="no frames at"):
         read_frames(tmp_path / "none", InputSpec(), topic="", limit=9)
+
+
+def test_frames_beyond_the_limit_are_told(scenes: Scenes, tmp_path: Path) -> None:
+    """A fit to the first 5000 of 20,000 frames said nothing of the others."""
+    spec, told = InputSpec(height=32, width=32), list[str]()
+    np.savez(tmp_path / "camera.npz", images=scenes(4, seed=5))
+    (tmp_path / "day").mkdir()
+    (tmp_path / "data.yaml").write_text("names: [a]\n")
+    for number, image in enumerate(scenes(4, seed=5)):
+        cv2.imwrite(str(tmp_path / "day" / f"{number}.png"), image)
+        (tmp_path / "day" / f"{number}.txt").write_text("0 0.5 0.5 0.9 0.9\n")
+    cut = spec.model_copy(update={"region_margin": 0.1})
+    says = "only the first 3 frames are read, and there are more: --limit takes another number"
+    for limit, expected in ((3, [says]), (4, [])):
+        for source in ("camera.npz", "day"):
+            told.clear()
+            skipped = Skipped(told.append)
+            assert len(read_frames(tmp_path / source, spec, topic="", limit=limit, skipped=skipped)) == limit
+            assert told == expected
+        told.clear()
+        read_regions(str(tmp_path), cut, limit=limit, skipped=Skipped(told.append))
+        assert [line for line in told if "--limit" in line] == expected
 
 
 def test_a_bundle_without_an_estimator_is_refused(

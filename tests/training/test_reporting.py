@@ -109,6 +109,9 @@ def test_too_little_is_said_with_a_way_out(tiny_run: TrainConfig, patches: Patch
     assert len(list(warnings_about(trainer, of_classes(200, 49), of_classes(50, 50)))) == 1
     (unseen,) = (line for line in warnings_about(trainer, of_classes(60, 60), of_classes(9, 0)) if "class-1" in line)
     assert "no validation images" in unseen and "--set num_validation=NUMBER" in unseen
+    named = dataclasses.replace(of_classes(60, 60), validation_N=np.zeros(120, bool))
+    (unseen,) = (line for line in warnings_about(trainer, named, of_classes(9, 0)) if "class-1" in line)
+    assert unseen.endswith("add images to the validation folder"), "num_validation is not used"
     (unequal,) = (line for line in warnings_about(trainer, of_classes(500, 60), of_classes(9, 1)) if "times" in line)
     assert (
         unequal == "class-0 has 8 times as many images as class-1: --set balance=sampling takes as many of each class"

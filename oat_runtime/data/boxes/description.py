@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from oat_runtime.data.folders.layout import PARTS, Part
+from oat_runtime.data.folders.layout import MOST_CHARACTERS, PARTS, Part, check_class_names
 from oat_runtime.errors import DataError, one_line, quoted
 from oat_runtime.extras import require
 from oat_runtime.files import read_at_most, reason_of
@@ -17,7 +17,7 @@ from oat_runtime.operating_point import StrictModel
 NAMES_FILES = ("data.yaml", "data.yml", "obj.names", "classes.txt")
 """Files in a folder's root that name its classes."""
 BACKGROUND = "background"
-_MOST_BYTES, _MOST_CLASSES, _MOST_CHARACTERS = 2**20, 32_768, 200
+_MOST_BYTES, _MOST_CLASSES = 2**20, 32_768
 
 
 class CropRules(StrictModel):
@@ -81,6 +81,22 @@ def read_description(root: Path) -> Description:
     if len(read[0].class_names) < 2:
         raise DataError(f"{found[0]}: expected at least 2 classes, background among them, got {read[0].class_names[0]}")
     return read[0]
+
+
+def check_names_file(path: Path, description: Description) -> None:
+    """Refuse a list of classes in a folder of text files that calls their numbers otherwise. It may be shorter.
+
+    LabelImg writes `classes.txt` beside the text files, by the order in which the classes were met.
+
+    Raises:
+        DataError: it names another class.
+    """
+    for index, (name, expected) in enumerate(zip(text_lines(path, _MOST_BYTES), description.names, strict=False)):
+        if name != expected:
+            raise DataError(
+                f"{path} calls class {index} {quoted(name)}, and the folder's own list {quoted(expected)}: correct the "
+                "wrong one, or remove this file if its text files go by the other"
+            )
 
 
 def text_of(path: Path, most_bytes: int) -> str:
@@ -161,8 +177,11 @@ def _checked(path: Path, names: list[Any]) -> tuple[str, ...]:
     if not 0 < len(names) <= _MOST_CLASSES:
         raise DataError(f"{path}: expected 1 to {_MOST_CLASSES} names of classes, got {len(names)}")
     for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _MOST_CHARACTERS:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MOST_CHARACTERS:
+            quotes = "" if isinstance(name, str) else ": set it in quotes"
             raise DataError(
-                f"{path}: expected the name of class {index}, at most {_MOST_CHARACTERS} characters, got {quoted(name)}"
+                f"{path}: expected the name of class {index}, at most {MOST_CHARACTERS} characters, got "
+                f"{quoted(name)}{quotes}"
             )
+    check_class_names(path, list(dict.fromkeys(names)))
     return tuple(names)

@@ -6,7 +6,8 @@ FOLDER/.../1.jpg  FOLDER/.../1.txt               a text file beside each image, 
 FOLDER/images/.../1.jpg  FOLDER/labels/.../1.txt      or in a folder labels/ in place of images/
 ```
 
-Folders `train`, `val` and `test` on the way to an image are its split, unless `data.yaml` names the splits.
+Folders `train`, `val` and `test` on the way to an image are its split, unless `data.yaml` names the splits. Where
+neither does, lists of images may: `train.txt`, `val.txt` and `test.txt` in the folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from oat_runtime.data.boxes.description import (
     NAMES_FILES,
     CropRules,
     Description,
+    check_names_file,
     has_description,
     read_description,
 )
@@ -30,9 +32,9 @@ from oat_runtime.data.boxes.splits import splits_of
 from oat_runtime.data.boxes.texts import has_boxes, read_text
 from oat_runtime.data.folders.layout import Part
 from oat_runtime.data.folders.left_out import LeftOut, refuse_or_leave_out
-from oat_runtime.data.folders.listing import PICTURES_NOT_READ, Listing
+from oat_runtime.data.folders.listing import Listing
 from oat_runtime.data.folders.pictures import read_picture
-from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order
+from oat_runtime.data.image_files import in_frame_order, is_picture
 from oat_runtime.errors import DataError
 from oat_runtime.text import some
 
@@ -160,6 +162,8 @@ def index_boxes(root: Path, *, description: Description | None = None, skip_brok
         if has_boxes(path):
             wrong[listing.name(path)] = f"{path}: boxes without an image: add the image, or remove the file"
         elif not _names_classes(root, path):
+            if path.name in NAMES_FILES:
+                check_names_file(path, description)
             left_out.add("not an image", listing.name(path))
     labels = np.array(description.labels, np.int64)
     frames = []
@@ -193,10 +197,9 @@ def _files(listing: Listing) -> tuple[list[Path], set[Path]]:
     """(images, text files) of a folder; everything else is left out."""
     images, texts = [], set()
     for path in listing.files(listing.root):
-        suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES or suffix in PICTURES_NOT_READ:
+        if is_picture(path):
             images.append(path)
-        elif suffix == ".txt":
+        elif path.suffix.lower() == ".txt":
             texts.add(path)
         elif not _names_classes(listing.root, path):
             listing.left_out.add("not an image", listing.name(path))

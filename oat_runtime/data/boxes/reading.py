@@ -13,6 +13,7 @@ import numpy.typing as npt
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.boxes.crops import FrameCrops, cut_out, frame_crops
 from oat_runtime.data.boxes.index import BoxFrame, BoxIndex, index_boxes
+from oat_runtime.data.folders.doubts import warn_of_black_pictures, warn_of_like_names
 from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex
 from oat_runtime.data.folders.left_out import refuse_or_leave_out
@@ -33,6 +34,7 @@ def load_boxes(folder: Path, split: Split, *, spec: InputSpec | None, skip_broke
         DataError: what `index_boxes` and `read_crops` refuse.
     """
     index = index_boxes(folder, skip_broken=skip_broken)
+    warn_of_like_names(folder, index.class_names)
     # A ball may be mirrored, an arrow may not.
     return read_crops(index, split, name=folder.name, spec=spec, mirrors=False, skip_broken=skip_broken)
 
@@ -64,6 +66,7 @@ def read_crops(
     if not frames:
         raise DataError(f"{name}: no {split} frames: add some in a folder {split}/, or read the other split")
     stack = _read(index, frames, spec, skip_broken=skip_broken)
+    warn_of_black_pictures(index.root, stack.thumbnails_FHWC)
     group_F, kept_F = _divided(index, stack.frames, lambda: stack.thumbnails_FHWC, split)
     frame_N = np.repeat(np.arange(len(stack.frames)), [len(crops.labels_N) for crops in stack.crops])
     order_N = np.random.default_rng(0).permutation(np.flatnonzero(kept_F[frame_N]))

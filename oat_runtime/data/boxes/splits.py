@@ -1,12 +1,13 @@
-"""Tell the splits of frames with boxes: by the paths in `data.yaml`, or by folders called train, val and test."""
+"""Tell the splits of frames with boxes: by paths in `data.yaml`, folders called train, val and test, or lists."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from oat_runtime.data.boxes.description import Description, text_lines
-from oat_runtime.data.folders.layout import PARTS, Part
+from oat_runtime.data.folders.layout import PARTS, Part, refuse_like_splits
 from oat_runtime.data.folders.left_out import LeftOut
+from oat_runtime.data.image_files import IMAGE_SUFFIXES
 from oat_runtime.errors import DataError, quoted
 from oat_runtime.text import some
 
@@ -15,13 +16,20 @@ _MOST_LIST_BYTES = 2**26
 
 
 def splits_of(root: Path, images: list[Path], description: Description, left_out: LeftOut) -> dict[Path, Part]:
-    """Return the split of each image. Images that `data.yaml` puts into none are left out.
+    """Return the split of each image. Images that `data.yaml` or the lists put into none are left out.
 
     Raises:
         DataError: an image of two splits, a path that leads nowhere or out of the folder, images outside the splits
-            where folders name them, or splits without `train`.
+            where folders name them, folders whose names are nearly those of splits, or splits without `train`.
     """
-    parts = _by_paths(root, images, description, left_out) if description.splits else _by_folders(root, images)
+    names = sorted({name for image in images for name in image.relative_to(root).parts[:-1]})
+    are_splits = any(name.lower() in PARTS for name in names)
+    if paths := description.splits or ({} if are_splits else _lists(root)):
+        parts = _by_paths(root, images, description.base, paths, left_out)
+    else:
+        parts = _by_folders(root, images)
+        if not are_splits:
+            refuse_like_splits(root, names)
     if parts and "train" not in parts.values():
         raise DataError(f"{root}: {some(sorted(set(parts.values())))} without train: expected training images too")
     return parts
@@ -46,24 +54,36 @@ def _by_folders(root: Path, images: list[Path]) -> dict[Path, Part]:
     return parts
 
 
-def _by_paths(root: Path, images: list[Path], description: Description, left_out: LeftOut) -> dict[Path, Part]:
+def _lists(root: Path) -> dict[Part, tuple[str, ...]]:
+    """Text files in the folder that list the images of a split, as Darknet and CVAT write them beside `obj.names`."""
+    lists: dict[Part, tuple[str, ...]] = {}
+    for file in sorted(root.glob("*.[tT][xX][tT]")):
+        part = PARTS.get(file.stem.lower())
+        if part and next(iter(text_lines(file, _MOST_LIST_BYTES)), "").lower().endswith(IMAGE_SUFFIXES):
+            lists[part] = (*lists.get(part, ()), file.name)
+    return lists
+
+
+def _by_paths(
+    root: Path, images: list[Path], base: str, splits: dict[Part, tuple[str, ...]], left_out: LeftOut
+) -> dict[Path, Part]:
     parts: dict[Path, Part] = {}
     known = set(images)
-    for part, paths in description.splits.items():
+    for part, paths in splits.items():
         for named in paths:
-            place = _place(root, description.base, named)
+            place = _place(root, base, named)
             listed = _listed(root, place, known) if place.is_file() else {p for p in images if place in p.parents}
             if not listed:
-                raise DataError(f"{root}: {quoted(named)}, the {part} split of data.yaml, holds no image")
+                raise DataError(f"{root}: {quoted(named)}, the {part} split, names no image: correct it")
             for image in sorted(listed):
                 if parts.setdefault(image, part) != part:
                     raise DataError(
-                        f"{root}: data.yaml puts {image.relative_to(root)} into two splits, {parts[image]} and {part}: "
+                        f"{root}: {image.relative_to(root)} is put into two splits, {parts[image]} and {part}: "
                         "leave one of them out, or give it images of its own"
                     )
     for image in images:
         if image not in parts:
-            left_out.add("image in no split of data.yaml", image.relative_to(root).as_posix())
+            left_out.add("image in no split", image.relative_to(root).as_posix())
     return parts
 
 
@@ -81,10 +101,11 @@ def _place(root: Path, base: str, named: str) -> Path:
 
 
 def _listed(root: Path, file: Path, known: set[Path]) -> set[Path]:
-    """Images that a text file lists, one a line, relative to itself or to the folder."""
+    """Images that a text file lists, one a line, relative to itself or to the folder, which Darknet calls data/."""
     listed = set()
     for number, line in enumerate(text_lines(file, _MOST_LIST_BYTES), 1):
-        image = next((place for place in (file.parent / line, root / line) if place in known), None)
+        places = (file.parent / line, root / line, root / line.removeprefix("data/"))
+        image = next((place for place in places if place in known), None)
         if line and image is None:
             raise DataError(f"{file}:{number}: expected an image in {root}, got {quoted(line)}: correct the line")
         if image is not None:

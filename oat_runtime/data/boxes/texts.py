@@ -22,13 +22,13 @@ _WANTED = "expected `class cx cy w h`"
 
 
 def has_boxes(path: Path) -> bool:
-    """Return whether a text file's first line is a box, whatever else it holds."""
+    """Return whether the first line of a text file that is not empty is a box, whatever else it holds."""
     try:
         with path.open("rb") as file:
-            first = file.readline(1000).decode("utf-8-sig")
+            start = file.read(4000).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+        return _BOX.fullmatch(start.decode().strip()) is not None
     except (OSError, UnicodeDecodeError):
         return False
-    return _BOX.fullmatch(first.strip()) is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

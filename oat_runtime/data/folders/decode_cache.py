@@ -5,7 +5,7 @@ A cache lies in `pictures/NAME-SIZE-PART-HASH/` of the user's cache:
 | file | holds |
 | -- | -- |
 | `pixels.npy` | uint8 (N, H, W, 3), memory-mapped: pages of it come from the disk and go back as the system likes |
-| `beside.npz` | of each picture: thumbnail, digest, and a checksum of its pixels |
+| `beside.npz` | of each picture: thumbnail, digest, whether it was enlarged, and a checksum of its pixels |
 | `record.json` | the key of all that decided the pixels, and the pictures that cannot be read; written last |
 
 Only one process at a time writes or checks a folder's cache. What does not fit its record, or its own checksums, is
@@ -48,7 +48,7 @@ from oat_runtime.report import progress_bar
 from oat_runtime.text import count_of
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 """To be counted up whenever the same files give other pixels, thumbnails, digests or keys."""
 _DECODERS = f"{_FORMAT} opencv {cv2.__version__} simplejpeg {simplejpeg.__version__}"
 _MOST_THREADS = 8
@@ -67,6 +67,7 @@ class DecodedPictures:
         images_NHWC: uint8 RGB, memory-mapped, read-only.
         thumbnails_NHWC: uint8, of the images before they were fitted.
         digests_N: uint64, `image_digest` of each.
+        small_N: bool, whether a picture was smaller than its image, and was enlarged.
         broken: name to reason of each picture that cannot be read; its image is black.
         unread: names of those that may be read another time, because it is not their bytes that do not decode.
     """
@@ -74,6 +75,7 @@ class DecodedPictures:
     images_NHWC: npt.NDArray[np.uint8]
     thumbnails_NHWC: npt.NDArray[np.uint8]
     digests_N: npt.NDArray[np.uint64]
+    small_N: npt.NDArray[np.bool_]
     broken: dict[str, str]
     unread: tuple[str, ...] = ()
 
@@ -164,13 +166,14 @@ def _opened(folder: Path, key: str, pictures: Sequence[Picture], spec: InputSpec
             return None
         if sha256_of(folder / _BESIDE) != record.beside_sha256:
             raise DataError(f"{_BESIDE} is not the file that was written")
-        beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "checksums"))
+        beside = read_arrays(folder / _BESIDE, ("thumbnails", "digests", "small", "checksums"))
         images_NHWC, num = _mapped(folder), len(pictures)
         size = images_NHWC.shape[1:3] if spec is None else (spec.height, spec.width)
         for name, array, dtype, shape in (
             (_PIXELS, images_NHWC, np.uint8, (num, *size, 3)),
             (f"`thumbnails` of {_BESIDE}", beside["thumbnails"], np.uint8, (num, *THUMBNAIL_SHAPE)),
             (f"`digests` of {_BESIDE}", beside["digests"], np.uint64, (num,)),
+            (f"`small` of {_BESIDE}", beside["small"], np.bool_, (num,)),
         ):
             if array.dtype != dtype or array.shape != shape:
                 raise DataError(f"{name}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
@@ -179,7 +182,9 @@ def _opened(folder: Path, key: str, pictures: Sequence[Picture], spec: InputSpec
     except (OATError, OSError, ValueError, EOFError) as error:
         _LOG.warning("pictures are decoded again, because the cache %s is damaged: %s", folder, one_line(error))
         return None
-    return DecodedPictures(images_NHWC, beside["thumbnails"], beside["digests"], record.broken, record.unread)
+    return DecodedPictures(
+        images_NHWC, beside["thumbnails"], beside["digests"], beside["small"], record.broken, record.unread
+    )
 
 
 def _can_read_one(pictures: Sequence[Picture], names: set[str], spec: InputSpec | None) -> bool:
@@ -199,7 +204,13 @@ def _kept(folder: Path, found: DecodedPictures, key: str) -> DecodedPictures:
     """Make what was decoded into a cache that later starts believe."""
     with whole_file(folder / _BESIDE) as file:
         checksums_N = _checksums(found.images_NHWC)
-        np.savez(file, thumbnails=found.thumbnails_NHWC, digests=found.digests_N, checksums=checksums_N)
+        np.savez(
+            file,
+            thumbnails=found.thumbnails_NHWC,
+            digests=found.digests_N,
+            small=found.small_N,
+            checksums=checksums_N,
+        )
     record = _Record(key=key, beside_sha256=sha256_of(folder / _BESIDE), broken=found.broken, unread=found.unread)
     write_whole(folder / _RECORD, record.model_dump_json() + "\n")
     return found
@@ -210,6 +221,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
     num = len(pictures)
     height, width = (spec.height, spec.width) if spec is not None else _size_of_first(pictures)
     thumbnails, digests = np.zeros((num, *THUMBNAIL_SHAPE), np.uint8), np.zeros(num, np.uint64)
+    small = np.zeros(num, np.bool_)
     broken: dict[str, str] = {}
     unread: list[str] = []
     half = folder / f"{_PIXELS}.part"
@@ -227,7 +239,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
                     broken[pictures[done.row].name] = done.reason
                     unread += [] if done.is_lasting else [pictures[done.row].name]
                 else:
-                    thumbnails[done.row], digests[done.row] = done.beside
+                    thumbnails[done.row], digests[done.row], small[done.row] = done.beside
         os.replace(half, folder / _PIXELS)
     except OSError as error:
         if error.errno is None or error.filename is not None:
@@ -235,7 +247,7 @@ def _made(folder: Path, pictures: Sequence[Picture], spec: InputSpec | None) -> 
         raise OSError(error.errno, error.strerror, os.fspath(folder / _PIXELS)) from error
     finally:
         half.unlink(missing_ok=True)
-    return DecodedPictures(_mapped(folder), thumbnails, digests, broken, tuple(unread))
+    return DecodedPictures(_mapped(folder), thumbnails, digests, small, broken, tuple(unread))
 
 
 class _Output:
@@ -263,10 +275,10 @@ class _Output:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """The thumbnail and the digest of a picture whose image is written at `row`, or the reason why there is none."""
+    """What lies beside a picture whose image is written at `row`, or the reason why there is no image."""
 
     row: int
-    beside: tuple[npt.NDArray[np.uint8], int] | None = None
+    beside: tuple[npt.NDArray[np.uint8], int, bool] | None = None
     reason: str = ""
     is_lasting: bool = True
 
@@ -301,7 +313,7 @@ def _decode_some(pictures: Sequence[Picture], start: int, spec: InputSpec | None
                 "photos@128x96"
             )
         output.write(row, made.image_HWC)
-        done.append(_Done(row, (made.thumbnail_HWC, made.digest)))
+        done.append(_Done(row, (made.thumbnail_HWC, made.digest, made.was_small)))
     return done
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from oat_runtime.data.folders.layout import Entry, FolderIndex
 from oat_runtime.data.folders.near_copies import group_near_copies, has_near_copy
-from oat_runtime.text import count_of, some
+from oat_runtime.text import some
 
 _LOG = logging.getLogger(__name__)
 _TEST_SHARE = 0.2
@@ -25,7 +25,8 @@ def find_groups(
     """Return the group of each picture: the index of its first member.
 
     The pictures of one subfolder are a group, and so are near copies, within one class and one named split. If nearly
-    all pictures of a class are near copies, only subfolders count, and a warning says so.
+    all pictures of a class are near copies, only subfolders count, and a warning says so. Another counts validation and
+    test images with a near copy among the training images.
 
     Args:
         index: of the folder.
@@ -49,36 +50,15 @@ def find_groups(
             )  # fmt: skip
             groups_M = by_place_M
         groups_N[at_M] = at_M[groups_M]
-        if part == "validation":
-            training = members_of[label, "train"]
+        if part != "train" and (training := members_of.get((label, "train"))):
             num = int(has_near_copy(thumbnails_NHWC[at_M], thumbnails_NHWC[training]).sum())
             if num:
                 _LOG.warning(
-                    "%s: %d of the %d validation images of class %s have a near copy among the training images",
-                    index.root, num, len(members), index.class_names[label],
+                    "%s: %d of the %d %s images of class %s have a near copy among the training images, so that "
+                    "figures on them measure memory: take them out of one of the two",
+                    index.root, num, len(members), part, index.class_names[label],
                 )  # fmt: skip
     return groups_N
-
-
-def warn_of_two_labels(index: FolderIndex, entries: list[Entry], thumbnails_NHWC: npt.NDArray[np.uint8]) -> None:
-    """Warn of pictures that occur in two classes, because at least one of the two labels is wrong.
-
-    Args:
-        index: of the folder.
-        entries: the pictures.
-        thumbnails_NHWC: uint8, of each picture; equal ones are taken for the same picture.
-    """
-    firsts: dict[bytes, Entry] = {}
-    pairs = []
-    for entry, thumbnail_HWC in zip(entries, thumbnails_NHWC, strict=True):
-        first = firsts.setdefault(thumbnail_HWC.tobytes(), entry)
-        if first.label != entry.label:
-            pairs.append(f"{first.name} and {entry.name}")
-    if pairs:
-        _LOG.warning(
-            "%s: %s in two classes, so one label of each is wrong: remove one of the two: %s",
-            index.root, count_of(len(pairs), "picture"), some(pairs, 3),
-        )  # fmt: skip
 
 
 def is_test(index: FolderIndex, entries: list[Entry], groups_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

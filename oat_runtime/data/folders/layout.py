@@ -12,7 +12,10 @@ What could be read in two ways is refused by name.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +23,7 @@ from typing import Literal
 from oat_runtime.data.folders.left_out import LeftOut
 from oat_runtime.data.folders.listing import Found, Listing
 from oat_runtime.data.image_files import IMAGE_SUFFIXES
-from oat_runtime.errors import DataError
+from oat_runtime.errors import DataError, quoted
 from oat_runtime.text import some
 
 Part = Literal["train", "validation", "test"]
@@ -34,6 +37,12 @@ PARTS: dict[str, Part] = {
     "testing": "test",
 }
 """Names of folders that are splits, in any case."""
+MOST_CHARACTERS = 200
+"""Of a class's name, in a bundle too."""
+_NOT_UTF_8 = re.compile(r"[\ud800-\udfff]")
+_LIKE_A_SPLIT = re.compile(
+    r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?=[^a-z]|set|data|images?|$)", re.IGNORECASE
+)
 _EXPECTED = "expected FOLDER/CLASS/..., or FOLDER/train/CLASS/... with val/ or test/ or both beside train/"
 
 
@@ -113,6 +122,7 @@ def _splits(root: Path, inside: list[Path]) -> dict[Part, Path]:
     named = [path for path in inside if path.name.lower() in PARTS]
     others = [path.name for path in inside if path not in named]
     if not named:
+        refuse_like_splits(root, [path.name for path in inside])
         return {}
     names = ", ".join(path.name for path in named)
     if others:
@@ -134,8 +144,48 @@ def _splits(root: Path, inside: list[Path]) -> dict[Part, Path]:
     return splits
 
 
+def refuse_like_splits(root: Path, folders: Sequence[str]) -> None:
+    """Refuse folders that are called nearly as splits are: read as classes or sessions, they would mean nothing.
+
+    Raises:
+        DataError: one is like `train` and another like `val` or `test`, as training_set and test_set are.
+    """
+    like = {name: PARTS[found[1].lower()] for name in folders if (found := _LIKE_A_SPLIT.search(name))}
+    if "train" in like.values() and len(set(like.values())) > 1:
+        raise DataError(
+            f"{root}: {some(sorted(like))} look like splits, which are called train, val and test: rename them so, or, "
+            "if they are none, to what they are"
+        )
+
+
+def check_class_names(where: Path, names: Sequence[str]) -> None:
+    """Refuse names of classes that no bundle can hold, or that nobody can tell apart.
+
+    Args:
+        where: the folder or file that they are from, for the error.
+        names: each once.
+
+    Raises:
+        DataError: one is not UTF-8 or too long, or two differ in their Unicode form alone.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if len(name) > MOST_CHARACTERS or _NOT_UTF_8.search(name):
+            raise DataError(
+                f"{where}: expected names of classes in UTF-8, of at most {MOST_CHARACTERS} characters, got "
+                f"{quoted(name)}: rename it"
+            )
+        other = known.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DataError(
+                f"{where}: {other!a} and {name!a} are one name in two forms of Unicode: rename one as the "
+                "other, and put the images of one class together"
+            )
+
+
 def _class_names(root: Path, names: dict[Part, list[str]]) -> tuple[str, ...]:
     held_by = Counter(name for of_part in names.values() for name in of_part)
+    check_class_names(root, sorted(held_by))
     differing = [
         f"{name} is missing in {part}" for name in sorted(held_by) for part in names if name not in names[part]
     ]

@@ -26,7 +26,7 @@ Reason = Literal[
     "image outside the class folders",
     "broken image",
     "image without a text file",
-    "image in no split of data.yaml",
+    "image in no split",
     "wrong text file",
     "box that occurs twice",
     "box that is too small",

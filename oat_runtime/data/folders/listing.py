@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oat_runtime.data.folders.left_out import LeftOut
-from oat_runtime.data.image_files import IMAGE_SUFFIXES, in_frame_order
+from oat_runtime.data.image_files import in_frame_order, is_picture
 from oat_runtime.errors import DataError
 
 SYSTEM_FOLDERS = frozenset(
@@ -20,14 +20,6 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Folders of NAS boxes, archivers and operating systems; compared without regard to case."""
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"})
-PICTURES_NOT_READ = frozenset(
-    {
-        *(".apng", ".avif", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".pbm", ".pnm", ".tga", ".ico", ".svg"),
-        *(".dds", ".exr", ".hdr", ".psd", ".xcf"),
-        *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-    }
-)
-"""Suffixes of pictures that are not read. They are refused, not left out: half a data set may be such files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class Listing:
         for path, is_folder in self._visible(folder):
             if is_folder:
                 folders.append(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
+            elif is_picture(path):
                 self.left_out.add("image outside the class folders", self.name(path))
             else:
                 self.left_out.add("not an image", self.name(path))
@@ -75,11 +67,11 @@ class Listing:
     def images(self, folder: Path) -> list[Found]:
         """Return the pictures in `folder` and below it, in the order of frames.
 
-        Those of `PICTURES_NOT_READ` are among them.
+        Those in a format that is not read are among them.
         """
         paths = []
         for path in self.files(folder):
-            if path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in PICTURES_NOT_READ:
+            if is_picture(path):
                 paths.append(path)
             else:
                 self.left_out.add("not an image", self.name(path))

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
-from oat_runtime.data.folders.listing import PICTURES_NOT_READ
 from oat_runtime.data.folders.near_copies import thumbnail
-from oat_runtime.data.image_files import read_image
+from oat_runtime.data.image_files import check_format, read_image
 from oat_runtime.data.image_set import image_digest
 from oat_runtime.errors import DataError, FileReadError
 from oat_runtime.extras import require
@@ -36,11 +35,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture, ready to be kept: its image at the final size, its thumbnail and its `image_digest`."""
+    """A picture, ready to be kept: its image at the final size, its thumbnail and its `image_digest`.
+
+    `was_small` says that both of its sides were shorter than those of the image, so that it was enlarged.
+    """
 
     image_HWC: npt.NDArray[np.uint8]
     thumbnail_HWC: npt.NDArray[np.uint8]
     digest: int
+    was_small: bool
 
 
 def decode(picture: Picture, spec: InputSpec | None) -> Decoded:
@@ -55,7 +58,8 @@ def decode(picture: Picture, spec: InputSpec | None) -> Decoded:
     """
     pixels_HWC = read_picture(picture.path, needed_px=None if spec is None else max(spec.height, spec.width))
     image_HWC = pixels_HWC if spec is None else fit_frame(pixels_HWC, spec)
-    return Decoded(image_HWC, thumbnail(pixels_HWC), image_digest(image_HWC, picture.class_name))
+    was_small = all(side < fitted for side, fitted in zip(pixels_HWC.shape[:2], image_HWC.shape[:2], strict=True))
+    return Decoded(image_HWC, thumbnail(pixels_HWC), image_digest(image_HWC, picture.class_name), was_small)
 
 
 def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.uint8]:
@@ -66,8 +70,7 @@ def read_picture(path: Path, *, needed_px: int | None = None) -> npt.NDArray[np.
         DataError: they cannot be decoded.
         ConfigError: it is a TIFF image, and Pillow is not installed to check it.
     """
-    if path.suffix.lower() in PICTURES_NOT_READ:
-        raise DataError(f"{path} is a picture in a format that is not read ({path.suffix}): save it as PNG or JPEG")
+    check_format(path)
     pixels_HWC = read_image(path, needed_px=needed_px)
     try:
         with path.open("rb") as file:

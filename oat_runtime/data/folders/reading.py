@@ -10,7 +10,13 @@ import numpy.typing as npt
 
 from oat_runtime.architecture import InputSpec
 from oat_runtime.data.folders.decode_cache import DecodedPictures, decoded
-from oat_runtime.data.folders.groups import find_groups, is_test, warn_of_two_labels
+from oat_runtime.data.folders.doubts import (
+    warn_of_black_pictures,
+    warn_of_like_names,
+    warn_of_small_pictures,
+    warn_of_two_labels,
+)
+from oat_runtime.data.folders.groups import find_groups, is_test
 from oat_runtime.data.folders.layout import Entry, FolderIndex, index_folder
 from oat_runtime.data.folders.left_out import refuse_or_leave_out
 from oat_runtime.data.folders.pictures import Picture
@@ -46,8 +52,18 @@ def load_folder(folder: Path, split: Split, *, spec: InputSpec | None, skip_brok
     has_test = "test" in index.parts
     wanted = [entry for entry in index.entries if not has_test or (entry.part == "test") == (split == "test")]
     found, entries, places = _read(index, wanted, spec, split if has_test else "all", skip_broken=skip_broken)
-    warn_of_two_labels(index, entries, found.thumbnails_NHWC[places])
-    groups_N = find_groups(index, entries, found.thumbnails_NHWC[places])
+    all_entries, thumbnails_NHWC = entries, found.thumbnails_NHWC[places]
+    if has_test and split == "train":  # those of the test folder are looked at too, for copies
+        tests = [entry for entry in index.entries if entry.part == "test"]
+        beside = decoded(index.root, _pictures(index, tests), spec, part="test")
+        at_M = [at for at, entry in enumerate(tests) if entry.name not in beside.broken]
+        all_entries = [*entries, *(tests[at] for at in at_M)]
+        thumbnails_NHWC = np.concatenate((thumbnails_NHWC, beside.thumbnails_NHWC[at_M]))
+    warn_of_like_names(folder, index.class_names)
+    warn_of_black_pictures(folder, thumbnails_NHWC)
+    warn_of_small_pictures(folder, found.small_N[places])
+    warn_of_two_labels(index, all_entries, thumbnails_NHWC)
+    groups_N = find_groups(index, all_entries, thumbnails_NHWC)[: len(entries)]
     if not has_test:
         kept = np.flatnonzero(is_test(index, entries, groups_N) == (split == "test"))
         entries, groups_N, places = [entries[at] for at in kept], groups_N[kept], places[kept]
@@ -76,8 +92,7 @@ def _read(
     index: FolderIndex, wanted: list[Entry], spec: InputSpec | None, part: str, *, skip_broken: bool
 ) -> tuple[DecodedPictures, list[Entry], npt.NDArray[np.int64]]:
     """Decode each picture once: (all of them, entries of those that can be read, and their places)."""
-    pictures = [Picture(entry.path, entry.name, index.class_names[entry.label]) for entry in wanted]
-    found = decoded(index.root, pictures, spec, part=part)
+    found = decoded(index.root, _pictures(index, wanted), spec, part=part)
     broken = {entry.name: found.broken[entry.name] for entry in wanted if entry.name in found.broken}
     refusal = f"{index.root}: {len(broken)} of {len(wanted)} images cannot be read: replace or remove them"
     refuse_or_leave_out(broken, index.left_out, "broken image", refusal=refusal, skip_broken=skip_broken)
@@ -87,6 +102,10 @@ def _read(
         classes = [f"{index.class_names[label]} ({part})" for label, part in sorted(gone)]
         raise DataError(f"{index.root}: no image of {some(classes, 10)} can be read: replace them, or remove the class")
     return found, entries, places
+
+
+def _pictures(index: FolderIndex, entries: list[Entry]) -> list[Picture]:
+    return [Picture(entry.path, entry.name, index.class_names[entry.label]) for entry in entries]
 
 
 def _report(index: FolderIndex, data: ImageSet, split: Split) -> None:

@@ -109,7 +109,16 @@ def lists(root: Path) -> set[str]:
     return {f"late/{number}.png" for number in range(4)}
 
 
-@pytest.mark.parametrize("lay_out", [beside, trees, splits_in_trees, trees_in_splits, lists])
+def darknet(root: Path) -> set[str]:
+    """As Darknet and CVAT write it. The lists were left out as `not an image`, and the hash of names decided."""
+    (root / "obj.names").write_text("ball\nrobot\n")
+    for place, part in enumerate(("Train", "valid", "test")):
+        save_frames(root / f"obj_{part}_data", 4, first=100 * place)
+        (root / f"{part}.txt").write_text("".join(f"data/obj_{part}_data/{number}.png\n" for number in range(4)))
+    return {f"obj_test_data/{number}.png" for number in range(4)}
+
+
+@pytest.mark.parametrize("lay_out", [beside, trees, splits_in_trees, trees_in_splits, lists, darknet])
 def test_each_layout_gives_crops_by_class_of_every_frame_once(
     lay_out: Callable[[Path], set[str]], tmp_path: Path
 ) -> None:
@@ -306,6 +315,8 @@ def test_one_name_twice_is_one_class_and_settings_lie_with_the_data(tmp_path: Pa
         ("names: [ball]\ncrops: {backgrounds_per_frame: 0}", "expected at least 2 classes"),
         ("names: {0: ball, 2: robot}", "names: expected the indices 0 to 1"),
         ("names: [ball, '']", "expected the name of class 1"),
+        ("names: [0, 1]", "expected the name of class 0, .* got 0: set it in quotes"),
+        ('names: ["caf\u00e9", "cafe\u0301"]', "are one name in two forms of Unicode"),
         ("names: ball", "names: expected a list"),
         ("names: [a, b", "is not YAML"),
         ("names: &a [ball, robot]\nothers: *a", "needs no references"),
@@ -323,6 +334,26 @@ def test_a_description_that_cannot_be_meant_is_refused(yaml: str, message: str, 
     root = sessions(tmp_path / "frames")
     (root / "data.yaml").write_text(yaml)
     with pytest.raises(DataError, match=message):
+        load_dataset(f"{root}@16", "train")
+
+
+def test_folders_that_are_nearly_splits_are_no_sessions(tmp_path: Path) -> None:
+    """`train2017` and `val2017` were two sessions, of which one or the other became the test set."""
+    root = described(tmp_path / "frames")
+    for place, part in enumerate(("train2017", "val2017")):
+        save_frames(root / "images" / part, 4, first=100 * place, labels="labels")
+    with pytest.raises(DataError, match="train2017, val2017 look like splits, which are called train, val and test"):
+        load_dataset(f"{root}@16", "train")
+
+
+def test_a_list_of_classes_beside_the_text_files_must_agree(tmp_path: Path) -> None:
+    """LabelImg writes one there. The boxes took the names of the other one without a word."""
+    root = sessions(tmp_path / "frames")
+    for content in ("ball\n", "ball\nrobot\n\n", ""):
+        (root / "day0" / "classes.txt").write_text(content)
+        load_dataset(f"{root}@16", "train")
+    (root / "day0" / "classes.txt").write_text("robot\nball\n")
+    with pytest.raises(DataError, match=r"day0/classes.txt calls class 0 'robot', and the folder's own list 'ball'"):
         load_dataset(f"{root}@16", "train")
 
 
@@ -353,7 +384,7 @@ def test_boxes_that_belong_to_no_image_never_make_sessions_classes(place: str, t
             save(root / f"day{day}" / f"{number}.png", 10 * day + number, None)
             text = root / place.format(day, number)
             text.parent.mkdir(parents=True, exist_ok=True)
-            text.write_text(f"{BALL}\n")
+            text.write_text("\n" * number + f"{BALL}\n")  # an empty line hid them
     with pytest.raises(DataError, match="6 text files of boxes are wrong"):
         load_dataset(f"{root}@16", "train")
     (root / "data.yaml").unlink()

@@ -264,6 +264,41 @@ def test_an_image_of_another_side_is_asked_for_by_name(pack: Path) -> None:
     assert np.abs(small.images_NHWC - by_hand).max() <= 0.5
 
 
+def test_a_folder_with_the_name_of_a_known_set_is_told_that_it_is_not_read(
+    pack: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody's own `robocup` was passed over for the known one without a word."""
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    load_dataset("cifar10", "test", root=pack)
+    monkeypatch.chdir(pack)  # where data sets lie, a folder of that name is the set
+    load_dataset("cifar10", "test", root=pack)
+    assert not caplog.text
+    (here / "cifar10").mkdir()
+    monkeypatch.chdir(here)
+    load_dataset("cifar10@16", "test", root=pack)
+    assert (
+        f"cifar10 is a data set that is known by name; the folder {here}/cifar10 is not read: ./cifar10" in caplog.text
+    )
+
+
+def test_a_folder_that_is_called_like_a_size_is_read_as_it_is(tmp_path: Path) -> None:
+    """`scans@2024` was refused as a side of 2024 pixels, and `scans@64` as a missing folder `scans`."""
+    for name in ("scans@2024", "scans@64"):
+        for label in ("cat", "dog"):
+            for number, image in enumerate(random_images(4, seed=ord(label[0]))):
+                path = tmp_path / name / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+        assert load_dataset(f"{tmp_path}/{name}", "train").images_NHWC.shape[1:] == (32, 32, 3)
+        assert load_dataset(f"{tmp_path}/{name}@16", "train").images_NHWC.shape[1:] == (16, 16, 3)
+    (tmp_path / "scans").symlink_to("scans@2024")
+    assert load_dataset(f"{tmp_path}/scans@64", "train").images_NHWC.shape[1:] == (64, 64, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("cifar11", "unknown data set 'cifar11': expected one of cifar10"), ("cifar10@4", "a side must be 8 to 1024")],

@@ -172,7 +172,7 @@ def test_pixels_in_another_shape_are_not_believed(photos: Path, home: Path, capl
     assert "decoded again" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["thumbnails", "digests", "checksums"])
+@pytest.mark.parametrize("name", ["thumbnails", "digests", "small", "checksums"])
 @pytest.mark.parametrize(
     "change", [lambda a: a[:0], lambda a: a[1:], lambda a: a.astype(np.float32), lambda a: a.sum()]
 )

@@ -17,9 +17,11 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
+from oat_runtime.architecture import Resize
 from oat_runtime.data import ImageSet, lasting_name, load_dataset, short_name, split_validation
 from oat_runtime.data.folders import index_folder, near_copies
 from oat_runtime.data.folders.near_copies import group_near_copies, hashes, thumbnail
+from oat_runtime.data.image_files import is_picture
 from oat_runtime.errors import ConfigError, DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -168,6 +170,23 @@ REFUSED: dict[str, tuple[tuple[str, ...], Callable[[Path], object], str]] = {
     "one split, misspelt": (("train", "tset"), lambda _: None, "train is the name of a split, but tset beside it"),
     "two training folders": (("train", "Training"), lambda _: None, "both name the train split: put their images"),
     "two validation folders": (("train", "val", "valid"), lambda _: None, "val and valid both name the validation"),
+    **{
+        f"nearly splits, {first}": ((first, other), lambda _: None, "look like splits, which are called train, val and")
+        for first, other in (("training_set", "test_set"), ("train2017", "val2017"), ("TrainImages", "Val Images"))
+    },
+    "splits of data, nearly": (("seg_train", "seg_test", "seg_pred"), lambda _: None, "seg_test, seg_train look like"),
+    "one name in two forms": (
+        (),
+        lambda root: [rename(root, old, new) for old, new in (("cat", "caf\u00e9"), ("dog", "cafe\u0301"))],
+        r"'cafe\\u0301' and 'caf\\xe9' are one name in two forms of Unicode: rename one",
+    ),
+    "one name in two forms, split": (
+        ("train", "val"),
+        lambda root: [rename(root, f"{s}/dog", f"{s}/{n}") for s, n in (("train", "caf\u00e9"), ("val", "cafe\u0301"))],
+        "are one name in two forms of Unicode: rename one",
+    ),
+    "no UTF-8": ((), lambda root: rename(root, "dog", "caf\udce9"), r"names of classes in UTF-8, .* got 'caf\\udce9'"),
+    "longer than a bundle holds": ((), lambda root: rename(root, "dog", 201 * "a"), "of at most 200 characters, got"),
     "no training folder": (("val", "test"), lambda _: None, "test, val without a folder train/: expected FOLDER/CLASS"),
     "a class only in test": (
         ("train", "test"),
@@ -384,14 +403,27 @@ def test_a_class_of_near_copies_alone_is_still_divided_and_the_run_says_so(
     assert "30 of the 30 images of class bird are near copies of one another" in caplog.text
 
 
-def test_validation_images_with_a_near_copy_among_the_training_images_are_counted(
+@pytest.mark.parametrize(("folder", "part"), [("val", "validation"), ("test", "test")])
+def test_held_out_images_with_a_near_copy_among_the_training_images_are_counted(
+    folder: str, part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a test folder were taken without a word, though every figure is counted on them."""
+    root = photos(tmp_path, "train", folder)
+    for number in range(4):
+        shutil.copy(root / "train" / "cat" / f"{number:03d}.png", root / folder / "cat" / f"copy{number}.png")
+    (root / folder / "cat" / "broken.png").touch()
+    train = load_dataset(str(root), "train", skip_broken=True)
+    assert f"4 of the 10 {part} images of class cat have a near copy among the training images" in caplog.text
+    assert train.groups_N is None and not any(name.startswith("test") for name in names(train))
+
+
+def test_a_picture_that_is_trained_on_as_one_class_and_tested_as_another_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = photos(tmp_path, "train", "val")
-    for number in range(4):
-        shutil.copy(root / "train" / "cat" / f"{number:03d}.png", root / "val" / "cat" / f"copy{number}.png")
+    root = photos(tmp_path, "train", "test")
+    shutil.copy(root / "train" / "cat" / "000.png", root / "test" / "dog" / "copy.png")
     load_dataset(str(root), "train")
-    assert "4 of the 10 validation images of class cat have a near copy among the training images" in caplog.text
+    assert "1 picture in two classes" in caplog.text and "train/cat/000.png and test/dog/copy.png" in caplog.text
 
 
 def test_pictures_that_occur_in_two_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -404,6 +436,50 @@ def test_pictures_that_occur_in_two_classes_are_named(tmp_path: Path, caplog: py
     assert "2 pictures in two classes, so one label of each is wrong" in caplog.text
     for number in range(2):
         assert f"cat/{number:03d}.png and dog/copy{number}.png" in caplog.text.replace(os.sep, "/")
+
+
+def test_classes_of_nearly_one_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = photos(tmp_path / "photos")
+    with caplog.at_level(logging.WARNING):
+        load_dataset(str(root), "train")
+        assert not caplog.text
+        save_class(root / "Cat ", 6, first=500)
+        assert load_dataset(str(root), "train").class_names == ("Cat ", "cat", "dog")
+    assert "Cat  and cat are classes of their own, though their names are nearly the same" in caplog.text
+
+
+def test_pictures_that_are_nearly_black_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """12 bits in files of 16 became 17 levels of 256, and the run trained on them without a word."""
+    root = photos(tmp_path / "photos")
+    for number in range(6):
+        grey = cv2.cvtColor(picture(500 + number), cv2.COLOR_RGB2GRAY).astype(np.uint16)
+        assert cv2.imwrite(str(root / "cat" / f"{number:03d}.png"), grey * 257 >> 4)
+    with caplog.at_level(logging.WARNING):
+        load_dataset(str(root), "train")
+    assert "6 of the 12 images are nearly black, up to 16 of 255: where a camera of 10 to 14 bits" in caplog.text
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "letterbox", "stretch"])
+def test_pictures_that_are_enlarged_are_counted(
+    resize: Resize, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photos(tmp_path / "photos", "train", "test")
+    save(root / "train" / "dog" / "wide.png", np.hstack((picture(1), picture(2))))
+    with caplog.at_level(logging.WARNING):
+        load_dataset(f"{root}@{SIDE}", "train", resize=resize)
+        assert not caplog.text
+        for _ in range(2):  # the second time from the cache
+            caplog.clear()
+            load_dataset(f"{root}@{SIDE + 1}", "train", resize=resize)
+            assert "12 of the 13 images were smaller than the input and are enlarged" in caplog.text
+
+
+def test_every_picture_that_pillow_knows_is_read_or_named() -> None:
+    """Pictures of formats that nobody had listed, such as .mpo and .hif, were left out as `not an image`."""
+    others = {".bufr", ".grib", ".gbr", ".h5", ".hdf", ".iim", ".im", ".mpeg", ".mpg", ".msp", ".palm", ".pdf", ".ps"}
+    others |= {".ftc", ".ftu", ".icb", ".pxr", ".vda", ".vst"}
+    known = {*Image.registered_extensions(), ".heic", ".HIF", ".jxr", ".srw"}
+    assert {suffix for suffix in known if not is_picture(Path(f"a{suffix}"))} <= others
 
 
 def test_groups_are_those_of_all_pairs_and_their_chains() -> None:

@@ -70,6 +70,18 @@ def test_one_bad_image_is_left_out_counted_and_named(spoiler: str, tmp_path: Pat
         assert name in skipped.reasons[0] and told == [f"left out: {skipped.reasons[0]}"]
 
 
+def test_pictures_in_a_format_that_is_not_read_are_left_out_with_a_word(tmp_path: Path) -> None:
+    """A phone's folder of .heic and .jpg was calibrated on its .jpg alone."""
+    path = _folder(tmp_path / "folder", [_jpeg(level) for level in LEVELS])
+    (path / "frame1.jpg").rename(path / "frame1.HEIC")
+    (path / ".frame9.heic").touch()
+    levels, skipped, told = _read(path)
+    assert levels == [10, 30, 40] and skipped.num == 1
+    assert told == [
+        f"left out: {path}/frame1.HEIC is a picture in a format that is not read (.HEIC): save it as PNG or JPEG"
+    ]
+
+
 def test_a_message_that_cannot_be_read_is_left_out_too(tmp_path: Path) -> None:
     levels, skipped, _ = _read(_bag(tmp_path / "bag", [_jpeg(level) for level in LEVELS], cut=30))
     assert levels == [10, 20, 40]
