@@ -130,7 +130,7 @@ MISTAKES: dict[str, list[tuple[str, ...]]] = {
         ("no recipe 'nothing'", "nothing"), ("DEEP cannot be read as a recipe", DEEP),
         ("expected recipes of one dataset to compare", "compare-fast", "gtsrb"),
         ("does not train: add --no-one-bn", "gtsrb-at-1-1", "--one-bn", "gtsrb-at-1-1"),
-        ("--seeds: must be at least 0", "--seeds", "-1"),
+        ("--seeds: must be at least 0", "--seeds", "-1"), ("name the seeds by --seeds", "--set", "seed=3"),
         ("--count: must be at least 1", "--count", "0"), ("--steps: must be at least 1", "--steps", "0"),
         (NO_FOLDER, "--run", FILE), ("there is no setting 'x'", "--set", "x=1"), (DEVICE, "--device", "x"), ANY,
     ],

@@ -164,6 +164,8 @@ def main() -> int:
     count, steps = (20, 2) if args.quick else (args.count, args.steps)
     attack = pgd(steps).model_copy(update={"step_size": 2 / 255})
     world = World(device=torch.device(args.device))
+    if any(change.partition("=")[0].strip() == "seed" for change in args.changes):
+        raise ConfigError("expected no --set seed, which --seeds would replace: name the seeds by --seeds")
     names = [*args.recipes, *([args.one_bn] if args.one_bn else [])]
     configs = {name: with_changes(with_changes(read_recipe(name), quick), args.changes) for name in names}
     first = configs[names[0]]

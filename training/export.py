@@ -174,7 +174,10 @@ def _export_checkpoint(args: argparse.Namespace) -> Bundle:
     """Export in float32, and say what comes next."""
     checkpoint = load_checkpoint(args.source)
     if not checkpoint.finished and not args.unfinished:
-        raise CheckpointError(f"{args.source} is of a run that has not ended: run oat-train again to go on")
+        raise CheckpointError(
+            f"{args.source} is of a run that has not ended: run oat-train again to go on, or take it as it is with "
+            "--unfinished"
+        )
     config = checkpoint.config
     load = partial(
         load_dataset, config.dataset, download=args.download, resize=config.resize, skip_broken=config.skip_broken
@@ -194,6 +197,8 @@ def _export_checkpoint(args: argparse.Namespace) -> Bundle:
     )
     wide_console().print(accuracies(bundle.report))
     print(f"wrote {bundle.path} ({bundle.sha256[:12]})")
+    if not checkpoint.finished:
+        print(f"      of a run that was stopped after step {checkpoint.step}, which the bundle itself does not tell")
     arguments = shlex.join([str(bundle.path), "--images", str(args.source.with_name(HELD_OUT))])
     print(f"next: python -m policy.fit {arguments}")
     print("      (the policy needs the estimator that this puts into the bundle)")

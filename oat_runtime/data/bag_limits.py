@@ -29,9 +29,11 @@ def check_files(path: Path) -> None:
     """Check a bag's files before rosbags opens them.
 
     Raises:
-        OSError: the folder cannot be read, or its metadata is larger than 512 KiB.
+        OSError: there is none, its folder cannot be read, or its metadata is larger than 512 KiB.
         ValueError: something in it is neither file nor folder: a pipe or a device, which may never end.
     """
+    if not path.exists():
+        raise FileNotFoundError("there is no such file")
     for file in (path, *(path.iterdir() if path.is_dir() else ())):
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise ValueError(f"{file.name} is no file")

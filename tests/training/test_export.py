@@ -299,9 +299,9 @@ def test_the_command_exports_a_finished_run_only(
     save_checkpoint(Checkpoint(saved.config, 1, saved.model, saved.optimizer, 1.0), partial)
     arguments = [str(tmp_path / "out"), "--attacked", "2", "--corrupted", "1", "--device", "cpu"]
     assert command(monkeypatch, export_module.main, str(partial), *arguments) == 2
-    assert "has not ended: run oat-train again" in capsys.readouterr().err
+    assert "has not ended: run oat-train again to go on, or take it as it is with --unf" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert command(monkeypatch, export_module.main, str(partial), *arguments, "--unfinished") == 0
     said = capsys.readouterr().out
-    assert Bundle.load(tmp_path / "out").sha256[:12] in said
+    assert Bundle.load(tmp_path / "out").sha256[:12] in said and "of a run that was stopped after step 1," in said
     assert said.endswith(f"for int8, then: oat-export {tmp_path / 'out'} --precision int8\n")

@@ -187,6 +187,15 @@ def test_hostile_titles_reasons_and_names_are_text(run_folder, name, capsys):
     assert not MOVES.search(capsys.readouterr().out)
 
 
+def test_a_switch_is_told_with_the_reason_of_its_own_image(run_folder, capsys):
+    """Regression: each stood beside the reason of the newest decision, which may be another one's."""
+    with LiveView("A day", SCENARIO, PlainConsole(highlight=False, soft_wrap=True)) as view:
+        run = load_run(run_folder, SCENARIO)
+        view.show(run.frames, reason="of another image", elapsed_s=6.0)
+    told = capsys.readouterr().out
+    assert "because of attack <&>" in told and "because of override <&>" in told and "another" not in told
+
+
 def test_a_damaged_run_is_refused(run_folder):
     (run_folder / TRUTH).write_text("{")
     with pytest.raises(DataError, match="expected one JSON object a line"):

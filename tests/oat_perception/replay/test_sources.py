@@ -87,6 +87,7 @@ def test_without_a_network_there_is_no_folder_and_no_error(tmp_path, monkeypatch
     monkeypatch.setattr(roots, "BESIDE_PROJECT", tmp_path / "nowhere")
     assert sources.find_cifar10() is None
     assert "could not be downloaded (no network)" in caplog.text
+    assert "The 20 test images that foolbox carries are shown again and again" in caplog.text
 
 
 def test_a_named_folder_without_data_is_an_error_not_a_fallback(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ class LiveView:
         """
         answered = [frame for frame in frames if frame.result is not None]
         for frame in answered[self._num_told :]:
-            self._note_switch(frame, reason)
+            self._note_switch(frame)
         self._num_told = len(answered)
         if self._live is not None:
             self._live.update(self._table(frames, reason, elapsed_s), refresh=True)
@@ -66,11 +66,11 @@ class LiveView:
         if self._live is None and self._last_phase:
             self._console.print(_phase_line(self._scenario, frames, self._last_phase), soft_wrap=True)
 
-    def _note_switch(self, frame: ReplayedFrame, reason: str) -> None:
+    def _note_switch(self, frame: ReplayedFrame) -> None:
         point = (frame.point.lam, frame.point.width)
         if self._last_point is not None and point != self._last_point:
             line = Text(f"{frame.t_s:5.1f} s  {_setting(frame.answer)}  ", _STYLES.get(_source(frame.answer), "yellow"))
-            line.append(plain(reason), "dim")
+            line.append(plain(str(frame.answer["reason"])), "dim")
             self._switches = [*self._switches, line][-_NUM_SWITCHES:]
             if self._live is None:
                 self._console.print(line, soft_wrap=True)

@@ -119,7 +119,7 @@ class ResultPublishers:
             result: its result.
             header: the image's own.
             asked: the vision_msgs/Detection2DArray that named the regions; None without.
-            image_age_ms: from the image's stamp; NaN where the clocks disagree.
+            image_age_ms: from the image's stamp; NaN where that is zero or in the future.
             total_ms: from receipt.
             num_dropped: images replaced by newer ones, because the node was busy.
             num_skipped: images left out by the policy's rate.

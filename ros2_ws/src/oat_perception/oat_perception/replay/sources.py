@@ -73,7 +73,10 @@ def find_cifar10(data_root: str = "") -> Path | None:
             _log.info("downloading CIFAR-10 (170 MB)")
             found = fetch_source(CIFAR10, timeout_s=_CONNECT_TIMEOUT_S)
         except (ConfigError, DataError) as error:
-            _log.warning("%s", error)
+            _log.warning(
+                "%s. The 20 test images that foolbox carries are shown again and again, so shares of them mean little",
+                error,
+            )
             return None
     return found.root
 
@@ -86,7 +89,6 @@ def load_cifar10_test(data_root: str = "") -> ImageSet:
     """
     root = find_cifar10(data_root)
     if root is None:
-        _log.warning("no CIFAR-10 found: using the 20 test images that foolbox carries")
         return load_foolbox_cifar10()
     return load_dataset("cifar10", "test", root=root, limit=_NUM_REPLAYED)
 
