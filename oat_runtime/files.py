@@ -253,6 +253,7 @@ def read_model(
     error: type[OATError] = ConfigError,
     max_bytes: int = MAX_JSON_BYTES,
     max_values: int = MAX_JSON_VALUES,
+    content: bytes | None = None,
 ) -> Model:
     """Read a JSON file as a pydantic model, within the bounds of `parse_json`.
 
@@ -264,41 +265,19 @@ def read_model(
         error: what to raise.
         max_bytes: the largest size of the file.
         max_values: the largest number of values in it.
+        content: its bytes, where they were read already; None: they are read.
 
     Raises:
         OATError: the file is missing, too large, or does not fit the model; of the type `error`.
     """
+    then = f": {remedy}" if remedy else ""
     try:
-        content = read_at_most(path, max_bytes)
+        content = read_at_most(path, max_bytes) if content is None else content
+        return model.model_validate(parse_json(content, max_bytes=max_bytes, max_values=max_values))
     except OSError as reason:
-        then = f": {remedy}" if remedy else ""
         raise error(
             f"{one_line(path)} cannot be read as {what} ({reason.strerror or one_line(reason)}){then}"
         ) from None
-    return parse_model(
-        model, content, path=path, what=what, remedy=remedy, error=error, max_bytes=max_bytes, max_values=max_values
-    )
-
-
-def parse_model(
-    model: type[Model],
-    content: bytes,
-    *,
-    path: str | os.PathLike[str],
-    what: str,
-    remedy: str = "",
-    error: type[OATError] = ConfigError,
-    max_bytes: int = MAX_JSON_BYTES,
-    max_values: int = MAX_JSON_VALUES,
-) -> Model:
-    """Return what a JSON file that was read says; see `read_model`.
-
-    Raises:
-        OATError: it is too large, or does not fit the model; of the type `error`.
-    """
-    then = f": {remedy}" if remedy else ""
-    try:
-        return model.model_validate(parse_json(content, max_bytes=max_bytes, max_values=max_values))
     except ValidationError as reason:
         raise error(f"{one_line(path)} is not {what} ({reason_of(reason)}){then}") from None
     except ValueError as reason:  # a ValidationError is one too

@@ -36,7 +36,7 @@ from oat_runtime.bundle.shipped import find_bundle, shipped_bundles
 from oat_runtime.bundle.tensor_files import Expected, check_header, most_bytes, read_header, read_tensors
 from oat_runtime.compat import Self
 from oat_runtime.errors import BundleError, one_line, quoted
-from oat_runtime.files import MAX_JSON_BYTES, parse_json, parse_model, read_at_most, reason_of, sha256_of
+from oat_runtime.files import MAX_JSON_BYTES, parse_json, read_at_most, read_model, reason_of, sha256_of
 from oat_runtime.operating_point import OperatingPoint, OperatingTable, Precision
 from oat_runtime.quantization import Quantization
 
@@ -169,7 +169,7 @@ class Bundle:
             return None
         path, what, remedy = self.path / self.manifest.quantization, "activation ranges", "measure them again"
         content = self._content(self.manifest.quantization)
-        found = parse_model(Quantization, content, path=path, what=what, remedy=remedy, error=BundleError)
+        found = read_model(Quantization, path, what=what, remedy=remedy, error=BundleError, content=content)
         try:
             found.check(self.manifest.model)
         except ValueError as error:
